@@ -1,0 +1,80 @@
+"""One exception tree for the codec and the archive.
+
+Errors are grouped by what a caller would do about them. ``kind`` is a stable, append-only
+machine-readable word; the message is for people and may change.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChecksumError",
+    "FormatError",
+    "LimitExceededError",
+    "NumericalError",
+    "ParameterError",
+    "PriorMismatchError",
+    "PscError",
+    "StorageError",
+    "UnsupportedVersionError",
+]
+
+
+class PscError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what was found, and where. Never a patient identifier.
+    kind : str
+        Stable word for programs and tests, for example ``"bad-magic"``.
+    hint : str, optional
+        What to do about it; appended to the message.
+    """
+
+    def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message}; {hint}")
+        self.kind = kind
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep ``kind`` and ``hint`` when a worker process hands the error back."""
+        return (_rebuild, (type(self), str(self), self.kind, self.hint))
+
+
+def _rebuild(cls: type[PscError], text: str, kind: str, hint: str | None) -> PscError:
+    error = cls(text, kind=kind)
+    error.hint = hint
+    return error
+
+
+class FormatError(PscError):
+    """The bytes are not a stream or archive this version can read."""
+
+
+class UnsupportedVersionError(FormatError):
+    """The bytes name a format version, method or feature this reader does not know."""
+
+
+class ChecksumError(FormatError):
+    """Stored and computed check values differ: damage, or a decoder that diverged."""
+
+
+class LimitExceededError(FormatError):
+    """A length or count in the bytes exceeds what a conforming reader accepts."""
+
+
+class PriorMismatchError(PscError):
+    """The prior a stream was coded with is missing, or is not the one offered."""
+
+
+class ParameterError(PscError, ValueError):
+    """An argument is outside its documented range."""
+
+
+class NumericalError(PscError):
+    """The numbers cannot be coded exactly, or a device failed its self-test."""
+
+
+class StorageError(PscError):
+    """The store refused: target exists, key missing, not writable."""
