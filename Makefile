@@ -1,0 +1,65 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+#
+#   PYTHON       interpreter that makes the environment (3.11 or newer)
+#   VENV         where the environment lives
+#   TORCH_INDEX  extra package index for another torch build (CPU only, or one for your GPU)
+#   PYTEST_ARGS  extra words for pytest, for example PYTEST_ARGS='-k nifti'
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.psc-archive-installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+# No analytics and no look-ups of models by name while we work.
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export HF_HUB_OFFLINE := 1
+export MPLBACKEND := Agg
+
+.PHONY: help environment demo test lint format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    environment, then archive, restore, open and draw real volumes"
+	@echo "make test    environment, all static checks, then the fast tests"
+	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make format  let ruff rewrite formatting and import order"
+	@echo "make clean   remove caches, builds and demo output (the environment stays)"
+
+environment: $(STAMP)
+
+# torch goes first and by exact version: a range would let pip take the newest build, which on
+# Linux brings several gigabytes of GPU libraries.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "psc-archive needs Python 3.11 or newer, " + sys.executable + " is " + sys.version.split()[0] + "; set PYTHON=...")'
+	@test -x $(BIN)/python || { echo "making the environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing $(TORCH)"
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
+	@echo "installing psc-archive and its dependencies (several minutes the first time)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m pipelines.demo
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
