@@ -1,0 +1,314 @@
+"""What crosses the border between source formats and the rest: volumes, items, candidates.
+
+An adapter turns files into a ``SourceItem``: stored voxel values behind a lazy array, geometry in
+millimetres, and everything needed (``document`` + ``blobs``) to write the source format again.
+Nothing here imports a format library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters.errors import SourceError
+
+__all__ = [
+    "Adapter",
+    "Array",
+    "Candidate",
+    "Coordinate",
+    "Discovery",
+    "FileRecord",
+    "LazyArray",
+    "RestoreInfo",
+    "RestoredVolume",
+    "Skipped",
+    "SourceItem",
+    "Volume",
+    "file_records",
+    "safe_name",
+    "safe_target",
+    "selection_bounds",
+    "spacing_of",
+]
+
+Array = npt.NDArray[Any]
+
+_HASH_BLOCK = 1 << 20
+
+
+@runtime_checkable
+class LazyArray(Protocol):
+    """Stored values that are read only where asked for.
+
+    ``array[key]`` takes one slice (step 1) per axis and returns a fresh C-ordered array of
+    ``dtype`` (native byte order) owned by the caller. Instances can be pickled and read from
+    several threads.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """Values along one or more axes of a volume, as stored in the source."""
+
+    name: str
+    dims: tuple[str, ...]
+    values: Array
+    attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One array of stored values with its geometry and meaning.
+
+    Attributes
+    ----------
+    name : str
+        ``[A-Za-z0-9_.-]+``, unique within the item.
+    array : LazyArray
+        Stored values, never rescaled; axes (..., z, y, x), C order, 2 to 6 axes.
+    dims : tuple of str
+        One name per axis, all different.
+    affine : (4, 4) float64 or None
+        Array index (z, y, x, 1) of the last three axes -> world mm, RAS+. None when the volume is
+        not spatial, or when its slices do not lie on a regular grid.
+    spacing_mm : (z, y, x) float or None
+        Distance between neighbouring voxel centres; None exactly when ``affine`` is None.
+    unit : str or None
+        Unit of the physical values.
+    slope, intercept : float or None
+        physical = stored * slope + intercept; None stands for 1 and 0. Tables that vary by slice
+        are in ``attrs["slice_slope"]`` and ``attrs["slice_intercept"]``, with None here.
+    special_values : tuple of int or float
+        Fill and padding sentinels, in stored values. NaN and infinities are always special and
+        never listed.
+    coordinates : tuple of Coordinate
+    attrs : dict
+        JSON-able technical facts, no patient identifiers from medical formats.
+    """
+
+    name: str
+    array: LazyArray
+    dims: tuple[str, ...]
+    affine: Array | None
+    spacing_mm: tuple[float, float, float] | None
+    unit: str | None
+    slope: float | None
+    intercept: float | None
+    special_values: tuple[float | int, ...]
+    coordinates: tuple[Coordinate, ...]
+    attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One source file: relative posix name, size in bytes, SHA-256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """One opened source: its volumes and all that is needed to write it again.
+
+    ``document`` is JSON-able; ``blobs`` are verbatim pieces of the source and may hold patient
+    identifiers. ``notes`` are warnings in words, without identifiers.
+    """
+
+    kind: str
+    name: str
+    volumes: tuple[Volume, ...]
+    document: dict[str, Any]
+    blobs: dict[str, bytes]
+    files: tuple[FileRecord, ...]
+    suggested_prior: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Files that together make one item; ``key`` tells items of one discovery apart."""
+
+    kind: str
+    name: str
+    paths: tuple[Path, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not taken, and why; ``kind`` is the ``SourceError`` kind it would raise."""
+
+    path: Path
+    reason: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a file or folder holds."""
+
+    candidates: tuple[Candidate, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class RestoredVolume:
+    """Decoded values of one volume, whole or a region of interest.
+
+    ``array`` has the stored dtype and covers ``start[i] : start[i] + array.shape[i]`` of an array
+    of ``full_shape``.
+    """
+
+    name: str
+    array: Array
+    start: tuple[int, ...]
+    full_shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes = self.array.shape
+        fits = len(self.start) == len(self.full_shape) == len(sizes) and all(
+            0 <= s and n > 0 and s + n <= f
+            for s, n, f in zip(self.start, sizes, self.full_shape, strict=True)
+        )
+        if not fits:
+            raise SourceError(
+                f"volume {self.name!r}: region start {self.start!r} shape {sizes!r} does not fit "
+                f"into {self.full_shape!r}",
+                kind="bad-region",
+            )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the region is the full volume."""
+        return self.array.shape == self.full_shape
+
+
+@dataclass(frozen=True)
+class RestoreInfo:
+    """How the restored values came to be; ``ratio`` is source bytes over archive bytes."""
+
+    lossless: bool
+    ratio: float | None
+    method: str
+    level: int | None
+
+
+class Adapter(Protocol):
+    """One source format. ``discover`` sees only files that ``sniff`` accepted."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def sniff(self, path: Path) -> bool: ...
+
+    def discover(self, files: Sequence[Path]) -> Discovery: ...
+
+    def open(self, candidate: Candidate) -> SourceItem: ...
+
+    def restore(
+        self,
+        document: dict[str, Any],
+        blobs: dict[str, bytes],
+        volumes: Sequence[RestoredVolume],
+        target: Path,
+        info: RestoreInfo,
+    ) -> list[Path]: ...
+
+
+def selection_bounds(key: tuple[slice, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Turn one slice per axis into checked (start, stop) pairs.
+
+    Raises
+    ------
+    IndexError : another number of slices than axes, or something that is not a slice of step 1.
+    """
+    if not isinstance(key, tuple) or len(key) != len(shape):
+        raise IndexError(f"expected a tuple of {len(shape)} slices, found {key!r}")
+    bounds = []
+    for part, size in zip(key, shape, strict=True):
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise IndexError(f"expected slices of step 1, found {part!r}")
+        start, stop, _ = part.indices(size)
+        bounds.append((start, max(start, stop)))
+    return bounds
+
+
+def spacing_of(affine: Array) -> tuple[float, float, float]:
+    """Give the (z, y, x) voxel distances in mm: the lengths of the affine's columns."""
+    z, y, x = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(z), float(y), float(x)
+
+
+def safe_name(text: str, fallback: str) -> str:
+    """Reduce ``text`` to ``[A-Za-z0-9_.-]+``, not starting with a dot or dash."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_").lstrip(".-")
+    return name or fallback
+
+
+def file_records(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
+    """Hash files, block by block; names are relative to their deepest common folder.
+
+    Raises
+    ------
+    SourceError : kind ``"unreadable"``.
+    """
+    listed = list(paths)
+    root = _common_folder(listed)
+    records = []
+    for path in listed:
+        digest, size = hashlib.sha256(), 0
+        try:
+            with path.open("rb") as stream:
+                while block := stream.read(_HASH_BLOCK):
+                    digest.update(block)
+                    size += len(block)
+        except OSError as error:
+            raise SourceError(f"cannot read: {error.strerror}", kind="unreadable", path=path) from (
+                error
+            )
+        name = path.absolute().relative_to(root).as_posix()
+        records.append(FileRecord(name=name, size=size, sha256=digest.hexdigest()))
+    return tuple(records)
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    parents = [path.absolute().parent for path in paths]
+    common = parents[0]
+    while not all(parent.is_relative_to(common) for parent in parents):
+        common = common.parent
+    return common
+
+
+def safe_target(folder: Path, name: str) -> Path:
+    """Join a stored relative name to a folder, refusing names that leave it.
+
+    Raises
+    ------
+    SourceError : kind ``"unsafe-name"``.
+    """
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or not relative.parts or ".." in relative.parts or "\\" in name:
+        raise SourceError(
+            f"expected a relative file name inside the target folder, found {name!r}",
+            kind="unsafe-name",
+            hint="the archive's source record is damaged or hostile",
+        )
+    return folder.joinpath(*relative.parts)

@@ -1,0 +1,177 @@
+"""Which adapter takes which file; the three entry points the pipelines call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from adapters.base import (
+    Adapter,
+    Candidate,
+    Discovery,
+    RestoredVolume,
+    RestoreInfo,
+    Skipped,
+    SourceItem,
+)
+from adapters.errors import SourceError
+
+__all__ = ["adapter_for", "discover", "open_source", "restore_source"]
+
+# The order decides who is asked first; each file goes to the first adapter that accepts it.
+_ADAPTERS = {
+    "dicom": ("adapters.dicom", "DicomAdapter"),
+    "nifti": ("adapters.nifti", "NiftiAdapter"),
+    "netcdf": ("adapters.netcdf", "NetcdfAdapter"),
+}
+
+
+@cache
+def adapter_for(kind: str) -> Adapter:
+    """Give the adapter of a source format.
+
+    Raises
+    ------
+    SourceError : kind ``"unknown-format"``.
+    """
+    if kind not in _ADAPTERS:
+        raise SourceError(
+            f"expected a source kind among {sorted(_ADAPTERS)!r}, found {kind!r}",
+            kind="unknown-format",
+        )
+    module, name = _ADAPTERS[kind]
+    return cast(Adapter, getattr(importlib.import_module(module), name)())
+
+
+def discover(path: Path) -> Discovery:
+    """Find every volume source in a file or, recursively, in a folder.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a folder with any mixture of formats. Links to folders are not followed.
+
+    Returns
+    -------
+    Discovery
+        At least one candidate, names unique; every other file is listed with its reason.
+
+    Raises
+    ------
+    SourceError : kind ``"not-found"``; ``"nothing-found"`` for a folder without any source; for a
+        single file the kind of the reason it cannot be taken.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SourceError("no such file or folder", kind="not-found", path=path)
+    files = [path] if path.is_file() else _walk(path)
+    candidates, skipped = _ask_adapters(files)
+    if candidates:
+        return Discovery(_with_unique_names(candidates), tuple(skipped))
+    if path.is_file() and skipped:
+        raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path)
+    raise SourceError(
+        f"expected DICOM, NIfTI or NetCDF files, found {_summary(skipped)}",
+        kind="nothing-found",
+        path=path,
+    )
+
+
+def _walk(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _ask_adapters(files: Sequence[Path]) -> tuple[list[Candidate], list[Skipped]]:
+    accepted: dict[str, list[Path]] = {kind: [] for kind in _ADAPTERS}
+    skipped = []
+    for file in files:
+        try:
+            kind = next((k for k in _ADAPTERS if adapter_for(k).sniff(file)), None)
+        except OSError as error:
+            reason = f"cannot read: {error.strerror}"
+            skipped.append(Skipped(file, reason, "unreadable"))
+            continue
+        if kind is None:
+            reason = "expected a DICOM, NIfTI or NetCDF file, found none of their signatures"
+            skipped.append(Skipped(file, reason, "unknown-format"))
+        else:
+            accepted[kind].append(file)
+    candidates: list[Candidate] = []
+    for kind, group in accepted.items():
+        if group:
+            found = adapter_for(kind).discover(group)
+            candidates += found.candidates
+            skipped += found.skipped
+    return candidates, sorted(skipped, key=lambda entry: entry.path)
+
+
+def _with_unique_names(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    taken: set[str] = set()
+    renamed = []
+    for candidate in candidates:
+        name, count = candidate.name, 1
+        while name in taken:
+            count += 1
+            name = f"{candidate.name}-{count}"
+        taken.add(name)
+        renamed.append(replace(candidate, name=name))
+    return tuple(renamed)
+
+
+def _summary(skipped: Sequence[Skipped]) -> str:
+    if not skipped:
+        return "no files"
+    reasons: dict[str, int] = {}
+    for entry in skipped:
+        reasons[entry.reason] = reasons.get(entry.reason, 0) + 1
+    shown = "; ".join(f"{count} x {reason}" for reason, count in list(reasons.items())[:3])
+    more = len(reasons) - 3
+    return f"{len(skipped)} file(s): {shown}" + (f"; and {more} more reasons" if more > 0 else "")
+
+
+def open_source(candidate: Candidate) -> SourceItem:
+    """Open one candidate: read its headers, check it, and hand over lazy volumes.
+
+    Raises
+    ------
+    SourceError : the source is damaged or not supported; ``kind`` says which.
+    """
+    return adapter_for(candidate.kind).open(candidate)
+
+
+def restore_source(
+    kind: str,
+    document: dict[str, Any],
+    blobs: dict[str, bytes],
+    volumes: Sequence[RestoredVolume],
+    target: Path,
+    info: RestoreInfo,
+) -> list[Path]:
+    """Write decoded volumes in their source format.
+
+    Parameters
+    ----------
+    kind, document, blobs
+        As found in the ``SourceItem`` the archive was made from.
+    volumes : sequence of RestoredVolume
+        Whole volumes or regions; volumes that are not listed are left out.
+    target : Path
+        DICOM: a folder, new or empty. NIfTI and NetCDF: a file name with a suffix of the format,
+        or a folder in which the source's own name is used. Existing files are never replaced.
+    info : RestoreInfo
+        Decides the labels of lossy output.
+
+    Returns
+    -------
+    list of Path
+        The files written. Nothing is left behind when an error is raised.
+
+    Raises
+    ------
+    SourceError : kind ``"target-exists"``, ``"bad-region"``, ``"bad-document"`` and others.
+    """
+    return adapter_for(kind).restore(document, blobs, volumes, Path(target), info)
