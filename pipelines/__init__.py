@@ -1,0 +1,1 @@
+"""Where source formats meet the codec: archive, restore, verify, evaluate and the command line."""
