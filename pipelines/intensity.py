@@ -1,0 +1,106 @@
+"""How stored values map to the prior's range: found from a sample, never from the whole volume.
+
+The two numbers are written into the archive and every brick, so a reader does not repeat this;
+the sample is the same in every run, so a resumed run finds the same numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.base import LazyArray
+
+__all__ = ["HIGH_PERCENTILE", "sample_values", "special_mask", "value_range"]
+
+HIGH_PERCENTILE = 99.8
+_SLABS = 64
+_SAMPLES = 1 << 22
+
+
+def special_mask(
+    values: NDArray[np.generic], special_values: Sequence[float | int]
+) -> NDArray[np.bool_]:
+    """True where a stored value is no measurement: a declared sentinel, NaN or infinite.
+
+    Parameters
+    ----------
+    values : array of any real dtype
+        Stored values.
+    special_values : sequence of numbers
+        Sentinels in stored values.
+
+    Returns
+    -------
+    bool array of the same shape.
+    """
+    mask = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+    for special in special_values:
+        if special == special:
+            mask |= values == special
+    return mask
+
+
+def _leading(shape: Sequence[int], budget: int) -> Iterator[tuple[slice, ...]]:
+    """Every index of the axes before the last two, thinned evenly to at most `budget`."""
+    sizes = tuple(shape[:-2])
+    total = math.prod(sizes)
+    step = max(1, math.ceil(total / budget))
+    for flat in range(0, total, step):
+        index = np.unravel_index(flat, sizes) if sizes else ()
+        yield tuple(slice(int(i), int(i) + 1) for i in index)
+
+
+def sample_values(array: LazyArray) -> NDArray[np.generic]:
+    """An evenly strided sample of at most about four million stored values.
+
+    Parameters
+    ----------
+    array : LazyArray, axes (..., y, x)
+        Read one plane at a time, at most 64 planes, so memory stays at one plane.
+
+    Returns
+    -------
+    (n,) array of the stored dtype.
+    """
+    shape = tuple(array.shape)
+    planes = list(itertools.islice(_leading(shape, _SLABS), _SLABS))
+    stride = max(1, math.ceil(math.sqrt(math.prod(shape[-2:]) * len(planes) / _SAMPLES)))
+    parts = []
+    for lead in planes:
+        plane = array[(*lead, *(slice(0, size) for size in shape[-2:]))]
+        parts.append(np.asarray(plane)[..., ::stride, ::stride].reshape(-1))
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=array.dtype)
+
+
+def value_range(
+    array: LazyArray, special_values: Sequence[float | int] = ()
+) -> tuple[float, float] | None:
+    """Stored values that map to -1 and +1: the minimum and a high percentile of a sample.
+
+    Parameters
+    ----------
+    array : LazyArray
+        Stored values, axes (..., y, x).
+    special_values : sequence of numbers
+        Sentinels to leave out, besides NaN and infinities.
+
+    Returns
+    -------
+    (low, high) or None
+        low is the smallest sampled value, high the 99.8 percentile of the sampled values above
+        it; low < high. None when fewer than two different values were sampled.
+    """
+    sample = sample_values(array)
+    kept = sample[~special_mask(sample, special_values)]
+    if not kept.size:
+        return None
+    low = float(kept.min())
+    above = kept[kept > kept.min()]
+    if not above.size:
+        return None
+    return low, float(np.percentile(above.astype(np.float64), HIGH_PERCENTILE, method="higher"))
