@@ -54,10 +54,14 @@ class LazyArray(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Length of every axis."""
+        ...
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type, native byte order."""
+        ...
 
     def __getitem__(self, key: tuple[slice, ...]) -> Array: ...
 
@@ -185,7 +189,7 @@ class RestoredVolume:
     def __post_init__(self) -> None:
         sizes = self.array.shape
         fits = len(self.start) == len(self.full_shape) == len(sizes) and all(
-            0 <= s and n > 0 and s + n <= f
+            s >= 0 and n > 0 and s + n <= f
             for s, n, f in zip(self.start, sizes, self.full_shape, strict=True)
         )
         if not fits:
@@ -215,13 +219,21 @@ class Adapter(Protocol):
     """One source format. ``discover`` sees only files that ``sniff`` accepted."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The format's word: ``"dicom"``, ``"nifti"`` or ``"netcdf"``."""
+        ...
 
-    def sniff(self, path: Path) -> bool: ...
+    def sniff(self, path: Path) -> bool:
+        """Tell from name and first bytes whether the file claims to be of this format."""
+        ...
 
-    def discover(self, files: Sequence[Path]) -> Discovery: ...
+    def discover(self, files: Sequence[Path]) -> Discovery:
+        """Sort accepted files into items; never raises for a bad file, lists it as skipped."""
+        ...
 
-    def open(self, candidate: Candidate) -> SourceItem: ...
+    def open(self, candidate: Candidate) -> SourceItem:
+        """Read headers and check the source; voxels are read later."""
+        ...
 
     def restore(
         self,
@@ -230,17 +242,19 @@ class Adapter(Protocol):
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,
-    ) -> list[Path]: ...
+    ) -> list[Path]:
+        """Write the source format; see ``adapters.restore_source``."""
+        ...
 
 
-def selection_bounds(key: tuple[slice, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def selection_bounds(key: tuple[object, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
     """Turn one slice per axis into checked (start, stop) pairs.
 
     Raises
     ------
     IndexError : another number of slices than axes, or something that is not a slice of step 1.
     """
-    if not isinstance(key, tuple) or len(key) != len(shape):
+    if len(key) != len(shape):
         raise IndexError(f"expected a tuple of {len(shape)} slices, found {key!r}")
     bounds = []
     for part, size in zip(key, shape, strict=True):

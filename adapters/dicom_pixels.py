@@ -1,0 +1,213 @@
+"""Lazy stored values of DICOM frames.
+
+Native frames are read from their place in the file, only the rows asked for; compressed frames are
+decoded whole and a few are remembered. Values are the stored pixel words: no rescaling, no
+windowing, and no masking of high bits that carry data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.base import Array, selection_bounds
+from adapters.dicom_header import DAMAGE, ImageFile
+from adapters.errors import SourceError
+
+__all__ = [
+    "FrameArray",
+    "FramePlace",
+    "WordUse",
+    "corner_word",
+    "place_frames",
+    "probe_decoders",
+    "word_use",
+]
+
+_CACHE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class WordUse:
+    """How the bits above BitsStored are used.
+
+    ``stored`` "plain": the word is the value. ``"short"``: a signed value whose unused high bits
+    are zero; it is sign-extended on reading. ``"mixed"``: the bits carry something else (an
+    overlay, or values wider than declared); the word is kept as it is.
+    """
+
+    stored: str
+    dtype: str
+    bits_stored: int
+
+
+@dataclass(frozen=True)
+class FramePlace:
+    """Where one frame lies: byte ``offset`` when native, else -1 and frame number ``index``."""
+
+    path: Path
+    index: int
+    offset: int
+    file_dtype: str
+    sign_bits: int  # bits to sign-extend from; 0 when the word is the value
+
+
+def place_frames(image: ImageFile, use: WordUse) -> list[FramePlace]:
+    """Give the place of every frame of a file."""
+    order = ">" if image.big_endian else "<"
+    file_dtype = order + np.dtype(use.dtype).str[1:]
+    sign_bits = use.bits_stored if use.stored == "short" else 0
+    return [
+        FramePlace(
+            path=image.path,
+            index=i,
+            offset=image.pixel_start + i * image.frame_bytes if image.native else -1,
+            file_dtype=file_dtype,
+            sign_bits=sign_bits,
+        )
+        for i in range(len(image.frames))
+    ]
+
+
+def word_use(image: ImageFile) -> WordUse:
+    """Look at all pixel words of a file and tell how their high bits are used.
+
+    Decoded (compressed) pixels are always "plain": their decoder delivers values.
+    """
+    dtype = f"{'i' if image.signed else 'u'}{image.bits_allocated // 8}"
+    spare = image.bits_allocated - image.bits_stored
+    if not image.native or spare == 0:
+        return WordUse("plain", dtype, image.bits_stored)
+    if image.high_bit != image.bits_stored - 1:
+        return WordUse("mixed", dtype, image.bits_stored)
+    words = _words(image, f"u{image.bits_allocated // 8}")
+    high = words >> np.array(image.bits_stored, words.dtype)
+    if not image.signed:
+        return WordUse("mixed" if high.any() else "plain", dtype, image.bits_stored)
+    negative = (words >> np.array(image.bits_stored - 1, words.dtype)) & np.array(1, words.dtype)
+    if np.array_equal(high, negative * np.array((1 << spare) - 1, words.dtype)):
+        return WordUse("plain", dtype, image.bits_stored)
+    return WordUse("mixed" if high.any() else "short", dtype, image.bits_stored)
+
+
+def corner_word(image: ImageFile) -> int | None:
+    """Give the value all four corners of every native frame share, or None."""
+    if not image.native:
+        return None
+    dtype = f"{'i' if image.signed else 'u'}{image.bits_allocated // 8}"
+    frames = _words(image, dtype).reshape(-1, image.rows, image.columns)
+    corners = frames[:, :: max(1, image.rows - 1), :: max(1, image.columns - 1)]
+    first = int(corners.flat[0])
+    return first if bool((corners == first).all()) else None
+
+
+def probe_decoders(images: Sequence[ImageFile]) -> None:
+    """Decode one frame per compressed transfer syntax, so that a missing codec shows at once.
+
+    Raises
+    ------
+    SourceError : kind ``"undecodable"``.
+    """
+    compressed = {image.transfer_syntax: image for image in images if not image.native}
+    for image in compressed.values():
+        _decoded_frame(image.path, 0)
+
+
+def _words(image: ImageFile, dtype: str) -> Array:
+    order = ">" if image.big_endian else "<"
+    count = image.rows * image.columns * len(image.frames)
+    return np.memmap(image.path, order + dtype, "r", image.pixel_start, (count,))
+
+
+@dataclass(frozen=True)
+class FrameArray:
+    """Frames stacked along leading axes: (z, y, x) or (t, z, y, x). See ``LazyArray``."""
+
+    places: tuple[FramePlace, ...]
+    shape: tuple[int, ...]
+    type_name: str
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type, native byte order."""
+        return np.dtype(self.type_name)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Array:
+        bounds = selection_bounds(key, self.shape)
+        out = np.empty(tuple(stop - start for start, stop in bounds), self.dtype)
+        lead = self.shape[:-2]
+        for index in itertools.product(*(range(start, stop) for start, stop in bounds[:-2])):
+            place = self.places[int(np.ravel_multi_index(index, lead))]
+            where = tuple(i - start for i, (start, _) in zip(index, bounds[:-2], strict=True))
+            out[where] = self._read(place, bounds[-2], bounds[-1])
+        return out
+
+    def _read(self, place: FramePlace, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
+        width = self.shape[-1]
+        if place.offset < 0:
+            frame = _decoded_frame(place.path, place.index).astype(self.dtype, copy=False)
+            return frame[rows[0] : rows[1], columns[0] : columns[1]]
+        stored = np.dtype(place.file_dtype)
+        wanted = (rows[1] - rows[0]) * width * stored.itemsize
+        with place.path.open("rb") as stream:
+            stream.seek(place.offset + rows[0] * width * stored.itemsize)
+            data = stream.read(wanted)
+        if len(data) != wanted:
+            raise SourceError(
+                f"expected {wanted} bytes of pixel data, found {len(data)}",
+                kind="truncated",
+                path=place.path,
+                hint="the file changed while it was read",
+            )
+        words = np.frombuffer(data, stored).reshape(-1, width)[:, columns[0] : columns[1]]
+        values = words.astype(self.dtype)
+        if place.sign_bits:
+            shift = 8 * stored.itemsize - place.sign_bits
+            values = (values << shift) >> shift
+        return values
+
+
+_cache: OrderedDict[tuple[Path, int, int], Array] = OrderedDict()
+_cache_lock = threading.Lock()
+
+
+def _decoded_frame(path: Path, index: int) -> Array:
+    key = (path, path.stat().st_mtime_ns, index)
+    with _cache_lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
+    frame = _decode(path, index)
+    with _cache_lock:
+        _cache[key] = frame
+        while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > _CACHE_BYTES:
+            _cache.popitem(last=False)
+    return frame
+
+
+def _decode(path: Path, index: int) -> Array:
+    from pydicom import dcmread
+    from pydicom.config import disable_value_validation
+    from pydicom.pixels.decoders.base import get_decoder
+
+    try:
+        with disable_value_validation():
+            dataset = dcmread(path, force=True)
+            decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+            frame, _ = decoder.as_array(dataset, index=index, raw=True)
+    except (RuntimeError, *DAMAGE) as error:
+        raise SourceError(
+            f"frame {index} cannot be decoded ({type(error).__name__}); the compressed pixel data "
+            "is damaged or not supported by the installed decoders",
+            kind="undecodable",
+            path=path,
+            hint="fetch the file again, or convert it to a native transfer syntax",
+        ) from error
+    return np.ascontiguousarray(frame)
