@@ -1,0 +1,220 @@
+"""NIfTI-1 and NIfTI-2 images as volumes: single files, compressed or not, and .hdr/.img pairs.
+
+Stored integers are untouched; slope and intercept, sform and qform, units and extensions are kept.
+File axes (x, y, z, t, ...) become array axes (..., t, z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.base import (
+    Candidate,
+    Coordinate,
+    Discovery,
+    RestoredVolume,
+    RestoreInfo,
+    Skipped,
+    SourceItem,
+    Volume,
+    file_records,
+    safe_name,
+    spacing_of,
+)
+from adapters.errors import SourceError
+from adapters.nifti_data import NiftiArray, is_gzip, read_start, spool
+from adapters.nifti_header import NiftiHeader, affine_of, parse_header
+from adapters.nifti_restore import restore_nifti
+
+__all__ = ["NiftiAdapter"]
+
+_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
+_PARTNERS = {".hdr": ".img", ".img": ".hdr", ".hdr.gz": ".img.gz", ".img.gz": ".hdr.gz"}
+_AXES = ("x", "y", "z", "t", "v", "w")
+_HEADER_BYTES = 540
+
+
+class NiftiAdapter:
+    """Reads and writes NIfTI; see ``adapters.base.Adapter``."""
+
+    kind = "nifti"
+
+    def sniff(self, path: Path) -> bool:
+        """Tell by name; whether the name speaks the truth is checked in discovery."""
+        return path.name.lower().endswith(_SUFFIXES)
+
+    def discover(self, files: Sequence[Path]) -> Discovery:
+        """Give one candidate per image; a pair is one candidate."""
+        candidates: dict[str, Candidate] = {}
+        skipped = []
+        for path in files:
+            try:
+                paths = _image_files(path)
+                header = parse_header(read_start(paths[0], _HEADER_BYTES), paths[0])
+                if (header.layout == "pair") != (len(paths) == 2):
+                    raise SourceError(
+                        f"the header says its layout is {header.layout!r}, the file name does not",
+                        kind="damaged",
+                        path=path,
+                    )
+                affine_of(header, path)
+            except SourceError as error:
+                skipped.append(Skipped(path, error.message, error.kind))
+                continue
+            key = paths[0].as_posix()
+            candidates[key] = Candidate("nifti", safe_name(_stem(paths[0]), "nifti"), paths, key)
+        return Discovery(tuple(candidates.values()), tuple(skipped))
+
+    def open(self, candidate: Candidate) -> SourceItem:
+        """Open one image; a compressed one is decompressed to temporary disk space."""
+        files = _open_files(candidate.paths)
+        affine, notes = affine_of(files.header, candidate.paths[0])
+        document, blobs = _record(candidate.paths, files)
+        return SourceItem(
+            kind="nifti",
+            name=candidate.name,
+            volumes=(_volume(candidate.paths[-1], files.header, affine),),
+            document=document,
+            blobs=blobs,
+            files=file_records(candidate.paths),
+            suggested_prior=None,
+            notes=tuple(notes),
+        )
+
+    def restore(
+        self,
+        document: dict[str, Any],
+        blobs: dict[str, bytes],
+        volumes: Sequence[RestoredVolume],
+        target: Path,
+        info: RestoreInfo,
+    ) -> list[Path]:
+        """Write NIfTI of the same flavour; see ``adapters.nifti_restore``."""
+        return restore_nifti(document, blobs, volumes, target, info)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return max((s for s in _SUFFIXES if name.endswith(s)), key=len, default="")
+
+
+def _stem(path: Path) -> str:
+    return path.name[: len(path.name) - len(_suffix(path))]
+
+
+def _image_files(path: Path) -> tuple[Path, ...]:
+    """Give (file,) or (header, image) for one of the files of an image."""
+    suffix = _suffix(path)
+    if suffix not in _PARTNERS:
+        return (path,)
+    partner = path.with_name(_stem(path) + _PARTNERS[suffix])
+    if not partner.is_file():
+        raise SourceError(
+            f"expected its other half {partner.name!r} beside it, found none",
+            kind="missing-pair",
+            path=path,
+        )
+    return (path, partner) if suffix.startswith(".hdr") else (partner, path)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """An opened image: its header, and the pieces around the voxels."""
+
+    header: NiftiHeader
+    head: bytes  # the single file up to its voxels, or the whole .hdr
+    image_head: bytes  # a pair's .img up to its voxels
+    tail: bytes
+    sha256: str | None  # of the decompressed data file, when compressed
+
+
+def _open_files(paths: Sequence[Path]) -> _Files:
+    header = parse_header(read_start(paths[0], _HEADER_BYTES), paths[0])
+    data = paths[-1]
+    compressed = is_gzip(data)
+    size = spool(data).size if compressed else data.stat().st_size
+    end = header.data_offset + header.data_bytes
+    if size < end:
+        raise SourceError(
+            f"expected {header.data_bytes} bytes of voxels at offset {header.data_offset}, "
+            f"found {max(0, size - header.data_offset)}",
+            kind="truncated",
+            path=data,
+            hint="the file is cut off; fetch it again from its source",
+        )
+    before, tail = _around(data, header.data_offset, end)
+    pair = len(paths) == 2
+    return _Files(
+        header=header,
+        head=read_start(paths[0], -1) if pair else before,
+        image_head=before if pair else b"",
+        tail=tail,
+        sha256=spool(data).sha256 if compressed else None,
+    )
+
+
+def _around(path: Path, start: int, end: int) -> tuple[bytes, bytes]:
+    if is_gzip(path):
+        whole = np.memmap(spool(path).stream, np.uint8, "r")
+        return whole[:start].tobytes(), whole[end:].tobytes()
+    with path.open("rb") as stream:
+        before = stream.read(start)
+        stream.seek(end)
+        return before, stream.read()
+
+
+def _volume(data: Path, header: NiftiHeader, affine: Any) -> Volume:
+    fields = header.fields
+    dims = _AXES[: len(header.shape)][::-1]
+    return Volume(
+        name="image",
+        array=NiftiArray(data, header.data_offset, header.shape, header.dtype.str),
+        dims=dims,
+        affine=affine,
+        spacing_mm=None if affine is None else spacing_of(affine),
+        unit=None,
+        slope=header.slope,
+        intercept=header.intercept,
+        special_values=(),
+        coordinates=_time(header),
+        attrs={
+            "format": header.flavour,
+            "sform_code": int(fields["sform_code"]),
+            "qform_code": int(fields["qform_code"]),
+            "intent_code": int(fields["intent_code"]),
+            "spatial_unit": header.spatial_unit,
+            "time_unit": header.time_unit,
+            "big_endian": header.dtype.str.startswith(">"),
+        },
+    )
+
+
+def _time(header: NiftiHeader) -> tuple[Coordinate, ...]:
+    if len(header.shape) < 4:
+        return ()
+    step, start = float(header.fields["pixdim"][4]), float(header.fields["toffset"])
+    if not (np.isfinite(step) and step > 0 and np.isfinite(start)):
+        return ()
+    values = start + step * np.arange(header.shape[-4])
+    return (Coordinate("t", ("t",), values, {"units": header.time_unit}),)
+
+
+def _record(paths: Sequence[Path], files: _Files) -> tuple[dict[str, Any], dict[str, bytes]]:
+    header = files.header
+    document = {
+        "document_version": 0,
+        "flavour": header.flavour,
+        "layout": header.layout,
+        "names": [path.name for path in paths],
+        "dtype": header.dtype.str,
+        "shape": list(header.shape),
+        "dims": list(header.file_dims),
+        "data_offset": header.data_offset,
+        "decompressed_sha256": files.sha256,
+    }
+    return document, {"head": files.head, "image_head": files.image_head, "tail": files.tail}
