@@ -1,0 +1,220 @@
+"""The structure of a NetCDF file as JSON: groups, dimensions, types, attributes, variables.
+
+Everything a writer needs to make the same structure again, with the types of attributes (int16
+stays int16, text stays NC_CHAR or NC_STRING). Numbers are kept as base64 of little-endian bytes,
+so NaN and every bit survive.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.base import Array
+from adapters.errors import SourceError
+
+__all__ = [
+    "attribute_value",
+    "dim_key",
+    "plain_attributes",
+    "read_schema",
+    "variables_of",
+    "walk_groups",
+]
+
+
+def walk_groups(group: Any) -> Iterator[Any]:
+    """Give a group and all groups below it, parents first."""
+    yield group
+    for child in group.groups.values():
+        yield from walk_groups(child)
+
+
+def variables_of(dataset: Any) -> Iterator[tuple[Any, Any]]:
+    """Give (group, variable) for every variable, in file order."""
+    for group in walk_groups(dataset):
+        for variable in group.variables.values():
+            yield group, variable
+
+
+def dim_key(dimension: Any) -> str:
+    """Name a dimension uniquely: the path of its group, a slash, its name."""
+    path = dimension.group().path
+    return f"{'' if path == '/' else path}/{dimension.name}"
+
+
+def read_schema(dataset: Any, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Describe an open data set; variables carry no values yet.
+
+    Returns
+    -------
+    schema : dict
+        ``{"data_model", "groups": [{"path", "dims", "enums", "attrs", "variables"}]}``.
+    notes : list of str
+
+    Raises
+    ------
+    SourceError : kind ``"unsupported-type"``, a variable of compound, opaque or vlen type.
+    """
+    texts = _TextTypes(path, dataset.data_model)
+    notes: list[str] = []
+    groups = []
+    for group in walk_groups(dataset):
+        groups.append(
+            {
+                "path": group.path,
+                "dims": [
+                    {"name": d.name, "size": len(d), "unlimited": bool(d.isunlimited())}
+                    for d in group.dimensions.values()
+                ],
+                "enums": [
+                    {
+                        "name": name,
+                        "dtype": np.dtype(enum.dtype).str,
+                        "members": {key: int(value) for key, value in enum.enum_dict.items()},
+                    }
+                    for name, enum in group.enumtypes.items()
+                ],
+                "attrs": _attributes(group, group.path, texts, notes),
+                "variables": [
+                    _variable(variable, group.path, texts, notes, path)
+                    for variable in group.variables.values()
+                ],
+            }
+        )
+    texts.close()
+    return {"data_model": dataset.data_model, "groups": groups}, notes
+
+
+def _variable(
+    variable: Any, group_path: str, texts: _TextTypes, notes: list[str], path: Path
+) -> dict[str, Any]:
+    where = f"{group_path.rstrip('/')}/{variable.name}"
+    chunking = variable.chunking()
+    return {
+        "name": variable.name,
+        "type": _type_of(variable, path),
+        "dims": [dimension.name for dimension in variable.get_dims()],
+        "dim_keys": [dim_key(dimension) for dimension in variable.get_dims()],
+        "shape": [int(size) for size in variable.shape],
+        "attrs": _attributes(variable, where, texts, notes),
+        "filters": variable.filters() or {},
+        "chunks": chunking if isinstance(chunking, str) or chunking is None else list(chunking),
+        "endian": variable.endian(),
+    }
+
+
+def _type_of(variable: Any, path: Path) -> str:
+    """Give ``"string"``, ``"enum:<name>"`` or a little-endian NumPy type string."""
+    import netCDF4
+
+    if variable.dtype is str:
+        return "string"
+    if isinstance(variable.datatype, netCDF4.EnumType):
+        return f"enum:{variable.datatype.name}"
+    if isinstance(variable.datatype, netCDF4.CompoundType | netCDF4.VLType):
+        raise SourceError(
+            f"variable {variable.name!r} has a compound or variable-length type, which is not "
+            "supported",
+            kind="unsupported-type",
+            path=path,
+            hint="remove the variable, for example with nco, before archiving",
+        )
+    return str(np.dtype(variable.dtype).newbyteorder("<").str)
+
+
+class _TextTypes:
+    """Tells NC_CHAR from NC_STRING attributes, which the netCDF4 package reads alike."""
+
+    def __init__(self, path: Path, data_model: str) -> None:
+        self._file: Any = None
+        if data_model == "NETCDF4":
+            import h5py
+
+            self._file = h5py.File(path, "r")
+
+    def is_string(self, where: str, name: str) -> bool:
+        if self._file is None or where not in self._file:
+            return False
+        import h5py
+
+        attributes = self._file[where].attrs
+        if name not in attributes:
+            return False
+        info = h5py.check_string_dtype(attributes.get_id(name).dtype)
+        return info is not None and info.length is None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _attributes(
+    holder: Any, where: str, texts: _TextTypes, notes: list[str]
+) -> list[dict[str, Any]]:
+    attributes = []
+    for name in holder.ncattrs():
+        try:
+            value = holder.getncattr(name)
+        except (KeyError, AttributeError, RuntimeError, ValueError, TypeError):
+            notes.append(f"attribute {name!r} of {where!r} has a user-defined type: not kept")
+            continue
+        if isinstance(value, list):
+            entry: dict[str, Any] = {"type": "string", "value": [str(part) for part in value]}
+        elif isinstance(value, str) and texts.is_string(where, name):
+            entry = {"type": "string", "value": value}
+        elif isinstance(value, str):
+            raw = holder.getncattr(name, encoding="latin-1").encode("latin-1")
+            entry = _text_entry(raw)
+        else:
+            numbers = np.asarray(value)
+            little = numbers.astype(numbers.dtype.newbyteorder("<"))
+            data = base64.b64encode(little.tobytes()).decode()
+            entry = {"type": little.dtype.str, "base64": data, "scalar": numbers.ndim == 0}
+        attributes.append({"name": name, **entry})
+    return attributes
+
+
+def _text_entry(raw: bytes) -> dict[str, Any]:
+    try:
+        return {"type": "char", "value": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"type": "char", "base64": base64.b64encode(raw).decode()}
+
+
+def attribute_value(entry: dict[str, Any]) -> Any:
+    """Give back an attribute: bytes for NC_CHAR, str or list for NC_STRING, NumPy for numbers."""
+    if entry["type"] == "string":
+        return entry["value"]
+    if entry["type"] == "char":
+        if "value" in entry:
+            return str(entry["value"]).encode()
+        return base64.b64decode(entry["base64"])
+    values: Array = np.frombuffer(base64.b64decode(entry["base64"]), np.dtype(entry["type"]))
+    values = values.astype(values.dtype.newbyteorder("="))
+    return values[0] if entry["scalar"] else values
+
+
+def plain_attributes(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give attributes as plain JSON for reading, not for writing back: NaN becomes ``"NaN"``."""
+    plain: dict[str, Any] = {}
+    for entry in entries:
+        value = attribute_value(entry)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", errors="replace")
+        elif isinstance(value, np.generic):
+            value = _finite(value.item())
+        elif isinstance(value, np.ndarray):
+            value = [_finite(part) for part in value.tolist()]
+        plain[entry["name"]] = value
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not np.isfinite(value):
+        return "NaN" if np.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
