@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters.base import LazyArray
 
-__all__ = ["HIGH_PERCENTILE", "sample_values", "special_mask", "value_range"]
+__all__ = ["HIGH_PERCENTILE", "SampledRange", "sample_values", "special_mask", "value_range"]
 
 HIGH_PERCENTILE = 99.8
 _SLABS = 64
@@ -77,30 +78,51 @@ def sample_values(array: LazyArray) -> NDArray[np.generic]:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=array.dtype)
 
 
+@dataclass(frozen=True)
+class SampledRange:
+    """What a sample says about the values of a volume, in stored units.
+
+    Attributes
+    ----------
+    low, high : float
+        Map to -1 and +1: the smallest value, and the 99.8 percentile of the values above it.
+    largest : float
+        Largest sampled value.
+    distinct : int
+        Number of different sampled values.
+    """
+
+    low: float
+    high: float
+    largest: float
+    distinct: int
+
+
 def value_range(
-    array: LazyArray, special_values: Sequence[float | int] = ()
-) -> tuple[float, float] | None:
-    """Stored values that map to -1 and +1: the minimum and a high percentile of a sample.
+    sample: NDArray[np.generic], special_values: Sequence[float | int] = ()
+) -> SampledRange | None:
+    """Range of a sample without its special values.
 
     Parameters
     ----------
-    array : LazyArray
-        Stored values, axes (..., y, x).
+    sample : (n,) array
+        Stored values, as from `sample_values`.
     special_values : sequence of numbers
         Sentinels to leave out, besides NaN and infinities.
 
     Returns
     -------
-    (low, high) or None
-        low is the smallest sampled value, high the 99.8 percentile of the sampled values above
-        it; low < high. None when fewer than two different values were sampled.
+    SampledRange or None
+        low < high <= largest. None when fewer than two different values were sampled.
     """
-    sample = sample_values(array)
-    kept = sample[~special_mask(sample, special_values)]
-    if not kept.size:
+    values, counts = np.unique(sample[~special_mask(sample, special_values)], return_counts=True)
+    if len(values) < 2:
         return None
-    low = float(kept.min())
-    above = kept[kept > kept.min()]
-    if not above.size:
-        return None
-    return low, float(np.percentile(above.astype(np.float64), HIGH_PERCENTILE, method="higher"))
+    below = np.cumsum(counts[1:])
+    rank = np.searchsorted(below, math.ceil(HIGH_PERCENTILE / 100 * int(below[-1])))
+    return SampledRange(
+        low=float(values[0]),
+        high=float(values[1 + int(rank)]),
+        largest=float(values[-1]),
+        distinct=len(values),
+    )

@@ -1,0 +1,301 @@
+"""Source files to sealed archives: plan, then per item begin, brick jobs, finish.
+
+`archive` does it all in this process. A scheduler does the same with its own means: `begin` gives
+the jobs that are still to do, `encode_brick_job` does one anywhere, `finish` seals. What is done
+is remembered in the unfinished archive itself, so any of them can stop and be called again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psc_volumetric
+from adapters.errors import SourceError
+from pipelines.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
+from pipelines.options import ArchiveOptions
+from pipelines.plan import ArchivePlan, ItemPlan, VariablePlan, brick_prior, open_item, plan
+from pipelines.progress import Progress, Silent
+from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.writer import ArchiveWriter
+from psc_volumetric.errors import FormatError, PscError, StorageError
+
+__all__ = [
+    "ArchiveOptions",
+    "ArchivePlan",
+    "BrickJob",
+    "BrickResult",
+    "ItemReport",
+    "archive",
+    "begin",
+    "encode_brick_job",
+    "finish",
+    "outstanding",
+    "plan",
+    "run_item",
+]
+
+
+@dataclass(frozen=True)
+class ItemReport:
+    """What one sealed archive holds.
+
+    Attributes
+    ----------
+    name, target, kind : str
+    prior : str or None
+    variables : tuple of dict
+        Per variable: name, shape, method, bytes, bpv, rmse, max_error, psnr_db (peak: sampled
+        data range), in stored units.
+    archive_bytes, brick_bytes, source_bytes : int
+        The whole tree with its manifest; the coded bricks; the stored values uncoded.
+    bricks, resumed : int
+        Bricks in all, and how many an earlier run had finished.
+    seconds : float
+        Of this run.
+    notes : tuple of str
+    """
+
+    name: str
+    target: str
+    kind: str
+    prior: str | None
+    variables: tuple[dict[str, Any], ...]
+    archive_bytes: int
+    brick_bytes: int
+    source_bytes: int
+    bricks: int
+    resumed: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {**vars(self), "variables": list(self.variables), "notes": list(self.notes)}
+
+
+def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemReport]:
+    """Make every archive of a plan, one after the other.
+
+    Parameters
+    ----------
+    chosen : ArchivePlan
+    progress : Progress, optional
+        Told about every brick.
+
+    Returns
+    -------
+    list of ItemReport
+        Items whose archive an earlier run of the same plan sealed are left out.
+
+    Raises
+    ------
+    StorageError : an archive is there already (kind ``"target-exists"``); found out before
+        anything is written.
+    """
+    todo = outstanding(chosen)
+    return [run_item(item, progress) for item in todo]
+
+
+def outstanding(chosen: ArchivePlan) -> list[ItemPlan]:
+    """Items of a plan that are not sealed yet.
+
+    With several items, archives that an earlier run of the same plan sealed are passed over, so
+    that a stopped run continues.
+
+    Raises
+    ------
+    StorageError : kind ``"target-exists"``: everything is done, or something else is there.
+    """
+    todo = []
+    for item in chosen.items:
+        state = sealed_state(item)
+        if state == "absent":
+            todo.append(item)
+        elif state == "other" or len(chosen.items) == 1:
+            raise _exists(item.target)
+    if not todo:
+        raise _exists(chosen.items[0].target)
+    return todo
+
+
+def _exists(target: str) -> StorageError:
+    return StorageError(
+        f"a sealed archive is there already: {target!r}",
+        kind="target-exists",
+        hint="archives are written once; choose another target, or remove it first",
+    )
+
+
+def sealed_state(item: ItemPlan) -> str:
+    """``"absent"`` (nothing or unfinished), ``"same"`` (sealed from this source) or ``"other"``."""
+    try:
+        with ArchiveReader.open(item.target) as reader:
+            recorded = reader.metadata
+    except StorageError as error:
+        if error.kind != "not-found":
+            raise
+        return "absent"
+    except FormatError as error:
+        free = error.kind == "not-sealed" or _is_empty_folder(item.target)
+        return "absent" if free else "other"
+    files = [{"size": f.size, "sha256": f.sha256} for f in open_item(item.candidate).files]
+    same = recorded.get("sources") == files and recorded.get("provenance") == _provenance(item)
+    return "same" if same else "other"
+
+
+def _is_empty_folder(target: str) -> bool:
+    path = Path(target)
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _provenance(item: ItemPlan) -> dict[str, Any]:
+    """How the archive was made, the same in every run that makes the same bytes."""
+    return {
+        "software": f"psc-archive {psc_volumetric.__version__}",
+        "source_kind": item.candidate.kind,
+        "parameters": item.options.parameters().to_dict(),
+    }
+
+
+def _created() -> str:
+    """Time for the archive's metadata; ``SOURCE_DATE_EPOCH`` fixes it for reproducible archives."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = (
+        datetime.datetime.fromtimestamp(int(fixed), datetime.UTC)
+        if fixed is not None and fixed.isdigit()
+        else datetime.datetime.now(datetime.UTC)
+    )
+    return moment.isoformat(timespec="seconds")
+
+
+def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
+    """Begin or continue the archive of an item; gives the brick jobs that are still to do.
+
+    Raises
+    ------
+    StorageError : a sealed archive, or an unfinished one of another input or other settings, is
+        there (kinds ``"target-exists"``, ``"partial-differs"``), or the target is not writable.
+    """
+    source = open_item(item.candidate)
+    volumes = {volume.name: volume for volume in source.volumes}
+    writer = ArchiveWriter.create(
+        item.target,
+        mode=item.options.mode,
+        variables=[variable.spec for variable in item.variables],
+        coordinates={v.spec.name: volumes[v.volume].coordinates for v in item.variables},
+        sources=source.files,
+        created=_created(),
+        provenance=_provenance(item),
+    )
+    return tuple(
+        jobs_of(item, variable, position)
+        for variable in item.variables
+        for position in writer.pending(variable.spec.name)
+    )
+
+
+def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemReport:
+    """Add source, prior, tile tables, preview and manifest; after this the archive is sealed.
+
+    Parameters
+    ----------
+    item : ItemPlan
+    resumed : int
+        Bricks that an earlier run had finished, for the report.
+    seconds : float
+        Time spent so far, for the report.
+
+    Raises
+    ------
+    StorageError : a brick is missing (kind ``"incomplete"``), or the store fails.
+    """
+    start = time.perf_counter()
+    source = open_item(item.candidate)
+    writer = ArchiveWriter.open_partial(item.target)
+    writer.write_source(source.kind, source.document, source.blobs, source.files)
+    if item.prior is not None:
+        writer.write_prior(brick_prior(item.prior))
+    manifest = writer.seal()
+    with ArchiveReader.open(item.target) as reader:
+        recorded = reader.info()
+    rows = tuple(_variable_row(variable, recorded["variables"]) for variable in item.variables)
+    return ItemReport(
+        name=item.candidate.name,
+        target=item.target,
+        kind=item.candidate.kind,
+        prior=item.prior,
+        variables=rows,
+        archive_bytes=manifest.size + len(manifest.to_bytes()),
+        brick_bytes=sum(row["bytes"] for row in rows),
+        source_bytes=item.source_bytes,
+        bricks=item.bricks,
+        resumed=resumed,
+        seconds=seconds + time.perf_counter() - start,
+        notes=item.notes,
+    )
+
+
+def _variable_row(variable: VariablePlan, recorded: dict[str, Any]) -> dict[str, Any]:
+    found = recorded[variable.spec.name]
+    last = found["levels"][-1]
+    rmse = last["rmse"]
+    peak = None if variable.range is None else variable.range.largest - variable.range.low
+    return {
+        "name": variable.spec.name,
+        "shape": found["shape"],
+        "dtype": found["dtype"],
+        "method": variable.method,
+        "reason": variable.reason,
+        "bytes": found["bytes"],
+        "bpv": found["bpv"],
+        "rmse": rmse,
+        "max_error": last["max_error"],
+        "psnr_db": 20 * math.log10(peak / rmse) if rmse and peak else None,
+        "levels": found["levels"],
+    }
+
+
+def run_item(item: ItemPlan, progress: Progress | None = None) -> ItemReport:
+    """Make one archive in this process, continuing where an earlier run stopped.
+
+    Raises
+    ------
+    SourceError : the source is bad; nothing is left behind.
+    PscError, OSError, KeyboardInterrupt : the unfinished archive stays, with a note on the error
+        that says how to continue.
+    """
+    start = time.perf_counter()
+    shown = progress or Silent()
+    jobs = begin(item)
+    resumed = item.bricks - len(jobs)
+    shown.begin(item.candidate.name, item.bricks)
+    shown.advance(resumed)
+    done = resumed
+    try:
+        for job in jobs:
+            encode_brick_job(job)
+            done += 1
+            shown.advance()
+        return finish(item, resumed=resumed, seconds=time.perf_counter() - start)
+    except SourceError as error:
+        if error.kind != "unreadable":
+            ArchiveWriter.open_partial(item.target).abort()
+            raise
+        error.add_note(_resume_note(item, done))
+        raise
+    except (PscError, OSError, KeyboardInterrupt) as error:
+        error.add_note(_resume_note(item, done))
+        raise
+
+
+def _resume_note(item: ItemPlan, done: int) -> str:
+    return (
+        f"{done} of {item.bricks} bricks are kept in the unfinished archive {item.target!r}; "
+        "run the same command again to continue"
+    )

@@ -1,0 +1,84 @@
+"""How plans and results of archiving and restoring are shown to people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.archive import ItemReport
+    from pipelines.plan import ArchivePlan
+    from pipelines.restore import RestorePlan, RestoreReport
+
+__all__ = ["plan_lines", "report_lines", "restore_lines", "restore_plan_lines"]
+
+
+def _skipped(plan: ArchivePlan) -> list[str]:
+    return [f"skipped   {entry.path}: {entry.reason}" for entry in plan.skipped]
+
+
+def plan_lines(plan: ArchivePlan) -> list[str]:
+    """What would be done, for ``--dry-run``."""
+    lines = []
+    for item in plan.items:
+        lines.append(f"{item.candidate.kind:<8}  {item.candidate.name} -> {item.target}")
+        work = item.evaluations
+        effort = "" if not work else f", up to {work} network evaluations"
+        lines.append(
+            f"          {item.source_bytes} bytes of voxels in {item.bricks} bricks, prior "
+            f"{item.prior or 'none'}{effort}"
+        )
+        for variable in item.variables:
+            row = variable.to_dict()
+            shape = " x ".join(map(str, row["shape"]))
+            why = f": {row['reason']}" if row["reason"] else ""
+            lines.append(f"          {row['name']}: {shape} {row['dtype']}, {row['method']}{why}")
+        lines += [f"          note: {note}" for note in item.notes]
+    return lines + _skipped(plan)
+
+
+def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
+    """What was done."""
+    lines = []
+    for report in reports:
+        lines.append(f"sealed    {report.target} ({report.archive_bytes} bytes)")
+        lines += [_variable_line(row) for row in report.variables]
+        resumed = f", {report.resumed} from an earlier run" if report.resumed else ""
+        lines.append(
+            f"          {report.bricks} bricks{resumed}, {report.seconds:.1f} s, prior "
+            f"{report.prior or 'none'}"
+        )
+        lines += [f"          note: {note}" for note in report.notes]
+    made = {report.target for report in reports}
+    lines += [
+        f"kept      {item.target}: an earlier run sealed it"
+        for item in plan.items
+        if item.target not in made
+    ]
+    return lines + _skipped(plan)
+
+
+def _variable_line(row: dict[str, Any]) -> str:
+    if row["method"] == "psc":
+        psnr = "" if row["psnr_db"] is None else f", PSNR {row['psnr_db']:.2f} dB"
+        quality = f"rmse {row['rmse']:.4g}, max error {row['max_error']:.4g}{psnr} (lossy)"
+    else:
+        quality = f"lossless: {row['reason']}"
+    return f"          {row['name']}: {row['bytes']} bytes, {row['bpv']:.4f} bpv, {quality}"
+
+
+def restore_plan_lines(plan: RestorePlan) -> list[str]:
+    """Regions and level."""
+    level = "all" if plan.level is None else str(plan.level)
+    rows = plan.to_dict()["variables"].items()
+    return [f"level {level} of {plan.levels}", *(f"{n}: {row['region']}" for n, row in rows)]
+
+
+def restore_lines(report: RestoreReport) -> list[str]:
+    """What was written."""
+    word = "the source's values exactly" if report.lossless else "lossy values"
+    return [
+        *restore_plan_lines(report.plan),
+        f"wrote {len(report.files)} {report.kind} file(s) with {word}",
+        *(f"  {path}" for path in report.files[:5]),
+        *([f"  and {len(report.files) - 5} more"] if len(report.files) > 5 else []),
+    ]

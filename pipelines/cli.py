@@ -1,0 +1,312 @@
+"""The command line, ``psc-archive``: thin commands around the functions of `pipelines`.
+
+Heavy libraries are imported inside the commands, so that ``info`` and ``--help`` start at once
+and never load the network library.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
+from pipelines.session import Session, print_failure
+
+__all__ = ["app", "main"]
+
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
+
+app = typer.Typer(
+    name="psc-archive",
+    help="Write-once, progressive archives of DICOM, NIfTI and NetCDF volumes.",
+    epilog=_EPILOG,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+prior_app = typer.Typer(
+    help="List, inspect and train priors.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(prior_app, name="prior")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; never changes a bit.")]
+ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")]
+PriorName = Annotated[
+    str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")
+]
+Effort = Annotated[int, typer.Option(help="1..9: network evaluations per tile, 8 to 304.")]
+Setting = Annotated[str, typer.Option(help="fast, or paper (the published algorithm, slow).")]
+
+
+def _archive_options(mode: str | None, **choices: Any) -> Any:
+    from pipelines.options import ArchiveOptions
+    from psc_volumetric.errors import ParameterError
+
+    if mode is None:
+        raise ParameterError(
+            "the mode has to be named, because values change",
+            kind="mode-missing",
+            hint="add --mode lossy; lossless and bounded archives come with a later version",
+        )
+    return ArchiveOptions(mode=mode, **choices)
+
+
+@app.command(epilog=_EPILOG)
+def archive(
+    source: Annotated[Path, typer.Argument(help="File or folder, any mixture of formats.")],
+    target: Annotated[
+        str, typer.Argument(help="NAME.psc.zarr, NAME.psc.zarr.zip, or a folder for many.")
+    ],
+    mode: Annotated[str | None, typer.Option(help="lossy (the only one; must be named).")] = None,
+    step: Annotated[float, typer.Option(help="Quantiser step; smaller is better, larger.")] = 0.5,
+    effort: Effort = 5,
+    setting: Setting = "fast",
+    prior: PriorName = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Archive volumes. Continues an unfinished archive; never replaces a sealed one."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.archive import archive as make_archives
+        from pipelines.archive import outstanding, plan
+        from pipelines.archive_report import plan_lines, report_lines
+        from pipelines.progress import progress_bars
+
+        options = _archive_options(
+            mode, step=step, effort=effort, setting=setting, prior=prior, device=device
+        )
+        chosen = plan(source, target, options)
+        if dry_run:
+            outstanding(chosen)
+            session.result(chosen.to_dict(), lambda: plan_lines(chosen))
+            return
+        with progress_bars(enabled=session.shows_progress) as progress:
+            reports = make_archives(chosen, progress)
+        document = {**chosen.to_dict(), "archives": [report.to_dict() for report in reports]}
+        session.result(document, lambda: report_lines(chosen, reports))
+
+
+@app.command(epilog=_EPILOG)
+def restore(
+    source: ArchivePath,
+    target: Annotated[
+        Path, typer.Argument(help="DICOM: new folder. NIfTI, NetCDF: file name or folder.")
+    ],
+    roi: Annotated[
+        str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')
+    ] = None,
+    roi_mm: Annotated[
+        str | None, typer.Option(help='World box in mm, RAS+: "x=-20:30,y=0:50,z=-10:35".')
+    ] = None,
+    roi_coords: Annotated[
+        str | None, typer.Option(help='Coordinate values, ends included: "lat=40:60,lon=0:30".')
+    ] = None,
+    level: Annotated[int | None, typer.Option(help="Quality level, 0 is coarsest.")] = None,
+    variable: Annotated[
+        list[str] | None, typer.Option(help="Restore only this variable; may be repeated.")
+    ] = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the source format again: whole or a region, at any quality level."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.archive_report import restore_lines, restore_plan_lines
+        from pipelines.progress import progress_bars
+        from pipelines.restore import RestoreOptions, dry_restore
+        from pipelines.restore import restore as write_source
+
+        options = RestoreOptions(roi, roi_mm, roi_coords, level, tuple(variable or ()), device)
+        if dry_run:
+            planned = dry_restore(source, target, options)
+            session.result(planned.to_dict(), lambda: restore_plan_lines(planned))
+            return
+        with progress_bars(enabled=session.shows_progress) as progress:
+            report = write_source(source, target, options, progress)
+        session.result(report.to_dict(), lambda: restore_lines(report))
+
+
+@app.command(epilog=_EPILOG)
+def info(
+    source: ArchivePath, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Show what an archive holds, from its headers alone."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.info import archive_info, info_lines
+
+        found = archive_info(source)
+        session.result(found, lambda: info_lines(found))
+
+
+@app.command(epilog=_EPILOG)
+def ls(
+    source: Annotated[
+        str, typer.Argument(metavar="ARCHIVE", help="Archive, or a folder of archives.")
+    ],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """List the variables of an archive, or the archives in a folder."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.info import list_lines, list_target
+
+        rows = list_target(source)
+        session.result(rows, lambda: list_lines(rows))
+
+
+@app.command(epilog=_EPILOG)
+def verify(
+    source: ArchivePath,
+    sample: Annotated[str, typer.Option(help="Share of the objects to read: 5%, 0.05.")] = "100%",
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also decode, and compare the digest of every tile.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Which sample.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check that an archive is whole and unchanged; exit code 7 when it is not."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.progress import progress_bars
+        from pipelines.verify import parse_share, verify_lines
+        from pipelines.verify import verify as check
+
+        with progress_bars(enabled=session.shows_progress) as progress:
+            report = check(
+                source,
+                sample=parse_share(sample),
+                deep=deep,
+                seed=seed,
+                device=device,
+                progress=progress,
+            )
+        session.result(report.to_dict(), lambda: verify_lines(report))
+        if report.findings:
+            raise typer.Exit(EXIT_DAMAGE)
+
+
+@app.command(epilog=_EPILOG)
+def evaluate(
+    sources: Annotated[list[Path], typer.Argument(help="Files or folders; whole volumes.")],
+    bpv: Annotated[str, typer.Option(help="Rates to bring peers to.")] = "0.05,0.1,0.25,0.5",
+    step: Annotated[str, typer.Option(help="Quantiser steps of our points.")] = "0.25,0.5,1",
+    peers: Annotated[
+        str, typer.Option(help="jpeg2000, jpegxl, sperr, sz3, x265 (x265 needs PyAV).")
+    ] = "jpeg2000,jpegxl,sperr,sz3",
+    effort: Effort = 5,
+    setting: Setting = "fast",
+    prior: PriorName = None,
+    device: Device = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare rate and PSNR with other codecs on the same volumes, every byte counted."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.evaluate import EvaluateOptions, parse_numbers
+        from pipelines.evaluate import evaluate as measure
+        from pipelines.evaluate_report import draw_curves, result_lines
+        from pipelines.progress import progress_bars
+
+        options = EvaluateOptions(
+            bpv=parse_numbers(bpv, "--bpv"),
+            steps=parse_numbers(step, "--step"),
+            peers=tuple(name.strip() for name in peers.split(",") if name.strip()),
+            archive=_archive_options(
+                "lossy", effort=effort, setting=setting, prior=prior, device=device
+            ),
+        )
+        with progress_bars(enabled=session.shows_progress) as progress:
+            results = measure(sources, options, progress)
+        if plot is not None:
+            draw_curves(results, plot)
+        session.result(
+            [result.to_dict() for result in results],
+            lambda: [line for result in results for line in result_lines(result)],
+        )
+
+
+@prior_app.command("list", epilog=_EPILOG)
+def prior_list(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """List the installed priors."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.priors import list_priors, prior_lines
+
+        rows = list_priors()
+        session.result(rows, lambda: prior_lines(rows))
+
+
+@prior_app.command("inspect", epilog=_EPILOG)
+def prior_inspect(
+    name: Annotated[str, typer.Argument(help="Name of an installed prior, or a prior folder.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Load a prior, check it, and show what it is."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.priors import inspect_lines, inspect_prior
+
+        found = inspect_prior(name)
+        session.result(found, lambda: inspect_lines(found))
+
+
+@app.command(epilog=_EPILOG)
+def doctor(
+    conformance: Annotated[
+        bool, typer.Option("--conformance", help="Also decode the golden vectors.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check this installation: versions, devices, decoders, entry points, known traps."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.doctor import diagnose, diagnosis_lines
+
+        found = diagnose(conformance=conformance)
+        session.result(found.to_dict(), lambda: diagnosis_lines(found))
+        if not found.is_healthy:
+            raise typer.Exit(EXIT_INTERNAL)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Without the program's name; None takes those of the process.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=words, prog_name="psc-archive", standalone_mode=False)
+    except typer.TyperException as error:
+        hint = "`psc-archive --help`, or --help after a command, shows what is possible"
+        failure = Failure(EXIT_USAGE, "usage", error.format_message(), hint)
+        print_failure(failure, (), as_json="--json" in words)
+        code = EXIT_USAGE
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

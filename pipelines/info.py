@@ -1,0 +1,131 @@
+"""What an archive holds, from its headers alone; no voxel is decoded and no network is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
+from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.errors import PscError
+
+__all__ = ["archive_info", "info_lines", "list_lines", "list_target"]
+
+
+def archive_info(archive: str) -> dict[str, Any]:
+    """Summary of one archive in JSON types.
+
+    Raises
+    ------
+    StorageError : nothing is there.
+    FormatError : not an archive, not sealed, or damaged.
+    """
+    with ArchiveReader.open(archive) as reader:
+        return {"archive": archive, **reader.info()}
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+def info_lines(info: dict[str, Any]) -> list[str]:
+    """The summary for people."""
+    sizes = info["bytes"]
+    lines = [
+        f"archive   {info['archive']}",
+        f"format    {info['format']}, mode {info['mode']}, created {info['created']}",
+        f"source    {info['source_files']} file(s), {_size(info['source_bytes'])}",
+        f"size      {_size(sizes['total'])}: bricks {_size(sizes['bricks'])}, priors "
+        f"{_size(sizes['priors'])}, source {_size(sizes['source'])}, preview "
+        f"{_size(sizes['preview'])}, tiles {_size(sizes['tiles'])}",
+        f"priors    {', '.join(digest[:16] for digest in info['priors']) or 'none'}",
+        f"made by   {info['provenance'].get('software', 'unknown')}",
+    ]
+    for name, entry in info["variables"].items():
+        lines += _variable_lines(name, entry)
+    return lines
+
+
+def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
+    axes = ", ".join(f"{d} {n}" for d, n in zip(entry["dims"], entry["shape"], strict=True))
+    spacing = entry["spacing_mm"]
+    where = "" if spacing is None else " x ".join(f"{s:.4g}" for s in spacing) + " mm (z, y, x)"
+    methods = ", ".join(f"{method} {count} tiles" for method, count in entry["methods"].items())
+    lines = [
+        "",
+        f"{name}: {entry['dtype']} ({axes}) {entry['unit'] or ''}".rstrip(),
+        f"  spacing {where}" if where else "  no spacing in mm",
+        f"  bricks  {entry['bricks']} of {' x '.join(map(str, entry['brick_shape']))}; {methods}",
+        f"  {'level':>7}{'bytes':>12}{'bpv':>10}{'rmse':>12}{'max error':>12}",
+    ]
+    for row in entry["levels"]:
+        lines.append(
+            f"  {row['level']:>7}{row['bytes']:>12}{row['bpv']:>10.4f}{row['rmse']:>12.4g}"
+            f"{row['max_error']:>12.4g}"
+        )
+    return lines
+
+
+def list_target(target: str) -> list[dict[str, Any]]:
+    """Variables of an archive, or the archives in a folder.
+
+    Raises
+    ------
+    StorageError, FormatError : as for `archive_info`.
+    """
+    path = Path(target)
+    if "://" not in target and path.is_dir() and not _looks_like_archive(path):
+        found = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES))
+        return [_archive_row(archive) for archive in found]
+    info = archive_info(target)
+    return [
+        {
+            "name": name,
+            "dtype": entry["dtype"],
+            "shape": entry["shape"],
+            "dims": entry["dims"],
+            "levels": len(entry["levels"]),
+            "bytes": entry["bytes"],
+            "bpv": entry["bpv"],
+        }
+        for name, entry in info["variables"].items()
+    ]
+
+
+def _looks_like_archive(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) or (path / MANIFEST_KEY).exists()
+
+
+def _archive_row(path: Path) -> dict[str, Any]:
+    try:
+        with ArchiveReader.open(path) as reader:
+            return {
+                "name": path.name,
+                "state": "sealed",
+                "mode": reader.mode,
+                "variables": list(reader.variables),
+                "bytes": reader.manifest.size,
+            }
+    except PscError as error:
+        return {"name": path.name, "state": error.kind}
+
+
+def list_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The listing for people, one line each."""
+    lines = []
+    for row in rows:
+        if "state" in row:
+            names = ", ".join(row.get("variables", []))
+            size = _size(row["bytes"]) if "bytes" in row else ""
+            lines.append(f"{row['name']:<40} {row['state']:<12} {size:>10} {names}".rstrip())
+        else:
+            axes = ", ".join(f"{d} {n}" for d, n in zip(row["dims"], row["shape"], strict=True))
+            lines.append(
+                f"{row['name']:<24} {row['dtype']:<8} ({axes})  {row['levels']} levels, "
+                f"{_size(row['bytes'])}, {row['bpv']:.3f} bpv"
+            )
+    return lines

@@ -1,0 +1,268 @@
+"""Archives back to their source format: whole or a region, at any quality level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.progress import Progress, Silent
+from pipelines.roi import box_text, roi_from_coordinates, roi_from_indices, roi_from_mm
+from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.errors import ParameterError, StorageError
+
+__all__ = [
+    "RestoreOptions",
+    "RestorePlan",
+    "RestoreReport",
+    "dry_restore",
+    "plan_restore",
+    "restore",
+]
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What to restore.
+
+    Attributes
+    ----------
+    roi, roi_mm, roi_coords : str or None
+        A region in indices, millimetres (RAS+) or coordinate values; at most one of them.
+    level : int or None
+        Quality level, 0 is the coarsest; None is everything.
+    variables : tuple of str
+        Names to restore; empty is all.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    """
+
+    roi: str | None = None
+    roi_mm: str | None = None
+    roi_coords: str | None = None
+    level: int | None = None
+    variables: tuple[str, ...] = ()
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
+            raise ParameterError(
+                "expected one region, found several of --roi, --roi-mm and --roi-coords",
+                kind="several-rois",
+            )
+        if self.level is not None and self.level < 0:
+            raise ParameterError(f"level must be >= 0, found {self.level}", kind="bad-level")
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """Region per variable and what decoding it involves.
+
+    Attributes
+    ----------
+    boxes : dict
+        Variable name -> one half-open slice per axis.
+    level : int or None
+    levels : int
+        Quality levels the archive has.
+    """
+
+    boxes: dict[str, tuple[slice, ...]]
+    level: int | None
+    levels: int
+    dims: dict[str, tuple[str, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able summary."""
+        return {
+            "level": self.level,
+            "levels": self.levels,
+            "variables": {
+                name: {
+                    "region": box_text(box, self.dims[name]),
+                    "shape": [part.stop - part.start for part in box],
+                }
+                for name, box in self.boxes.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What was written.
+
+    Attributes
+    ----------
+    files : tuple of str
+    kind : str
+        Source format.
+    lossless : bool
+        Whether every restored value is the source's.
+    plan : RestorePlan
+    """
+
+    files: tuple[str, ...]
+    kind: str
+    lossless: bool
+    plan: RestorePlan
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {
+            "kind": self.kind,
+            "lossless": self.lossless,
+            "files": list(self.files),
+            **self.plan.to_dict(),
+        }
+
+
+def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
+    """Work out the region of every variable that is asked for.
+
+    Raises
+    ------
+    ParameterError : unknown variable or axis; a region outside a volume (kind ``"roi-outside"``).
+    """
+    chosen = options.variables or tuple(reader.variables)
+    unknown = [name for name in chosen if name not in reader.variables]
+    if unknown:
+        raise ParameterError(
+            f"expected variables among {', '.join(reader.variables)}, found {unknown[0]!r}",
+            kind="unknown-variable",
+            hint="`psc-archive ls` lists them",
+        )
+    specs = [reader.variables[name] for name in chosen]
+    boxes = {spec.name: _box(reader, spec, options) for spec in specs}
+    levels = max(reader.tile_table(name).levels for name in chosen)
+    return RestorePlan(boxes, options.level, levels, {s.name: s.dims for s in specs})
+
+
+def dry_restore(archive: str, target: Path, options: RestoreOptions) -> RestorePlan:
+    """What `restore` would do; the same errors for region and target, nothing decoded."""
+    with ArchiveReader.open(archive) as reader:
+        plan = plan_restore(reader, options)
+        refuse_existing(reader.source().kind, target)
+    return plan
+
+
+def _box(reader: ArchiveReader, spec: VariableSpec, options: RestoreOptions) -> tuple[slice, ...]:
+    if options.roi is not None:
+        return roi_from_indices(options.roi, dims=spec.dims, shape=spec.shape)
+    if options.roi_mm is not None:
+        return roi_from_mm(options.roi_mm, affine=spec.affine, shape=spec.shape)
+    if options.roi_coords is not None:
+        values = {
+            name: np.asarray(found.values)
+            for name, found in reader.coordinates(spec.name).items()
+            if found.dims == (name,)
+        }
+        return roi_from_coordinates(
+            options.roi_coords, dims=spec.dims, shape=spec.shape, coordinates=values
+        )
+    return tuple(slice(0, size) for size in spec.shape)
+
+
+def restore(
+    archive: str, target: Path, options: RestoreOptions, progress: Progress | None = None
+) -> RestoreReport:
+    """Decode an archive, or a region of it, and write the source format again.
+
+    Parameters
+    ----------
+    archive : str
+        Path or URL of a sealed archive.
+    target : Path
+        DICOM: a folder, new or empty. NIfTI and NetCDF: a file name, or a folder.
+    options : RestoreOptions
+    progress : Progress, optional
+        Told about every variable.
+
+    Returns
+    -------
+    RestoreReport
+
+    Raises
+    ------
+    FormatError : the archive is damaged; nothing is written.
+    ParameterError : the region is outside the volume.
+    StorageError : the target exists (kind ``"target-exists"``).
+    SourceError : the source format cannot be written.
+
+    Notes
+    -----
+    The decoded region is held in memory; restore large archives region by region.
+    """
+    import adapters
+    from adapters.base import RestoredVolume, RestoreInfo
+
+    shown = progress or Silent()
+    with ArchiveReader.open(archive, device=options.device) as reader:
+        plan = plan_restore(reader, options)
+        source = reader.source()
+        refuse_existing(source.kind, target)
+        shown.begin("restoring", len(plan.boxes))
+        volumes = []
+        for name, box in plan.boxes.items():
+            spec = reader.variables[name]
+            volumes.append(
+                RestoredVolume(
+                    name=str(spec.parameters.get("volume", name)),
+                    array=reader.read(name, box, level=plan.level),
+                    start=tuple(part.start for part in box),
+                    full_shape=spec.shape,
+                )
+            )
+            shown.advance()
+        info = _restore_info(reader, tuple(plan.boxes), plan.level)
+    written = adapters.restore_source(
+        source.kind,
+        source.document,
+        source.blobs,
+        volumes,
+        target,
+        RestoreInfo(**info),
+    )
+    return RestoreReport(
+        files=tuple(str(path) for path in written),
+        kind=source.kind,
+        lossless=info["lossless"],
+        plan=plan,
+    )
+
+
+def _restore_info(reader: ArchiveReader, names: Sequence[str], level: int | None) -> dict[str, Any]:
+    """Whether the values are the source's, compression ratio and method, for labels."""
+    stored, raw, exact = 0, 0, True
+    for name in names:
+        table = reader.tile_table(name)
+        used = table.levels - 1 if level is None else min(level, table.levels - 1)
+        stored += int(table.brick_bytes[..., used].sum())
+        raw += math.prod(reader.variables[name].shape) * reader.variables[name].dtype.itemsize
+        exact = exact and not float(table.max_error[..., used].max())
+    return {
+        "lossless": exact,
+        "ratio": raw / stored if stored else None,
+        "method": "PSC",
+        "level": level,
+    }
+
+
+def refuse_existing(kind: str, target: Path) -> None:
+    """Refuse a target that would have to be replaced, before anything is decoded.
+
+    Raises
+    ------
+    StorageError : kind ``"target-exists"``.
+    """
+    taken = target.is_dir() and kind == "dicom" and any(target.iterdir())
+    if taken or (target.exists() and not target.is_dir()):
+        raise StorageError(
+            f"the target {str(target)!r} exists already",
+            kind="target-exists",
+            hint="nothing is ever replaced; choose another name",
+        )

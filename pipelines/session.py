@@ -1,0 +1,93 @@
+"""The frame around every command: one result on stdout, errors as two lines, an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import typer
+
+from pipelines.failures import EXIT_OK, Failure, describe_failure
+
+__all__ = ["Session", "print_failure"]
+
+
+def print_failure(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
+    """Two lines (and any notes) on stderr; with ``as_json`` the one document on stdout."""
+    for line in [*failure.lines(), *(f"note: {note}" for note in notes)]:
+        typer.echo(line, err=True)
+    if as_json:
+        typer.echo(json.dumps(failure.document(), indent=1))
+
+
+class Session:
+    """Context of one command.
+
+    Parameters
+    ----------
+    as_json : bool
+        Print one JSON document on stdout and nothing else there.
+    quiet : bool
+        Print nothing but errors.
+    debug : bool
+        Show the traceback of an error as well.
+
+    Notes
+    -----
+    Every exception that leaves the block ends the program with its exit code; only requests to
+    exit, which carry their own code, pass through.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool, debug: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.debug = debug
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress bars are welcome."""
+        return not (self.as_json or self.quiet)
+
+    def __enter__(self) -> Session:
+        level = logging.DEBUG if self.debug else logging.ERROR
+        logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s: %(message)s")
+        if not self.debug:
+            warnings.simplefilter("ignore")
+        return self
+
+    def result(self, document: Any, lines: Callable[[], Sequence[str]]) -> None:
+        """Print the result, as JSON or as lines for people."""
+        if self.as_json:
+            typer.echo(json.dumps(document, indent=1, allow_nan=False))
+        elif not self.quiet:
+            for line in lines():
+                typer.echo(line)
+
+    def note(self, text: str) -> None:
+        """Say something on stderr that is not part of the result."""
+        if self.shows_progress:
+            typer.echo(text, err=True)
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or isinstance(error, (typer.Exit, SystemExit)):
+            return
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_OK) from None
+        if self.debug:
+            traceback.print_exception(type(error), error, trace, file=sys.stderr)
+        failure = describe_failure(error)
+        print_failure(failure, getattr(error, "__notes__", ()), as_json=self.as_json)
+        raise typer.Exit(failure.code) from None
