@@ -7,8 +7,10 @@ same flow runs on laptops, CPU clusters and GPUs: start workers with
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from distributed import Client, LocalCluster
@@ -16,9 +18,12 @@ from prefect.settings import PREFECT_API_URL
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["SLOT", "check_server", "count_slots", "slot_cluster", "wait_for_slots"]
+__all__ = ["SLOT", "check_cluster", "count_slots", "slot_cluster"]
+
+log = logging.getLogger(__name__)
 
 SLOT = "PSC_SLOT"
+DISTRIBUTION = "psc-archive"
 _POLL_S = 0.2
 
 
@@ -36,12 +41,13 @@ def slot_cluster(
         so that short tasks (planning, sealing) do not wait behind bricks.
     processes : bool
         False: workers are threads of this process and may use Prefect's temporary server.
-        True: one process each, which needs a Prefect server of its own (see `check_server`).
+        True: one process each, which needs a Prefect server of its own (see `check_cluster`).
 
     Returns
     -------
     LocalCluster
-        Without dashboard. The caller closes it; it is a context manager.
+        On this machine only, dashboard on any free port. The caller closes it, or uses it in a
+        `with` statement.
 
     Raises
     ------
@@ -59,7 +65,7 @@ def slot_cluster(
         threads_per_worker=slots_per_worker + 1,
         processes=processes,
         resources={SLOT: slots_per_worker},
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
     )
 
 
@@ -73,19 +79,7 @@ def count_slots(client: Client) -> int:
     return int(sum(worker["resources"].get(SLOT, 0) for worker in _workers(client).values()))
 
 
-def wait_for_slots(client: Client, *, timeout_s: float) -> int:
-    """Wait until some worker offers a slot; Dask itself would wait for ever, without a word.
-
-    Returns
-    -------
-    int
-        Slots offered, 1 or more.
-
-    Raises
-    ------
-    ParameterError
-        Kind ``no-slot``: none after `timeout_s` seconds.
-    """
+def _wait_for_slots(client: Client, *, timeout_s: float) -> int:
     deadline = time.monotonic() + timeout_s
     while (slots := count_slots(client)) < 1:
         if time.monotonic() >= deadline:
@@ -99,17 +93,7 @@ def wait_for_slots(client: Client, *, timeout_s: float) -> int:
     return slots
 
 
-def check_server(client: Client) -> None:
-    """Refuse worker processes without a Prefect server they can share.
-
-    Without ``PREFECT_API_URL`` every process starts a temporary server of its own, with a database
-    that the others do not see. Workers that are threads of this process are fine.
-
-    Raises
-    ------
-    ParameterError
-        Kind ``temporary-server``.
-    """
+def _check_server(client: Client) -> None:
     if PREFECT_API_URL.value():
         return
     remote = [address for address in _workers(client) if not address.startswith("inproc://")]
@@ -121,3 +105,50 @@ def check_server(client: Client) -> None:
             hint="run `prefect server start` and set PREFECT_API_URL to its address, or use "
             "workers in this process",
         )
+
+
+def installed_version() -> str:
+    """Version of psc-archive in this process; runs on workers."""
+    return version(DISTRIBUTION)
+
+
+def _check_versions(client: Client) -> None:
+    here = installed_version()
+    found: dict[str, str] = client.run(installed_version)
+    others = sorted(set(found.values()) - {here})
+    if others:
+        raise ParameterError(
+            f"expected {DISTRIBUTION} {here} on every worker, found {', '.join(others)}",
+            kind="worker-version",
+            hint="install the same wheel, or use the same image, for flow and workers",
+        )
+    log.info("%d worker(s) with %s %s", len(found), DISTRIBUTION, here)
+
+
+def check_cluster(client: Client, *, timeout_s: float) -> int:
+    """Refuse a cluster on which the flow would hang, lose its records or mix versions.
+
+    Parameters
+    ----------
+    client : Client
+        Connected to the cluster.
+    timeout_s : float
+        How long to wait for the first worker with a slot, in seconds.
+
+    Returns
+    -------
+    int
+        Slots offered, 1 or more.
+
+    Raises
+    ------
+    ParameterError
+        Kind ``no-slot``: no worker offers a slot, so bricks would wait for ever.
+        Kind ``temporary-server``: workers run in processes of their own and ``PREFECT_API_URL`` is
+        not set, so each would start a temporary Prefect server with a database of its own.
+        Kind ``worker-version``: a worker has another version of psc-archive.
+    """
+    slots = _wait_for_slots(client, timeout_s=timeout_s)
+    _check_server(client)
+    _check_versions(client)
+    return slots

@@ -1,0 +1,53 @@
+"""Run the archive flow from a shell: ``python -m flows SOURCE TARGET --mode lossy``.
+
+For one machine without Prefect and Dask, ``psc-archive archive`` does the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipelines.archive import ArchiveOptions
+from pipelines.failures import describe_failure
+from psc_volumetric.errors import PscError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(help="Folder that all workers reach by this path.")],
+    target: Annotated[str, typer.Argument(help="Folder or URL for one archive per item.")],
+    mode: Annotated[str, typer.Option(help="lossy is the only one for now.")],
+    effort: Annotated[int, typer.Option(help="1..9, network evaluations per tile.")] = 5,
+    prior: Annotated[str | None, typer.Option(help="Name or folder of a prior.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler; without it, a worker in this process.")
+    ] = None,
+) -> None:
+    """Archive every item of a folder, with bricks as Dask tasks."""
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    from flows.archive import archive_folder
+
+    flow = archive_folder
+    if scheduler is not None:
+        flow = flow.with_options(
+            task_runner=DaskTaskRunner(address=scheduler)  # type: ignore[arg-type]
+        )
+    try:
+        report = flow(source, target, ArchiveOptions(mode=mode, effort=effort, prior=prior))
+    except PscError as error:
+        failure = describe_failure(error)
+        typer.echo("\n".join(failure.lines()), err=True)
+        sys.exit(failure.code)
+    for item in report.items:
+        where = item.report.target if item.report is not None else ""
+        typer.echo(f"{item.number} {item.kind} {item.status} {where}".rstrip())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,136 @@
+"""Tasks of the archive flow: each calls a function of `pipelines` and hands back a small record.
+
+They live in this module, never in ``__main__``, because Dask workers import them by name. Nothing
+is cached by Prefect: what is done is written in the unsealed archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+import adapters
+from adapters.errors import SourceError
+from flows.records import Found, ItemRequest, ItemTaskError, ItemWork
+from pipelines.archive import (
+    ArchiveOptions,
+    BrickJob,
+    BrickResult,
+    ItemReport,
+    begin,
+    encode_brick_job,
+    finish,
+    sealed_state,
+)
+from pipelines.plan import ItemPlan, plan_item, target_for
+from psc_volumetric.errors import PscError
+
+__all__ = ["begin_item", "encode_brick", "find_items", "seal_item"]
+
+RETRIES = 2
+RETRY_DELAY_S = 2.0
+
+
+def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task may succeed when tried again: not after a lasting `ItemTaskError`."""
+    error = state.result(raise_on_failure=False)
+    return not (isinstance(error, ItemTaskError) and error.lasting)
+
+
+@contextmanager
+def told_by_number(number: int) -> Iterator[None]:
+    """Turn expected errors into `ItemTaskError`, whose message names no file."""
+    try:
+        yield
+    except (PscError, SourceError, OSError) as error:
+        raise ItemTaskError.of(number, error) from None
+
+
+@task(
+    task_run_name="find-items",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_S,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def find_items(source: str, target: str) -> Found:
+    """Find what can be archived in a folder and name an archive for each item.
+
+    Raises
+    ------
+    ItemTaskError : the folder is not there, or holds nothing that can be archived.
+    """
+    with told_by_number(0):
+        found = adapters.discover(Path(source))
+        requests = tuple(
+            ItemRequest(number, candidate, target_for(candidate.name, target))
+            for number, candidate in enumerate(found.candidates, start=1)
+        )
+    return Found(requests, len(found.skipped))
+
+
+@task(
+    task_run_name="begin-item-{request.number}",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_S,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def begin_item(request: ItemRequest, options: ArchiveOptions) -> ItemWork:
+    """Plan one item and begin or continue its archive.
+
+    Raises
+    ------
+    ItemTaskError : the source is refused, the prior is missing, or something else is at the target.
+    """
+    with told_by_number(request.number):
+        plan = plan_item(request.candidate, request.target, options)
+        if sealed_state(plan) == "same":
+            return ItemWork(None, ())
+        return ItemWork(plan, begin(plan))
+
+
+@task(
+    task_run_name="item-{number}-brick-{job.position}",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_S,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def encode_brick(number: int, job: BrickJob) -> BrickResult:
+    """Encode and store one brick. Needs a slot: memory and device are the brick's while it runs.
+
+    Raises
+    ------
+    ItemTaskError : source, prior or store failed.
+    """
+    with told_by_number(number):
+        return encode_brick_job(job)
+
+
+@task(
+    task_run_name="seal-item-{number}",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_S,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def seal_item(number: int, plan: ItemPlan, resumed: int, seconds: float) -> ItemReport:
+    """Write source, prior, tables, preview and manifest of an item whose bricks are all stored.
+
+    Raises
+    ------
+    ItemTaskError : a brick is missing, or the store failed.
+    """
+    with told_by_number(number):
+        return finish(plan, resumed=resumed, seconds=seconds)

@@ -1,0 +1,44 @@
+"""Clusters that would hang or lose records are refused before any work is submitted."""
+
+from __future__ import annotations
+
+import pytest
+from distributed import Client, LocalCluster
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.dask_setup import SLOT, check_cluster, count_slots, slot_cluster
+from psc_volumetric.errors import ParameterError
+
+
+def test_cluster_offers_the_slots_asked_for() -> None:
+    with slot_cluster(n_workers=2, slots_per_worker=3) as cluster, Client(cluster) as client:
+        assert count_slots(client) == 6
+        assert check_cluster(client, timeout_s=0.0) == 6
+
+
+@pytest.mark.parametrize(("workers", "slots"), [(0, 1), (1, 0)])
+def test_cluster_without_workers_or_slots_is_refused(workers: int, slots: int) -> None:
+    with pytest.raises(ParameterError) as caught:
+        slot_cluster(n_workers=workers, slots_per_worker=slots)
+    assert caught.value.kind == "cluster-size"
+
+
+def test_cluster_without_the_resource_is_refused_instead_of_waiting_for_ever() -> None:
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        pytest.raises(ParameterError, match=f'--resources "{SLOT}=1"') as caught,
+    ):
+        check_cluster(client, timeout_s=0.3)
+    assert caught.value.kind == "no-slot"
+
+
+def test_worker_processes_without_a_prefect_server_are_refused() -> None:
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        slot_cluster(processes=True) as cluster,
+        Client(cluster) as client,
+        pytest.raises(ParameterError, match="prefect server start") as caught,
+    ):
+        check_cluster(client, timeout_s=30.0)
+    assert caught.value.kind == "temporary-server"
