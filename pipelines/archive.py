@@ -38,6 +38,7 @@ __all__ = [
     "outstanding",
     "plan",
     "run_item",
+    "sealed_state",
 ]
 
 

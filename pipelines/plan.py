@@ -31,6 +31,7 @@ __all__ = [
     "ItemPlan",
     "VariablePlan",
     "brick_prior",
+    "is_archive_name",
     "open_item",
     "plan",
     "plan_item",

@@ -1,0 +1,122 @@
+"""The command line itself: one JSON document, quiet, light start, help, doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipelines.failures import EXIT_CODES, describe_failure
+from psc_volumetric.errors import ChecksumError, NumericalError, ParameterError, StorageError
+
+Run = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    "words", [("info",), ("ls",), ("verify",), ("restore", "--dry-run")], ids=lambda w: w[0]
+)
+def test_json_is_one_document_and_quiet_is_silent(words, label_archive, tmp_path, run):
+    command, *rest = words
+    extra = [tmp_path / "back.nii"] if command == "restore" else []
+    outcome = run(command, label_archive, *extra, *rest, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)
+    assert outcome.err == ""
+    outcome = run(command, label_archive, *extra, *rest, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_errors_are_json_too(tmp_path, run):
+    outcome = run("info", tmp_path / "absent", "--json")
+    assert outcome.code == 6
+    assert outcome.document["error"]["kind"] == "not-found"
+    assert outcome.err.startswith("error[not-found]: ")
+
+
+def test_info_and_ls_never_load_the_network_library(label_archive, archives):
+    program = (
+        "import sys\n"
+        "from pipelines.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'monai', 'prefect', 'dask', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    for command in ("info", "ls"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, command, str(archives["nifti"])],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "image" in done.stdout
+
+
+def test_ls_of_a_folder_names_archives_and_their_state(label_archive, run):
+    (label_archive / "manifest.json").unlink()
+    outcome = run("ls", label_archive.parent, "--json")
+    assert outcome.document == [{"name": "labels.psc.zarr", "state": "not-sealed"}]
+    assert "not-sealed" in run("ls", label_archive.parent).out
+
+
+def test_help_documents_every_exit_code(run):
+    for command in ([], ["archive"], ["restore"], ["verify"]):
+        text = " ".join(run(*command, "--help").out.split())
+        for code, meaning in EXIT_CODES.items():
+            assert f"{code} {meaning}" in text
+
+
+def test_program_returns_its_exit_code(tmp_path, run_program):
+    outcome = run_program("archive", tmp_path / "absent.nii", tmp_path / "x", "--mode", "lossy")
+    assert outcome.code == 3
+    assert outcome.err.startswith("error[not-found]: ")
+    assert outcome.out == ""
+
+
+def test_debug_shows_where_it_happened(tmp_path, run):
+    outcome = run("info", tmp_path / "absent", "--debug")
+    assert "Traceback" in outcome.err
+    assert outcome.code == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ParameterError("m", kind="k"), 2),
+        (ChecksumError("m", kind="k"), 4),
+        (StorageError("m", kind="k", hint="h"), 6),
+        (NumericalError("m", kind="k"), 1),
+        (PermissionError("no"), 6),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("division"), 1),
+    ],
+)
+def test_every_error_has_an_exit_code_and_at_most_two_lines(error, code):
+    failure = describe_failure(error)
+    assert failure.code == code
+    assert code in EXIT_CODES
+    assert 1 <= len(failure.lines()) <= 2
+    assert failure.lines()[0].startswith("error[")
+
+
+def test_doctor_names_versions_decoders_and_traps(run):
+    outcome = run("doctor", "--json")
+    assert outcome.code == 0, outcome.out
+    document = outcome.document
+    assert document["healthy"]
+    assert document["versions"]["zarr"]
+    names = {check["name"] for check in document["checks"]}
+    assert {"fastapi", "einops", "h5py", "top-level names", "dicom decoders"} <= names
+
+
+def test_priors_are_listed_and_inspected(run):
+    rows = run("prior", "list", "--json").document
+    assert "test-tiny" in {row["name"] for row in rows}
+    found = run("prior", "inspect", "test-tiny", "--json").document
+    assert found["tile_shape"] == [8, 64, 64]
+    assert len(found["digest"]) == 64
