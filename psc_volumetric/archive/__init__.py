@@ -1,0 +1,33 @@
+"""Archives: one Zarr v3 tree that is written once, sealed by a manifest, and read by region.
+
+Importing this package loads Zarr but no network library.
+"""
+
+from psc_volumetric.archive.journal import BrickRecord, TileEntry
+from psc_volumetric.archive.layout import FORMAT, SUFFIXES, VariableSpec
+from psc_volumetric.archive.manifest import Entry, Manifest
+from psc_volumetric.archive.reader import ArchiveReader, DecodedRegion
+from psc_volumetric.archive.skeleton import PlainCoordinate
+from psc_volumetric.archive.source import SourceFile, SourceRecord
+from psc_volumetric.archive.tiles import TileTable
+from psc_volumetric.archive.verify import Finding, verify_archive
+from psc_volumetric.archive.writer import ArchiveWriter
+
+__all__ = [
+    "FORMAT",
+    "SUFFIXES",
+    "ArchiveReader",
+    "ArchiveWriter",
+    "BrickRecord",
+    "DecodedRegion",
+    "Entry",
+    "Finding",
+    "Manifest",
+    "PlainCoordinate",
+    "SourceFile",
+    "SourceRecord",
+    "TileEntry",
+    "TileTable",
+    "VariableSpec",
+    "verify_archive",
+]

@@ -1,0 +1,121 @@
+"""What is known about finished bricks of an archive that is not sealed yet.
+
+One small object per brick, so that several processes can write bricks at once. A brick counts as
+finished when its journal entry is there and the brick's bytes have the recorded SHA-256; the
+entry is written after the brick, so a process killed in between repeats that brick only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psc_volumetric.archive.layout import PARTIAL_PREFIX
+from psc_volumetric.errors import FormatError
+
+if TYPE_CHECKING:
+    from psc_volumetric.codec import TileRecord
+
+__all__ = ["BrickRecord", "TileEntry", "journal_key", "preview_key"]
+
+
+@dataclass(frozen=True)
+class TileEntry:
+    """A tile of a finished brick; fields as in ``psc_volumetric.codec.TileRecord``."""
+
+    position: tuple[int, int, int]
+    nbytes: tuple[int, ...]
+    mse: tuple[float, ...]
+    max_error: tuple[float, ...]
+    sha256: str
+
+    @classmethod
+    def of(cls, record: TileRecord) -> TileEntry:
+        """What the encoder reported, in plain Python numbers."""
+        z, y, x = (int(p) for p in record.position)
+        return cls(
+            position=(z, y, x),
+            nbytes=tuple(int(n) for n in record.nbytes),
+            mse=tuple(float(v) for v in record.mse),
+            max_error=tuple(float(v) for v in record.max_error),
+            sha256=record.sha256,
+        )
+
+
+@dataclass(frozen=True)
+class BrickRecord:
+    """A finished brick.
+
+    Attributes
+    ----------
+    position : tuple of int
+        Chunk grid index.
+    size, sha256
+        Of the brick's bytes.
+    method : str
+        ``"constant"``, ``"lossless"`` or ``"psc"``.
+    prior : str or None
+        First 32 hex digits of the prior's digest.
+    level_nbytes : tuple of int
+        Bytes of the brick needed up to each level.
+    tiles : tuple of TileEntry
+    """
+
+    position: tuple[int, ...]
+    size: int
+    sha256: str
+    method: str
+    prior: str | None
+    level_nbytes: tuple[int, ...]
+    tiles: tuple[TileEntry, ...]
+
+    def to_bytes(self) -> bytes:
+        """JSON; floats keep every bit."""
+        document = {
+            "position": self.position,
+            "size": self.size,
+            "sha256": self.sha256,
+            "method": self.method,
+            "prior": self.prior,
+            "level_nbytes": self.level_nbytes,
+            "tiles": [[t.position, t.nbytes, t.mse, t.max_error, t.sha256] for t in self.tiles],
+        }
+        return json.dumps(document, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str) -> BrickRecord:
+        """Inverse of :meth:`to_bytes`; FormatError when it is something else."""
+        try:
+            document = json.loads(data)
+            return cls(
+                position=tuple(document["position"]),
+                size=document["size"],
+                sha256=document["sha256"],
+                method=document["method"],
+                prior=document["prior"],
+                level_nbytes=tuple(document["level_nbytes"]),
+                tiles=tuple(_tile(item) for item in document["tiles"]),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise FormatError(
+                f"{where}: journal entry cannot be read ({error!r})",
+                kind="journal-damaged",
+                hint="delete this file; the brick is then coded again",
+            ) from error
+
+
+def _tile(item: Sequence[Any]) -> TileEntry:
+    (z, y, x), nbytes, mse, max_error, sha256 = item
+    return TileEntry((z, y, x), tuple(nbytes), tuple(mse), tuple(max_error), sha256)
+
+
+def journal_key(variable: str, position: tuple[int, ...]) -> str:
+    """Where the record of a brick is kept while the archive is not sealed."""
+    return f"{PARTIAL_PREFIX}{variable}/{'.'.join(map(str, position))}.json"
+
+
+def preview_key(variable: str, position: tuple[int, ...]) -> str:
+    """Where the low-resolution values of a brick are kept while the archive is not sealed."""
+    return f"{PARTIAL_PREFIX}{variable}/{'.'.join(map(str, position))}.preview"

@@ -1,0 +1,311 @@
+"""Names and metadata of an archive tree: which key holds what. Part of the format.
+
+zarr.json                 group; attributes["psc_archive"]
+<variable>/zarr.json      Zarr v3 array with the single codec ``psc_archive.psc``
+<variable>/c/0/1/2        one brick
+<coordinate>/             plain array
+tiles/<variable>/         plain arrays on the tile grid
+preview/<variable>/       OME-Zarr 0.5 pyramid
+source/                   document and blobs of the source format
+priors/<sha256>/          files of each prior
+README.txt, manifest.json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.archive.attributes import (
+    attribute_types,
+    cf_attributes,
+    json_safe,
+    read_attributes,
+)
+from psc_volumetric.archive.naming import check_name
+from psc_volumetric.bitstream import constants
+from psc_volumetric.errors import FormatError, ParameterError
+
+__all__ = [
+    "ATTRIBUTE",
+    "CODEC_NAME",
+    "FORMAT",
+    "MANIFEST_KEY",
+    "METADATA_KEY",
+    "PARTIAL_KEY",
+    "PARTIAL_PREFIX",
+    "README_KEY",
+    "SUFFIXES",
+    "VariableSpec",
+    "chunk_key",
+    "encode_json",
+]
+
+FORMAT = 0
+CODEC_NAME = "psc_archive.psc"
+ATTRIBUTE = "psc_archive"
+METADATA_KEY = "zarr.json"
+MANIFEST_KEY = "manifest.json"
+README_KEY = "README.txt"
+PARTIAL_KEY = "partial.json"
+PARTIAL_PREFIX = "partial/"
+SUFFIXES = (".psc.zarr", ".psc.zarr.zip", ".psc.zip")
+
+DTYPES = tuple(dtype.name for dtype in constants.DTYPES.values())
+
+Triple = tuple[int, int, int]
+
+
+def encode_json(value: Any) -> bytes:
+    """JSON bytes that depend on the value alone: sorted keys, no NaN, UTF-8."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
+def chunk_key(variable: str, position: tuple[int, ...]) -> str:
+    """Key of one brick: ``volume/c/0/1/2``."""
+    return "/".join([variable, "c", *map(str, position)])
+
+
+@dataclass(frozen=True, eq=False)
+class VariableSpec:
+    """One array of an archive: what it is, where it is in space, how it is cut into bricks.
+
+    Parameters
+    ----------
+    name : str
+        ``[A-Za-z0-9_][A-Za-z0-9_.-]*``, not a name the archive uses itself.
+    shape : tuple of int
+        Array axes (..., z, y, x), 2 to 8 of them, each at least 1.
+    dtype : numpy.dtype
+        Dtype of the stored values; byte order is ignored (the format is little-endian).
+    dims : tuple of str
+        Name per axis.
+    brick_shape : (z, y, x)
+        Nominal brick, whole tiles; z is not used by arrays with two axes.
+    tile_shape : (z, y, x)
+        Tile of the prior.
+    unit, slope, intercept
+        physical = stored * slope + intercept, in ``unit``; None stands for unknown, 1 and 0.
+    affine : (4, 4) float64, optional
+        Array index (z, y, x, 1) of the last three axes -> world mm, RAS+.
+    spacing_mm : (z, y, x), optional
+    special_values : tuple of float
+        Stored values that are not measurements.
+    attrs : mapping
+        JSON-able attributes of the array, CF names as in the source. No identifiers.
+    coordinates : tuple of str
+        Names of plain coordinate arrays that belong to this variable.
+    prior : str, optional
+        SHA-256 (64 hex digits) of the prior its bricks were coded with.
+    parameters : mapping
+        JSON-able record of the codec's settings, for people; decoding does not use it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    dims: tuple[str, ...]
+    brick_shape: Triple
+    tile_shape: Triple
+    unit: str | None = None
+    slope: float | None = None
+    intercept: float | None = None
+    affine: NDArray[np.float64] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    special_values: tuple[float | int, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    coordinates: tuple[str, ...] = ()
+    prior: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, what="variable")
+        object.__setattr__(self, "dtype", np.dtype(self.dtype).newbyteorder("="))
+        if self.dtype.name not in DTYPES:
+            raise ParameterError(
+                f"variable {self.name!r}: dtype {self.dtype.name!r} cannot be archived",
+                kind="unsupported-dtype",
+                hint="supported are " + ", ".join(DTYPES),
+            )
+        if not 2 <= self.ndim <= 8 or min(self.shape) < 1:
+            raise ParameterError(
+                f"variable {self.name!r}: expected 2 to 8 axes of at least 1, found shape "
+                f"{self.shape!r}",
+                kind="bad-shape",
+            )
+        if len(self.dims) != self.ndim or len(set(self.dims)) != self.ndim:
+            raise ParameterError(
+                f"variable {self.name!r}: expected {self.ndim} different axis names, found "
+                f"{self.dims!r}",
+                kind="bad-dims",
+            )
+        whole = all(
+            t >= 1 and b >= t and b % t == 0
+            for b, t in zip(self.brick_shape, self.tile_shape, strict=True)
+        )
+        if not whole:
+            raise ParameterError(
+                f"variable {self.name!r}: brick {self.brick_shape!r} is not whole tiles of "
+                f"{self.tile_shape!r}",
+                kind="bad-brick",
+            )
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def spatial(self) -> int:
+        """Number of trailing axes a brick spans: 3, or 2 for a plane."""
+        return min(self.ndim, 3)
+
+    @property
+    def lead(self) -> int:
+        """Number of leading axes, along which a brick has extent 1."""
+        return self.ndim - self.spatial
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored values, uncoded."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Zarr chunk: 1 along leading axes, the brick along the last ones."""
+        return (1,) * self.lead + self.brick_shape[3 - self.spatial :]
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """Number of bricks along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk_shape, strict=True))
+
+    @property
+    def tile_chunk(self) -> tuple[int, ...]:
+        """Tile extent along each array axis."""
+        return (1,) * self.lead + self.tile_shape[3 - self.spatial :]
+
+    @property
+    def tile_grid_shape(self) -> tuple[int, ...]:
+        """Number of tiles along each axis."""
+        return tuple(-(-n // t) for n, t in zip(self.shape, self.tile_chunk, strict=True))
+
+    def positions(self) -> Iterator[tuple[int, ...]]:
+        """Chunk grid indices of all bricks, C order."""
+        return product(*map(range, self.grid_shape))
+
+    def check_position(self, position: tuple[int, ...]) -> None:
+        """Refuse a chunk grid index that is not in this array (ParameterError)."""
+        inside = len(position) == self.ndim and all(
+            0 <= p < n for p, n in zip(position, self.grid_shape, strict=True)
+        )
+        if not inside:
+            raise ParameterError(
+                f"variable {self.name!r} has bricks {self.grid_shape!r}; there is none at "
+                f"{position!r}",
+                kind="bad-position",
+            )
+
+    def box(self, position: tuple[int, ...]) -> tuple[slice, ...]:
+        """Voxels of the array that a brick covers, cut at the array's edge."""
+        self.check_position(position)
+        return tuple(
+            slice(p * c, min((p + 1) * c, n))
+            for p, c, n in zip(position, self.chunk_shape, self.shape, strict=True)
+        )
+
+    def valid(self, position: tuple[int, ...]) -> Triple:
+        """Extent (z, y, x) of a brick's part inside the array."""
+        extent = [s.stop - s.start for s in self.box(position)[self.lead :]]
+        z, y, x = [1] * (3 - len(extent)) + extent
+        return z, y, x
+
+    def metadata(self, mode: str) -> dict[str, Any]:
+        """The array's ``zarr.json`` as a dictionary."""
+        own = {
+            "mode": mode,
+            "unit": self.unit,
+            "slope": self.slope,
+            "intercept": self.intercept,
+            "affine": None if self.affine is None else np.asarray(self.affine).tolist(),
+            "affine_convention": "array index (z, y, x, 1) of the last three axes -> world mm RAS+",
+            "spacing_mm": None if self.spacing_mm is None else [float(s) for s in self.spacing_mm],
+            "special_values": list(self.special_values),
+            "brick_shape": list(self.brick_shape),
+            "tile_shape": list(self.tile_shape),
+            "coordinates": list(self.coordinates),
+            "attribute_types": attribute_types(self.attrs),
+            "prior": self.prior,
+            "parameters": dict(self.parameters),
+        }
+        fill: bool | int | float = False if self.dtype.kind == "b" else 0
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": list(self.chunk_shape)},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0.0 if self.dtype.kind == "f" else fill,
+            "codecs": [
+                {"name": CODEC_NAME, "configuration": {"format": FORMAT, "prior": self.prior}}
+            ],
+            "attributes": {**cf_attributes(self), ATTRIBUTE: json_safe(own)},
+            "dimension_names": list(self.dims),
+            "storage_transformers": [],
+        }
+
+    @classmethod
+    def from_metadata(cls, name: str, document: Mapping[str, Any]) -> VariableSpec:
+        """Rebuild from the array's ``zarr.json``.
+
+        Raises
+        ------
+        FormatError
+            A field is missing or does not make sense.
+        """
+        try:
+            own = document["attributes"][ATTRIBUTE]
+            affine, spacing = own["affine"], own["spacing_mm"]
+            brick_z, brick_y, brick_x = own["brick_shape"]
+            tile_z, tile_y, tile_x = own["tile_shape"]
+            return cls(
+                name=name,
+                shape=tuple(document["shape"]),
+                dtype=np.dtype(document["data_type"]),
+                dims=tuple(document["dimension_names"]),
+                brick_shape=(brick_z, brick_y, brick_x),
+                tile_shape=(tile_z, tile_y, tile_x),
+                unit=own["unit"],
+                slope=own["slope"],
+                intercept=own["intercept"],
+                affine=None if affine is None else np.array(affine, np.float64).reshape(4, 4),
+                spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
+                special_values=tuple(own["special_values"]),
+                attrs=read_attributes(
+                    document["attributes"],
+                    np.dtype(document["data_type"]),
+                    own.get("attribute_types"),
+                ),
+                coordinates=tuple(own["coordinates"]),
+                prior=own["prior"],
+                parameters=own["parameters"],
+            )
+        except (KeyError, TypeError, ValueError, IndexError, struct.error) as error:
+            raise FormatError(
+                f"{name}/{METADATA_KEY}: the array's metadata cannot be used ({error!r})",
+                kind="bad-metadata",
+                hint="the archive is damaged or of another format, run `psc-archive verify`",
+            ) from error

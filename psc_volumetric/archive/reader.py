@@ -1,0 +1,398 @@
+"""Reading a sealed archive: any region of any variable, at any quality level.
+
+Opening reads two small objects. Each read of a brick is checked against the manifest (listed,
+size), against the brick's own header (position, shape, dtype, prior) and by the checksums inside
+the brick, so a lost, cut, swapped or changed brick is an error and never plausible values.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.archive.access import SealedStore, load_manifest
+from psc_volumetric.archive.attributes import read_attributes
+from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec, chunk_key
+from psc_volumetric.archive.manifest import Manifest, check_format
+from psc_volumetric.archive.priors import EmbeddedPriors
+from psc_volumetric.archive.skeleton import PlainCoordinate
+from psc_volumetric.archive.source import BLOBS_KEY, DOCUMENT_KEY, SourceRecord, parse_source
+from psc_volumetric.archive.stores import Target, open_store
+from psc_volumetric.archive.tiles import TILE_ARRAYS, TileTable
+from psc_volumetric.bitstream.brick import BrickIndex, read_index
+from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError, PscError
+
+if TYPE_CHECKING:
+    from psc_volumetric.archive.verify import Finding
+
+__all__ = ["ArchiveReader", "DecodedRegion"]
+
+INDICES_KEPT = 256
+
+Selection = tuple[slice, ...]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class DecodedRegion:
+    """Stored values of a region; ``spread`` is one sigma per voxel (float32) or None."""
+
+    values: NDArray[Any]
+    spread: NDArray[np.float32] | None
+
+
+class ArchiveReader:
+    """A sealed archive, open for reading. Make one with :meth:`open`.
+
+    Attributes
+    ----------
+    mode : str
+        ``"lossless"``, ``"bounded"`` or ``"lossy"``.
+    created : str or None
+    attrs : dict
+        Attributes of the root group that are not the archive's own.
+    metadata : dict
+        The archive's own attributes: variables, source digests, priors, provenance.
+    variables : dict of str to VariableSpec
+    manifest : Manifest
+    device : str
+        Where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    """
+
+    def __init__(self, sealed: SealedStore, *, device: str = "auto") -> None:
+        self._sealed = sealed
+        self.device = device
+        root = sealed.read_json(METADATA_KEY)
+        attributes = root.get("attributes", {})
+        if ATTRIBUTE not in attributes:
+            raise FormatError(
+                f"{sealed.name}: {METADATA_KEY} has no {ATTRIBUTE!r} attribute",
+                kind="not-an-archive",
+            )
+        self.metadata: dict[str, Any] = attributes[ATTRIBUTE]
+        check_format(self.metadata.get("format"), f"{sealed.name}: {METADATA_KEY}")
+        self.attrs = {k: v for k, v in attributes.items() if k not in (ATTRIBUTE, "coordinates")}
+        self.mode = str(self.metadata.get("mode"))
+        self.created: str | None = self.metadata.get("created")
+        self.variables = {
+            name: VariableSpec.from_metadata(name, sealed.read_json(f"{name}/{METADATA_KEY}"))
+            for name in self.metadata.get("variables", ())
+        }
+        self._priors = EmbeddedPriors(sealed.manifest.entries, sealed.read)
+        self._indices: OrderedDict[str, BrickIndex] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        target: Target,
+        *,
+        device: str = "auto",
+        options: Mapping[str, Any] | None = None,
+    ) -> ArchiveReader:
+        """Open an archive at a folder, zip file, URL or Zarr store.
+
+        Raises
+        ------
+        StorageError
+            Nothing there, or not readable.
+        FormatError
+            Kind ``"not-sealed"``, ``"not-an-archive"``, ``"unsupported-version"`` or damage.
+        """
+        store = open_store(target, options=options)
+        return cls(SealedStore(store, load_manifest(store)), device=device)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Every key with size and SHA-256."""
+        return self._sealed.manifest
+
+    @property
+    def name(self) -> str:
+        """Where the archive is, as text."""
+        return self._sealed.name
+
+    @property
+    def sealed(self) -> SealedStore:
+        """Checked access to single keys and plain arrays."""
+        return self._sealed
+
+    def close(self) -> None:
+        """Release file handles."""
+        self._sealed.store.close()
+
+    def __enter__(self) -> ArchiveReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- voxels -----------------------------------------------------------------------------
+
+    def read(
+        self,
+        variable: str,
+        selection: Selection | None = None,
+        *,
+        level: int | None = None,
+        spread: bool = False,
+    ) -> NDArray[Any]:
+        """Stored values of a region, or their uncertainty.
+
+        Parameters
+        ----------
+        variable : str
+        selection : tuple of slice, optional
+            One half-open slice (step 1) per axis; None is everything.
+        level : int, optional
+            0 is the coarsest; None, or one past the last, is everything there is.
+        spread : bool
+            Return one sigma per voxel (float32, stored units) instead of the values.
+
+        Returns
+        -------
+        array of the selection's shape, C order, owned by the caller.
+
+        Raises
+        ------
+        ParameterError
+            Unknown variable; selection outside the array (kind ``"roi-outside"``).
+        FormatError
+            A brick is missing, cut, swapped or damaged; the message names key and region.
+        PriorMismatchError
+            The prior is neither in the archive nor shipped.
+        """
+        region = self.read_region(variable, selection, level=level, spread=spread)
+        if spread and region.spread is not None:
+            return region.spread
+        return region.values
+
+    def read_region(
+        self,
+        variable: str,
+        selection: Selection | None = None,
+        *,
+        level: int | None = None,
+        spread: bool = False,
+    ) -> DecodedRegion:
+        """Like :meth:`read`, values and spread from one decoding."""
+        spec = self._spec(variable)
+        box = self._normalise(spec, selection)
+        if level is not None and level < 0:
+            raise ParameterError(f"level must be >= 0, found {level}", kind="bad-level")
+        shape = tuple(s.stop - s.start for s in box)
+        values = np.empty(shape, spec.dtype)
+        sigma = np.zeros(shape, np.float32) if spread else None
+        for position, inside, target in self._bricks(spec, box):
+            found = self.read_brick(variable, position, inside, level=level, spread=spread)
+            values[target] = found.values.reshape(values[target].shape)
+            if sigma is not None and found.spread is not None:
+                sigma[target] = found.spread.reshape(sigma[target].shape)
+        return DecodedRegion(values, sigma)
+
+    def read_brick(
+        self,
+        variable: str,
+        position: tuple[int, ...],
+        selection: Box | None = None,
+        *,
+        level: int | None = None,
+        spread: bool = False,
+    ) -> DecodedRegion:
+        """Part of one brick; ``selection`` is a (z, y, x) box within its valid part."""
+        from psc_volumetric.codec import decode_brick
+
+        spec = self._spec(variable)
+        key = chunk_key(variable, position)
+        valid = spec.valid(position)
+        box = (slice(0, valid[0]), slice(0, valid[1]), slice(0, valid[2]))
+        box = box if selection is None else selection
+        try:
+            index = self.brick_index(variable, position)
+            decoded = decode_brick(
+                lambda start, length: self._sealed.read_range(key, start, length),
+                selection=box,
+                level=level,
+                prior=self._priors,
+                spread=spread,
+                device=self.device,
+                index=index,
+            )
+        except (FormatError, PriorMismatchError) as error:
+            raise _placed(error, self.name, key, spec, position, box) from error
+        return DecodedRegion(decoded.values, decoded.spread)
+
+    def brick_index(self, variable: str, position: tuple[int, ...]) -> BrickIndex:
+        """Checked header of one brick; the latest 256 are kept."""
+        spec = self._spec(variable)
+        spec.check_position(position)
+        key = chunk_key(variable, position)
+        with self._lock:
+            if key in self._indices:
+                self._indices.move_to_end(key)
+                return self._indices[key]
+        size = self._sealed.check_size(key)
+        index = read_index(lambda start, n: self._sealed.read_range(key, start, n), size)
+        check_index(index, spec, position, key)
+        with self._lock:
+            self._indices[key] = index
+            while len(self._indices) > INDICES_KEPT:
+                self._indices.popitem(last=False)
+        return index
+
+    # -- everything else --------------------------------------------------------------------
+
+    def tile_table(self, variable: str) -> TileTable:
+        """Bytes, errors and digests per tile, checked."""
+        path = f"tiles/{self._spec(variable).name}"
+        return TileTable(**{name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS})
+
+    def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
+        """Coordinate arrays that belong to a variable."""
+        return {name: self.coordinate(name) for name in self._spec(variable).coordinates}
+
+    def coordinate(self, name: str) -> PlainCoordinate:
+        """One coordinate array, checked."""
+        array = self._sealed.open_array(name)
+        dims = array.metadata.dimension_names or ()  # type: ignore[union-attr]
+        return PlainCoordinate(
+            name,
+            tuple(str(dim) for dim in dims),
+            np.asarray(array[...]),
+            read_attributes(array.attrs.asdict(), array.dtype),
+        )
+
+    def source(self) -> SourceRecord:
+        """What the adapter needs to write the source format again; may hold identifiers."""
+        parts = [self._sealed.array(key).tobytes() for key in (DOCUMENT_KEY, BLOBS_KEY)]
+        return parse_source(parts[0], parts[1], where=self.name)
+
+    def prior_source(self) -> EmbeddedPriors:
+        """Digest -> prior: those in the archive first, then the shipped ones."""
+        return self._priors
+
+    def info(self) -> dict[str, Any]:
+        """Summary in JSON types; reads metadata and ``tiles/`` only, loads no network."""
+        from psc_volumetric.archive.summary import summarise
+
+        return summarise(self)
+
+    def verify(
+        self, *, sample: float = 1.0, deep: bool = False, seed: int = 0
+    ) -> Iterator[Finding]:
+        """See :func:`psc_volumetric.archive.verify.verify_archive`."""
+        from psc_volumetric.archive.verify import verify_reader
+
+        return verify_reader(self, sample=sample, deep=deep, seed=seed)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _spec(self, variable: str) -> VariableSpec:
+        if variable not in self.variables:
+            raise ParameterError(
+                f"{self.name}: there is no variable {variable!r}; there are "
+                f"{sorted(self.variables)!r}",
+                kind="unknown-variable",
+            )
+        return self.variables[variable]
+
+    def _normalise(self, spec: VariableSpec, selection: Selection | None) -> Selection:
+        if selection is None:
+            return tuple(slice(0, n) for n in spec.shape)
+        if len(selection) != spec.ndim:
+            raise ParameterError(
+                f"{spec.name}: expected {spec.ndim} slices (axes {spec.dims!r}), found "
+                f"{len(selection)}",
+                kind="bad-roi",
+            )
+        box = []
+        for dim, size, part in zip(spec.dims, spec.shape, selection, strict=True):
+            start = 0 if part.start is None else int(part.start)
+            stop = size if part.stop is None else int(part.stop)
+            if part.step not in (None, 1) or not 0 <= start <= stop <= size:
+                raise ParameterError(
+                    f"{spec.name}: region {dim}={part.start}:{part.stop} (step {part.step}) is "
+                    f"not inside {dim}=0:{size}",
+                    kind="roi-outside",
+                    hint="give half-open index ranges inside the volume, step 1",
+                )
+            box.append(slice(start, stop))
+        return tuple(box)
+
+    def _bricks(
+        self, spec: VariableSpec, box: Selection
+    ) -> Iterator[tuple[tuple[int, ...], Box, Selection]]:
+        """Bricks a box touches: position, (z, y, x) box inside, place in the result."""
+        if any(s.start == s.stop for s in box):
+            return
+        ranges = [
+            range(s.start // c, (s.stop - 1) // c + 1)
+            for s, c in zip(box, spec.chunk_shape, strict=True)
+        ]
+        for position in product(*ranges):
+            inside, target = [], []
+            for s, c, p in zip(box, spec.chunk_shape, position, strict=True):
+                start, stop = max(s.start, p * c), min(s.stop, (p + 1) * c)
+                inside.append(slice(start - p * c, stop - p * c))
+                target.append(slice(start - s.start, stop - s.start))
+            z, y, x = [slice(0, 1)] * (3 - spec.spatial) + inside[spec.lead :]
+            yield position, (z, y, x), tuple(target)
+
+
+def check_index(index: BrickIndex, spec: VariableSpec, position: tuple[int, ...], key: str) -> None:
+    """Refuse a brick that is not the one the key names (FormatError, PriorMismatchError)."""
+    if index.position != tuple(position):
+        raise FormatError(
+            f"expected the brick of position {tuple(position)!r}, found the one of "
+            f"{index.position!r}",
+            kind="wrong-position",
+            hint=f"{key} was swapped with another brick; get it from another copy",
+        )
+    expected = (spec.brick_shape, spec.valid(position), spec.dtype.name)
+    found = (index.shape, index.valid, index.dtype.name)
+    if expected != found:
+        raise FormatError(
+            f"expected (shape, valid part, dtype) {expected!r}, found {found!r}",
+            kind="wrong-brick",
+            hint=f"{key} belongs to another archive; get it from another copy",
+        )
+    prior = index.prior_digest
+    if prior is not None and not (spec.prior or "").startswith(prior):
+        raise PriorMismatchError(
+            f"the variable names prior {spec.prior!r}, the brick was coded with {prior!r}",
+            kind="prior-mismatch",
+            hint=f"{key} belongs to another archive; get it from another copy",
+        )
+
+
+def _placed(
+    error: PscError,
+    name: str,
+    key: str,
+    spec: VariableSpec,
+    position: tuple[int, ...],
+    box: Box,
+) -> PscError:
+    """The same error, saying which key and which voxels of the array it is about."""
+    corner = [s.start for s in spec.box(position)]
+    inside = [slice(0, 1)] * spec.lead + list(box[3 - spec.spatial :])
+    region = ",".join(
+        f"{dim}={c + s.start}:{c + s.stop}"
+        for dim, c, s in zip(spec.dims, corner, inside, strict=True)
+    )
+    tiles = ",".join(
+        str(s.start // t) if s.stop - s.start <= t else f"{s.start // t}-{(s.stop - 1) // t}"
+        for s, t in zip(box, spec.tile_shape, strict=True)
+    )
+    text = str(error)
+    text = text if key in text else f"{name}: {key}: {text}"
+    placed = type(error)(f"{text} [region {region}; tiles {tiles} of the brick]", kind=error.kind)
+    placed.hint = error.hint
+    return placed

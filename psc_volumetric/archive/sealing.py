@@ -1,0 +1,164 @@
+"""From finished bricks to a sealed archive: tile tables, previews, manifest, tidying up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.archive.journal import BrickRecord, journal_key, preview_key
+from psc_volumetric.archive.layout import (
+    MANIFEST_KEY,
+    METADATA_KEY,
+    PARTIAL_KEY,
+    PARTIAL_PREFIX,
+    README_KEY,
+    VariableSpec,
+    chunk_key,
+)
+from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
+from psc_volumetric.archive.preview import plan_preview, write_preview
+from psc_volumetric.archive.priors import prior_prefix
+from psc_volumetric.archive.stage import Stage
+from psc_volumetric.archive.stores import ArchiveStore, is_leftover
+from psc_volumetric.archive.tiles import write_tile_table
+from psc_volumetric.errors import StorageError
+
+__all__ = ["clean_up", "seal"]
+
+SIDECARS = ("tiles/", "preview/", "source/", "priors/")
+
+
+def seal(store: ArchiveStore, mode: str, variables: Sequence[VariableSpec]) -> Manifest:
+    """Complete the tree and write ``manifest.json`` last, exclusively.
+
+    The journal is left in place; :func:`clean_up` removes it afterwards, so that a process killed
+    at any moment leaves either an archive that can be continued or a sealed one.
+    """
+    bricks: dict[str, Entry] = {}
+    for spec in variables:
+        _complete_variable(store, spec, bricks)
+    _remove_leftovers(store)
+    manifest = Manifest({**bricks, **_other_entries(store, variables, bricks)})
+    store.flush(manifest.entries)
+    if not store.set_exclusive(MANIFEST_KEY, manifest.to_bytes()):
+        raise StorageError(
+            f"{store.name}: another writer sealed this archive with other bytes",
+            kind="target-exists",
+            hint="archives are written once; compare the two runs",
+        )
+    store.flush([MANIFEST_KEY])
+    return manifest
+
+
+def clean_up(store: ArchiveStore) -> None:
+    """Remove the journal of a sealed archive; ``partial.json`` goes last."""
+    for key in store.listing(PARTIAL_PREFIX):
+        store.delete(key)
+    _remove_leftovers(store)
+    if store.root is not None:
+        _remove_empty_folders(store)
+    store.delete(PARTIAL_KEY)
+
+
+def _remove_leftovers(store: ArchiveStore) -> None:
+    for key in store.listing():
+        if is_leftover(key):
+            store.delete(key)
+
+
+def _remove_empty_folders(store: ArchiveStore) -> None:
+    if store.root is None:
+        return
+    top = store.root / PARTIAL_PREFIX
+    folders = (
+        sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True) if top.is_dir() else []
+    )
+    for folder in [*folders, top]:
+        if folder.is_dir():
+            folder.rmdir()
+
+
+def _reader(store: ArchiveStore, spec: VariableSpec) -> Callable[[tuple[int, ...]], BrickRecord]:
+    def record(position: tuple[int, ...]) -> BrickRecord:
+        key = journal_key(spec.name, position)
+        data = store.get(key)
+        if data is None:
+            raise StorageError(
+                f"{store.name}: brick {chunk_key(spec.name, position)} is not finished",
+                kind="incomplete",
+                hint="run the same command again; it continues where it stopped",
+            )
+        return BrickRecord.from_bytes(data, where=key)
+
+    return record
+
+
+def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry]) -> None:
+    """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable."""
+    record = _reader(store, spec)
+    levels, priors = 1, set()
+    present = set(store.listing(f"{spec.name}/c/"))
+    for position in spec.positions():
+        found, key = record(position), chunk_key(spec.name, position)
+        if key not in present:
+            raise StorageError(
+                f"{store.name}: brick {key} is in the journal but not in the store",
+                kind="incomplete",
+                hint="run the same command again; it continues where it stopped",
+            )
+        bricks[key] = Entry(found.size, found.sha256)
+        levels = max(levels, len(found.level_nbytes))
+        if found.prior is not None:
+            priors.add(found.prior)
+    if priors and not store.listing(prior_prefix(spec.prior or "")):
+        raise StorageError(
+            f"{store.name}: bricks of {spec.name} need prior {spec.prior}, which is not in the "
+            "archive",
+            kind="incomplete",
+            hint="call write_prior before seal",
+        )
+    write_tile_table(spec, record, Stage(store), levels=levels)
+    stage = Stage(store)
+    write_preview(spec, _preview_reader(store, spec), stage)
+    stage.flush()
+
+
+def _preview_reader(
+    store: ArchiveStore, spec: VariableSpec
+) -> Callable[[tuple[int, ...]], NDArray[Any] | None]:
+    plan = plan_preview(spec)
+
+    def part(position: tuple[int, ...]) -> NDArray[Any] | None:
+        data = store.get(preview_key(spec.name, position))
+        shape = [-(-v // f) for v, f in zip(spec.valid(position), plan.factors, strict=True)]
+        if data is None or len(data) != int(np.prod(shape)) * plan.dtype.itemsize:
+            return None
+        return np.frombuffer(data, plan.dtype.newbyteorder("<")).reshape(shape)
+
+    return part
+
+
+def _other_entries(
+    store: ArchiveStore, variables: Sequence[VariableSpec], bricks: dict[str, Entry]
+) -> dict[str, Entry]:
+    """Entries of every key that is not a brick; refuse keys that do not belong."""
+    coordinates = {name for v in variables for name in v.coordinates}
+    arrays = tuple(f"{name}/" for name in coordinates)
+    single = {METADATA_KEY, README_KEY, *(f"{v.name}/{METADATA_KEY}" for v in variables)}
+    entries = {}
+    for key in store.listing():
+        if key in bricks or key in (MANIFEST_KEY, PARTIAL_KEY) or key.startswith(PARTIAL_PREFIX):
+            continue
+        if key not in single and not key.startswith((*SIDECARS, *arrays)):
+            raise StorageError(
+                f"{store.name}: {key!r} does not belong to the archive",
+                kind="foreign-key",
+                hint="remove it, then run the same command again",
+            )
+        data = store.get(key)
+        if data is not None:
+            entries[key] = Entry(len(data), sha256_hex(data))
+    return entries

@@ -1,0 +1,105 @@
+"""Plain Zarr arrays made in memory, then copied key by key into an archive.
+
+The copy writes a key only when its bytes differ, so repeating it after a crash changes nothing,
+and nothing is ever deleted on the way. Chunks equal to the fill value are written too: every key
+an array can have is in the manifest, so a lost one is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer
+from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
+
+from psc_volumetric.archive.attributes import json_safe
+from psc_volumetric.archive.stores import ArchiveStore
+
+__all__ = ["Stage", "chunks_for"]
+
+CHUNK_VALUES = 1 << 20
+ZSTD_LEVEL = 9
+
+
+def chunks_for(shape: Sequence[int], limit: int = CHUNK_VALUES) -> tuple[int, ...]:
+    """Chunk of at most ``limit`` values (if an inner row allows), whole along the last axes."""
+    chunk: list[int] = []
+    left = limit
+    for size in reversed(shape):
+        extent = max(1, min(size, left))
+        chunk.append(extent)
+        left = max(1, left // extent)
+    return tuple(reversed(chunk))
+
+
+class Stage:
+    """Arrays and groups on their way into ``store``."""
+
+    def __init__(self, store: ArchiveStore) -> None:
+        self._target = store
+        self._keys: dict[str, Buffer] = {}
+        self._asked: set[str] = set()  # Zarr also makes parent groups, which are not ours to write
+        self._memory = MemoryStore(store_dict=self._keys)
+
+    def group(self, path: str, attributes: Mapping[str, Any] | None = None) -> None:
+        """Make a group's metadata."""
+        self._asked.add(f"{path}/zarr.json")
+        zarr.create_group(
+            store=self._memory,
+            path=path,
+            zarr_format=3,
+            attributes=json_safe(dict(attributes or {})),
+        )
+
+    def array(
+        self,
+        path: str,
+        *,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        dims: Sequence[str],
+        chunks: Sequence[int] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> zarr.Array[Any]:
+        """Make an empty array (zstd, little-endian); assign to regions of what comes back."""
+        self._asked.add(f"{path}/zarr.json")
+        return zarr.create_array(
+            store=self._memory,
+            name=path,
+            shape=tuple(shape),
+            dtype=dtype,
+            chunks=tuple(chunks) if chunks else chunks_for([max(1, n) for n in shape]),
+            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+            dimension_names=list(dims),
+            attributes=json_safe(dict(attributes or {})),
+            zarr_format=3,
+            config={"write_empty_chunks": True},
+        )
+
+    def fill(
+        self,
+        path: str,
+        values: NDArray[Any],
+        *,
+        dims: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make an array and give it all its values."""
+        array = self.array(
+            path, shape=values.shape, dtype=values.dtype, dims=dims, attributes=attributes
+        )
+        if values.size:
+            array[...] = values
+
+    def flush(self) -> None:
+        """Copy what was made since the last flush, and forget it."""
+        for key in sorted(self._keys):
+            if key.endswith("zarr.json") and key not in self._asked:
+                continue
+            self._target.put(key, self._keys[key].to_bytes())
+        self._keys.clear()

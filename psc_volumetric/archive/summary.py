@@ -1,0 +1,110 @@
+"""What an archive is, in JSON types: the answer to ``psc-archive info``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
+from psc_volumetric.archive.manifest import Manifest
+from psc_volumetric.archive.tiles import TileTable
+from psc_volumetric.bitstream.constants import METHODS
+
+if TYPE_CHECKING:
+    from psc_volumetric.archive.reader import ArchiveReader
+
+__all__ = ["summarise"]
+
+PARTS = ("tiles", "preview", "source", "priors")
+
+
+def summarise(reader: ArchiveReader) -> dict[str, Any]:
+    """Format, mode, size by part, and per variable geometry, coding and quality levels.
+
+    Notes
+    -----
+    Rates: ``bytes`` of a level counts headers and index of every brick; ``bpv`` is those bits per
+    source voxel. ``psnr_db`` has no place here because the peak is not recorded; ``rmse`` is in
+    stored units, over all tiles that record an error.
+    """
+    manifest = reader.manifest
+    sizes = {part: sum(e.size for e in manifest.under(f"{part}/").values()) for part in PARTS}
+    variables = {
+        name: _variable(spec, reader.tile_table(name), manifest)
+        for name, spec in reader.variables.items()
+    }
+    sizes["bricks"] = sum(item["bytes"] for item in variables.values())
+    sizes["other"] = manifest.size - sum(sizes.values())
+    sizes["total"] = manifest.size
+    return {
+        "format": reader.metadata["format"],
+        "mode": reader.mode,
+        "created": reader.created,
+        "manifest": manifest.digest,
+        "objects": len(manifest.entries),
+        "bytes": sizes,
+        "source_bytes": sum(f["size"] for f in reader.metadata.get("sources", ())),
+        "source_files": len(reader.metadata.get("sources", ())),
+        "priors": list(reader.prior_source().digests),
+        "provenance": reader.metadata.get("provenance", {}),
+        "variables": variables,
+    }
+
+
+def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[str, Any]:
+    voxels = math.prod(spec.shape)
+    stored = sum(e.size for e in manifest.under(f"{spec.name}/c/").values())
+    return {
+        "shape": list(spec.shape),
+        "dtype": spec.dtype.name,
+        "dims": list(spec.dims),
+        "unit": spec.unit,
+        "slope": spec.slope,
+        "intercept": spec.intercept,
+        "spacing_mm": None if spec.spacing_mm is None else list(spec.spacing_mm),
+        "affine": None if spec.affine is None else np.asarray(spec.affine).tolist(),
+        "brick_shape": list(spec.brick_shape),
+        "tile_shape": list(spec.tile_shape),
+        "bricks": math.prod(spec.grid_shape),
+        "tiles": math.prod(spec.tile_grid_shape),
+        "methods": _methods(table),
+        "prior": spec.prior,
+        "parameters": dict(spec.parameters),
+        "coordinates": list(spec.coordinates),
+        "source_bytes": spec.nbytes,
+        "bytes": stored,
+        "bpv": 8 * stored / voxels,
+        "ratio": spec.nbytes / stored if stored else None,
+        "levels": _levels(spec, table, voxels),
+        "metadata_key": f"{spec.name}/{METADATA_KEY}",
+    }
+
+
+def _methods(table: TileTable) -> Mapping[str, int]:
+    codes, counts = np.unique(table.method, return_counts=True)
+    return {METHODS[int(c)]: int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+def _levels(spec: VariableSpec, table: TileTable, voxels: int) -> list[dict[str, Any]]:
+    """Per level: bytes, bpv, error. Tiles are weighted by their voxels inside the array."""
+    weights = np.ones(spec.tile_grid_shape, np.float64)
+    for axis, (size, tile) in enumerate(zip(spec.shape, spec.tile_chunk, strict=True)):
+        counts = np.minimum(tile, size - tile * np.arange(spec.tile_grid_shape[axis]))
+        weights *= counts.reshape([-1 if a == axis else 1 for a in range(spec.ndim)])
+    levels = []
+    for level in range(table.levels):
+        nbytes = int(table.brick_bytes[..., level].sum())
+        mse = float((table.mse[..., level] * weights).sum() / voxels)
+        levels.append(
+            {
+                "level": level,
+                "bytes": nbytes,
+                "bpv": 8 * nbytes / voxels,
+                "rmse": math.sqrt(mse),
+                "max_error": float(table.max_error[..., level].max()),
+            }
+        )
+    return levels

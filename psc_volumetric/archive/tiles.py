@@ -1,0 +1,181 @@
+"""Plain arrays on the tile grid of each variable: bytes, errors and digests. Part of the format.
+
+    tiles/<variable>/bytes       (tiles..., level)  uint32   bytes each level adds for this tile
+    tiles/<variable>/mse         (tiles..., level)  float64  mean squared error, stored units
+    tiles/<variable>/max_error   (tiles..., level)  float64  largest error, stored units
+    tiles/<variable>/method      (tiles...)         uint8    0 constant, 1 lossless, 2 psc
+    tiles/<variable>/sha256      (tiles..., 32)     uint8    digest of the decoded stored values
+    tiles/<variable>/brick_bytes (bricks..., level) uint64   bytes of the brick up to each level
+
+A brick coded without a network (constant, lossless) is one unit: its record stands at the first
+tile of the brick, the digest of its other tiles is zero. Levels a brick does not have repeat its
+last one (and add no bytes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from psc_volumetric.archive.journal import BrickRecord
+from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.stage import Stage
+from psc_volumetric.bitstream.constants import METHOD_CODES
+
+__all__ = ["TILE_ARRAYS", "TileTable", "write_tile_table"]
+
+TILE_ARRAYS = ("bytes", "mse", "max_error", "method", "sha256", "brick_bytes")
+TILES_PER_CHUNK = 1 << 15
+
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class TileTable:
+    """The arrays of ``tiles/<variable>/`` in memory; first axes are the tile grid."""
+
+    bytes: NDArray[np.uint32]
+    mse: NDArray[np.float64]
+    max_error: NDArray[np.float64]
+    method: NDArray[np.uint8]
+    sha256: NDArray[np.uint8]
+    brick_bytes: NDArray[np.uint64]
+
+    @property
+    def levels(self) -> int:
+        """Largest number of levels any brick has."""
+        return int(self.brick_bytes.shape[-1])
+
+
+def _tiles_per_brick(spec: VariableSpec) -> tuple[int, ...]:
+    return tuple(b // t for b, t in zip(spec.chunk_shape, spec.tile_chunk, strict=True))
+
+
+def write_tile_table(
+    spec: VariableSpec,
+    record: Callable[[tuple[int, ...]], BrickRecord],
+    stage: Stage,
+    *,
+    levels: int,
+) -> None:
+    """Write ``tiles/<variable>/`` from the records of its bricks, one band of bricks at a time.
+
+    Parameters
+    ----------
+    spec : VariableSpec
+    record : callable
+        Chunk grid index -> the brick's record.
+    stage : Stage
+        Flushed after every band.
+    levels : int
+        Largest number of levels of any brick.
+    """
+    per_brick = _tiles_per_brick(spec)
+    row = math.prod(spec.tile_grid_shape[1:]) * per_brick[0]
+    bricks = min(spec.grid_shape[0], max(1, TILES_PER_CHUNK // row))
+    arrays = _create(spec, stage, levels, bricks)
+    bands = groupby(spec.positions(), key=lambda position: position[0] // bricks)
+    for number, positions in bands:
+        first, last = number * bricks, min((number + 1) * bricks, spec.grid_shape[0])
+        tiles = slice(first * per_brick[0], min(last * per_brick[0], spec.tile_grid_shape[0]))
+        shape = (tiles.stop - tiles.start, *spec.tile_grid_shape[1:])
+        band = _blank(shape, (last - first, *spec.grid_shape[1:]), levels)
+        for position in positions:
+            _place(band, record(position), position, first, spec, levels)
+        for name, array in arrays.items():
+            rows = slice(first, last) if name == "brick_bytes" else tiles
+            array[rows] = getattr(band, name)
+        stage.flush()
+
+
+def _create(
+    spec: VariableSpec, stage: Stage, levels: int, bricks: int
+) -> dict[str, zarr.Array[Any]]:
+    dims = [f"tile_{name}" for name in spec.dims]
+    ends: dict[str, tuple[tuple[int, ...], list[str], str]] = {
+        "bytes": ((levels,), ["level"], "u4"),
+        "mse": ((levels,), ["level"], "f8"),
+        "max_error": ((levels,), ["level"], "f8"),
+        "method": ((), [], "u1"),
+        "sha256": ((32,), ["byte"], "u1"),
+        "brick_bytes": ((levels,), ["level"], "u8"),
+    }
+    stage.group("tiles")
+    stage.group(f"tiles/{spec.name}", {"tile_shape": list(spec.tile_chunk)})
+    arrays = {}
+    for name, (end, end_dims, dtype) in ends.items():
+        of_bricks = name == "brick_bytes"
+        grid = spec.grid_shape if of_bricks else spec.tile_grid_shape
+        rows = bricks if of_bricks else bricks * _tiles_per_brick(spec)[0]
+        names = [f"brick_{dim}" for dim in spec.dims] if of_bricks else dims
+        arrays[name] = stage.array(
+            f"tiles/{spec.name}/{name}",
+            shape=(*grid, *end),
+            dtype=np.dtype(dtype),
+            dims=[*names, *end_dims],
+            chunks=(min(rows, grid[0]), *grid[1:], *end),
+            attributes={"codes": METHOD_CODES} if name == "method" else None,
+        )
+    return arrays
+
+
+def _blank(tiles: Sequence[int], bricks: Sequence[int], levels: int) -> TileTable:
+    return TileTable(
+        np.zeros((*tiles, levels), np.uint32),
+        np.zeros((*tiles, levels), np.float64),
+        np.zeros((*tiles, levels), np.float64),
+        np.zeros(tuple(tiles), np.uint8),
+        np.zeros((*tiles, 32), np.uint8),
+        np.zeros((*bricks, levels), np.uint64),
+    )
+
+
+def _place(
+    band: TileTable,
+    record: BrickRecord,
+    position: tuple[int, ...],
+    first: int,
+    spec: VariableSpec,
+    levels: int,
+) -> None:
+    """Enter one brick's record; ``first`` is the band's first brick along axis 0."""
+    per_brick = _tiles_per_brick(spec)
+    local = (position[0] - first, *position[1:])
+    corner = tuple(p * n for p, n in zip(local, per_brick, strict=True))
+    band.brick_bytes[local] = _repeat_last(record.level_nbytes, levels)
+    whole = tuple(slice(c, c + n) for c, n in zip(corner, per_brick, strict=True))
+    band.method[whole] = METHOD_CODES[record.method]
+    for tile in record.tiles:
+        inner = (0,) * spec.lead + tile.position[3 - spec.spatial :]
+        at = tuple(c + i for c, i in zip(corner, inner, strict=True))
+        band.bytes[at][: len(tile.nbytes)] = tile.nbytes
+        band.mse[at] = _repeat_last(tile.mse, levels)
+        band.max_error[at] = _repeat_last(tile.max_error, levels)
+        band.sha256[at] = np.frombuffer(bytes.fromhex(tile.sha256), np.uint8)
+
+
+def _repeat_last(values: Sequence[float], levels: int) -> list[float]:
+    return [*values, *[values[-1]] * (levels - len(values))]
+
+
+def brick_tiles(
+    table: TileTable, spec: VariableSpec, position: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, int, int], str]]:
+    """Position inside the brick and expected digest of each recorded tile of one brick."""
+    per_brick = _tiles_per_brick(spec)
+    corner = tuple(p * n for p, n in zip(position, per_brick, strict=True))
+    valid = table.sha256[tuple(slice(c, c + n) for c, n in zip(corner, per_brick, strict=True))]
+    counts = valid.shape[spec.lead : -1]
+    flat = valid.reshape(-1, 32)
+    for number, at in enumerate(np.ndindex(*counts)):
+        digest = flat[number].tobytes()
+        if any(digest):
+            z, y, x = (0,) * (3 - len(at)) + at
+            yield (z, y, x), digest.hex()

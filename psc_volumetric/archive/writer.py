@@ -1,0 +1,355 @@
+"""Writing an archive: brick by brick, resumable until it is sealed, never touched afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from psc_volumetric.archive import packing
+from psc_volumetric.archive.journal import (
+    BrickRecord,
+    TileEntry,
+    journal_key,
+    preview_key,
+)
+from psc_volumetric.archive.layout import (
+    FORMAT,
+    MANIFEST_KEY,
+    PARTIAL_KEY,
+    VariableSpec,
+    chunk_key,
+    encode_json,
+)
+from psc_volumetric.archive.manifest import Manifest, sha256_hex
+from psc_volumetric.archive.preview import block_means, plan_preview
+from psc_volumetric.archive.priors import prior_prefix
+from psc_volumetric.archive.sealing import clean_up, seal
+from psc_volumetric.archive.skeleton import CoordinateLike, build_skeleton
+from psc_volumetric.archive.source import FileLike, stage_source
+from psc_volumetric.archive.stage import Stage
+from psc_volumetric.archive.stores import (
+    ArchiveStore,
+    Target,
+    is_leftover,
+    is_zip_name,
+    open_store,
+    target_text,
+)
+from psc_volumetric.bitstream.brick import read_index
+from psc_volumetric.errors import FormatError, ParameterError, StorageError
+
+if TYPE_CHECKING:
+    from psc_volumetric.codec import EncodedBrick
+    from psc_volumetric.prior import Prior
+
+__all__ = ["ArchiveWriter"]
+
+
+class ArchiveWriter:
+    """An archive that is not sealed yet. Make one with :meth:`create` or :meth:`open_partial`.
+
+    Several writers, also in several processes, may write different bricks of the same archive at
+    once; one of them, after all bricks are there, writes the rest and calls :meth:`seal`.
+    """
+
+    def __init__(
+        self,
+        store: ArchiveStore,
+        target: Target,
+        *,
+        mode: str,
+        created: str | None,
+        variables: Sequence[VariableSpec],
+    ) -> None:
+        self._store = store
+        self._target = target
+        self.mode = mode
+        self.created = created
+        self.variables = {v.name: v for v in variables}
+        self.sealed = False
+
+    # -- opening ----------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        target: Target,
+        *,
+        mode: str,
+        variables: Sequence[VariableSpec],
+        coordinates: Mapping[str, Sequence[CoordinateLike]] | None = None,
+        sources: Sequence[FileLike] = (),
+        created: str | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> ArchiveWriter:
+        """Begin an archive, or continue one that an earlier run left behind.
+
+        Parameters
+        ----------
+        target : str, path or zarr Store
+            Folder ``*.psc.zarr``, zip file ``*.zip``, or URL. A zip file is built in the folder
+            ``<target>.partial`` and packed when sealed.
+        mode : str
+            ``"lossless"``, ``"bounded"`` or ``"lossy"``.
+        variables : sequence of VariableSpec
+        coordinates : mapping, optional
+            Variable name -> its coordinates.
+        sources : sequence, optional
+            Source files; only size and SHA-256 go into the metadata, not the name.
+        created : str, optional
+            Time of creation as text; a continued archive keeps the one it began with.
+        attrs, provenance : mapping, optional
+            JSON-able attributes of the group, and record of how it was made. No identifiers. For
+            the same input both must be the same when a run is repeated.
+        options : mapping, optional
+            Storage options for URLs.
+
+        Raises
+        ------
+        StorageError
+            Kind ``"target-exists"``: something is there already. ``"partial-differs"``: an
+            unfinished archive of another input or other settings. ``"already-sealed"``: this very
+            archive was finished by a run that was killed while tidying up; it is tidy now.
+        """
+        skeleton = build_skeleton(
+            mode,
+            variables,
+            coordinates or {},
+            attrs=attrs or {},
+            sources=sources,
+            provenance=provenance or {},
+        )
+        name = target_text(target)
+        packing.check_free(target, skeleton.identity)
+        store = open_store(packing.work_place(target), write=True, options=options)
+        head = _head(store)
+        if store.exists(MANIFEST_KEY) and not is_zip_name(target):
+            if head is None or head["identity"] != skeleton.identity:
+                raise _exists(name, "a sealed archive")
+            clean_up(store)
+            raise packing.already_sealed(name)
+        if head is None:
+            if not all(is_leftover(key) for key in store.listing()):
+                raise _exists(name, "something that is not an unfinished archive")
+            document = {
+                "format": FORMAT,
+                "identity": skeleton.identity,
+                "created": created,
+                "mode": mode,
+                "variables": {v.name: v.metadata(mode) for v in skeleton.variables},
+            }
+            store.set_exclusive(PARTIAL_KEY, encode_json(document))
+            head = _head(store)
+        if head is None or head["identity"] != skeleton.identity:
+            raise StorageError(
+                f"{name}: an unfinished archive of another input, or with other settings, is there",
+                kind="partial-differs",
+                hint="finish that one, or remove it first",
+            )
+        skeleton.write(Stage(store), store.put, head["created"])
+        return cls(store, target, mode=mode, created=head["created"], variables=skeleton.variables)
+
+    @classmethod
+    def open_partial(
+        cls, target: Target, *, options: Mapping[str, Any] | None = None
+    ) -> ArchiveWriter:
+        """Join an archive begun elsewhere, for example in a worker process.
+
+        Raises
+        ------
+        StorageError : kind ``"not-partial"`` when no unfinished archive is there.
+        """
+        place = packing.work_place(target)
+        store = open_store(place, write=False, options=options)
+        head = _head(store)
+        if head is None or (store.exists(MANIFEST_KEY) and not is_zip_name(target)):
+            raise StorageError(
+                f"{target_text(target)}: no unfinished archive is there",
+                kind="not-partial",
+                hint="begin it with ArchiveWriter.create",
+            )
+        variables = [
+            VariableSpec.from_metadata(name, document)
+            for name, document in head["variables"].items()
+        ]
+        store = open_store(place, write=True, options=options)
+        return cls(store, target, mode=head["mode"], created=head["created"], variables=variables)
+
+    # -- bricks -----------------------------------------------------------------------------
+
+    def brick_state(self, variable: str, position: tuple[int, ...]) -> BrickRecord | None:
+        """Record of a finished brick; None when it has to be coded (again).
+
+        Reads the brick and compares its SHA-256, so a brick torn by a power cut is not finished.
+        """
+        spec = self._spec(variable)
+        spec.check_position(position)
+        key = journal_key(variable, position)
+        data = self._store.get(key)
+        if data is None:
+            return None
+        try:
+            record = BrickRecord.from_bytes(data, where=key)
+        except FormatError:
+            return None
+        brick = self._store.get(chunk_key(variable, position))
+        if brick is None or len(brick) != record.size or sha256_hex(brick) != record.sha256:
+            return None
+        return record
+
+    def pending(self, variable: str) -> Iterator[tuple[int, ...]]:
+        """Chunk grid indices of bricks that are not finished, C order."""
+        for position in self._spec(variable).positions():
+            if self.brick_state(variable, position) is None:
+                yield position
+
+    def write_brick(
+        self,
+        variable: str,
+        position: tuple[int, ...],
+        brick: EncodedBrick,
+        *,
+        values: NDArray[Any] | None = None,
+    ) -> BrickRecord:
+        """Store one brick and remember that it is finished.
+
+        Parameters
+        ----------
+        variable : str
+        position : tuple of int
+            Chunk grid index, all axes.
+        brick : EncodedBrick
+        values : (z, y, x) array, optional
+            The source values of the brick, for the preview. The variable has a preview only when
+            every brick that shows in it came with values.
+
+        Raises
+        ------
+        ParameterError
+            The brick is not the one that belongs there.
+        """
+        spec = self._spec(variable)
+        spec.check_position(position)
+        index = read_index(
+            lambda start, length: brick.data[start : start + length], len(brick.data)
+        )
+        expected = (tuple(position), spec.brick_shape, spec.valid(position), spec.dtype.name)
+        found = (index.position, index.shape, index.valid, index.dtype.name)
+        if found != expected:
+            raise ParameterError(
+                f"{variable} {position!r}: expected a brick with (position, shape, valid, dtype) "
+                f"{expected!r}, found {found!r}",
+                kind="wrong-brick",
+            )
+        prior = index.prior_digest
+        if prior is not None and not (spec.prior or "").startswith(prior):
+            raise ParameterError(
+                f"{variable} {position!r}: coded with prior {prior!r}, the variable names "
+                f"{spec.prior!r}",
+                kind="wrong-prior",
+            )
+        plan = plan_preview(spec)
+        if values is not None and position[: spec.lead] in plan.picks:
+            small = block_means(values, plan.factors, special=spec.special_values, dtype=plan.dtype)
+            data = small.astype(plan.dtype.newbyteorder("<")).tobytes()
+            self._store.set(preview_key(variable, position), data)
+        record = BrickRecord(
+            position=tuple(position),
+            size=len(brick.data),
+            sha256=sha256_hex(brick.data),
+            method=index.method,
+            prior=prior,
+            level_nbytes=tuple(index.level_nbytes(level) for level in range(index.levels)),
+            tiles=tuple(TileEntry.of(r) for r in brick.records),
+        )
+        self._store.set(chunk_key(variable, position), brick.data)
+        self._store.set(journal_key(variable, position), record.to_bytes())
+        return record
+
+    # -- the rest ---------------------------------------------------------------------------
+
+    def write_source(
+        self,
+        kind: str,
+        document: Mapping[str, Any],
+        blobs: Mapping[str, bytes],
+        files: Sequence[FileLike],
+    ) -> None:
+        """Store what the adapter of ``kind`` needs to write the source format again."""
+        stage = Stage(self._store)
+        stage_source(stage, kind, document, blobs, files)
+        stage.flush()
+
+    def write_prior(self, prior: Prior) -> None:
+        """Store the files of a prior verbatim; the archive then decodes without the shipped one."""
+        for name, data in sorted(prior.files().items()):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise ParameterError(
+                    f"prior {prior.name!r}: file name {name!r} leaves its folder", kind="bad-name"
+                )
+            self._store.put(prior_prefix(prior.digest) + name, data)
+
+    def seal(self) -> Manifest:
+        """Write tile tables, previews and the manifest; after this nothing is ever written.
+
+        Raises
+        ------
+        StorageError
+            Kind ``"incomplete"`` when bricks or priors are missing, ``"foreign-key"`` when
+            something is in the tree that does not belong to the archive, ``"target-exists"`` when
+            another writer sealed other bytes.
+        """
+        manifest = seal(self._store, self.mode, tuple(self.variables.values()))
+        if is_zip_name(self._target):
+            packing.pack(self._store, self._target)
+            packing.remove_work_place(self._target)
+        else:
+            clean_up(self._store)
+        self.sealed = True
+        return manifest
+
+    def abort(self) -> None:
+        """Remove the unfinished archive; a sealed one is left alone (StorageError)."""
+        if self.sealed or (self._store.exists(MANIFEST_KEY) and not is_zip_name(self._target)):
+            raise _exists(target_text(self._target), "a sealed archive")
+        packing.remove_tree(self._store)
+
+    def _spec(self, variable: str) -> VariableSpec:
+        if variable not in self.variables:
+            raise ParameterError(
+                f"there is no variable {variable!r}; there are {sorted(self.variables)!r}",
+                kind="unknown-variable",
+            )
+        return self.variables[variable]
+
+
+def _head(store: ArchiveStore) -> dict[str, Any] | None:
+    data = store.get(PARTIAL_KEY)
+    if data is None:
+        return None
+    try:
+        head = json.loads(data)
+        if head["format"] != FORMAT:
+            raise ValueError(f"format {head['format']!r}")
+        return {key: head[key] for key in ("identity", "created", "mode", "variables")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{store.name}: {PARTIAL_KEY} cannot be read ({error!r})",
+            kind="journal-damaged",
+            hint="remove the unfinished archive and start again",
+        ) from error
+
+
+def _exists(name: str, what: str) -> StorageError:
+    return StorageError(
+        f"{name}: {what} is there already",
+        kind="target-exists",
+        hint="archives are written once; choose another name",
+    )

@@ -1,0 +1,247 @@
+"""Whatever happens while an archive is written, it ends with the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter
+from psc_volumetric.codec import CodecParameters, encode_brick
+from psc_volumetric.errors import ParameterError, StorageError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def digests(path: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in path.rglob("*")
+        if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 5, 12])
+def test_a_stopped_run_continues_to_the_same_bytes(
+    tmp_path: Path, kept: Path, values: np.ndarray, make: SimpleNamespace, stop_after: int
+) -> None:
+    path = tmp_path / "scan.psc.zarr"
+    assert make.write_bricks(make.begin(path, values), {"volume": values}, stop_after) == stop_after
+    with pytest.raises(Exception, match="never finished"):
+        ArchiveReader.open(path)
+    again = make.begin(path, values)
+    assert make.write_bricks(again, {"volume": values}) == 12 - stop_after
+    make.finish(again)
+    assert digests(path) == digests(kept)
+
+
+def test_created_is_kept_from_the_first_run(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    specs = [make.spec(values)]
+    for created in ("2020", "2021"):
+        writer = ArchiveWriter.create(
+            tmp_path / "a.psc.zarr", mode="lossless", variables=specs, created=created
+        )
+        assert writer.created == "2020"
+
+
+KILLED = """
+import sys, types
+sys.path.insert(0, {tests!r})
+import conftest as c
+values = c.make_values((11, 40, 70))
+print("ready", flush=True)
+c.build({path!r}, values)
+"""
+
+
+@pytest.mark.parametrize("name", ["scan.psc.zarr", "scan.psc.zarr.zip"])
+def test_a_killed_process_is_continued(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace, name: str
+) -> None:
+    """SIGKILL at several moments in a row, then one run to the end."""
+    path, calm = tmp_path / name, tmp_path / f"calm-{name}"
+    script = KILLED.format(tests=str(Path(__file__).parent), path=str(path))
+    for delay in (0.05, 0.2):
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    try:
+        make.build(path, values)
+    except StorageError as error:
+        assert error.kind in ("already-sealed", "target-exists")
+    make.build(calm, values)
+    if path.is_dir():
+        assert digests(path) == digests(calm)
+    else:
+        assert path.read_bytes() == calm.read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {name, f"calm-{name}"}
+
+
+@pytest.mark.parametrize("name", ["scan.psc.zarr", "scan.psc.zarr.zip"])
+def test_killed_between_seal_and_tidying(
+    tmp_path: Path,
+    values: np.ndarray,
+    make: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    path = tmp_path / name
+    with monkeypatch.context() as patch:
+        patch.setattr("psc_volumetric.archive.writer.clean_up", die)
+        patch.setattr("psc_volumetric.archive.packing.remove_work_place", die)
+        with pytest.raises(Killed):
+            make.build(path, values)
+    with pytest.raises(StorageError) as caught:
+        make.begin(path, values)
+    assert caught.value.kind == "already-sealed"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    with ArchiveReader.open(path) as reader:
+        assert list(reader.verify(deep=True)) == []
+    with pytest.raises(StorageError) as caught:
+        make.begin(path, values)
+    assert caught.value.kind == "target-exists"
+
+
+def test_killed_between_manifest_and_zip(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, calm = tmp_path / "a.zip", tmp_path / "b.zip"
+    with monkeypatch.context() as patch:
+        patch.setattr("psc_volumetric.archive.packing.pack", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make.build(path, values)
+    make.finish(ArchiveWriter.open_partial(path))
+    make.build(calm, values)
+    assert path.read_bytes() == calm.read_bytes()
+    with zipfile.ZipFile(path) as packed:
+        assert {i.compress_type for i in packed.infolist()} == {zipfile.ZIP_STORED}
+        assert not any("partial" in name for name in packed.namelist())
+
+
+def test_a_torn_brick_is_coded_again(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "scan.psc.zarr"
+    writer = make.begin(path, values)
+    make.write_bricks(writer, {"volume": values})
+    brick = path / "volume/c/0/1/1"
+    brick.write_bytes(brick.read_bytes()[:-1])
+    (path / "partial/volume/1.1.2.json").write_bytes(b"{")
+    (path / "volume/c/0/0/0").unlink()
+    assert list(writer.pending("volume")) == [(0, 0, 0), (0, 1, 1), (1, 1, 2)]
+
+
+def test_another_input_does_not_continue_an_archive(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "scan.psc.zarr"
+    make.begin(path, values)
+    with pytest.raises(StorageError) as caught:
+        make.begin(path, values, unit="mm")
+    assert caught.value.kind == "partial-differs"
+
+
+def test_existing_targets_are_left_alone(
+    tmp_path: Path, folder: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    before = digests(folder)
+    other = tmp_path / "work"
+    other.mkdir()
+    (other / "thesis.txt").write_text("x")
+    for target in (folder, other, other / "thesis.txt"):
+        with pytest.raises(StorageError) as caught:
+            make.begin(target, values)
+        assert caught.value.kind == "target-exists"
+    assert digests(folder) == before
+    assert [p.name for p in other.iterdir()] == ["thesis.txt"]
+
+
+def test_an_incomplete_archive_is_not_sealed(
+    target: str, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    writer = make.begin(target, values)
+    make.write_bricks(writer, {"volume": values}, stop_after=11)
+    with pytest.raises(StorageError) as caught:
+        writer.seal()
+    assert caught.value.kind == "incomplete"
+    assert "volume/c/1/1/2" in str(caught.value)
+    writer.abort()
+    with pytest.raises(Exception, match=r"nothing|not a psc-archive"):
+        ArchiveReader.open(target)
+
+
+def test_foreign_files_are_not_sealed_in(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    writer = make.begin(tmp_path / "a.psc.zarr", values)
+    make.write_bricks(writer, {"volume": values})
+    (tmp_path / "a.psc.zarr" / "volume" / "c" / "7").write_text("x")
+    with pytest.raises(StorageError) as caught:
+        writer.seal()
+    assert caught.value.kind == "foreign-key"
+
+
+def test_workers_join_an_archive(target: str, values: np.ndarray, make: SimpleNamespace) -> None:
+    with pytest.raises(StorageError):
+        ArchiveWriter.open_partial(target)
+    first = make.begin(target, values)
+    second = ArchiveWriter.open_partial(target)
+    make.write_bricks(first, {"volume": values}, stop_after=4)
+    assert make.write_bricks(second, {"volume": values}) == 8
+    make.finish(first)
+    with ArchiveReader.open(target) as reader:
+        np.testing.assert_array_equal(reader.read("volume"), values)
+
+
+def test_a_brick_of_another_place_is_refused(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    writer = make.begin(tmp_path / "a.psc.zarr", values)
+    brick = encode_brick(
+        values[:8, :32, :32],
+        position=(0, 0, 1),
+        shape=(8, 32, 32),
+        mapping=None,
+        parameters=CodecParameters(),
+        prior=None,
+    )
+    for position, kind in (((0, 0, 0), "wrong-brick"), ((2, 0, 0), "bad-position")):
+        with pytest.raises(ParameterError) as caught:
+            writer.write_brick("volume", position, brick)
+        assert caught.value.kind == kind
+
+
+def test_leftovers_of_a_killed_write_are_removed(
+    tmp_path: Path, kept: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "scan.psc.zarr"
+    path.mkdir()
+    (path / f"partial.{'b' * 32}.partial").write_text("half")
+    writer = make.begin(path, values)
+    make.write_bricks(writer, {"volume": values})
+    (path / "volume/c/0/0" / f"1.{'a' * 32}.partial").write_text("half")
+    again = make.begin(path, values)
+    make.finish(again)
+    assert digests(path) == digests(kept)
