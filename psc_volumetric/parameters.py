@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
+from psc_volumetric.bitstream.header import StreamParameters
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["CodecParameters"]
+
+FIRST_TIME, LAST_TIME = 0.8, 0.02  # of the single reverse pass, 1 = pure noise
+FIRST_THRESHOLD, LAST_THRESHOLD = 8.0, 0.3  # quantiser steps
+FINAL_STEPS = 2  # at the end of the pass keep the last threshold
+LEVEL_SHARES = (0.375, 0.625, 1.0)  # of the steps, where levels 1, 2, 3 end
+COARSE_RATIO = 1.0  # coarse step / step
+PAPER_STEPS, PAPER_PARTICLES, PAPER_ROWS = 25, 16, 12  # PSC appendix A
 
 # effort -> (denoising steps, particles); evaluations per tile = steps x particles.
 EFFORTS = {
@@ -70,3 +80,47 @@ class CodecParameters:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able dictionary."""
         return asdict(self)
+
+    def stream(self, levels: int, seed: int) -> StreamParameters:
+        """Parameters as a stream carries them.
+
+        Parameters
+        ----------
+        levels : int
+            Noise levels of the prior; level ``i`` is time ``(i + 1) / levels``.
+        seed : int
+            Key of the noise.
+        """
+        step = max(1, round(self.step * (1 << SAMPLE_FRACTION_BITS)))
+        if self.setting == "paper":
+            noise = _noise_levels(PAPER_STEPS, 1.0, 1.0 / PAPER_STEPS, levels)
+            ends = _level_ends(self.rounds, (0.25, 0.5, 1.0))
+            return StreamParameters(
+                "restart", "pca", "float8", PAPER_PARTICLES, noise, (), step, step, ends,
+                PAPER_ROWS, seed,
+            )  # fmt: skip
+        steps, particles = EFFORTS[self.effort]
+        noise = _noise_levels(steps, FIRST_TIME, LAST_TIME, levels)
+        thresholds = tuple(_threshold(i, steps) for i in range(steps))
+        coarse = max(1, round(step * COARSE_RATIO))
+        ends = _level_ends(steps, LEVEL_SHARES)
+        return StreamParameters(
+            "single_pass", "structured", "uniform", particles, noise, thresholds, step, coarse,
+            ends, 0, seed,
+        )  # fmt: skip
+
+
+def _noise_levels(steps: int, first: float, last: float, levels: int) -> tuple[int, ...]:
+    times = [first + (last - first) * i / max(1, steps - 1) for i in range(steps)]
+    return tuple(min(levels - 1, max(0, round(t * levels) - 1)) for t in times)
+
+
+def _threshold(i: int, steps: int) -> int:
+    span = max(1, steps - 1 - FINAL_STEPS)
+    ratio = LAST_THRESHOLD / FIRST_THRESHOLD
+    factor = FIRST_THRESHOLD * ratio ** min(1.0, i / span) if steps > FINAL_STEPS else 0.0
+    return round(256 * max(LAST_THRESHOLD, factor))
+
+
+def _level_ends(steps: int, shares: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(sorted({max(1, math.ceil(steps * share)) for share in shares}))

@@ -111,7 +111,7 @@ class StreamParameters:
         steps = data.varint(limit=c.MAX_STEPS, name="number of steps")
         noise_levels = tuple(data.varint(limit=4095, name="noise level") for _ in range(steps))
         wanted = steps if ROW_FAMILIES[rows] == "structured" else 0
-        thresholds = tuple(data.varint(limit=1 << 20, name="threshold") for _ in range(wanted))
+        thresholds = tuple(data.varint(limit=(1 << 14) - 1, name="threshold") for _ in range(wanted))
         count = data.varint(limit=c.MAX_LEVELS - 1, name="number of levels")
         limit = c.MAX_ROUNDS if SCHEDULES[schedule] == "restart" else c.MAX_STEPS
         ends = tuple(data.varint(limit=limit, name="level end") for _ in range(count))
@@ -146,7 +146,7 @@ class StreamParameters:
             problems.append(f"rows_per_round {self.rows_per_round}")
         if self.rows == "pca" and (self.schedule != "restart" or self.quantiser != "float8"):
             problems.append("pca rows need the restart schedule and the float8 quantiser")
-        if not 1 <= self.step < 1 << 24 or not 1 <= self.coarse_step < 1 << 24:
+        if not 1 <= self.step < 1 << 17 or not 1 <= self.coarse_step < 1 << 17:
             problems.append(f"step {self.step}, coarse_step {self.coarse_step}")
         if not self.noise_levels or any(
             a <= b for a, b in zip(self.noise_levels, self.noise_levels[1:], strict=False)

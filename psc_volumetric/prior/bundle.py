@@ -1,0 +1,255 @@
+"""Reading, checking and finding prior folders. The digest is part of the format (SPEC section 6)."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.errors import FormatError, PriorMismatchError
+from psc_volumetric.prior.program import Program, canonical_digest
+
+__all__ = [
+    "FREQUENCY_CLASSES",
+    "Prior",
+    "PriorInfo",
+    "PriorSource",
+    "installed_priors",
+    "load_prior",
+    "prior_from_files",
+    "resolve_prior",
+]
+
+METADATA = "configs/metadata.json"
+WEIGHTS = "models/integer.safetensors"
+README = "docs/README.md"
+SHIPPED = Path(__file__).resolve().parent.parent / "priors"
+MAX_WEIGHTS = 64 << 20
+MAX_METADATA = 4 << 20
+FREQUENCY_CLASSES = 22
+
+PriorSource = Callable[[str], "Prior"]
+
+
+@dataclass(frozen=True)
+class PriorInfo:
+    """What can be said about a prior without loading its network."""
+
+    name: str
+    digest: str
+    description: str
+    modality: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A checked prior, ready to decode with.
+
+    Attributes
+    ----------
+    name, digest : str
+        Name, and SHA-256 (64 hex digits) of the canonical integers.
+    metadata : dict
+        Content of ``configs/metadata.json``.
+    program : Program
+        The integer network.
+    alpha, sigma : (levels,) int64
+        Signal and noise amplitude of each noise level, 16 fraction bits; level 0 is cleanest.
+    x_gain, out_gain : (levels,) int64
+        Denoised tile = (x_gain * x + out_gain * output) with 16 fraction bits.
+    clip : (low, high)
+        Range of denoised samples, 11 fraction bits.
+    scale_gain, scale_floor : (levels, 22) int64
+        Variance calibration per noise level and frequency class.
+    """
+
+    name: str
+    digest: str
+    metadata: dict[str, Any]
+    program: Program
+    alpha: NDArray[np.int64]
+    sigma: NDArray[np.int64]
+    x_gain: NDArray[np.int64]
+    out_gain: NDArray[np.int64]
+    clip: tuple[int, int]
+    scale_gain: NDArray[np.int64]
+    scale_floor: NDArray[np.int64]
+    _files: Mapping[str, bytes]
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Tile this prior denoises: (slices, tile, tile)."""
+        return (self.program.slices, self.program.tile, self.program.tile)
+
+    @property
+    def levels(self) -> int:
+        """Number of noise levels."""
+        return self.program.levels
+
+    def files(self) -> dict[str, bytes]:
+        """What an archive embeds: relative path -> bytes."""
+        return dict(self._files)
+
+
+def _part(description: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = description.get(key)
+    if not isinstance(value, kind):
+        raise FormatError(
+            f"prior metadata: expected {key!r} to be a {kind.__name__}, found {type(value).__name__}",
+            kind="bad-prior",
+        )
+    return value
+
+
+def prior_from_files(files: Mapping[str, bytes], expected_digest: str | None = None) -> Prior:
+    """Build a prior from the files of a bundle, proving its network on the way.
+
+    Parameters
+    ----------
+    files : mapping
+        At least ``configs/metadata.json`` and ``models/integer.safetensors``.
+    expected_digest : str, optional
+        64 hex digits, or the first 32; refused when the content has another digest.
+
+    Raises
+    ------
+    FormatError
+        Not a prior, or one that breaks a limit or a bound.
+    PriorMismatchError
+        The content is another prior than the one expected.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    missing = [name for name in (METADATA, WEIGHTS) if name not in files]
+    if missing:
+        raise FormatError(f"prior: files missing: {', '.join(missing)}", kind="bad-prior")
+    if len(files[METADATA]) > MAX_METADATA or len(files[WEIGHTS]) > MAX_WEIGHTS:
+        raise FormatError("prior: files are larger than a reader accepts", kind="limit")
+    try:
+        metadata = json.loads(files[METADATA])
+        tensors = load(files[WEIGHTS])
+    except (ValueError, SafetensorError) as error:
+        raise FormatError(f"prior: files do not parse ({error})", kind="bad-prior") from error
+    description = _part(metadata, "psc_prior", dict)
+    digest = canonical_digest(_part(description, "identity", dict), tensors)
+    if expected_digest is not None and not digest.startswith(expected_digest.lower()):
+        raise PriorMismatchError(
+            f"prior: expected digest {expected_digest}, found {digest}",
+            kind="prior-mismatch",
+            hint="the stream needs exactly the prior it was coded with",
+        )
+    return _assemble(metadata, description, digest, tensors, files)
+
+
+def _assemble(
+    metadata: dict[str, Any],
+    description: Mapping[str, Any],
+    digest: str,
+    tensors: Mapping[str, NDArray[Any]],
+    files: Mapping[str, bytes],
+) -> Prior:
+    identity = description["identity"]
+    program = Program.from_dict(_part(identity, "network", dict), tensors)
+    levels = program.levels
+
+    def table(name: str, shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
+        array = tensors.get(name)
+        if array is None or array.shape != shape or array.dtype.kind != "i":
+            raise FormatError(
+                f"prior: expected integer table {name} of shape {shape}", kind="bad-prior"
+            )
+        wide = array.astype(np.int64)
+        if np.abs(wide).max() > limit:
+            raise FormatError(f"prior: table {name} exceeds {limit}", kind="bad-prior")
+        return wide
+
+    clip = _part(identity, "clip", list)
+    if len(clip) != 2 or not -(1 << 13) < clip[0] < clip[1] < 1 << 13:
+        raise FormatError(f"prior: clip range {clip!r}", kind="bad-prior")
+    classes = (levels, FREQUENCY_CLASSES)
+    return Prior(
+        name=_part(description, "name", str),
+        digest=digest,
+        metadata=metadata,
+        program=program,
+        alpha=table("schedule.alpha", (levels,), 1 << 16),
+        sigma=table("schedule.sigma", (levels,), 1 << 16),
+        x_gain=table("schedule.x_gain", (levels,), 1 << 26),
+        out_gain=table("schedule.out_gain", (levels,), 1 << 26),
+        clip=(int(clip[0]), int(clip[1])),
+        scale_gain=table("scale.gain", classes, 1 << 26),
+        scale_floor=table("scale.floor", classes, 1 << 40),
+        _files={name: bytes(files[name]) for name in (METADATA, WEIGHTS)},
+    )
+
+
+@functools.cache
+def _read_folder(folder: Path) -> Prior:
+    files = {}
+    for name in (METADATA, WEIGHTS):
+        path = folder / name
+        if not path.is_file():
+            raise PriorMismatchError(
+                f"prior {folder.name!r}: expected a file {name} in the prior folder, found none",
+                kind="prior-missing",
+                hint="a prior folder has configs/metadata.json and models/integer.safetensors",
+            )
+        files[name] = path.read_bytes()
+    return prior_from_files(files)
+
+
+def installed_priors() -> dict[str, PriorInfo]:
+    """Priors that ship with this package, by name; reads only their metadata."""
+    found = {}
+    for path in sorted(SHIPPED.glob(f"*/{METADATA}")):
+        described = json.loads(path.read_bytes())["psc_prior"]
+        found[described["name"]] = PriorInfo(
+            described["name"],
+            described["digest"],
+            described.get("description", ""),
+            described.get("modality", ""),
+            path.parent.parent,
+        )
+    return found
+
+
+def load_prior(name_or_folder: str | Path) -> Prior:
+    """Load a shipped prior by name, or any prior folder by path.
+
+    Raises
+    ------
+    PriorMismatchError
+        No such name or folder; the message lists the names there are.
+    """
+    shipped = installed_priors()
+    if str(name_or_folder) in shipped:
+        return _read_folder(shipped[str(name_or_folder)].folder)
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        raise PriorMismatchError(
+            f"prior {str(name_or_folder)!r}: expected one of {', '.join(sorted(shipped))} "
+            "or a prior folder",
+            kind="unknown-prior",
+            hint="see `psc-archive prior list`",
+        )
+    return _read_folder(folder.resolve())
+
+
+def resolve_prior(digest: str) -> Prior:
+    """Find a shipped prior by its digest (64 hex digits, or at least the first 32)."""
+    for info in installed_priors().values():
+        if len(digest) >= 32 and info.digest.startswith(digest.lower()):
+            return _read_folder(info.folder)
+    raise PriorMismatchError(
+        f"no installed prior has digest {digest}",
+        kind="prior-missing",
+        hint="archives embed their prior; open the stream through its archive",
+    )

@@ -1,0 +1,306 @@
+"""Convert a float network to integers: static calibration, proven bounds, measured cost.
+
+Run once on one machine; its output is data. The rules (decision 0102): weights 8 bits with one
+power-of-two scale per output channel, activations after SiLU 8 bits, raw inputs as many levels as
+the proof of "every sum below 2^24" leaves, residual registers 16 bits with one fraction count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
+from psc_volumetric.prior.frontends import FloatProgram, FloatStep
+from psc_volumetric.prior.program import (
+    EXACT_FLOAT32,
+    NORM_BITS,
+    RESIDUAL_LIMIT,
+    TABLE_BITS,
+    TABLE_HALF,
+    Program,
+    Step,
+    limit_of,
+)
+
+__all__ = ["Statistics", "convert", "observe"]
+
+WEIGHT_LIMIT = 127
+MAX_EXPONENT = 14  # of a weight scale; only channels that are nearly zero reach it
+ACTIVATION_LEVELS = 255
+SILU_MINIMUM = -0.2785
+HEADROOM = 0.9  # share of 2^24 given to products; the rest holds bias and rounding
+SAMPLE = 40_000
+
+
+@dataclass
+class Statistics:
+    """What calibration saw of one register: a sample of values and the extremes."""
+
+    sample: list[Tensor64]
+    low: float = math.inf
+    high: float = -math.inf
+
+    @property
+    def magnitude(self) -> float:
+        """Largest absolute value seen."""
+        return max(self.high, -self.low)
+
+    def values(self) -> NDArray[np.float64]:
+        """All sampled values."""
+        return np.concatenate(self.sample)
+
+
+Tensor64 = NDArray[np.float64]
+
+
+def observe(
+    program: FloatProgram, batches: Iterable[tuple[torch.Tensor, int]]
+) -> dict[str, Statistics]:
+    """Run the float program on calibration batches and keep statistics of every register.
+
+    Parameters
+    ----------
+    program : FloatProgram
+        The network.
+    batches : iterable of (x_t, level)
+        Noisy tiles (b, slices, tile, tile) float and their noise level.
+    """
+    statistics: dict[str, Statistics] = {}
+    rng = np.random.default_rng(0)
+
+    def see(register: str, value: torch.Tensor) -> None:
+        s = statistics.setdefault(register, Statistics([]))
+        flat = value.double().flatten().numpy()
+        s.low, s.high = min(s.low, float(flat.min())), max(s.high, float(flat.max()))
+        s.sample.append(flat[rng.integers(0, flat.size, min(SAMPLE, flat.size))])
+
+    for x_t, level in batches:
+        see("x", x_t)
+        program.run(x_t.double(), level, see)
+    return statistics
+
+
+def convert(
+    program: FloatProgram, statistics: dict[str, Statistics], *, out_bits: int = 12
+) -> Program:
+    """Quantise a float program; the result proves its own bounds on construction.
+
+    Parameters
+    ----------
+    program : FloatProgram
+        Float steps.
+    statistics : dict
+        From :func:`observe`.
+    out_bits : int
+        Fraction bits of the network's output.
+
+    Raises
+    ------
+    NumericalError
+        A sum could reach 2^24.
+    """
+    return _Converter(program, statistics, out_bits).run()
+
+
+class _Converter:
+    def __init__(
+        self, program: FloatProgram, statistics: dict[str, Statistics], out_bits: int
+    ) -> None:
+        self.program, self.statistics = program, statistics
+        self.tensors: dict[str, NDArray[np.generic]] = {}
+        consumers: dict[str, set[str]] = {}
+        for step in program.steps:
+            for register in (*step.inputs, *([step.add] if step.add else [])):
+                consumers.setdefault(register, set()).add(step.op)
+        produced = {s.out: s for s in program.steps}
+        last = program.steps[-1]
+        outputs = {last.out, last.inputs[0]} if last.op == "fold" else {last.out}
+        self.private = {
+            r
+            for r, ops in consumers.items()
+            if ops == {"norm_act"} and produced[r].op == "conv" and produced[r].add is None
+        } - outputs
+        shared = [
+            s.out
+            for s in program.steps
+            if s.op in ("conv", "concat") and s.out not in self.private | outputs
+        ]
+        self.residual_bits = _shared_fraction([statistics[r].values() for r in shared])
+        self.bits = {"x": SAMPLE_FRACTION_BITS}
+        self.outputs, self.out_bits = outputs, out_bits
+
+    def run(self) -> Program:
+        steps = [getattr(self, "_" + s.op)(s) for s in self.program.steps]
+        p = self.program
+        return Program(tuple(steps), p.slices, p.tile, p.levels, self.out_bits, self.tensors)
+
+    def _unfold(self, s: FloatStep) -> Step:
+        self.bits[s.out] = self.bits[s.inputs[0]]
+        self.statistics.setdefault(s.out, self.statistics[s.inputs[0]])
+        return Step(s.op, s.out, s.inputs, factor=s.factor)
+
+    _fold = _unfold
+
+    def _concat(self, s: FloatStep) -> Step:
+        self.bits[s.out] = self.residual_bits
+        return Step(s.op, s.out, s.inputs)
+
+    def _norm_act(self, s: FloatStep) -> Step:
+        assert s.gamma is not None and s.beta is not None
+        in_bits = self.bits[s.inputs[0]]
+        fraction, lo, hi = self._activation_grid(s.out)
+        self.bits[s.out] = fraction
+        inputs = np.arange(-TABLE_HALF, TABLE_HALF) / 2.0**TABLE_BITS
+        table = np.floor(inputs / (1 + np.exp(-inputs)) * 2.0**fraction + 0.5)
+        self.tensors[f"{s.name}.table"] = np.clip(table, lo, hi).astype(np.int16)
+        self.tensors[f"{s.name}.gamma"] = _round(s.gamma, 16).astype(np.int32)
+        self.tensors[f"{s.name}.beta"] = _round(s.beta, TABLE_BITS + NORM_BITS).astype(np.int64)
+        step = Step(s.op, s.out, s.inputs, name=s.name, groups=s.groups)
+        elements = self._group_elements(s)
+        epsilon = max(1, round(s.eps * elements**2 * 4.0**in_bits))
+        return Step(**{**step.__dict__, "epsilon": epsilon})
+
+    def _group_elements(self, s: FloatStep) -> int:
+        assert s.gamma is not None
+        return len(s.gamma) // s.groups * self._extent(s.inputs[0]) ** 2
+
+    def _extent(self, register: str) -> int:
+        if register == "x":
+            return self.program.tile
+        step = next(s for s in self.program.steps if s.out == register)
+        size = self._extent(step.inputs[0])
+        if step.op == "unfold":
+            return size // step.factor
+        return size * (2 if step.upsample else 1) // step.stride
+
+    def _activation_grid(self, register: str) -> tuple[int, int, int]:
+        """Fraction bits and range of the unsigned 8-bit grid with the least squared error."""
+        values = self.statistics[register].values()
+        best = (math.inf, 0, 0, 0)
+        for fraction in range(0, 9):
+            lo = math.floor(SILU_MINIMUM * 2**fraction - 0.5)
+            hi = ACTIVATION_LEVELS + lo
+            best = min(best, (_grid_error(values, fraction, lo, hi), fraction, lo, hi))
+        return best[1:]
+
+    def _conv(self, s: FloatStep) -> Step:
+        assert s.weight is not None and s.bias is not None
+        source = s.inputs[0]
+        produced = next((p for p in self.program.steps if p.out == source), None)
+        if produced is not None and produced.op == "norm_act":
+            quant, in_bits = None, self.bits[source]
+            table = self.tensors[f"{produced.name}.table"]
+            weight, exponent = _fitting_weight(s.weight.numpy(), int(table.min()), int(table.max()))
+        else:
+            weight, exponent = quantise_weight(s.weight.numpy())
+            quant, in_bits = self._raw_grid(weight, source)
+        self.tensors[f"{s.name}.weight"] = weight
+        if s.out in self.outputs:
+            bits = self.out_bits
+        elif s.out in self.private:
+            magnitude = self.statistics[s.out].magnitude * 1.5
+            bits = min(12, 15 - math.ceil(math.log2(magnitude)))
+        else:
+            bits = self.residual_bits
+        self.bits[s.out] = bits
+        shift = exponent + in_bits - bits
+        half = np.where(shift > 0, np.exp2(shift - 1.0), 0.0)
+        bias = np.floor(s.bias.numpy() * np.exp2(bits + shift.astype(np.float64)) + 0.5) + half
+        self.tensors[f"{s.name}.shift"] = shift.astype(np.int8)
+        self.tensors[f"{s.name}.bias"] = bias.astype(np.int32)
+        return Step(
+            s.op,
+            s.out,
+            s.inputs,
+            name=s.name,
+            stride=s.stride,
+            pad=weight.shape[-1] // 2,
+            upsample=s.upsample,
+            quant=quant,
+            add=s.add,
+        )
+
+    def _raw_grid(
+        self, weight: NDArray[np.int8], register: str
+    ) -> tuple[tuple[int, int, int], int]:
+        """Input quantisation of a raw register that fills 2^24 as far as it helps."""
+        statistics = self.statistics[register]
+        unit = int(limit_of(weight, -1, 1).max())
+        hi = min(RESIDUAL_LIMIT, int(EXACT_FLOAT32 * HEADROOM) // unit)
+        top = math.floor(math.log2(hi / max(statistics.magnitude, 1e-9))) + 3
+        available = self.bits[register]
+        fractions = range(min(top, available) - 6, min(top, available) + 1)
+        values = statistics.values()
+        _, fraction = min((_grid_error(values, f, -hi, hi), f) for f in fractions)
+        return (available - fraction, -hi, hi), fraction
+
+
+def _fitting_weight(
+    weight: NDArray[np.float64], lo: int, hi: int
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """Quantise, halving the scale of channels whose sums could pass the proven limit."""
+    cap = np.full(len(weight), MAX_EXPONENT)
+    while True:
+        rounded, exponent = quantise_weight(weight, cap)
+        over = limit_of(rounded, lo, hi) >= EXACT_FLOAT32 * HEADROOM
+        if not over.any():
+            return rounded, exponent
+        cap = np.where(over, exponent - 1, cap)
+
+
+def quantise_weight(
+    weight: NDArray[np.float64], cap: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """Round (O, I, k, k) weights to +-127 with a power-of-two scale per output channel.
+
+    ``cap`` bounds the exponent per channel.
+
+    Returns
+    -------
+    weight : (O, I, k, k) int8
+    exponent : (O,) int64
+        ``weight * 2**-exponent`` approximates the input; of two candidate exponents the one
+        with the smaller squared error is taken.
+    """
+    largest = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), 1e-12)
+    top = np.full(len(weight), MAX_EXPONENT) if cap is None else cap
+    base = np.minimum(np.floor(np.log2(WEIGHT_LIMIT / largest)), top).astype(np.int64)
+    candidates = []
+    for extra in (0, 1):
+        scale = np.exp2((base + extra).astype(np.float64)).reshape(-1, 1, 1, 1)
+        rounded = np.clip(np.rint(weight * scale), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        error = ((rounded / scale - weight) ** 2).reshape(len(weight), -1).sum(1)
+        candidates.append((error, rounded))
+    second = (candidates[1][0] < candidates[0][0]) & (base < top)
+    chosen = np.where(second.reshape(-1, 1, 1, 1), candidates[1][1], candidates[0][1])
+    return chosen.astype(np.int8), base + second
+
+
+def _shared_fraction(samples: list[NDArray[np.float64]]) -> int:
+    """Fraction bits for all residual registers with the least summed relative error.
+
+    Rare values may saturate when that buys a finer grid for the rest.
+    """
+    power = [max(float((v**2).mean()), 1e-12) for v in samples]
+
+    def cost(fraction: int) -> float:
+        errors = (_grid_error(v, fraction, -RESIDUAL_LIMIT, RESIDUAL_LIMIT) for v in samples)
+        return sum(e / p for e, p in zip(errors, power, strict=True))
+
+    return min(range(4, 14), key=cost)
+
+
+def _grid_error(values: NDArray[np.float64], fraction: int, lo: int, hi: int) -> float:
+    grid = np.clip(np.floor(values * 2.0**fraction + 0.5), lo, hi) * 2.0**-fraction
+    return float(((grid - values) ** 2).mean())
+
+
+def _round(tensor: torch.Tensor, bits: int) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = np.rint(tensor.numpy() * 2.0**bits)
+    return result

@@ -1,0 +1,285 @@
+"""Integer networks as straight-line programs. Part of the format (SPEC section 6).
+
+A program is a list of five kinds of steps over named registers. A register holds a
+(batch, channels, height, width) tensor of integers with a stated number of fraction bits.
+Every step has one exact integer result; how it is computed (float32, float64, int8, int64) is
+the business of :mod:`psc_volumetric.prior.runtime`.
+
+    unfold     space to depth, factor f
+    fold       depth to space, factor f
+    norm_act   group normalisation and activation by table
+    conv       convolution, requantisation, optional saturating addition
+    concat     channels of two registers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.errors import FormatError, LimitExceededError, NumericalError
+
+__all__ = ["Program", "Step", "canonical_digest", "limit_of"]
+
+Tensors = Mapping[str, NDArray[np.generic]]
+
+EXACT_FLOAT32 = 1 << 24
+NORM_BITS = 24  # fraction bits of the normalisation's products
+TABLE_BITS = 8  # fraction bits of the table index
+TABLE_HALF = 16 << TABLE_BITS  # the table covers -16 <= value < 16
+RESIDUAL_LIMIT = 32767
+MAX_STEPS = 512
+MAX_CHANNELS = 2048
+MAX_GROUP_ELEMENTS = 1 << 16
+OPS = ("unfold", "fold", "norm_act", "conv", "concat")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; fields a kind does not use keep their defaults.
+
+    Attributes
+    ----------
+    op, out, inputs
+        Kind, register written, registers read.
+    name : str
+        Prefix of the step's tensors: ``<name>.weight`` (int8, O I k k), ``<name>.shift``
+        (int8, O), ``<name>.bias`` (int32, (1 or levels, O)); ``<name>.gamma`` (int32, C),
+        ``<name>.beta`` (int64, C), ``<name>.table`` (int16, 8192).
+    factor : int
+        ``fold`` and ``unfold``.
+    stride, pad : int
+        ``conv``.
+    upsample : bool
+        ``conv``: nearest-neighbour x2 after quantising the input.
+    quant : (shift, lo, hi) or None
+        ``conv``: how a raw register becomes the convolution's input; None after ``norm_act``.
+    limit : int
+        ``conv``: outputs saturate at +-limit.
+    add : str or None
+        ``conv``: register added afterwards, saturating at +-32767.
+    groups, epsilon : int
+        ``norm_act``.
+    """
+
+    op: str
+    out: str
+    inputs: tuple[str, ...]
+    name: str = ""
+    factor: int = 1
+    stride: int = 1
+    pad: int = 0
+    upsample: bool = False
+    quant: tuple[int, int, int] | None = None
+    limit: int = RESIDUAL_LIMIT
+    add: str | None = None
+    groups: int = 1
+    epsilon: int = 1
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Step:
+        """Rebuild from JSON, refusing unknown kinds and keys."""
+        if data.get("op") not in OPS or not set(data) <= set(cls.__dataclass_fields__):
+            raise FormatError(f"network step {dict(data)!r} is not known", kind="bad-program")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, defaults left out."""
+        default = Step("conv", "", ())
+        data = {"op": self.op, "out": self.out, "inputs": list(self.inputs)}
+        for key, value in asdict(self).items():
+            if key not in data and value != getattr(default, key):
+                data[key] = list(value) if isinstance(value, tuple) else value
+        return data
+
+
+def limit_of(weight: NDArray[np.int8], lo: int, hi: int) -> NDArray[np.int64]:
+    """Largest magnitude each output channel's accumulator can reach for inputs in lo..hi."""
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    positive = np.where(flat > 0, flat, 0).sum(1)
+    negative = np.where(flat < 0, -flat, 0).sum(1)
+    up = positive * hi - negative * min(lo, 0)
+    down = negative * hi - positive * min(lo, 0)
+    return np.maximum(up, down)
+
+
+@dataclass(frozen=True)
+class Program:
+    """An integer network with its tensors, proven free of overflow on construction.
+
+    Attributes
+    ----------
+    steps : tuple of Step
+        First reads register ``"x"`` (fraction bits 11); last writes the network's output.
+    slices, tile : int
+        Input is (batch, slices, tile, tile).
+    levels : int
+        Noise levels the biases are tabulated for.
+    out_bits : int
+        Fraction bits of the output.
+    tensors : mapping
+        Integer arrays by name.
+    """
+
+    steps: tuple[Step, ...]
+    slices: int
+    tile: int
+    levels: int
+    out_bits: int
+    tensors: Tensors
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.steps) <= MAX_STEPS:
+            raise LimitExceededError(f"network has {len(self.steps)} steps", kind="limit")
+        _Prover(self).run()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tensors, JSON-able."""
+        return {
+            "slices": self.slices,
+            "tile": self.tile,
+            "levels": self.levels,
+            "out_bits": self.out_bits,
+            "steps": [step.to_dict() for step in self.steps],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], tensors: Tensors) -> Program:
+        """Rebuild and prove; :class:`FormatError` when the description is not a program."""
+        try:
+            return cls(
+                tuple(Step.from_dict(s) for s in data["steps"]),
+                int(data["slices"]),
+                int(data["tile"]),
+                int(data["levels"]),
+                int(data["out_bits"]),
+                tensors,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(
+                f"network description: expected steps, slices, tile, levels and out_bits ({error})",
+                kind="bad-program",
+            ) from error
+
+
+def canonical_digest(description: Mapping[str, Any], tensors: Tensors) -> str:
+    """SHA-256 of the canonical JSON and of every tensor (name, dtype, shape, bytes) in name order."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(description, sort_keys=True, separators=(",", ":")).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name], tensors[name].dtype.newbyteorder("<"))
+        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+class _Prover:
+    """Walks a program once: shapes, registers, and the bound of every sum."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.shapes: dict[str, tuple[int, int]] = {"x": (program.slices, program.tile)}
+        self.ranges: dict[str, tuple[int, int]] = {"x": (-RESIDUAL_LIMIT, RESIDUAL_LIMIT)}
+
+    def run(self) -> None:
+        for number, step in enumerate(self.program.steps):
+            try:
+                getattr(self, "_" + step.op)(step)
+            except KeyError as error:
+                raise FormatError(
+                    f"network step {number} ({step.op}): register or tensor {error} is missing",
+                    kind="bad-program",
+                ) from error
+        if self.shapes[self.program.steps[-1].out] != (self.program.slices, self.program.tile):
+            raise FormatError("network output does not have the tile's shape", kind="bad-program")
+
+    def _tensor(self, step: Step, part: str, dtype: str, shape: tuple[int, ...]) -> Any:
+        array = self.program.tensors[f"{step.name}.{part}"]
+        if array.dtype != np.dtype(dtype) or array.shape != shape:
+            raise FormatError(
+                f"network tensor {step.name}.{part}: expected {dtype} {shape}, found "
+                f"{array.dtype} {array.shape}",
+                kind="bad-program",
+            )
+        return array
+
+    def _unfold(self, step: Step) -> None:
+        channels, size = self.shapes[step.inputs[0]]
+        self._require(size % step.factor == 0, step, "extent is not a multiple of the factor")
+        self.shapes[step.out] = (channels * step.factor**2, size // step.factor)
+        self.ranges[step.out] = self.ranges[step.inputs[0]]
+
+    def _fold(self, step: Step) -> None:
+        channels, size = self.shapes[step.inputs[0]]
+        self._require(channels % step.factor**2 == 0, step, "channels do not fold")
+        self.shapes[step.out] = (channels // step.factor**2, size * step.factor)
+        self.ranges[step.out] = self.ranges[step.inputs[0]]
+
+    def _concat(self, step: Step) -> None:
+        (a, size), (b, other) = (self.shapes[name] for name in step.inputs)
+        self._require(size == other, step, "extents differ")
+        self._require(a + b <= MAX_CHANNELS, step, "too many channels")
+        self.shapes[step.out] = (a + b, size)
+        self.ranges[step.out] = (-RESIDUAL_LIMIT, RESIDUAL_LIMIT)
+
+    def _norm_act(self, step: Step) -> None:
+        channels, size = self.shapes[step.inputs[0]]
+        self._require(step.groups >= 1 and channels % step.groups == 0, step, "bad groups")
+        elements = channels // step.groups * size * size
+        self._require(elements <= MAX_GROUP_ELEMENTS, step, f"{elements} elements in a group")
+        gamma = self._tensor(step, "gamma", "int32", (channels,)).astype(np.int64)
+        beta = self._tensor(step, "beta", "int64", (channels,))
+        table = self._tensor(step, "table", "int16", (2 * TABLE_HALF,))
+        self._require(np.abs(gamma).max() < 1 << 21, step, "gamma is out of range")
+        self._require(np.abs(beta).max() < 1 << 42, step, "beta is out of range")
+        self._require(1 <= step.epsilon < 1 << 58, step, "epsilon is out of range")
+        self.shapes[step.out] = (channels, size)
+        self.ranges[step.out] = (int(table.min()), int(table.max()))
+
+    def _conv(self, step: Step) -> None:
+        channels, size = self.shapes[step.inputs[0]]
+        weight = self.program.tensors[f"{step.name}.weight"]
+        self._require(weight.ndim == 4 and weight.shape[1] == channels, step, "weight shape")
+        out, _, kernel, other = weight.shape
+        self._require(kernel == other and kernel in (1, 3), step, f"kernel {kernel}x{other}")
+        self._require(out <= MAX_CHANNELS and step.stride in (1, 2), step, "channels or stride")
+        self._require(step.pad == kernel // 2, step, "padding must be kernel // 2")
+        self._tensor(step, "weight", "int8", weight.shape)
+        shift = self._tensor(step, "shift", "int8", (out,))
+        bias = self.program.tensors[f"{step.name}.bias"]
+        self._tensor(step, "bias", "int32", (len(bias), out))
+        self._require(len(bias) in (1, self.program.levels), step, "bias rows")
+        self._require(-8 <= shift.min() and shift.max() <= 24, step, "shift is out of range")
+        lo, hi = step.quant[1:] if step.quant else self.ranges[step.inputs[0]]
+        if step.quant:
+            self._require(0 <= step.quant[0] + 16 <= 32, step, "input shift is out of range")
+        self._require(-RESIDUAL_LIMIT <= lo <= 0 <= hi <= RESIDUAL_LIMIT, step, "input range")
+        bound = int((limit_of(weight, lo, hi) + np.abs(bias.astype(np.int64)).max(0)).max())
+        if bound >= EXACT_FLOAT32:
+            raise NumericalError(
+                f"network step {step.name!r}: a sum may reach {bound}, the limit is 2^24",
+                kind="overflow",
+                hint="convert the prior again; this one would not decode exactly",
+            )
+        size = (size * (2 if step.upsample else 1) - 1) // step.stride + 1
+        if step.add is not None:
+            self._require(self.shapes[step.add] == (out, size), step, "addend shape")
+        self._require(1 <= step.limit <= RESIDUAL_LIMIT, step, "limit")
+        self.shapes[step.out] = (out, size)
+        self.ranges[step.out] = (-RESIDUAL_LIMIT, RESIDUAL_LIMIT)
+
+    @staticmethod
+    def _require(condition: bool, step: Step, problem: str) -> None:
+        if not condition:
+            raise FormatError(
+                f"network step {step.op} {step.name!r}: {problem}", kind="bad-program"
+            )

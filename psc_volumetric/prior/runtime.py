@@ -1,0 +1,177 @@
+"""Executing an integer network: one specification, several carriers, the same integers.
+
+Not part of the format: every carrier must give the integers SPEC section 6 defines, and the
+self-test refuses one that does not. ``TorchRuntime`` runs anywhere torch does; the fused CPU
+runtime in :mod:`psc_volumetric.prior.fused` is faster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's name for it)
+
+from psc_volumetric.prior.program import (
+    NORM_BITS,
+    RESIDUAL_LIMIT,
+    TABLE_BITS,
+    TABLE_HALF,
+    Program,
+    Step,
+)
+
+__all__ = ["TorchRuntime", "exact_float", "integer_sqrt", "norm_affine"]
+
+
+def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
+    """Floor of the square root of int64 values below 2^62.
+
+    The float root is only a seed: it may be wrong by rounding, two integer corrections fix it.
+    """
+    root = torch.sqrt(value.double()).long()
+    for _ in range(2):
+        root = root - (root * root > value).long()
+        root = root + ((root + 1) * (root + 1) <= value).long()
+    return root
+
+
+def norm_affine(
+    s1: torch.Tensor, s2: torch.Tensor, n: int, epsilon: int, gamma: torch.Tensor, beta: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-channel multiplier and offset of a group normalisation (SPEC section 6.3).
+
+    Parameters
+    ----------
+    s1, s2 : (b, groups) int64
+        Sum and sum of squares of each group.
+    n : int
+        Elements per group.
+    epsilon : int
+        Added to ``n * s2 - s1**2``.
+    gamma, beta : (groups, c) int64
+        Scale with 16 and offset with 32 fraction bits.
+
+    Returns
+    -------
+    multiplier, offset : (b, groups, c) int64
+    """
+    spread = n * s2 - s1 * s1 + epsilon
+    exponent = torch.zeros_like(spread)
+    for shift in (16, 8, 4, 2, 1):
+        small = spread < (1 << (62 - 2 * shift))
+        spread = torch.where(small, spread << (2 * shift), spread)
+        exponent = exponent + small.long() * shift
+    inverse = torch.div(torch.full_like(spread, 1 << 62), integer_sqrt(spread), rounding_mode="floor")
+    inverse = inverse >> 8
+    shift_back = (70 - TABLE_BITS - NORM_BITS - exponent).unsqueeze(2)
+    multiplier = (gamma * (n * inverse).unsqueeze(2)) >> shift_back
+    multiplier = multiplier.clamp(-(1 << 31), 1 << 31)
+    mean_part = torch.div(multiplier * s1.unsqueeze(2), n, rounding_mode="floor")
+    return multiplier, beta - mean_part + (1 << (NORM_BITS - 1))
+
+
+class exact_float:  # noqa: N801  (used like a function, in a with statement)
+    """Switch off everything that makes float convolutions of integers inexact."""
+
+    def __enter__(self) -> None:
+        self._contexts = [
+            torch.no_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.backends.nnpack.flags(enabled=False),  # type: ignore[no-untyped-call]
+            torch.backends.cudnn.flags(  # type: ignore[no-untyped-call]
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ]
+        self._matmul_tf32 = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        for context in self._contexts:
+            context.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(None, None, None)
+        torch.backends.cuda.matmul.allow_tf32 = self._matmul_tf32
+
+
+class TorchRuntime:
+    """Plain torch operations on float-carried integers, on any device.
+
+    Parameters
+    ----------
+    program : Program
+        The integer network.
+    device : str
+        Torch device.
+    carrier : torch.dtype
+        ``float32`` (sums below 2^24 are proven) or ``float64`` (slow and obvious).
+    """
+
+    def __init__(
+        self, program: Program, device: str = "cpu", carrier: torch.dtype = torch.float32
+    ) -> None:
+        self.program, self.device, self.carrier = program, torch.device(device), carrier
+        self._tensors: dict[str, torch.Tensor] = {}
+        for name, array in program.tensors.items():
+            tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+            kind = name.rsplit(".", 1)[1]
+            if kind in ("weight", "bias", "table"):
+                tensor = tensor.to(carrier)
+            elif kind == "shift":
+                scale = np.ldexp(1.0, -array.astype(np.int64))  # powers of two: exact
+                tensor = torch.from_numpy(scale).to(self.device, carrier).view(-1, 1, 1)
+            else:
+                tensor = tensor.long()
+            if kind == "weight" and carrier == torch.float32:
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            self._tensors[name] = tensor
+
+    def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
+        """Run the network on integer tiles (b, slices, tile, tile); int32 in, int32 out."""
+        with exact_float():
+            registers: dict[str, torch.Tensor] = {"x": x.to(self.device, self.carrier)}
+            for step in self.program.steps:
+                registers[step.out] = getattr(self, "_" + step.op)(step, registers, level)
+            return registers[self.program.steps[-1].out].to(torch.int32)
+
+    def _unfold(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
+        return F.pixel_unshuffle(r[step.inputs[0]], step.factor)
+
+    def _fold(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
+        return F.pixel_shuffle(r[step.inputs[0]], step.factor)
+
+    def _concat(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
+        return torch.cat([r[name] for name in step.inputs], 1)
+
+    def _norm_act(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
+        x = r[step.inputs[0]].double()
+        b, channels, height, width = x.shape
+        n = channels // step.groups * height * width
+        grouped = x.reshape(b, step.groups, -1)
+        s1, s2 = grouped.sum(2).long(), (grouped * grouped).sum(2).long()
+        gamma = self._tensors[f"{step.name}.gamma"].view(1, step.groups, -1)
+        beta = self._tensors[f"{step.name}.beta"].view(1, step.groups, -1)
+        multiplier, offset = norm_affine(s1, s2, n, step.epsilon, gamma, beta)
+        shape = (b, channels, 1, 1)
+        products = x * multiplier.double().view(shape) + offset.double().view(shape)
+        index = torch.floor(products * 2.0**-NORM_BITS) + TABLE_HALF
+        index = index.clamp_(0, 2 * TABLE_HALF - 1).long()
+        return self._tensors[f"{step.name}.table"][index]
+
+    def _conv(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
+        x = r[step.inputs[0]]
+        if step.quant is not None:
+            shift, lo, hi = step.quant
+            half = 2.0 ** (shift - 1) if shift > 0 else 0.0
+            x = torch.floor((x + half) * 2.0**-shift).clamp_(lo, hi)
+        if step.upsample:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        bias = self._tensors[f"{step.name}.bias"]
+        row = bias[level if len(bias) > 1 else 0]
+        sums = F.conv2d(x, self._tensors[f"{step.name}.weight"], row, step.stride, step.pad)
+        y = torch.floor(sums * self._tensors[f"{step.name}.shift"]).clamp_(-step.limit, step.limit)
+        if step.add is not None:
+            y = (y + r[step.add]).clamp_(-RESIDUAL_LIMIT, RESIDUAL_LIMIT)
+        return y

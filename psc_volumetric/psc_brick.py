@@ -1,0 +1,388 @@
+"""The ``psc`` method of a brick: base, tiles in batches, and ranged reading. Part of the format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from psc_volumetric.bitstream.brick import (
+    BrickIndex,
+    PscFields,
+    ReadRange,
+    write_brick,
+)
+from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
+from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
+from psc_volumetric.bitstream.wire import crc32c
+from psc_volumetric.codec import (
+    DecodedBrick,
+    EncodedBrick,
+    TileRecord,
+    digest_values,
+    read_section,
+)
+from psc_volumetric.coding.base import code_base
+from psc_volumetric.coding.plain import SpecialMap
+from psc_volumetric.coding.symbols import SymbolReader, SymbolWriter
+from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
+from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.prior import Prior, PriorSource
+from psc_volumetric.sampler.denoiser import Denoiser, denoiser_for
+from psc_volumetric.sampler.loop import (
+    SPREAD_BITS,
+    LevelResult,
+    Observer,
+    TileBatch,
+    restart,
+    single_pass,
+)
+from psc_volumetric.sensing.transform import BLOCK, BlockTransform
+from psc_volumetric.tiling import Box, TileGrid
+
+__all__ = ["decode_psc", "denormalise", "encode_psc", "normalise"]
+
+UNIT = 1 << SAMPLE_FRACTION_BITS
+SAMPLE_LIMIT = 4 * UNIT - 1  # normalised samples saturate just below +-4
+PARTICLES_PER_BATCH = {"cpu": 64, "cuda": 1024}
+EXACT_INTEGERS = 1 << 40
+
+Values = NDArray[np.generic]
+Samples = NDArray[np.int64]
+
+
+def normalise(values: Values, mapping: IntensityMapping) -> Samples:
+    """Stored values to samples with 11 fraction bits; encoder only."""
+    span = mapping.high - mapping.low
+    scaled = (values.astype(np.float64) - mapping.low) * (2 * UNIT / span) - UNIT
+    return np.clip(np.rint(scaled), -SAMPLE_LIMIT, SAMPLE_LIMIT).astype(np.int64)
+
+
+def denormalise(
+    samples: NDArray[np.integer], mapping: IntensityMapping, dtype: np.dtype[np.generic]
+) -> Values:
+    """Samples with 11 fraction bits to stored values (SPEC section 5.9).
+
+    Integers: ``low + floor(((m + 2048) * (high - low) + 2048) / 4096)``, saturating. Floats: the
+    same expression in IEEE double, three operations in this order, then one conversion.
+    """
+    shifted = samples.astype(np.int64) + UNIT
+    if dtype.kind == "f":
+        # the multiplier is a power-of-two multiple: one rounding for *, one for +
+        exact = shifted.astype(np.float64) * ((mapping.high - mapping.low) / (2 * UNIT))
+        return (mapping.low + exact).astype(dtype)
+    span = int(mapping.high) - int(mapping.low)
+    wide = int(mapping.low) + ((shifted * span + UNIT) >> (SAMPLE_FRACTION_BITS + 1))
+    info = np.iinfo(dtype)
+    return np.clip(wide, info.min, info.max).astype(dtype)
+
+
+def _integer_mapping(mapping: IntensityMapping, dtype: np.dtype[np.generic]) -> IntensityMapping:
+    """Round the mapping outwards to integers when the stored values are integers."""
+    if dtype.kind == "f":
+        return mapping
+    low, high = math.floor(mapping.low), math.ceil(mapping.high)
+    if max(abs(low), abs(high)) >= EXACT_INTEGERS:
+        raise ParameterError(f"intensity mapping {mapping} is out of range", kind="bad-mapping")
+    return IntensityMapping(low, max(high, low + 1))
+
+
+def encode_psc(
+    values: Values,
+    *,
+    header: BrickHeader,
+    mapping: IntensityMapping,
+    parameters: CodecParameters,
+    prior: Prior,
+    special_values: tuple[float, ...],
+    seed: int,
+    device: str,
+    observer: Observer | None = None,
+) -> EncodedBrick:
+    """Encode a brick with the prior; see :func:`psc_volumetric.codec.encode_brick`."""
+    mapping = _integer_mapping(mapping, header.dtype)
+    if any(s % t for s, t in zip(header.shape, prior.tile_shape, strict=True)):
+        raise ParameterError(
+            f"brick {header.shape} is not made of whole tiles {prior.tile_shape}", kind="bad-shape"
+        )
+    special = SpecialMap.find(values, special_values)
+    clean = values if special is None else special.fill(values, mapping.low)
+    grid = TileGrid(header.valid, prior.tile_shape)
+    tiles = grid.split(normalise(clean, mapping))
+    mixed = seed ^ crc32c(np.array(header.position, "<i8").tobytes())
+    stream = parameters.stream(prior.levels, mixed & 0xFFFFFFFF)
+    job = _Job(grid, stream, denoiser_for(prior, device), mapping, header.dtype)
+    base = SymbolWriter()
+    coarse = job.code_means(base, tiles)
+    base.mark()
+    words: list[list[bytes]] = [[b""] * len(stream.level_ends) for _ in range(len(grid))]
+    results: list[dict[int, NDArray[np.int32]]] = [{} for _ in range(len(grid))]
+    coded = [n for n in range(len(grid)) if not job.is_flat(tiles[n], coarse[n])]
+    for batch in job.batches(coded):
+        ports = [SymbolWriter() for _ in batch]
+        for result in job.run(batch, ports, coarse, tiles, None, observer):
+            for port in ports:
+                port.mark()
+            for n, mean in zip(batch, result.mean.cpu().numpy(), strict=True):
+                results[n][result.level] = mean
+        for n, port in zip(batch, ports, strict=True):
+            words[n] = port.finish()
+    base_bytes = base.finish()[0]
+    levels = range(len(stream.level_ends))
+    psc = PscFields(
+        bytes.fromhex(prior.digest[:32]),
+        prior.tile_shape,
+        mapping,
+        stream,
+        tuple(tuple(len(words[n][k]) // 4 for n in range(len(grid))) for k in levels),
+    )
+    sections = [("special", b"" if special is None else special.pack()), ("base", base_bytes)]
+    sections += [(f"level{k + 1}", b"".join(w[k] for w in words)) for k in levels]
+    data = write_brick(header, sections, psc=psc)
+    flat = job.base_tiles(coarse)
+    records = tuple(
+        _record(job, values, special, n, flat[n], results[n], words[n], len(base_bytes))
+        for n in range(len(grid))
+    )
+    return EncodedBrick(data, "psc", records)
+
+
+def decode_psc(
+    read: ReadRange,
+    index: BrickIndex,
+    *,
+    selection: Box,
+    level: int,
+    prior: PriorSource | None,
+    spread: bool,
+    device: str,
+) -> DecodedBrick:
+    """Decode a region of a ``psc`` brick; see :func:`psc_volumetric.codec.decode_brick`."""
+    fields = index.psc
+    if fields is None:
+        raise FormatError("brick has no psc fields", kind="bad-method")
+    what = f"brick {index.position}"
+    special = SpecialMap.unpack(
+        read_section(read, index.section("special"), what=what), index.valid, index.dtype
+    )
+    loaded = _matching_prior(prior, fields, what)
+    grid = index.grid
+    job = _Job(grid, fields.parameters, denoiser_for(loaded, device), fields.mapping, index.dtype)
+    base = SymbolReader(read_section(read, index.section("base"), what=what))
+    coarse = job.code_means(base, None)
+    wanted = grid.covering(selection)
+    data = _read_tiles(read, index, wanted, level, what)
+    samples = dict(zip(wanted, job.base_tiles(coarse[list(wanted)]), strict=True)) if wanted else {}
+    sigmas = {n: np.full(grid.tile, job.flat_spread, np.int32) for n in wanted}
+    coded = [n for n in wanted if any(row[n] for row in fields.words)]
+    active = [n for n in coded if level or job.restarts]
+    for batch in job.batches(active):
+        ports = [SymbolReader(data[n]) for n in batch]
+        for result in job.run(batch, ports, coarse, None, level):
+            if result.level == level:
+                means, spreads = result.mean.cpu().numpy(), result.spread.cpu().numpy()
+                samples.update(zip(batch, means, strict=True))
+                sigmas.update(zip(batch, spreads, strict=True))
+    shape = tuple(s.stop - s.start for s in selection)
+    out = np.empty(shape, index.dtype)
+    sigma = np.zeros(shape, np.float32) if spread else None
+    unit = np.float32((fields.mapping.high - fields.mapping.low) / (2 << SPREAD_BITS))
+    for n, inside, target in grid.overlaps(selection, wanted):
+        out[target] = denormalise(samples[n][inside], fields.mapping, index.dtype)
+        if sigma is not None:
+            sigma[target] = sigmas[n][inside].astype(np.float32) * unit
+    if special is not None:
+        special.apply(out, selection)
+        if sigma is not None:
+            sigma[special.index[selection] > 0] = 0
+    return DecodedBrick(out, sigma)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What encoding and decoding of one brick have in common."""
+
+    grid: TileGrid
+    parameters: StreamParameters
+    denoiser: Denoiser
+    mapping: IntensityMapping
+    dtype: np.dtype[np.generic]
+
+    @property
+    def restarts(self) -> bool:
+        """The paper's schedule: no base, level 0 is the prior's mean."""
+        return self.parameters.schedule == "restart"
+
+    @property
+    def blocks(self) -> int:
+        """Blocks per tile side."""
+        return self.grid.tile[1] // BLOCK
+
+    @property
+    def flat_spread(self) -> int:
+        """Spread given to tiles that are coded by their base alone."""
+        return self.parameters.coarse_step >> (SAMPLE_FRACTION_BITS - SPREAD_BITS + 6)
+
+    def transform(self) -> BlockTransform:
+        """Block transform of a tile on the CPU."""
+        return BlockTransform(self.grid.tile[0], self.grid.tile[1], torch.device("cpu"))
+
+    def code_means(self, port: SymbolWriter | SymbolReader, tiles: Samples | None) -> Samples:
+        """Exchange the base; returns dequantised block means per tile, (tiles, blocks^2)."""
+        nz, ny, nx = self.grid.counts
+        k, step = self.blocks, self.parameters.coarse_step
+        if self.restarts:
+            return np.zeros((len(self.grid), k * k), np.int64)
+        quantised = None
+        if tiles is not None:
+            c = self.transform().forward(torch.from_numpy(tiles).double())
+            means = c[:, :: self.grid.tile[0] * 64].numpy().astype(np.int64)
+            rounded = (2 * means + step) // (2 * step)
+            quantised = rounded.reshape(nz, ny, nx, k, k).transpose(0, 1, 3, 2, 4)
+            quantised = quantised.reshape(nz, ny * k, nx * k)
+        coded = code_base(port, quantised, (nz, ny * k, nx * k))
+        by_tile = coded.reshape(nz, ny, k, nx, k).transpose(0, 1, 3, 2, 4)
+        return by_tile.reshape(len(self.grid), k * k) * step
+
+    def base_tiles(self, coarse: Samples) -> NDArray[np.int32]:
+        """Tiles rebuilt from their block means alone, (n, slices, tile, tile)."""
+        slices, tile, _ = self.grid.tile
+        c = torch.zeros((len(coarse), slices * tile * tile), dtype=torch.float64)
+        c[:, :: slices * 64] = torch.from_numpy(coarse).double()
+        rebuilt: NDArray[np.int32] = self.transform().inverse(c).numpy().astype(np.int32)
+        return rebuilt
+
+    def is_flat(self, tile: Samples, coarse: Samples) -> bool:
+        """Encoder's choice: nothing beyond the base would be coded."""
+        if self.restarts:
+            return False
+        c = self.transform().forward(torch.from_numpy(tile[None]).double())[0].numpy()
+        c[:: self.grid.tile[0] * 64] -= coarse
+        return bool(np.abs(c).max() <= self.parameters.step / 2)
+
+    def batches(self, numbers: list[int]) -> Iterator[list[int]]:
+        """Tiles that run side by side; never changes a bit."""
+        limit = PARTICLES_PER_BATCH[self.denoiser.device.type]
+        size = 1 if self.restarts else max(1, limit // self.parameters.particles)
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]
+
+    def run(
+        self,
+        batch: list[int],
+        ports: list[SymbolWriter] | list[SymbolReader],
+        coarse: Samples,
+        tiles: Samples | None,
+        level: int | None,
+        observer: Observer | None = None,
+    ) -> Iterator[LevelResult]:
+        """Run the loop; ``level`` None runs and yields every level."""
+        source = None if tiles is None else torch.from_numpy(tiles[batch])
+        device = self.denoiser.device
+        job = TileBatch(
+            tuple(batch),
+            ports,
+            None if source is None else source.to(device),
+            torch.from_numpy(coarse[batch]),
+        )
+        last = len(self.parameters.level_ends)
+        if self.restarts:
+            wanted = set(range(1, last + 1)) if level is None else {level}
+            return restart(self.denoiser, self.parameters, job, levels=wanted)
+        return single_pass(
+            self.denoiser,
+            self.parameters,
+            job,
+            last_level=last if level is None else level,
+            observer=observer,
+        )
+
+
+def _matching_prior(source: PriorSource | None, fields: PscFields, what: str) -> Prior:
+    digest = fields.prior_digest.hex()
+    if source is None:
+        raise PriorMismatchError(
+            f"{what}: needs the prior {digest}, none was offered",
+            kind="prior-missing",
+            hint="open the stream through its archive, which embeds the prior",
+        )
+    prior = source(digest)
+    if not prior.digest.startswith(digest):
+        raise PriorMismatchError(
+            f"{what}: needs the prior {digest}, was offered {prior.digest}", kind="prior-mismatch"
+        )
+    levels = fields.parameters.noise_levels
+    if prior.tile_shape != fields.tile or max(levels) >= prior.levels:
+        raise FormatError(
+            f"{what}: tile {fields.tile} or noise level {max(levels)} does not fit the prior "
+            f"({prior.tile_shape}, {prior.levels} levels)",
+            kind="bad-parameter",
+        )
+    return prior
+
+
+def _read_tiles(
+    read: ReadRange, index: BrickIndex, tiles: tuple[int, ...], level: int, what: str
+) -> dict[int, bytes]:
+    """Words of the tiles up to ``level``; whole sections when all tiles are wanted."""
+    pieces: dict[int, list[bytes]] = {n: [] for n in tiles}
+    if index.psc is None or not tiles:
+        return {}
+    whole = len(tiles) == len(index.grid)
+    for k in range(1, level + 1):
+        section, row = index.section(f"level{k}"), index.psc.words[k - 1]
+        starts = np.cumsum([0, *row]) * 4
+        if whole:
+            first, data = 0, read_section(read, section, what=what)
+        else:
+            first, stop = int(starts[tiles[0]]), int(starts[tiles[-1] + 1])
+            data = read(section.offset + first, stop - first) if stop > first else b""
+            if len(data) != stop - first:
+                raise FormatError(
+                    f"{what}: section {section.name!r}: expected {stop - first} bytes at offset "
+                    f"{section.offset + first}, found {len(data)}",
+                    kind="truncated",
+                    hint="the chunk is cut, run `psc-archive verify`",
+                )
+        for n in tiles:
+            pieces[n].append(data[int(starts[n]) - first : int(starts[n + 1]) - first])
+    return {n: b"".join(parts) for n, parts in pieces.items()}
+
+
+def _record(
+    job: _Job,
+    values: Values,
+    special: SpecialMap | None,
+    number: int,
+    flat: NDArray[np.int32],
+    results: dict[int, NDArray[np.int32]],
+    words: list[bytes],
+    base_bytes: int,
+) -> TileRecord:
+    box = job.grid.box(number)
+    inside = tuple(slice(0, b.stop - b.start) for b in box)
+    source = values[box]
+    measured = np.ones(source.shape, bool) if special is None else special.index[box] == 0
+    mse, max_error, decoded = [], [], source
+    for level in range(len(words) + 1):
+        samples = results.get(level, flat)
+        decoded = denormalise(samples[inside], job.mapping, job.dtype)
+        error = (decoded.astype(np.float64) - source.astype(np.float64))[measured]
+        mse.append(float(np.mean(error**2)) if error.size else 0.0)
+        max_error.append(float(np.abs(error).max(initial=0)))
+    if special is not None:
+        special.apply(decoded, box)
+    share = base_bytes // len(job.grid)
+    return TileRecord(
+        job.grid.position(number),
+        (share, *(len(w) for w in words)),
+        tuple(mse),
+        tuple(max_error),
+        digest_values(decoded),
+    )
+
+

@@ -1,0 +1,1 @@
+"""Posterior sampling in integers: noise, schedule, the shared loop. Part of the format."""

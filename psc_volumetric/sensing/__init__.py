@@ -1,0 +1,1 @@
+"""Which measurements to take, and what they say about the tile. Part of the format."""
