@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -21,9 +21,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.buffer import Buffer, NDBuffer
-from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
+from zarr.abc.codec import (
+    ArrayBytesCodec,
+    ArrayBytesCodecPartialDecodeMixin,
+    ArrayBytesCodecPartialEncodeMixin,
+)
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.buffer import default_buffer_prototype
+from zarr.storage import LocalStore
 
 from psc_volumetric.archive.layout import CODEC_NAME, MANIFEST_KEY
 from psc_volumetric.archive.manifest import Manifest, check_format
@@ -54,15 +59,18 @@ def _executor() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True)
 class _Archive:
-    """The archive a chunk belongs to: its root in the store, and its manifest."""
+    """The archive an array belongs to: where it is, its manifest, the array's path inside."""
 
     store: Store
     root: str
     manifest: Manifest
+    inside: str
 
 
 @dataclass(frozen=True)
-class PscCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
+class PscCodec(
+    ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin, ArrayBytesCodecPartialEncodeMixin
+):
     """Decode bricks for Zarr.
 
     Parameters
@@ -120,12 +128,13 @@ class PscCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         raise NotImplementedError
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: Any) -> Buffer | None:
-        raise StorageError(
-            f"codec {CODEC_NAME} only reads: an archive is written once, as a whole",
-            kind="read-only-codec",
-            hint="use `psc-archive archive` or psc_volumetric.archive.ArchiveWriter; to write "
-            "decoded values elsewhere, clear the encoding first (`ds.drop_encoding()`)",
-        )
+        raise _read_only()
+
+    async def _encode_partial_single(
+        self, byte_setter: Any, chunk_array: NDBuffer, selection: Any, chunk_spec: Any
+    ) -> None:
+        """Refused here too: without it Zarr deletes chunks that get the fill value, unasked."""
+        raise _read_only()
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: Any) -> NDBuffer:
         """Whole chunk from its bytes; the key is not known here, so neither is the archive."""
@@ -152,7 +161,7 @@ class PscCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         store = getattr(byte_getter, "store", None)
         archive = None
         if isinstance(key, str) and isinstance(store, Store):
-            archive = await self._archive(store, key)
+            archive = await self._archive(store, _array_of(key))
 
         def call(request: Coroutine[Any, Any, Buffer | None]) -> Buffer | None:
             return asyncio.run_coroutine_threadsafe(request, loop).result()
@@ -178,18 +187,15 @@ class PscCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
             raise _placed(error, key) from error
         return _wrap(chunk_spec, values[relative_to(selection, bounds)])
 
-    async def _archive(self, store: Store, key: str) -> _Archive | None:
-        """Archive around a chunk key, found by its manifest; remembered per open array."""
-        array = key.rsplit("/c/", 1)[0]
+    async def _archive(self, store: Store, array: str) -> _Archive | None:
+        """Archive around an array, found by its manifest; remembered as long as this codec."""
         if array not in self._archives:
-            parts = array.split("/")
-            for length in range(len(parts) - 1, -1, -1):
-                root = "/".join(parts[:length])
+            for place, root, inside in _places_above(store, array):
                 where = f"{root}/{MANIFEST_KEY}" if root else MANIFEST_KEY
-                data = await store.get(where, default_buffer_prototype())
+                data = await place.get(where, default_buffer_prototype())
                 if data is not None:
-                    manifest = Manifest.from_bytes(data.to_bytes(), where=root or str(store))
-                    self._archives[array] = _Archive(store, root, manifest)
+                    manifest = Manifest.from_bytes(data.to_bytes(), where=root or str(place))
+                    self._archives[array] = _Archive(place, root, manifest, inside)
                     break
         return self._archives.get(array)
 
@@ -207,10 +213,12 @@ class PscCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
                 f"{key}: no {MANIFEST_KEY} above this array, so the archive was never finished (or "
                 "was copied incompletely)",
                 kind="not-sealed",
-                hint="finish it with `psc-archive archive`, or copy it whole",
+                hint="open the archive, not an array in it; if that fails too, finish it with "
+                "`psc-archive archive`, or copy it whole",
             )
         prefix = f"{archive.root}/" if archive.root else ""
-        entry = archive.manifest.entries.get(key.removeprefix(prefix))
+        chunk = key.removeprefix(_array_of(key)).lstrip("/")
+        entry = archive.manifest.entries.get(f"{archive.inside}/{chunk}")
         if entry is None:
             raise FormatError(f"{key} is not in the manifest", kind="unlisted-key")
 
@@ -221,6 +229,30 @@ class PscCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
             return found.to_bytes()
 
         return entry.size, EmbeddedPriors(archive.manifest.entries, file)
+
+
+def _array_of(key: str) -> str:
+    """Path of the array a chunk key belongs to; ``""`` at the root of the store."""
+    return "" if key.startswith("c/") else key.rsplit("/c/", 1)[0]
+
+
+def _places_above(store: Store, array: str) -> Iterator[tuple[Store, str, str]]:
+    """Where the archive of an array can be: store, path of the archive, path of the array in it."""
+    parts = array.split("/") if array else []
+    for length in range(len(parts) - 1, -1, -1):
+        yield store, "/".join(parts[:length]), "/".join(parts[length:])
+    if not parts and isinstance(store, LocalStore):
+        folder = store.root.absolute()
+        yield LocalStore(folder.parent, read_only=True), "", folder.name
+
+
+def _read_only() -> StorageError:
+    return StorageError(
+        f"codec {CODEC_NAME} only reads: an archive is written once, as a whole",
+        kind="read-only-codec",
+        hint="use `psc-archive archive` or psc_volumetric.archive.ArchiveWriter; to write "
+        "decoded values elsewhere, clear the encoding first (`ds.drop_encoding()`)",
+    )
 
 
 async def _get(store: Store, key: str) -> Buffer | None:
