@@ -1,0 +1,172 @@
+"""``xr.open_dataset(..., engine="psc")``: lazy, picklable, decoded as from the source file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate
+from psc_volumetric.errors import StorageError
+
+
+def test_every_store_opens_and_equals_the_reader(
+    target: str, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    make.build(target, values, slope=0.5, intercept=-3.0)
+    with xr.open_dataset(target, engine="psc") as dataset:
+        np.testing.assert_array_equal(dataset.volume.values, values * 0.5 - 3)
+        assert dataset.volume.dims == ("z", "y", "x")
+        assert dataset.volume.attrs["units"] == "K"
+    with xr.open_dataset(target, engine="psc", mask_and_scale=False) as dataset:
+        np.testing.assert_array_equal(dataset.volume.values, values)
+        assert dataset.volume.dtype == np.int16
+
+
+def test_the_engine_is_guessed_from_the_name(kept: Path) -> None:
+    with xr.open_dataset(kept) as dataset:
+        assert dataset.psc.mode == "lossless"
+        assert not dataset.psc.is_lossy
+        assert dataset.psc.level is None
+        assert dataset.psc.affine["volume"].shape == (4, 4)
+        assert list(dataset.psc.verify(deep=True)) == []
+        assert dataset.psc.info()["variables"]["volume"]["dims"] == ["z", "y", "x"]
+
+
+def test_opening_reads_no_brick_and_a_region_reads_its_own(
+    kept: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    real = ArchiveReader.read_brick
+
+    def counting(self: ArchiveReader, variable: str, position: tuple[int, ...], *a, **k):  # type: ignore[no-untyped-def]
+        asked.append(position)
+        return real(self, variable, position, *a, **k)
+
+    monkeypatch.setattr(ArchiveReader, "read_brick", counting)
+    with xr.open_dataset(kept, engine="psc", uncertainty=True) as dataset:
+        repr(dataset)
+        assert asked == []
+        part = dataset.volume.isel(z=9, y=slice(35, None), x=[66, 68])
+        np.testing.assert_array_equal(part.values, values[9, 35:, [66, 68]].T)
+        assert set(asked) == {(1, 1, 2)}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"z": slice(None, None, -1)},
+        {"z": slice(8, 2, -3), "x": slice(1, 60, 7)},
+        {"z": [3, 1, 1], "y": [0, 39]},
+        {"z": -1, "y": -1, "x": -1},
+        {"x": slice(5, 5)},
+    ],
+)
+def test_indexing_like_numpy(kept: Path, values: np.ndarray, key: dict[str, object]) -> None:
+    expected = xr.DataArray(values, dims=("z", "y", "x")).isel(key)
+    with xr.open_dataset(kept, engine="psc") as dataset:
+        np.testing.assert_array_equal(dataset.volume.isel(key).values, expected.values)
+
+
+def test_dask_chunks_are_bricks_and_travel_between_processes(
+    kept: Path, values: np.ndarray
+) -> None:
+    pytest.importorskip("dask")
+    with xr.open_dataset(kept, engine="psc", chunks={}) as dataset:
+        assert dataset.volume.chunks == ((8, 3), (32, 8), (32, 32, 6))
+        total = dataset.volume.sum()
+        assert int(total.compute(scheduler="processes", num_workers=1)) == int(values.sum())
+
+
+def test_a_pickled_dataset_opens_the_same_archive_only(
+    folder: Path, values: np.ndarray, make: SimpleNamespace, tmp_path: Path
+) -> None:
+    with xr.open_dataset(folder, engine="psc") as dataset:
+        data = pickle.dumps(dataset)
+    np.testing.assert_array_equal(pickle.loads(data).volume.values, values)
+    other = tmp_path / "other.psc.zarr"
+    make.build(other, make.values((11, 40, 70), seed=5))
+    folder.rename(tmp_path / "old")
+    other.rename(folder)
+    copy = pickle.loads(data)
+    from psc_volumetric import xarray_backend
+
+    xarray_backend._readers.clear()
+    with pytest.raises(StorageError) as caught:
+        copy.volume.load()
+    assert caught.value.kind == "archive-changed"
+
+
+def test_uncertainty_and_level(kept: Path) -> None:
+    with xr.open_dataset(kept, engine="psc", uncertainty=True, level=0) as dataset:
+        assert set(dataset.data_vars) == {"volume", "volume_sigma"}
+        assert dataset.psc.is_lossy
+        assert dataset.psc.level == 0
+        assert not dataset.volume_sigma.values.any()
+        assert dataset.volume_sigma.attrs["units"] == "K"
+
+
+def test_drop_variables(kept: Path) -> None:
+    with xr.open_dataset(kept, engine="psc", drop_variables=["volume"]) as dataset:
+        assert list(dataset.data_vars) == []
+
+
+def test_cf_packing_decodes_as_from_netcdf(tmp_path: Path, make: SimpleNamespace) -> None:
+    """The same packed variable through a NetCDF file and through an archive."""
+    packed = make.values((3, 20, 24))
+    packed[0, 0, :5] = -32768
+    attrs = {
+        "scale_factor": np.float32(0.01),
+        "add_offset": np.float32(273.15),
+        "_FillValue": np.int16(-32768),
+        "units": "K",
+        "long_name": "air temperature",
+        "coordinates": "height",
+    }
+    coordinates = {
+        "time": (("time",), np.arange(3), {"units": "hours since 2001-01-01"}),
+        "lat": (("lat",), np.linspace(80, -80, 20, dtype=np.float32), {"units": "degrees_north"}),
+        "lon": (("lon",), np.arange(24.0), {"units": "degrees_east"}),
+        "height": ((), np.float64(2.0), {"units": "m"}),
+    }
+    dims = ("time", "lat", "lon")
+    raw = xr.Dataset({"air": (dims, packed, attrs)}, coordinates)
+    raw.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    spec = make.spec(packed, name="air", dims=dims, affine=None, spacing_mm=None, attrs=attrs)
+    plain = [PlainCoordinate(n, d, np.asarray(v), a) for n, (d, v, a) in coordinates.items()]
+    path = tmp_path / "a.psc.zarr"
+    writer = ArchiveWriter.create(
+        path, mode="lossless", variables=[spec], coordinates={"air": plain}
+    )
+    make.write_bricks(writer, {"air": packed})
+    writer.seal()
+    with (
+        xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as expected,
+        xr.open_dataset(path, engine="psc") as found,
+    ):
+        xr.testing.assert_equal(found, expected)
+        assert found.air.dtype == expected.air.dtype
+        assert np.isnan(found.air.values[0, 0, :5]).all()
+        assert found.time.dtype.kind == "M"
+        assert found.air.attrs == expected.air.attrs
+    with (
+        pytest.warns(UserWarning, match="not recognized"),
+        xr.open_zarr(path, consolidated=False) as plainly,
+    ):
+        np.testing.assert_allclose(plainly.air.values, expected.air.values, rtol=1e-6)
+
+
+def test_float_fill_values_survive(tmp_path: Path, make: SimpleNamespace) -> None:
+    values = make.values((3, 20, 24), "float32")
+    values[1, 2, 3] = 1e20
+    for number, fill in enumerate((np.float32(1e20), float("nan"), "NaN")):
+        path = tmp_path / f"{number}.psc.zarr"
+        make.build(path, values, attrs={"_FillValue": fill})
+        with xr.open_dataset(path, engine="psc") as dataset:
+            found = dataset.volume.values
+            assert np.isnan(found[1, 2, 3]) == (number == 0)
+            np.testing.assert_array_equal(found[0], values[0])
