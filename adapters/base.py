@@ -272,8 +272,8 @@ def spacing_of(affine: Array) -> tuple[float, float, float]:
 
 
 def safe_name(text: str, fallback: str) -> str:
-    """Reduce ``text`` to ``[A-Za-z0-9_.-]+``, not starting with a dot or dash."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_").lstrip(".-")
+    """Reduce ``text`` to ``[A-Za-z0-9_.-]+``, not starting with a dot, dash or underscore."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).rstrip("_").lstrip("._-")
     return name or fallback
 
 

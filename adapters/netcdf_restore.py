@@ -50,6 +50,7 @@ def restore_netcdf(
             [(volume.name, volume.full_shape) for volume in volumes],
             {name: tuple(record["shape"]) for name, record in known.items()},
         )
+        _check_types(volumes, known)
         cuts = _cuts(volumes, known)
         own = safe_target(target, str(document["name"])).name
         place = file_target(target, own, _SUFFIXES)
@@ -76,6 +77,17 @@ def _volume_records(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for variable in group["variables"]
         if "volume" in variable
     }
+
+
+def _check_types(volumes: Sequence[RestoredVolume], known: dict[str, dict[str, Any]]) -> None:
+    for volume in volumes:
+        stored = np.dtype(known[volume.name]["type"]).newbyteorder("=")
+        if volume.array.dtype != stored:
+            raise SourceError(
+                f"volume {volume.name!r}: expected values of the stored type {stored.name!r}, "
+                f"found {volume.array.dtype.name!r}",
+                kind="bad-region",
+            )
 
 
 def _cuts(volumes: Sequence[RestoredVolume], known: dict[str, dict[str, Any]]) -> Cuts:
@@ -136,11 +148,15 @@ def _write(
 def _create(group: Any, record: dict[str, Any], cuts: Cuts) -> Any:
     fill = next((entry for entry in record["attrs"] if entry["name"] == _FILL), None)
     options = _storage(group, record, cuts)
+    if _is_big_endian(group, record):
+        options["endian"] = "big"
     early = group.data_model.startswith("NETCDF4") and record["type"] != "string"
     if fill is not None and early:
         options["fill_value"] = attribute_value(fill)
+    elif early and not record["prefilled"]:
+        options["fill_value"] = False
     variable = group.createVariable(
-        record["name"], _type(group, record["type"]), tuple(record["dims"]), **options
+        record["name"], _type(group, record), tuple(record["dims"]), **options
     )
     variable.set_auto_maskandscale(False)
     variable.set_auto_chartostring(False)
@@ -154,7 +170,8 @@ def _create(group: Any, record: dict[str, Any], cuts: Cuts) -> Any:
     return variable
 
 
-def _type(group: Any, name: str) -> Any:
+def _type(group: Any, record: dict[str, Any]) -> Any:
+    name = record["type"]
     if name == "string":
         return str
     if name.startswith("enum:"):
@@ -163,15 +180,18 @@ def _type(group: Any, name: str) -> Any:
                 return group.enumtypes[name[5:]]
             group = group.parent
         raise KeyError(name)
-    return np.dtype(name).newbyteorder("=")
+    return np.dtype(name).newbyteorder(">" if _is_big_endian(group, record) else "=")
+
+
+def _is_big_endian(group: Any, record: dict[str, Any]) -> bool:
+    """Tell whether a byte order was chosen; the classic formats have only one."""
+    return bool(record["endian"] == "big" and group.data_model.startswith("NETCDF4"))
 
 
 def _storage(group: Any, record: dict[str, Any], cuts: Cuts) -> dict[str, Any]:
     if not group.data_model.startswith("NETCDF4") or not record["dims"]:
         return {}
     storage: dict[str, Any] = {}
-    if record["endian"] in ("big", "little") and not record["type"].startswith(("string", "enum")):
-        storage["endian"] = record["endian"]
     filters = record["filters"]
     if filters and record["type"] != "string":
         storage["shuffle"] = bool(filters.get("shuffle"))

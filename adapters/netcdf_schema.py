@@ -105,7 +105,15 @@ def _variable(
         "filters": variable.filters() or {},
         "chunks": chunking if isinstance(chunking, str) or chunking is None else list(chunking),
         "endian": variable.endian(),
+        "prefilled": _is_prefilled(variable),
     }
+
+
+def _is_prefilled(variable: Any) -> bool:
+    """Tell whether unwritten values read as fill value (False: the variable is in no-fill mode)."""
+    if not isinstance(variable.datatype, np.dtype) or variable.dtype.kind not in "iuf":
+        return True
+    return variable.get_fill_value() is not None
 
 
 def _type_of(variable: Any, path: Path) -> str:

@@ -1,0 +1,393 @@
+"""The suite every adapter must pass, over files of every format and flavour."""
+
+import gzip
+import json
+import pickle
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+import adapters
+from adapters import RestoredVolume, RestoreInfo, SourceError
+
+NIFTI_FILES = Path(nibabel.__file__).parent / "tests" / "data"
+LOSSLESS = RestoreInfo(lossless=True, ratio=None, method="psc", level=None)
+LOSSY = RestoreInfo(lossless=False, ratio=37.5, method="psc", level=3)
+
+CASES = {
+    "dicom-axial": lambda t, m: m["series"](
+        t, RescaleSlope=2, RescaleIntercept=-1024, Modality="CT", PixelPaddingValue=-2000
+    ),
+    "dicom-oblique-12-bit": lambda t, m: m["series"](
+        t,
+        values=np.random.default_rng(5).integers(0, 4096, (5, 21, 19)).astype(np.uint16),
+        orientation=(0.96, 0.28, 0.0, -0.224, 0.768, -0.6),
+        BitsStored=12,
+        HighBit=11,
+    ),
+    "dicom-tilted": lambda t, m: m["series"](
+        t, positions=[np.array([-90.5, 12.25 + 0.6 * k, -310 + 2.5 * k]) for k in range(6)]
+    ),
+    "dicom-8-bit-odd": lambda t, m: m["series"](
+        t, values=np.random.default_rng(6).integers(0, 256, (3, 17, 19)).astype(np.uint8)
+    ),
+    "dicom-irregular": lambda t, m: m["series"](
+        t, positions=[np.array([0.0, 0.0, z]) for z in (0, 2, 4, 7.1, 9, 30)]
+    ),
+    "dicom-enhanced-4d": lambda t, m: m["enhanced"](
+        t / "e.dcm",
+        [
+            ((1.0, 0, 0, 0, 1.0, 0), (-9.0, 4.5, 3.0 * z), {"TemporalPositionIndex": time})
+            for z in (2, 0, 3, 1)
+            for time in (2, 1)
+        ],
+    ),
+    "dicom-big-endian": "MR_small_bigendian.dcm",
+    "dicom-implicit": "MR_small_implicit.dcm",
+    "dicom-trailing-bytes": "CT_small.dcm",
+    "dicom-rle": "MR_small_RLE.dcm",
+    "dicom-jpeg2000": "MR_small_jp2klossless.dcm",
+    "dicom-deflated": "image_dfl.dcm",
+    "dicom-dose": "rtdose.dcm",
+    "dicom-dose-big-endian": "rtdose_expb.dcm",
+    "dicom-series": "dicomdirtests/98892003/MR1/4919",
+    "nifti-oblique": lambda t, m: m["nifti"](t / "a.nii"),
+    "nifti-4d-gz": lambda t, m: m["nifti"](t / "a.nii.gz", shape=(20, 18, 7, 3)),
+    "nifti-5d": lambda t, m: m["nifti"](t / "a.nii", shape=(16, 17, 5, 2, 3), dtype="<f4"),
+    "nifti-2d": lambda t, m: m["nifti"](t / "a.nii", shape=(20, 18), dtype="|u1"),
+    "nifti-pair": lambda t, m: m["nifti"](t / "a.img", kind=nibabel.Nifti1Pair),
+    "nifti-2": lambda t, m: m["nifti"](t / "a.nii", kind=nibabel.Nifti2Image, dtype="<u4"),
+    "nifti-metres": lambda t, m: m["nifti"](
+        t / "a.nii", edit=lambda header: header.set_xyzt_units("meter")
+    ),
+    "nifti-big-endian": NIFTI_FILES / "anatomical.nii",
+    "nifti-slope": NIFTI_FILES / "functional.nii",
+    "nifti-bundled-gz": NIFTI_FILES / "example4d.nii.gz",
+    "nifti-no-unit": NIFTI_FILES / "standard.nii.gz",
+    "netcdf-groups": lambda t, m: m["netcdf"](t / "a.nc"),
+    "netcdf-4-classic": lambda t, m: m["netcdf"](t / "a.nc4", "NETCDF4_CLASSIC"),
+    "netcdf-classic": lambda t, m: m["netcdf"](t / "a.cdf", "NETCDF3_CLASSIC"),
+    "netcdf-64-bit": lambda t, m: m["netcdf"](t / "a.nc", "NETCDF3_64BIT_DATA", fill=None),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def source(
+    request, tmp_path_factory, write_series, write_enhanced, write_nifti, write_netcdf
+) -> Path:
+    case = CASES[request.param]
+    if isinstance(case, Path):
+        return case
+    if isinstance(case, str):
+        return Path(get_testdata_file(case.rsplit("/", 1)[-1]))
+    folder = tmp_path_factory.mktemp(request.param)
+    makers = {
+        "series": write_series,
+        "enhanced": write_enhanced,
+        "nifti": write_nifti,
+        "netcdf": write_netcdf,
+    }
+    case(folder, makers)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def candidate(source):
+    (found,) = adapters.discover(source).candidates
+    return found
+
+
+@pytest.fixture(scope="module")
+def item(candidate):
+    return adapters.open_source(candidate)
+
+
+def whole(volume):
+    return volume.array[tuple(slice(None) for _ in volume.array.shape)]
+
+
+def region(volume):
+    """A region that cuts every axis of more than one point."""
+    return tuple(slice(n // 3, n // 3 + max(1, n // 2)) for n in volume.array.shape)
+
+
+def cut(volume, key):
+    start = tuple(part.start for part in key)
+    return RestoredVolume(volume.name, volume.array[key], start, volume.array.shape)
+
+
+def regions_of(item):
+    """One region per volume; NetCDF volumes that share a dimension are cut alike."""
+    return {volume.name: region(volume) for volume in item.volumes}
+
+
+def restore(item, volumes, target, info):
+    document = json.loads(json.dumps(item.document, allow_nan=False))
+    return adapters.restore_source(item.kind, document, item.blobs, volumes, target, info)
+
+
+def reopened(paths):
+    folder = paths[0].parent
+    (found,) = adapters.discover(folder).candidates
+    return adapters.open_source(found)
+
+
+def world(affine, index):
+    return affine @ np.array([*index, 1.0])
+
+
+def corners(shape):
+    return [np.array(p) for p in np.ndindex(2, 2, 2)] * np.maximum(np.array(shape[-3:]) - 1, 0)
+
+
+def test_item_describes_its_volumes_completely(item, candidate):
+    assert item.kind == candidate.kind and item.volumes
+    assert re.fullmatch(r"[A-Za-z0-9_.-]+", item.name)
+    json.dumps(item.document, allow_nan=False)
+    assert len({volume.name for volume in item.volumes}) == len(item.volumes)
+    for volume in item.volumes:
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", volume.name)
+        assert isinstance(volume.array, adapters.LazyArray)
+        assert 2 <= len(volume.array.shape) <= 6
+        assert len(set(volume.dims)) == len(volume.dims) == len(volume.array.shape)
+        assert volume.array.dtype.isnative
+        assert (volume.affine is None) == (volume.spacing_mm is None)
+        json.dumps(volume.attrs, allow_nan=False)
+        for special in volume.special_values:
+            assert volume.array.dtype.type(special) == special
+        sizes = dict(zip(volume.dims, volume.array.shape, strict=True))
+        for coordinate in volume.coordinates:
+            assert coordinate.values.shape == tuple(sizes[dim] for dim in coordinate.dims)
+            json.dumps(coordinate.attrs, allow_nan=False)
+
+
+def test_nothing_personal_leaves_the_blobs(item):
+    shown = [item.name, *item.notes, json.dumps([volume.attrs for volume in item.volumes])]
+    assert not any(secret in text for text in shown for secret in ("Doe", "SECRET", "4711"))
+
+
+def test_files_are_recorded_with_digest(item, candidate):
+    import hashlib
+
+    assert len(item.files) == len(candidate.paths)
+    for record, path in zip(item.files, candidate.paths, strict=True):
+        assert record.size == path.stat().st_size
+        assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert path.as_posix().endswith(record.name)
+
+
+def test_lazy_regions_equal_the_full_read(item):
+    random = np.random.default_rng(9)
+    for volume in item.volumes:
+        full = whole(volume)
+        assert full.shape == volume.array.shape and full.dtype == volume.array.dtype
+        assert full.flags.c_contiguous and full.flags.writeable
+        for _ in range(4):
+            starts = [int(random.integers(0, n)) for n in full.shape]
+            key = tuple(
+                slice(s, int(random.integers(s + 1, n + 1)))
+                for s, n in zip(starts, full.shape, strict=True)
+            )
+            np.testing.assert_array_equal(volume.array[key], full[key])
+        empty = (slice(0, 0), *(slice(None) for _ in full.shape[1:]))
+        assert volume.array[empty].shape == (0, *full.shape[1:])
+        copy = pickle.loads(pickle.dumps(volume.array))
+        np.testing.assert_array_equal(copy[region(volume)], full[region(volume)])
+        with pytest.raises(IndexError):
+            volume.array[(slice(None),)] if full.ndim > 1 else None
+        with pytest.raises(IndexError):
+            volume.array[tuple(slice(None, None, 2) for _ in full.shape)]
+
+
+def test_values_and_corner_voxels_agree_with_the_formats_own_library(item, candidate):
+    check = {"dicom": check_dicom, "nifti": check_nifti, "netcdf": check_netcdf}[item.kind]
+    check(item, candidate)
+
+
+def check_dicom(item, candidate):
+    if len(candidate.paths) == 1 and item.document["files"][0]["frames"] > 1:
+        return  # frame order is tested in test_dicom.py
+    (volume,) = item.volumes
+    for k, path in enumerate(candidate.paths):
+        dataset = pydicom.dcmread(path)
+        np.testing.assert_array_equal(whole(volume)[k], dataset.pixel_array)
+        if volume.affine is None:
+            continue
+        row, column = np.array(dataset.ImageOrientationPatient).astype(float).reshape(2, 3)
+        spacing = [float(v) for v in dataset.PixelSpacing]
+        for y, x in ((0, 0), (0, dataset.Columns - 1), (dataset.Rows - 1, 0)):
+            lps = np.array(dataset.ImagePositionPatient, float)
+            lps = lps + row * spacing[1] * x + column * spacing[0] * y
+            expected = lps * [-1, -1, 1]
+            np.testing.assert_allclose(world(volume.affine, (k, y, x))[:3], expected, atol=2e-3)
+
+
+def check_nifti(item, candidate):
+    image = nibabel.load(candidate.paths[-1])
+    (volume,) = item.volumes
+    stored = np.asarray(image.dataobj.get_unscaled())
+    while stored.ndim < 3:
+        stored = stored[..., None]
+    np.testing.assert_array_equal(whole(volume), stored.T)
+    mm = 1000.0 if volume.attrs["spatial_unit"] == "meter" else 1.0
+    scale = np.diag([mm, mm, mm, 1.0])
+    for z, y, x in corners(volume.array.shape):
+        expected = scale @ image.affine @ [x, y, z, 1]
+        np.testing.assert_allclose(world(volume.affine, (z, y, x)), expected, atol=1e-6)
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    assert ((volume.slope or 1.0), (volume.intercept or 0.0)) == (slope, inter)
+
+
+def check_netcdf(item, candidate):
+    import xarray
+
+    groups = xarray.open_groups(
+        candidate.paths[0], engine="netcdf4", mask_and_scale=False, decode_times=False
+    )
+    for volume in item.volumes:
+        *path, name = volume.name.split(".")
+        group = groups["/" + "/".join(path)]
+        assert group[name].dtype == volume.array.dtype
+        np.testing.assert_array_equal(whole(volume), group[name].values)
+        names = {coordinate.name.rsplit(".", 1)[-1] for coordinate in volume.coordinates}
+        assert names == {"time", "lat", "lon"}
+        for coordinate in volume.coordinates:
+            short = coordinate.name.rsplit(".", 1)[-1]
+            holder = group if short in group.variables else groups["/"]
+            np.testing.assert_array_equal(coordinate.values, holder[short].values)
+
+
+def test_restore_of_the_whole_gives_equal_data_and_geometry(item, candidate, tmp_path):
+    volumes = [cut(v, tuple(slice(0, n) for n in v.array.shape)) for v in item.volumes]
+    paths = restore(item, volumes, tmp_path / "out", LOSSLESS)
+    assert all(path.is_file() for path in paths)
+    again = reopened(paths)
+    assert_same_volumes(item, again, {v.name: None for v in item.volumes})
+    native = item.kind != "dicom" or all(entry["native"] for entry in item.document["files"])
+    if item.kind == "netcdf" or not native:
+        return
+    by_name = {path.name: path for path in paths}
+    for path in candidate.paths:
+        read = gzip.open if path.name.endswith(".gz") else open
+        with read(path, "rb") as before, read(by_name[path.name], "rb") as after:
+            assert before.read() == after.read()
+
+
+def test_restore_of_a_region_keeps_the_place_of_its_voxels(item, tmp_path):
+    keys = regions_of(item)
+    if item.kind == "netcdf":
+        keys = {item.volumes[0].name: keys[item.volumes[0].name]}
+    volumes = [cut(v, keys[v.name]) for v in item.volumes if v.name in keys]
+    again = reopened(restore(item, volumes, tmp_path / "out", LOSSLESS))
+    assert_same_volumes(item, again, keys)
+
+
+def test_lossy_restore_keeps_geometry_and_values_given(item, tmp_path):
+    volumes = [cut(v, tuple(slice(0, n) for n in v.array.shape)) for v in item.volumes]
+    again = reopened(restore(item, volumes, tmp_path / "out", LOSSY))
+    assert_same_volumes(item, again, {v.name: None for v in item.volumes})
+
+
+def assert_same_volumes(before, after, keys):
+    found = {volume.name: volume for volume in after.volumes}
+    for volume in before.volumes:
+        if volume.name not in keys:
+            assert volume.name not in found
+            continue
+        key = keys[volume.name] or tuple(slice(0, n) for n in volume.array.shape)
+        other = found[volume.name]
+        assert other.array.dtype == volume.array.dtype
+        kept = volume.array[key]
+        # A single time point comes back without its time axis in DICOM.
+        np.testing.assert_array_equal(whole(other).reshape(kept.shape), kept)
+        assert (other.unit, other.slope, other.intercept) == (
+            volume.unit,
+            volume.slope,
+            volume.intercept,
+        )
+        assert other.special_values == volume.special_values
+        assert_same_place(volume, other, key)
+        assert_same_coordinates(volume, other, key)
+
+
+def assert_same_place(volume, other, key):
+    if volume.affine is None:
+        assert other.affine is None or before_was_irregular(volume)
+        return
+    start = np.array([part.start for part in key[-3:]])
+    for index in corners(other.array.shape):
+        np.testing.assert_allclose(
+            world(other.affine, index), world(volume.affine, index + start), atol=2e-3
+        )
+    np.testing.assert_allclose(other.spacing_mm[1:], volume.spacing_mm[1:], rtol=1e-5)
+
+
+def before_was_irregular(volume):
+    return volume.attrs.get("slice_spacing") == "irregular"
+
+
+def assert_same_coordinates(volume, other, key):
+    parts = dict(zip(volume.dims, key, strict=True))
+    for coordinate in volume.coordinates:
+        expected = coordinate.values[tuple(parts[dim] for dim in coordinate.dims)]
+        same = [c for c in other.coordinates if c.name == coordinate.name]
+        if same:
+            np.testing.assert_allclose(same[0].values, expected, atol=1e-3)
+        else:
+            assert expected.size == 1  # the axis is gone, or DICOM kept one frame
+
+
+def test_restore_never_replaces_anything(item, tmp_path):
+    volumes = [cut(v, tuple(slice(0, n) for n in v.array.shape)) for v in item.volumes]
+    target = tmp_path / "out"
+    (first, *_) = restore(item, volumes, target, LOSSLESS)
+    before = first.read_bytes()
+    with pytest.raises(SourceError) as caught:
+        restore(item, volumes, target, LOSSY)
+    assert caught.value.kind == "target-exists"
+    assert first.read_bytes() == before
+    assert [p.name for p in tmp_path.rglob("*.partial")] == []
+
+
+def test_restore_refuses_volumes_that_do_not_fit(item, tmp_path):
+    volume = item.volumes[0]
+    good = cut(volume, tuple(slice(0, n) for n in volume.array.shape))
+    unknown = RestoredVolume("nobody", good.array, good.start, good.full_shape)
+    larger = tuple(n + 1 for n in good.full_shape)
+    grown = RestoredVolume(volume.name, good.array, good.start, larger)
+    other_type = np.zeros(good.array.shape, np.complex64)
+    typed = RestoredVolume(volume.name, other_type, good.start, good.full_shape)
+    for wrong in ([unknown], [grown], [], [good, good], [typed]):
+        with pytest.raises(SourceError) as caught:
+            restore(item, wrong, tmp_path / "out", LOSSLESS)
+        assert caught.value.kind == "bad-region"
+    assert list(tmp_path.iterdir()) == [] or not list((tmp_path / "out").iterdir())
+
+
+def test_restore_refuses_a_record_that_leaves_its_folder(item, tmp_path):
+    document = json.loads(json.dumps(item.document))
+    if item.kind == "dicom":
+        document["files"][0]["name"] = "../escaped.dcm"
+    elif item.kind == "nifti":
+        document["names"][0] = "../escaped.nii"
+    else:
+        document["name"] = "/escaped.nc"
+    volumes = [cut(v, tuple(slice(0, n) for n in v.array.shape)) for v in item.volumes]
+    with pytest.raises(SourceError) as caught:
+        adapters.restore_source(
+            item.kind, document, item.blobs, volumes, tmp_path / "out", LOSSLESS
+        )
+    assert caught.value.kind == "unsafe-name"
+
+
+def test_restore_refuses_a_record_without_its_blobs(item, tmp_path):
+    volumes = [cut(v, tuple(slice(0, n) for n in v.array.shape)) for v in item.volumes]
+    for document, blobs in (({}, item.blobs), (item.document, {})):
+        with pytest.raises(SourceError) as caught:
+            adapters.restore_source(item.kind, document, blobs, volumes, tmp_path / "out", LOSSLESS)
+        assert caught.value.kind == "bad-document"
