@@ -13,7 +13,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 
 import adapters
 from adapters.errors import SourceError
@@ -31,13 +31,13 @@ from pipelines.archive import (
 from pipelines.plan import ItemPlan, plan_item, target_for
 from psc_volumetric.errors import PscError
 
-__all__ = ["begin_item", "encode_brick", "find_items", "seal_item"]
+__all__ = ["begin_item", "encode_brick", "find_items", "seal_item", "worth_retrying"]
 
 RETRIES = 2
 RETRY_DELAY_S = 2.0
 
 
-def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
     """Whether a failed task may succeed when tried again: not after a lasting `ItemTaskError`."""
     error = state.result(raise_on_failure=False)
     return not (isinstance(error, ItemTaskError) and error.lasting)

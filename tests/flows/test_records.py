@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from pathlib import Path
 
 import pytest
+from prefect.states import exception_to_failed_state
 
 from adapters.base import Candidate
 from adapters.errors import SourceError
 from flows.records import FolderReport, ItemOutcome, ItemRequest, ItemsFailedError, ItemTaskError
-from flows.tasks import begin_item, find_items
+from flows.tasks import begin_item, find_items, worth_retrying
 from pipelines.archive import ArchiveOptions
 from psc_volumetric.errors import FormatError, PscError, StorageError
 
@@ -32,6 +34,8 @@ def test_task_error_keeps_names_out_of_its_message(
     assert (told.number, told.kind, told.lasting) == (7, kind, lasting)
     assert "jane-doe" not in str(told)
     assert told.detail.endswith(str(error))
+    state = asyncio.run(exception_to_failed_state(told))
+    assert worth_retrying(None, None, state) is not lasting
 
 
 def test_folder_error_survives_another_process_with_its_report() -> None:
