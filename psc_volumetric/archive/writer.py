@@ -247,6 +247,12 @@ class ArchiveWriter:
                 f"{expected!r}, found {found!r}",
                 kind="wrong-brick",
             )
+        if index.psc is not None and index.psc.tile != spec.tile_shape:
+            raise ParameterError(
+                f"{variable} {position!r}: expected tiles {spec.tile_shape!r}, the brick has "
+                f"{index.psc.tile!r}",
+                kind="wrong-brick",
+            )
         prior = index.prior_digest
         if prior is not None and not (spec.prior or "").startswith(prior):
             raise ParameterError(
