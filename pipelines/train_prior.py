@@ -23,7 +23,14 @@ from psc_volumetric.prior.architecture import Architecture, build_network
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TrainingSettings", "TrainingVolume", "held_out_loss", "train"]
+__all__ = [
+    "TileSampler",
+    "TrainingSettings",
+    "TrainingVolume",
+    "add_noise",
+    "held_out_loss",
+    "train",
+]
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +133,10 @@ def cosine_alpha(t: torch.Tensor) -> torch.Tensor:
     return torch.cos(t * (math.pi / 2 * 0.998))
 
 
-def _noisy(x: torch.Tensor, t: torch.Tensor, g: torch.Generator) -> tuple[Any, Any, Any, Any]:
+def add_noise(
+    x: torch.Tensor, t: torch.Tensor, g: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noisy tiles at times ``t``, their velocity target, and (alpha, sigma) per tile."""
     import torch
 
     alpha = cosine_alpha(t).view(-1, 1, 1, 1)
@@ -183,7 +193,7 @@ def train(
             group["lr"] = settings.learning_rate * min(1.0, (i + 1) / settings.warmup) * cosine
         x = torch.from_numpy(sampler.batch(settings.batch)).to(settings.device)
         t = torch.rand(settings.batch, generator=generator).to(settings.device)
-        x_t, target, _, _ = _noisy(x, t, generator)
+        x_t, target, _, _ = add_noise(x, t, generator)
         device_type = torch.device(settings.device).type
         with torch.autocast(device_type, dtype=torch.bfloat16, enabled=settings.bfloat16):
             predicted = net(x_t, t * 1000)
@@ -238,7 +248,7 @@ def held_out_loss(
         total = 0.0
         for part in x.split(16):
             t = torch.full((len(part),), level)
-            x_t, _, alpha, sigma = _noisy(part, t, generator)
+            x_t, _, alpha, sigma = add_noise(part, t, generator)
             with torch.no_grad():
                 velocity = net(x_t, t * 1000)
             total += float(((alpha * x_t - sigma * velocity - part) ** 2).mean()) * len(part)

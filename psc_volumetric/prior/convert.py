@@ -158,13 +158,15 @@ class _Converter:
         self.bits[s.out] = fraction
         inputs = np.arange(-TABLE_HALF, TABLE_HALF) / 2.0**TABLE_BITS
         table = np.floor(inputs / (1 + np.exp(-inputs)) * 2.0**fraction + 0.5)
-        self.tensors[f"{s.name}.table"] = np.clip(table, lo, hi).astype(np.int16)
+        name = f"silu.{fraction}"  # range follows from the fraction: one table serves many steps
+        self.tensors[name] = np.clip(table, lo, hi).astype(np.int16)
         self.tensors[f"{s.name}.gamma"] = _round(s.gamma, 16).astype(np.int32)
         self.tensors[f"{s.name}.beta"] = _round(s.beta, TABLE_BITS + NORM_BITS).astype(np.int64)
-        step = Step(s.op, s.out, s.inputs, name=s.name, groups=s.groups)
         elements = self._group_elements(s)
         epsilon = max(1, round(s.eps * elements**2 * 4.0**in_bits))
-        return Step(**{**step.__dict__, "epsilon": epsilon})
+        return Step(
+            s.op, s.out, s.inputs, name=s.name, groups=s.groups, epsilon=epsilon, table=name
+        )
 
     def _group_elements(self, s: FloatStep) -> int:
         assert s.gamma is not None
@@ -195,7 +197,7 @@ class _Converter:
         produced = next((p for p in self.program.steps if p.out == source), None)
         if produced is not None and produced.op == "norm_act":
             quant, in_bits = None, self.bits[source]
-            table = self.tensors[f"{produced.name}.table"]
+            table = self.tensors[f"silu.{in_bits}"]
             weight, exponent = _fitting_weight(s.weight.numpy(), int(table.min()), int(table.max()))
         else:
             weight, exponent = quantise_weight(s.weight.numpy())

@@ -51,7 +51,7 @@ class Step:
     name : str
         Prefix of the step's tensors: ``<name>.weight`` (int8, O I k k), ``<name>.shift``
         (int8, O), ``<name>.bias`` (int32, (1 or levels, O)); ``<name>.gamma`` (int32, C),
-        ``<name>.beta`` (int64, C), ``<name>.table`` (int16, 8192).
+        ``<name>.beta`` (int64, C).
     factor : int
         ``fold`` and ``unfold``.
     stride, pad : int
@@ -66,6 +66,8 @@ class Step:
         ``conv``: register added afterwards, saturating at +-32767.
     groups, epsilon : int
         ``norm_act``.
+    table : str
+        ``norm_act``: name of the activation table (int16, 8192), shared between steps.
     """
 
     op: str
@@ -81,6 +83,7 @@ class Step:
     add: str | None = None
     groups: int = 1
     epsilon: int = 1
+    table: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Step:
@@ -202,11 +205,11 @@ class _Prover:
         if self.shapes[self.program.steps[-1].out] != (self.program.slices, self.program.tile):
             raise FormatError("network output does not have the tile's shape", kind="bad-program")
 
-    def _tensor(self, step: Step, part: str, dtype: str, shape: tuple[int, ...]) -> Any:
-        array = self.program.tensors[f"{step.name}.{part}"]
+    def _tensor(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
+        array = self.program.tensors[name]
         if array.dtype != np.dtype(dtype) or array.shape != shape:
             raise FormatError(
-                f"network tensor {step.name}.{part}: expected {dtype} {shape}, found "
+                f"network tensor {name}: expected {dtype} {shape}, found "
                 f"{array.dtype} {array.shape}",
                 kind="bad-program",
             )
@@ -236,9 +239,9 @@ class _Prover:
         self._require(step.groups >= 1 and channels % step.groups == 0, step, "bad groups")
         elements = channels // step.groups * size * size
         self._require(elements <= MAX_GROUP_ELEMENTS, step, f"{elements} elements in a group")
-        gamma = self._tensor(step, "gamma", "int32", (channels,)).astype(np.int64)
-        beta = self._tensor(step, "beta", "int64", (channels,))
-        table = self._tensor(step, "table", "int16", (2 * TABLE_HALF,))
+        gamma = self._tensor(f"{step.name}.gamma", "int32", (channels,)).astype(np.int64)
+        beta = self._tensor(f"{step.name}.beta", "int64", (channels,))
+        table = self._tensor(step.table, "int16", (2 * TABLE_HALF,))
         self._require(np.abs(gamma).max() < 1 << 21, step, "gamma is out of range")
         self._require(np.abs(beta).max() < 1 << 42, step, "beta is out of range")
         self._require(1 <= step.epsilon < 1 << 58, step, "epsilon is out of range")
@@ -253,10 +256,10 @@ class _Prover:
         self._require(kernel == other and kernel in (1, 3), step, f"kernel {kernel}x{other}")
         self._require(out <= MAX_CHANNELS and step.stride in (1, 2), step, "channels or stride")
         self._require(step.pad == kernel // 2, step, "padding must be kernel // 2")
-        self._tensor(step, "weight", "int8", weight.shape)
-        shift = self._tensor(step, "shift", "int8", (out,))
+        self._tensor(f"{step.name}.weight", "int8", weight.shape)
+        shift = self._tensor(f"{step.name}.shift", "int8", (out,))
         bias = self.program.tensors[f"{step.name}.bias"]
-        self._tensor(step, "bias", "int32", (len(bias), out))
+        self._tensor(f"{step.name}.bias", "int32", (len(bias), out))
         self._require(len(bias) in (1, self.program.levels), step, "bias rows")
         self._require(-8 <= shift.min() and shift.max() <= 24, step, "shift is out of range")
         lo, hi = step.quant[1:] if step.quant else self.ranges[step.inputs[0]]

@@ -116,7 +116,7 @@ class TorchRuntime:
         self._tensors: dict[str, torch.Tensor] = {}
         for name, array in program.tensors.items():
             tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-            kind = name.rsplit(".", 1)[1]
+            kind = "table" if name.startswith("silu.") else name.rsplit(".", 1)[1]
             if kind in ("weight", "bias", "table"):
                 tensor = tensor.to(carrier)
             elif kind == "shift":
@@ -158,7 +158,7 @@ class TorchRuntime:
         products = x * multiplier.double().view(shape) + offset.double().view(shape)
         index = torch.floor(products * 2.0**-NORM_BITS) + TABLE_HALF
         index = index.clamp_(0, 2 * TABLE_HALF - 1).long()
-        return self._tensors[f"{step.name}.table"][index]
+        return self._tensors[step.table][index]
 
     def _conv(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
         x = r[step.inputs[0]]

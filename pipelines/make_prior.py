@@ -1,0 +1,415 @@
+"""`psc-archive prior train`: real volumes in, a shippable prior folder out.
+
+    volumes -> split by patient -> train -> convert to integers -> measure the cost ->
+    calibrate scales -> configs/metadata.json, models/integer.safetensors, docs/README.md
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.intensity import sample_values, value_range
+from pipelines.train_prior import (
+    NOISE_LEVELS_REPORTED,
+    TileSampler,
+    TrainingSettings,
+    TrainingVolume,
+    held_out_loss,
+    train,
+)
+from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.prior.architecture import Architecture
+
+if TYPE_CHECKING:
+    import torch
+
+    from psc_volumetric.prior import Prior
+    from psc_volumetric.prior.program import Program
+
+__all__ = ["Recipe", "load_volumes", "make_prior", "synthetic_volumes"]
+
+log = logging.getLogger(__name__)
+
+RECIPES = Path(__file__).with_name("recipes")
+CLIP_ABOVE = 1.6  # of the intensity range; brighter voxels saturate in training
+CALIBRATION_LEVEL_STRIDE = 4
+CUBIC = 1.5  # voxel sides within this ratio count as isotropic
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a prior depends on besides the files in its data folders.
+
+    Attributes
+    ----------
+    name, description, modality : str
+        As shown by ``psc-archive prior list``.
+    architecture, settings
+        Network and training.
+    held_out : tuple of str
+        A file whose path contains one of these belongs to the held-out side; patterns name
+        patients or sources, never slices.
+    levels : int
+        Noise levels tabulated in the prior.
+    clip : (low, high)
+        Range of denoised samples, normalised units.
+    calibration_tiles : int
+        Tiles for the scale tables.
+    synthetic : int
+        Smooth random volumes to add to the training side (``test-tiny``).
+    """
+
+    name: str
+    description: str
+    modality: str
+    architecture: Architecture
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    held_out: tuple[str, ...] = ()
+    levels: int = 64
+    clip: tuple[float, float] = (-1.1, 2.2)
+    calibration_tiles: int = 8
+    synthetic: int = 0
+
+    @classmethod
+    def load(cls, name_or_path: str) -> Recipe:
+        """Read a shipped recipe by name, or a recipe file."""
+        path = RECIPES / f"{name_or_path}.json"
+        path = path if path.is_file() else Path(name_or_path)
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
+            raise ParameterError(
+                f"recipe {name_or_path!r}: expected one of {known} or a JSON file",
+                kind="unknown-recipe",
+            )
+        return cls.from_dict(json.loads(path.read_text()))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+        """Rebuild from JSON; unknown keys are refused."""
+        unknown = set(data) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ParameterError(f"recipe: unknown keys {sorted(unknown)}", kind="bad-recipe")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values["architecture"] = Architecture.from_dict(data["architecture"])
+        settings = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.get("settings", {}).items()
+        }
+        values["settings"] = TrainingSettings(**settings)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able dictionary."""
+        data = asdict(self)
+        data["architecture"] = self.architecture.to_dict()
+        return data
+
+
+def load_volumes(paths: Sequence[Path]) -> list[tuple[str, TrainingVolume]]:
+    """Read every volume below ``paths`` through the adapters and normalise it.
+
+    Returns
+    -------
+    list of (path, TrainingVolume)
+        ``path`` is the first source file, for the split; of 4-D volumes the first frame is taken.
+    """
+    import adapters
+
+    volumes = []
+    for path in paths:
+        for candidate in adapters.discover(path).candidates:
+            item = adapters.open_source(candidate)
+            for volume in item.volumes:
+                where = candidate.paths[0].as_posix()
+                found = _normalised(volume.array, volume.special_values, volume.spacing_mm)
+                if found is not None:
+                    values, cubic = found
+                    volumes.append((where, TrainingVolume(item.name, values, cubic)))
+    return volumes
+
+
+def _normalised(
+    array: Any, special: tuple[float, ...], spacing: tuple[float, ...] | None
+) -> tuple[NDArray[np.float32], bool] | None:
+    if len(array.shape) < 3:
+        return None
+    sampled = value_range(sample_values(array), special)
+    if sampled is None:
+        return None
+    frame = tuple(slice(0, 1) for _ in array.shape[:-3])
+    values = array[(*frame, *(slice(0, n) for n in array.shape[-3:]))].astype(np.float32)
+    values = values.reshape(array.shape[-3:])
+    unit = np.clip((values - sampled.low) / (sampled.high - sampled.low), 0, CLIP_ABOVE)
+    cubic = spacing is not None and max(spacing) <= CUBIC * min(spacing)
+    return (unit * 2 - 1).astype(np.float32), cubic
+
+
+def synthetic_volumes(count: int, shape: tuple[int, int, int], seed: int) -> list[TrainingVolume]:
+    """Smooth random blobs on a dark background; enough structure for a test prior."""
+    rng = np.random.default_rng(seed)
+    volumes = []
+    z, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    for number in range(count):
+        values = np.zeros(shape, np.float32)
+        for _ in range(24):
+            centre = [rng.uniform(0, n) for n in shape]
+            radius = rng.uniform(4, 24)
+            distance = (z - centre[0]) ** 2 * 4 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2
+            values += rng.uniform(0.2, 0.8) / (1 + np.exp((np.sqrt(distance) - radius) * 2))
+        values += rng.normal(0, 0.01, shape)
+        unit = np.clip(values / 1.5, 0, CLIP_ABOVE)
+        volumes.append(TrainingVolume(f"synthetic-{number}", (unit * 2 - 1).astype("f4"), False))
+    return volumes
+
+
+def _split(
+    recipe: Recipe, volumes: Sequence[tuple[str, TrainingVolume]]
+) -> tuple[list[TrainingVolume], list[TrainingVolume]]:
+    held = [any(p in where for p in recipe.held_out) for where, _ in volumes]
+    training = [v for (_, v), h in zip(volumes, held, strict=True) if not h]
+    validation = [v for (_, v), h in zip(volumes, held, strict=True) if h]
+    if recipe.synthetic:
+        a = recipe.architecture
+        made = synthetic_volumes(recipe.synthetic, (2 * a.slices, 2 * a.tile, 2 * a.tile), 1)
+        training, validation = training + made[1:], validation + made[:1]
+    for side, name in ((training, "training"), (validation, "held-out")):
+        if not side:
+            raise ParameterError(
+                f"recipe {recipe.name!r}: the {name} side has no volumes",
+                kind="empty-split",
+                hint="check the data folders and the held_out patterns",
+            )
+    return training, validation
+
+
+def make_prior(
+    recipe: Recipe,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    weights: Path | None = None,
+    report: Any = log.info,
+) -> Prior:
+    """Train, convert, calibrate and write a prior folder.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to make.
+    data : sequence of Path
+        Files and folders with volumes.
+    out : Path
+        New folder; must not exist.
+    weights : Path, optional
+        Float weights (safetensors) of an earlier run of this recipe: skip training.
+    report : callable
+        Takes one line of progress.
+
+    Returns
+    -------
+    Prior
+        Loaded back from ``out``.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from psc_volumetric.prior.architecture import build_network
+
+    if out.exists():
+        raise StorageError(f"{out} exists already", kind="target-exists", hint="choose a new folder")
+    training, validation = _split(recipe, load_volumes(data))
+    report(f"{len(training)} training and {len(validation)} held-out volumes")
+    float_file = out.with_name(out.name + ".float.safetensors")
+    if weights is not None:
+        net = build_network(recipe.architecture).eval()
+        net.load_state_dict(load_file(weights))
+    else:
+
+        def save(trained: torch.nn.Module) -> None:
+            save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, float_file)
+
+        net = train(
+            training,
+            recipe.architecture,
+            recipe.settings,
+            on_progress=lambda i, m, loss: report(f"step {i}, {m:.1f} min, loss {loss:.5f}"),
+            on_checkpoint=save,
+        )
+        save(net)
+    prior, losses = _convert(recipe, net, training, validation, report)
+    _write(out, prior, recipe, losses, training, validation)
+    return prior
+
+
+def _convert(
+    recipe: Recipe,
+    net: torch.nn.Module,
+    training: list[TrainingVolume],
+    validation: list[TrainingVolume],
+    report: Any,
+) -> tuple[Prior, dict[str, tuple[float, float]]]:
+    from psc_volumetric.prior.build import build_bundle, calibrate, cosine_times
+    from psc_volumetric.prior.convert import convert, observe
+    from psc_volumetric.prior.frontends import from_monai
+
+    times = cosine_times(recipe.levels)
+    floats = from_monai(net, recipe.architecture, times)
+    a = recipe.architecture
+    shape = (a.slices, a.tile, a.tile)
+    sampler = TileSampler(training, shape, replace(recipe.settings, seed=3))
+    program = convert(floats, observe(floats, _calibration_batches(sampler, times)))
+    float_loss = held_out_loss(net, validation, recipe.architecture)
+    exact_loss = _integer_loss(program, validation, recipe, times)
+    losses = {k: (float_loss[k], exact_loss[k]) for k in float_loss}
+    for level, (before, after) in losses.items():
+        report(f"t {level}: float {before:.6f}, integer {after:.6f} ({after / before - 1:+.2%})")
+    alpha = np.cos(np.array(times) * (math.pi / 2 * 0.998))
+
+    def bundle(scales: Any = None) -> Prior:
+        return build_bundle(
+            program,
+            name=recipe.name,
+            alpha=alpha,
+            prediction="v",
+            clip=recipe.clip,
+            metadata=_metadata(recipe, losses, training, validation),
+            scales=scales,
+        )
+
+    tiles = TileSampler(
+        training, shape, replace(recipe.settings, seed=9, flat_tiles_kept=0.0)
+    ).batch(recipe.calibration_tiles)
+    prior = bundle()
+    for round_number in (1, 2):
+        report(f"calibrating scales, round {round_number} of 2")
+        prior = bundle(calibrate(prior, tiles))
+    return prior, losses
+
+
+def _calibration_batches(
+    sampler: TileSampler, times: tuple[float, ...]
+) -> Iterator[tuple[torch.Tensor, int]]:
+    import torch
+
+    from pipelines.train_prior import add_noise
+
+    generator = torch.Generator().manual_seed(0)
+    for level in range(0, len(times), CALIBRATION_LEVEL_STRIDE):
+        x = torch.from_numpy(sampler.batch(4))
+        yield add_noise(x, torch.full((4,), times[level]), generator)[0], level
+
+
+def _integer_loss(
+    program: Program,
+    volumes: Sequence[TrainingVolume],
+    recipe: Recipe,
+    times: tuple[float, ...],
+) -> dict[str, float]:
+    """As :func:`held_out_loss`, through the integer network at the nearest noise level."""
+    import torch
+
+    from psc_volumetric.prior.runtime import TorchRuntime
+
+    runtime = TorchRuntime(program)
+
+    class Velocity(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            level = int(np.argmin(np.abs(np.array(times) - float(t[0]) / 1000)))
+            samples = torch.round(x * 2048).clamp(-32767, 32767).to(torch.int32)
+            return runtime(samples, level).float() * 2.0**-program.out_bits
+
+    return held_out_loss(Velocity(), volumes, recipe.architecture)
+
+
+def _metadata(
+    recipe: Recipe,
+    losses: dict[str, tuple[float, float]],
+    training: list[TrainingVolume],
+    validation: list[TrainingVolume],
+) -> dict[str, Any]:
+    a = recipe.architecture
+    shape = [a.tile, a.tile]
+    return {
+        "description": recipe.description,
+        "modality": recipe.modality,
+        "version": "0.1.0",
+        "monai_version": "1.6.1",
+        "task": "denoising prior for compression",
+        "intended_use": "compression; not for generating or interpreting images",
+        "network_data_format": {
+            kind: {"image": {"type": "image", "num_channels": a.slices, "spatial_shape": shape}}
+            for kind in ("inputs", "outputs")
+        },
+        "training": {
+            "recipe": recipe.to_dict(),
+            "training_volumes": sorted(v.name for v in training),
+            "held_out_volumes": sorted(v.name for v in validation),
+            "held_out_mse": {k: {"float": f, "integer": i} for k, (f, i) in losses.items()},
+        },
+    }
+
+
+def _write(
+    out: Path,
+    prior: Prior,
+    recipe: Recipe,
+    losses: dict[str, tuple[float, float]],
+    training: list[TrainingVolume],
+    validation: list[TrainingVolume],
+) -> None:
+    """Write the folder beside its final name, then rename it into place."""
+    partial = out.with_name(out.name + ".partial")
+    files: dict[str, bytes] = prior.files()
+    files["docs/README.md"] = _card(recipe, prior, losses, training, validation).encode()
+    for name, content in files.items():
+        path = partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    os.replace(partial, out)
+
+
+def _card(
+    recipe: Recipe,
+    prior: Prior,
+    losses: dict[str, tuple[float, float]],
+    training: list[TrainingVolume],
+    validation: list[TrainingVolume],
+) -> str:
+    rows = "\n".join(
+        f"| {k} | {losses[k][0]:.6f} | {losses[k][1]:.6f} | {losses[k][1] / losses[k][0] - 1:+.2%} |"
+        for k in (f"{t:g}" for t in NOISE_LEVELS_REPORTED)
+    )
+    a, s = recipe.architecture, recipe.settings
+    return f"""# Prior `{recipe.name}`
+
+{recipe.description}
+
+- Digest: `{prior.digest}`
+- Tile: {a.slices} x {a.tile} x {a.tile}; MONAI `DiffusionModelUNet`, channels {list(a.channels)},
+  {a.fold} x {a.fold} pixels folded into channels, no attention.
+- Training: {s.minutes:g} minutes on `{s.device}` with {s.threads} thread(s), batch {s.batch},
+  v-prediction, cosine schedule, EMA; recipe in `configs/metadata.json`, rerun with
+  `psc-archive prior train --recipe {recipe.name} --data FOLDER --out NEW_FOLDER`.
+- Trained on {len(training)} volumes: {", ".join(sorted(v.name for v in training))}.
+- Held out, by patient, {len(validation)} volumes: {", ".join(sorted(v.name for v in validation))}.
+
+Mean squared error of the denoised tile on held-out volumes, normalised units squared, before and
+after conversion to integers:
+
+| t (1 = pure noise) | float | integer | cost |
+|---|---|---|---|
+{rows}
+
+## Limits
+
+A prior describes what it was trained on. Elsewhere it still decodes exactly, only larger. What a
+low-rate decode shows beyond its measurements is an estimate: not for primary diagnosis.
+"""
