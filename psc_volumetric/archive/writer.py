@@ -39,7 +39,7 @@ from psc_volumetric.archive.stores import (
     open_store,
     target_text,
 )
-from psc_volumetric.bitstream.brick import read_index
+from psc_volumetric.bitstream.brick import BrickIndex, read_index
 from psc_volumetric.errors import FormatError, ParameterError, StorageError
 
 if TYPE_CHECKING:
@@ -236,30 +236,7 @@ class ArchiveWriter:
         """
         spec = self._spec(variable)
         spec.check_position(position)
-        index = read_index(
-            lambda start, length: brick.data[start : start + length], len(brick.data)
-        )
-        expected = (tuple(position), spec.brick_shape, spec.valid(position), spec.dtype.name)
-        found = (index.position, index.shape, index.valid, index.dtype.name)
-        if found != expected:
-            raise ParameterError(
-                f"{variable} {position!r}: expected a brick with (position, shape, valid, dtype) "
-                f"{expected!r}, found {found!r}",
-                kind="wrong-brick",
-            )
-        if index.psc is not None and index.psc.tile != spec.tile_shape:
-            raise ParameterError(
-                f"{variable} {position!r}: expected tiles {spec.tile_shape!r}, the brick has "
-                f"{index.psc.tile!r}",
-                kind="wrong-brick",
-            )
-        prior = index.prior_digest
-        if prior is not None and not (spec.prior or "").startswith(prior):
-            raise ParameterError(
-                f"{variable} {position!r}: coded with prior {prior!r}, the variable names "
-                f"{spec.prior!r}",
-                kind="wrong-prior",
-            )
+        index = _checked_index(brick.data, spec, position)
         plan = plan_preview(spec)
         if values is not None and position[: spec.lead] in plan.picks:
             small = block_means(values, plan.factors, special=spec.special_values, dtype=plan.dtype)
@@ -270,7 +247,7 @@ class ArchiveWriter:
             size=len(brick.data),
             sha256=sha256_hex(brick.data),
             method=index.method,
-            prior=prior,
+            prior=index.prior_digest,
             level_nbytes=tuple(index.level_nbytes(level) for level in range(index.levels)),
             tiles=tuple(TileEntry.of(r) for r in brick.records),
         )
@@ -334,6 +311,33 @@ class ArchiveWriter:
                 kind="unknown-variable",
             )
         return self.variables[variable]
+
+
+def _checked_index(data: bytes, spec: VariableSpec, position: tuple[int, ...]) -> BrickIndex:
+    """Header of a brick that belongs at ``position`` of the variable, or ParameterError."""
+    index = read_index(lambda start, length: data[start : start + length], len(data))
+    expected = (tuple(position), spec.brick_shape, spec.valid(position), spec.dtype.name)
+    found = (index.position, index.shape, index.valid, index.dtype.name)
+    if found != expected:
+        raise ParameterError(
+            f"{spec.name} {position!r}: expected a brick with (position, shape, valid, dtype) "
+            f"{expected!r}, found {found!r}",
+            kind="wrong-brick",
+        )
+    if index.psc is not None and index.psc.tile != spec.tile_shape:
+        raise ParameterError(
+            f"{spec.name} {position!r}: expected tiles {spec.tile_shape!r}, the brick has "
+            f"{index.psc.tile!r}",
+            kind="wrong-brick",
+        )
+    prior = index.prior_digest
+    if prior is not None and not (spec.prior or "").startswith(prior):
+        raise ParameterError(
+            f"{spec.name} {position!r}: coded with prior {prior!r}, the variable names "
+            f"{spec.prior!r}",
+            kind="wrong-prior",
+        )
+    return index
 
 
 def _head(store: ArchiveStore) -> dict[str, Any] | None:
