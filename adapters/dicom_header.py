@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,29 +19,38 @@ from adapters.errors import SourceError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["DAMAGE", "ImageFile", "looks_like_dicom", "read_header"]
+__all__ = ["ImageFile", "damage_errors", "looks_like_dicom", "read_header"]
 
-# What pydicom raises on damaged data sets.
-DAMAGE = (
-    EOFError,
-    OSError,
-    struct.error,
-    zlib.error,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    IndexError,
-    OverflowError,
-    RecursionError,
-)
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _VR_CODES = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT OB OW PN SH SL SS ST TM UI UL US".split()
 )
+
+
+@cache
+def damage_errors() -> tuple[type[Exception], ...]:
+    """Give what pydicom raises on damaged data sets."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        InvalidDicomError,
+        BytesLengthException,
+        EOFError,
+        OSError,
+        struct.error,
+        zlib.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+        RuntimeError,
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,6 @@ def read_header(path: Path, *, whole: bool = True) -> ImageFile:
     """
     from pydicom import dcmread
     from pydicom.config import disable_value_validation
-    from pydicom.errors import InvalidDicomError
 
     try:
         with path.open("rb") as stream, disable_value_validation():
@@ -114,7 +123,7 @@ def read_header(path: Path, *, whole: bool = True) -> ImageFile:
             image = _facts(path, dataset, stream)
     except SourceError:
         raise
-    except (InvalidDicomError, *DAMAGE) as error:
+    except damage_errors() as error:
         raise SourceError(
             f"expected a readable DICOM data set, it breaks off or is damaged "
             f"({type(error).__name__})",
@@ -233,6 +242,15 @@ def _check_samples(path: Path, dataset: Dataset) -> None:
             f"expected one grey sample per pixel, found {samples} with photometric interpretation "
             f"{photometric!r}; colour images are not supported yet",
             kind="unsupported-samples",
+            path=path,
+        )
+    if int(dataset.Rows) < 1 or int(dataset.Columns) < 1:
+        raise SourceError("expected at least one row and column", kind="damaged", path=path)
+    stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    if dataset.BitsAllocated in (8, 16, 32) and not 1 <= stored <= dataset.BitsAllocated:
+        raise SourceError(
+            f"expected 1 to {dataset.BitsAllocated} bits stored, found {stored}",
+            kind="damaged",
             path=path,
         )
     if dataset.BitsAllocated not in (8, 16, 32):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from adapters.base import Array, selection_bounds
-from adapters.dicom_header import DAMAGE, ImageFile
+from adapters.dicom_header import ImageFile, damage_errors
 from adapters.errors import SourceError
 
 __all__ = [
@@ -202,7 +202,7 @@ def _decode(path: Path, index: int) -> Array:
             dataset = dcmread(path, force=True)
             decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
             frame, _ = decoder.as_array(dataset, index=index, raw=True)
-    except (RuntimeError, *DAMAGE) as error:
+    except damage_errors() as error:
         raise SourceError(
             f"frame {index} cannot be decoded ({type(error).__name__}); the compressed pixel data "
             "is damaged or not supported by the installed decoders",

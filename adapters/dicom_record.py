@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapters.base import FileRecord
-from adapters.dicom_header import ImageFile
+from adapters.dicom_header import ImageFile, damage_errors
 from adapters.dicom_pixels import WordUse
+from adapters.errors import SourceError
 
 __all__ = ["describe_files"]
 
@@ -80,10 +81,17 @@ def _inflated(image: ImageFile) -> bytes:
     from pydicom import dcmread
     from pydicom.uid import ExplicitVRLittleEndian
 
-    dataset = dcmread(image.path, stop_before_pixels=False, force=True)
-    if "PixelData" in dataset:
-        del dataset.PixelData
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=False)
+    try:
+        dataset = dcmread(image.path, force=True)
+        if "PixelData" in dataset:
+            del dataset.PixelData
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.save_as(buffer, enforce_file_format=False)
+    except damage_errors() as error:
+        raise SourceError(
+            f"the deflated data set cannot be written out ({type(error).__name__})",
+            kind="damaged",
+            path=image.path,
+        ) from error
     return buffer.getvalue()

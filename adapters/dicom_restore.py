@@ -18,7 +18,7 @@ import numpy as np
 
 from adapters.base import Array, RestoredVolume, RestoreInfo, safe_target
 from adapters.dicom_derive import Derivation, write_converted, write_derived
-from adapters.dicom_header import DAMAGE
+from adapters.dicom_header import damage_errors
 from adapters.errors import SourceError
 from adapters.output import check_volumes_exist, staged_folder
 
@@ -63,7 +63,7 @@ def restore_dicom(
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _write(plan, document, headers, place, derivation)
-            except DAMAGE as error:
+            except damage_errors() as error:
                 raise _bad_document(error) from error
             written.append(target / place.relative_to(work))
     return written

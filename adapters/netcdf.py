@@ -120,7 +120,7 @@ def _opened(path: Path) -> Iterator[Any]:
     with _library:
         try:
             dataset = netCDF4.Dataset(path, "r")
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, AttributeError) as error:
             with path.open("rb") as stream:
                 start = stream.read(4)
             known = start[:3] == b"CDF" or start == b"\x89HDF"
@@ -135,7 +135,7 @@ def _opened(path: Path) -> Iterator[Any]:
             dataset.set_auto_maskandscale(False)
             dataset.set_auto_chartostring(False)
             yield dataset
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise SourceError(
                 f"the NetCDF library cannot read it: {error}", kind="damaged", path=path
             ) from error

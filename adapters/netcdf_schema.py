@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,38 +61,34 @@ def read_schema(dataset: Any, path: Path) -> tuple[dict[str, Any], list[str]]:
     ------
     SourceError : kind ``"unsupported-type"``, a variable of compound, opaque or vlen type.
     """
-    texts = _TextTypes(path, dataset.data_model)
     notes: list[str] = []
-    groups = []
-    for group in walk_groups(dataset):
-        groups.append(
+    with _text_types(path, dataset.data_model) as texts:
+        groups = [
             {
                 "path": group.path,
                 "dims": [
                     {"name": d.name, "size": len(d), "unlimited": bool(d.isunlimited())}
                     for d in group.dimensions.values()
                 ],
-                "enums": [
-                    {
-                        "name": name,
-                        "dtype": np.dtype(enum.dtype).str,
-                        "members": {key: int(value) for key, value in enum.enum_dict.items()},
-                    }
-                    for name, enum in group.enumtypes.items()
-                ],
+                "enums": [_enum(name, enum) for name, enum in group.enumtypes.items()],
                 "attrs": _attributes(group, group.path, texts, notes),
                 "variables": [
                     _variable(variable, group.path, texts, notes, path)
                     for variable in group.variables.values()
                 ],
             }
-        )
-    texts.close()
+            for group in walk_groups(dataset)
+        ]
     return {"data_model": dataset.data_model, "groups": groups}, notes
 
 
+def _enum(name: str, enum: Any) -> dict[str, Any]:
+    members = {key: int(value) for key, value in enum.enum_dict.items()}
+    return {"name": name, "dtype": np.dtype(enum.dtype).str, "members": members}
+
+
 def _variable(
-    variable: Any, group_path: str, texts: _TextTypes, notes: list[str], path: Path
+    variable: Any, group_path: str, texts: Any, notes: list[str], path: Path
 ) -> dict[str, Any]:
     where = f"{group_path.rstrip('/')}/{variable.name}"
     chunking = variable.chunking()
@@ -135,35 +132,29 @@ def _type_of(variable: Any, path: Path) -> str:
     return str(np.dtype(variable.dtype).newbyteorder("<").str)
 
 
-class _TextTypes:
-    """Tells NC_CHAR from NC_STRING attributes, which the netCDF4 package reads alike."""
+@contextmanager
+def _text_types(path: Path, data_model: str) -> Iterator[Any]:
+    """Give the file as h5py sees it, which tells NC_CHAR from NC_STRING; None when classic."""
+    if data_model != "NETCDF4":
+        yield None
+        return
+    import h5py
 
-    def __init__(self, path: Path, data_model: str) -> None:
-        self._file: Any = None
-        if data_model == "NETCDF4":
-            import h5py
-
-            self._file = h5py.File(path, "r")
-
-    def is_string(self, where: str, name: str) -> bool:
-        if self._file is None or where not in self._file:
-            return False
-        import h5py
-
-        attributes = self._file[where].attrs
-        if name not in attributes:
-            return False
-        info = h5py.check_string_dtype(attributes.get_id(name).dtype)
-        return info is not None and info.length is None
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+    with h5py.File(path, "r") as file:
+        yield file
 
 
-def _attributes(
-    holder: Any, where: str, texts: _TextTypes, notes: list[str]
-) -> list[dict[str, Any]]:
+def _is_string(file: Any, where: str, name: str) -> bool:
+    """Tell whether a text attribute is an NC_STRING; the netCDF4 package reads both alike."""
+    import h5py
+
+    if file is None or where not in file or name not in file[where].attrs:
+        return False
+    info = h5py.check_string_dtype(file[where].attrs.get_id(name).dtype)
+    return info is not None and info.length is None
+
+
+def _attributes(holder: Any, where: str, texts: Any, notes: list[str]) -> list[dict[str, Any]]:
     attributes = []
     for name in holder.ncattrs():
         try:
@@ -173,7 +164,7 @@ def _attributes(
             continue
         if isinstance(value, list):
             entry: dict[str, Any] = {"type": "string", "value": [str(part) for part in value]}
-        elif isinstance(value, str) and texts.is_string(where, name):
+        elif isinstance(value, str) and _is_string(texts, where, name):
             entry = {"type": "string", "value": value}
         elif isinstance(value, str):
             raw = holder.getncattr(name, encoding="latin-1").encode("latin-1")

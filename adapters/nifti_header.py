@@ -89,7 +89,7 @@ def parse_header(data: bytes, path: Path) -> NiftiHeader:
     dims = _dims(fields["dim"], path)
     try:
         dtype = fields.get_data_dtype()
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise _bad_dtype(str(int(fields["datatype"])), path) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise _bad_dtype(dtype.name, path)
