@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _CACHE_BYTES = 64 << 20
+_SCAN_WORDS = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,20 @@ def word_use(image: ImageFile) -> WordUse:
     if image.high_bit != image.bits_stored - 1:
         return WordUse("mixed", dtype, image.bits_stored)
     words = _words(image, f"u{image.bits_allocated // 8}")
-    high = words >> np.array(image.bits_stored, words.dtype)
-    if not image.signed:
-        return WordUse("mixed" if high.any() else "plain", dtype, image.bits_stored)
-    negative = (words >> np.array(image.bits_stored - 1, words.dtype)) & np.array(1, words.dtype)
-    if np.array_equal(high, negative * np.array((1 << spare) - 1, words.dtype)):
+    zero = extended = True
+    one = np.array(1, words.dtype)
+    for start in range(0, len(words), _SCAN_WORDS):
+        block = words[start : start + _SCAN_WORDS]
+        high = block >> np.array(image.bits_stored, words.dtype)
+        zero = zero and not high.any()
+        if image.signed and extended:
+            sign = (block >> np.array(image.bits_stored - 1, words.dtype)) & np.array(
+                1, block.dtype
+            )
+            extended = np.array_equal(high, sign * np.array((1 << spare) - 1, words.dtype))
+    if extended if image.signed else zero:
         return WordUse("plain", dtype, image.bits_stored)
-    return WordUse("mixed" if high.any() else "short", dtype, image.bits_stored)
+    return WordUse("short" if zero else "mixed", dtype, image.bits_stored)
 
 
 def corner_word(image: ImageFile) -> int | None:

@@ -93,14 +93,6 @@ def parse_header(data: bytes, path: Path) -> NiftiHeader:
         raise _bad_dtype(str(int(fields["datatype"])), path) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise _bad_dtype(dtype.name, path)
-    offset = float(fields["vox_offset"])
-    least = size + 4 if layout == "single" else 0
-    if not least <= offset < 2**40:
-        raise SourceError(
-            f"expected voxel data at offset {least} or later, the header says {offset!r}",
-            kind="damaged",
-            path=path,
-        )
     slope, intercept = _scaling(fields)
     spatial_unit, time_unit = _units(fields)
     padded = dims + (1,) * (3 - len(dims))
@@ -111,7 +103,7 @@ def parse_header(data: bytes, path: Path) -> NiftiHeader:
         shape=padded[::-1],
         file_dims=dims,
         dtype=dtype,
-        data_offset=int(offset),
+        data_offset=_data_offset(fields, size + 4 if layout == "single" else 0, path),
         slope=slope,
         intercept=intercept,
         spatial_unit=spatial_unit,
@@ -170,6 +162,17 @@ def _bad_dtype(found: str, path: Path) -> SourceError:
         path=path,
         hint="complex, colour and 128-bit voxels are not supported",
     )
+
+
+def _data_offset(fields: Any, least: int, path: Path) -> int:
+    offset = float(fields["vox_offset"])
+    if not least <= offset < 2**40:
+        raise SourceError(
+            f"expected voxel data at offset {least} or later, the header says {offset!r}",
+            kind="damaged",
+            path=path,
+        )
+    return int(offset)
 
 
 def _scaling(fields: Any) -> tuple[float | None, float | None]:
