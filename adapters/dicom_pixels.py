@@ -90,7 +90,6 @@ def word_use(image: ImageFile) -> WordUse:
         return WordUse("mixed", dtype, image.bits_stored)
     words = _words(image, f"u{image.bits_allocated // 8}")
     zero = extended = True
-    one = np.array(1, words.dtype)
     for start in range(0, len(words), _SCAN_WORDS):
         block = words[start : start + _SCAN_WORDS]
         high = block >> np.array(image.bits_stored, words.dtype)
