@@ -24,9 +24,10 @@ from pipelines.options import ArchiveOptions
 from pipelines.peers import PEERS, RatePoint, missing_peers, peer_points
 from pipelines.plan import VariablePlan, brick_prior, open_item, plan_item
 from pipelines.progress import Progress, Silent
-from psc_volumetric.codec import IntensityMapping, decode_brick, encode_brick
+from psc_volumetric.bitstream.brick import read_index
+from psc_volumetric.codec import IntensityMapping, encode_brick
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.metrics import bd_psnr_db, data_range, psnr_db, rate_bpv
+from psc_volumetric.metrics import bd_psnr_db, data_range, rate_bpv
 
 __all__ = ["EvaluateOptions", "VolumeResult", "evaluate", "evaluate_volume", "parse_numbers"]
 
@@ -194,7 +195,7 @@ def evaluate_volume(
     progress.begin(f"{name}: psc", variable.bricks * len(steps))
     for step in steps:
         choice = replace(options.archive, step=step)
-        points += _our_points(values, mask, variable, prior, choice, peak, progress)
+        points += _our_points(values, measured, variable, prior, choice, peak, progress)
     stack = _stack(values, measured)
     flat = None if mask is None else mask.reshape(stack.shape)
     progress.begin(f"{name}: peers", len(options.peers))
@@ -220,59 +221,74 @@ def _stack(values: NDArray[Any], measured: NDArray[np.bool_]) -> NDArray[Any]:
 
 def _our_points(
     values: NDArray[Any],
-    mask: NDArray[np.bool_] | None,
+    measured: NDArray[np.bool_],
     variable: VariablePlan,
     prior: str | None,
     options: ArchiveOptions,
     peak: float,
     progress: Progress,
 ) -> list[RatePoint]:
-    """One point per quality level of one quantiser step; seconds are encoding plus decoding."""
-    spec = variable.spec
+    """One point per quality level of one quantiser step.
+
+    Errors are those the encoder measured by decoding again, the same integers as any decoder's.
+    """
     begin = time.perf_counter()
-    bricks = []
-    for position in spec.positions():
-        part = values[spec.box(position)]
-        bricks.append(_encode(part, position, variable, prior, options))
+    totals = _Totals()
+    for position in variable.spec.positions():
+        box = variable.spec.box(position)
+        totals.add(*_encode(values[box], measured[box], position, variable, prior, options))
         progress.advance()
-    encoding = time.perf_counter() - begin
-    levels = max(brick[1] for brick in bricks)
-    points = []
-    for level in range(levels):
-        begin = time.perf_counter()
-        nbytes, restored = 0, np.empty_like(values)
-        for position, (data, _) in zip(spec.positions(), bricks, strict=True):
-            used, part = _decode(data, spec.valid(position), level, prior)
-            nbytes += used
-            box = spec.box(position)
-            restored[box] = part.reshape(restored[box].shape)
-        points.append(
-            RatePoint(
-                codec=OURS,
-                parameter=f"step {options.step:g}, level {level} of {levels - 1}",
-                nbytes=nbytes,
-                rate_bpv=rate_bpv(nbytes, values.size),
-                psnr_db=psnr_db(values, restored, peak, mask),
-                seconds=encoding + time.perf_counter() - begin,
-            )
+    seconds = time.perf_counter() - begin
+    count = int(measured.sum())
+    return [
+        RatePoint(
+            codec=OURS,
+            parameter=f"step {options.step:g}, level {level} of {len(totals.nbytes) - 1}",
+            nbytes=nbytes,
+            rate_bpv=rate_bpv(nbytes, values.size),
+            psnr_db=10 * math.log10(peak**2 * count / error) if error else math.inf,
+            seconds=seconds,
         )
-    return points
+        for level, (nbytes, error) in enumerate(
+            zip(totals.nbytes, totals.squared_error, strict=True)
+        )
+    ]
+
+
+class _Totals:
+    """Bytes and squared error up to each level, over bricks with their own number of levels."""
+
+    def __init__(self) -> None:
+        self.nbytes: list[int] = [0]
+        self.squared_error: list[float] = [0.0]
+
+    def add(self, nbytes: list[int], squared_error: list[float]) -> None:
+        levels = max(len(self.nbytes), len(nbytes))
+        self.nbytes = [a + b for a, b in zip(*_padded(self.nbytes, nbytes, levels), strict=True)]
+        errors = _padded(self.squared_error, squared_error, levels)
+        self.squared_error = [a + b for a, b in zip(*errors, strict=True)]
+
+
+def _padded(first: list[Any], second: list[Any], levels: int) -> tuple[list[Any], list[Any]]:
+    """Both lists made `levels` long by repeating their last entry."""
+    one, two = ([*x, *[x[-1]] * (levels - len(x))] for x in (first, second))
+    return one, two
 
 
 def _encode(
-    part: NDArray[Any],
+    values: NDArray[Any],
+    measured: NDArray[np.bool_],
     position: tuple[int, ...],
     variable: VariablePlan,
     prior: str | None,
     options: ArchiveOptions,
-) -> tuple[bytes, int]:
-    """Bytes of a brick and its number of levels."""
-    from psc_volumetric.bitstream.brick import read_index
-
+) -> tuple[list[int], list[float]]:
+    """Bytes, and squared error over measured voxels, of one brick up to each level."""
     spec, sampled = variable.spec, variable.range
     by_prior = variable.method == "psc" and prior is not None and sampled is not None
+    valid = spec.valid(position)
     brick = encode_brick(
-        part.reshape(spec.valid(position)),
+        values.reshape(valid),
         position=position,
         shape=spec.brick_shape,
         mapping=IntensityMapping(sampled.low, sampled.high) if by_prior and sampled else None,
@@ -281,28 +297,16 @@ def _encode(
         special_values=spec.special_values,
         device=options.device,
     )
-    return brick.data, read_index(lambda start, length: brick.data[start : start + length]).levels
-
-
-def _decode(
-    data: bytes, valid: tuple[int, int, int], level: int, prior: str | None
-) -> tuple[int, NDArray[Any]]:
-    """Bytes that a level needs, and the values it gives."""
-    from psc_volumetric.bitstream.brick import read_index
-
-    def read(start: int, length: int) -> bytes:
-        return data[start : start + length]
-
-    index = read_index(read)
-    level = min(level, index.levels - 1)
-    decoded = decode_brick(
-        read,
-        selection=(slice(0, valid[0]), slice(0, valid[1]), slice(0, valid[2])),
-        level=level,
-        prior=None if prior is None else lambda _: brick_prior(prior),
-        index=index,
-    )
-    return index.level_nbytes(level), np.asarray(decoded.values)
+    index = read_index(lambda start, length: brick.data[start : start + length])
+    nbytes = [index.level_nbytes(level) for level in range(index.levels)]
+    squared = np.zeros(index.levels)
+    counts = measured.reshape(valid)
+    for record in brick.records:
+        part = tuple(
+            slice(p * t, (p + 1) * t) for p, t in zip(record.position, spec.tile_shape, strict=True)
+        )
+        squared += np.asarray(record.mse) * int(counts[part].sum())
+    return nbytes, squared.tolist()
 
 
 def _gains(points: Sequence[RatePoint], peers: Sequence[str]) -> dict[str, float | None]:

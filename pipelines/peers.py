@@ -47,7 +47,8 @@ class RatePoint:
     psnr_db : float
         Peak is the data range of the volume.
     seconds : float
-        Encoding and decoding of this point, one thread where the codec lets us choose.
+        Encoding and decoding of this point, one thread where the codec lets us choose; for ours
+        encoding, which decodes as well.
     target_bpv : float or None
         The rate that was asked for, when one was.
     """

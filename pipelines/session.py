@@ -56,8 +56,9 @@ class Session:
         return not (self.as_json or self.quiet)
 
     def __enter__(self) -> Session:
-        level = logging.DEBUG if self.debug else logging.ERROR
-        logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s: %(message)s")
+        logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
+        for name in ("adapters", "pipelines", "psc_volumetric"):
+            logging.getLogger(name).setLevel(logging.DEBUG if self.debug else logging.ERROR)
         if not self.debug:
             warnings.simplefilter("ignore")
         return self

@@ -18,7 +18,7 @@ import pytest
 Run = Callable[..., Any]
 
 NIBABEL_FILES = Path(nibabel.__file__).parent / "tests" / "data"
-FRAMES = 60
+FRAMES = 6
 LIMIT_S = 120.0
 
 
@@ -27,8 +27,7 @@ def series(tmp_path: Path) -> Path:
     """A 4-D image with one brick per time point."""
     original = nibabel.load(NIBABEL_FILES / "functional.nii")
     stored = np.asanyarray(original.dataobj.get_unscaled())
-    frames = np.concatenate([stored + np.int16(k) for k in range(3)], axis=-1)
-    image = nibabel.Nifti1Image(frames[..., :FRAMES], original.affine)
+    image = nibabel.Nifti1Image(stored[..., :FRAMES], original.affine)
     path = tmp_path / "series.nii"
     nibabel.save(image, path)
     return path
@@ -64,7 +63,7 @@ def test_killed_run_continues_to_the_same_bytes(series, tmp_path, run, coded, mo
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     broken, whole = tmp_path / "broken.psc.zarr", tmp_path / "whole.psc.zarr"
     process = start("archive", series, broken, *coded)
-    wait_for_bricks(process, broken, 3)
+    wait_for_bricks(process, broken, 2)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=LIMIT_S)
     assert not (broken / "manifest.json").exists()
@@ -73,7 +72,7 @@ def test_killed_run_continues_to_the_same_bytes(series, tmp_path, run, coded, mo
     assert resumed.code == 0, resumed.err
     report = resumed.document["archives"][0]
     assert report["bricks"] == FRAMES
-    assert 3 <= report["resumed"] < FRAMES
+    assert 2 <= report["resumed"] < FRAMES
     assert run("archive", series, whole, *coded).code == 0
     assert contents(broken) == contents(whole)
 
