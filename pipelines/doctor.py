@@ -116,11 +116,11 @@ def _version(name: str) -> str | None:
 def _fastapi() -> Check:
     found = _version("fastapi")
     if found is None:
-        return Check("fastapi", "warning", "not installed; Prefect flows need 0.139 to 0.153")
+        return Check("fastapi", "warning", "not installed; Prefect flows need 0.139 to 0.150")
     numbers = tuple(int(part) for part in found.split(".")[:2])
-    if not (0, 139) <= numbers < (0, 154):
+    if not (0, 139) <= numbers < (0, 151):
         return Check(
-            "fastapi", "error", f"{found} breaks Prefect's first flow; pip install 'fastapi<0.154'"
+            "fastapi", "error", f"{found} breaks Prefect's server; pip install 'fastapi<0.151'"
         )
     return Check("fastapi", "ok", f"{found} works with this Prefect")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
-from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import Artifact, TaskRun
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect_dask import DaskTaskRunner
 from typer.testing import CliRunner
@@ -36,6 +38,16 @@ def manifest(target: Path) -> bytes:
     return (target / "manifest.json").read_bytes()
 
 
+def recorded(last: str) -> tuple[list[Artifact], list[TaskRun]]:
+    """What the server keeps, once the task run named `last` is in its database."""
+    deadline = time.monotonic() + 30.0
+    with get_client(sync_client=True) as client:
+        while last not in {run.name for run in (runs := client.read_task_runs())}:
+            assert time.monotonic() < deadline, f"no task run {last!r} was recorded"
+            time.sleep(0.2)
+        return client.read_artifacts(), runs
+
+
 def test_folder_gives_the_same_archives_as_without_prefect_and_dask(
     scans: Path, tmp_path: Path
 ) -> None:
@@ -49,11 +61,13 @@ def test_folder_gives_the_same_archives_as_without_prefect_and_dask(
         name = Path(plain.target).name
         assert manifest(flow_target / name) == manifest(plain_target / name)
 
-    table = Artifact.get(key="psc-archive-items")
-    assert table is not None
-    assert isinstance(table.data, str)
-    assert table.data.count('"archived"') == 4
-    assert not [plain.name for plain in reports if plain.name in table.data]
+    artifacts, runs = recorded("seal-item-4")
+    (table,) = [a for a in artifacts if a.key == "psc-archive-items"]
+    assert str(table.data).count('"archived"') == 4
+    stored = [str(a.data) for a in artifacts]
+    stored += [f"{run.name} {run.state_name} {run.state and run.state.message}" for run in runs]
+    assert {"find-items", "begin-item-4", "seal-item-4"} <= {run.name for run in runs}
+    assert not [plain.name for plain in reports if plain.name in " ".join(stored)]
 
 
 def test_run_after_a_bad_item_keeps_what_is_sealed(scans: Path, tmp_path: Path) -> None:
