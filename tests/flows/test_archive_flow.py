@@ -42,9 +42,11 @@ def recorded(last: str) -> tuple[list[Artifact], list[TaskRun]]:
     """What the server keeps, once the task run named `last` is in its database."""
     deadline = time.monotonic() + 30.0
     with get_client(sync_client=True) as client:
-        while last not in {run.name for run in (runs := client.read_task_runs())}:
+        runs = client.read_task_runs()
+        while not any(run.name == last for run in runs):
             assert time.monotonic() < deadline, f"no task run {last!r} was recorded"
             time.sleep(0.2)
+            runs = client.read_task_runs()
         return client.read_artifacts(), runs
 
 
