@@ -269,6 +269,33 @@ def prior_inspect(
         session.result(found, lambda: inspect_lines(found))
 
 
+@prior_app.command("train", epilog=_EPILOG)
+def prior_train(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a JSON file.")],
+    data: Annotated[list[Path], typer.Argument(help="Files and folders with volumes.")],
+    out: Annotated[Path, typer.Option(help="Prior folder to make; must not exist.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Float weights of an earlier run: skip the training.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train this long instead of what the recipe says.")
+    ] = None,
+    train_device: Annotated[
+        str | None, typer.Option("--device", help="Train on cpu or cuda instead.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a prior from a recipe, convert it to integers, calibrate and check it."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.priors import inspect_lines, inspect_prior, train_prior
+
+        train_prior(recipe, data, out, weights, minutes, train_device, session.note)
+        found = inspect_prior(str(out))
+        session.result(found, lambda: inspect_lines(found))
+
+
 @app.command(epilog=_EPILOG)
 def doctor(
     conformance: Annotated[

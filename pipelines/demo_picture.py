@@ -42,6 +42,8 @@ class Row:
         False where a value is padding.
     restored : sequence of (y, x) arrays
         The slice at rising levels, up to three; the last one is the best.
+    levels : sequence of int
+        Which levels those are.
     spread : (y, x) float32
         One sigma per voxel, stored units.
     lines : sequence
@@ -52,6 +54,7 @@ class Row:
     source: NDArray[Any]
     measured: NDArray[np.bool_]
     restored: Sequence[NDArray[Any]]
+    levels: Sequence[int]
     spread: NDArray[np.float32]
     lines: Sequence[LineLike]
 
@@ -78,10 +81,9 @@ def draw(rows: Sequence[Row], target: Path) -> None:
 def _draw_row(row: Row, axes: Any) -> None:
     inside = row.source[row.measured]
     low, high = float(inside.min()), float(np.percentile(inside, 99.8))
-    levels = sorted({0, len(row.lines) // 2, len(row.lines) - 1})
     axes[0].imshow(row.source, cmap="gray", vmin=low, vmax=high)
     axes[0].set_title(f"{row.title}\nsource", fontsize=7)
-    for axis, image, level in zip(axes[1:4], row.restored, levels, strict=False):
+    for axis, image, level in zip(axes[1:4], row.restored, row.levels, strict=False):
         axis.imshow(image, cmap="gray", vmin=low, vmax=high)
         line = row.lines[level]
         axis.set_title(f"level {level}: {line.bpv:.3f} bpv\n{line.psnr_db:.1f} dB", fontsize=7)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from psc_volumetric.prior import installed_priors, load_prior
 
-__all__ = ["inspect_lines", "inspect_prior", "list_priors", "prior_lines"]
+__all__ = ["inspect_lines", "inspect_prior", "list_priors", "prior_lines", "train_prior"]
 
 
 def list_priors() -> list[dict[str, Any]]:
@@ -49,13 +52,15 @@ def inspect_prior(name: str) -> dict[str, Any]:
     """
     prior = load_prior(name)
     described = prior.metadata.get("psc_prior", {})
+    known = ("name", "digest", "identity")
     return {
         "name": prior.name,
         "digest": prior.digest,
         "tile_shape": list(prior.tile_shape),
         "noise_levels": prior.levels,
         "files": {path: len(data) for path, data in sorted(prior.files().items())},
-        **{key: value for key, value in described.items() if key not in ("name", "digest")},
+        "network_steps": len(prior.program.steps),
+        **{key: value for key, value in described.items() if key not in known},
     }
 
 
@@ -73,3 +78,46 @@ def _lines(values: dict[str, Any], indent: str) -> list[str]:
             text = str(value)
             lines.append(f"{indent}{key:<16} {text if len(text) <= 160 else text[:157] + '...'}")
     return lines
+
+
+def train_prior(
+    recipe: str,
+    data: Sequence[Path],
+    out: Path,
+    weights: Path | None,
+    minutes: float | None,
+    device: str | None,
+    report: Callable[[str], None],
+) -> None:
+    """Train a prior as a recipe says, with the two settings a machine decides changed.
+
+    Parameters
+    ----------
+    recipe : str
+        Name of a shipped recipe, or a JSON file.
+    data : sequence of Path
+        Files and folders with volumes.
+    out : Path
+        New folder.
+    weights : Path or None
+        Float weights of an earlier run of this recipe.
+    minutes, device
+        Replace what the recipe says when not None.
+    report : callable
+        Takes one line of progress.
+
+    Raises
+    ------
+    ParameterError : unknown recipe.
+    StorageError : the folder exists.
+    SourceError : no volumes there.
+    """
+    from pipelines.make_prior import Recipe, make_prior
+
+    chosen = Recipe.load(recipe)
+    settings = chosen.settings
+    if minutes is not None:
+        settings = replace(settings, minutes=minutes)
+    if device is not None:
+        settings = replace(settings, device=device)
+    make_prior(replace(chosen, settings=settings), data, out, weights=weights, report=report)
