@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.sampler.noise import gaussian
 
 __all__ = ["Denoiser", "choose_device", "denoiser_for"]
 
@@ -53,10 +54,18 @@ class Denoiser:
 
     def __init__(self, prior: Prior, device: str, network: Network | None = None) -> None:
         self.prior, self.device = prior, torch.device(device)
-        self._network = network or TorchRuntime(prior.program, device)
+        self.fused = device == "cpu" and network is None
+        self._network = network or self._fastest()
         self._out_shift = prior.program.out_bits - SAMPLE_FRACTION_BITS
         self.scale_gain = torch.from_numpy(prior.scale_gain).to(self.device)
         self.scale_floor = torch.from_numpy(prior.scale_floor).to(self.device)
+
+    def _fastest(self) -> Network:
+        if not self.fused:
+            return TorchRuntime(self.prior.program, self.device.type)
+        from psc_volumetric.prior.fused import FusedRuntime
+
+        return FusedRuntime(self.prior.program)
 
     def denoise(self, x: torch.Tensor, level: int) -> torch.Tensor:
         """Denoised particles: x0 = x_gain * x + out_gain * network(x), clipped.
@@ -80,34 +89,46 @@ class Denoiser:
         x0 = (total + (1 << (shift - 1))) >> shift
         return x0.clamp_(*self.prior.clip).to(torch.int32)
 
-    def renoise(self, x0: torch.Tensor, noise: torch.Tensor, level: int) -> torch.Tensor:
-        """Particles at ``level``: alpha * x0 + sigma * noise, rounded, saturating at +-32767."""
+    def renoise(
+        self, x0: torch.Tensor, seed: int, tiles: torch.Tensor, pass_number: int, level: int
+    ) -> torch.Tensor:
+        """Particles at ``level``: alpha * x0 + sigma * noise, rounded, saturating at +-32767.
+
+        Parameters
+        ----------
+        x0 : (b * particles, slices, tile, tile) integers
+            Denoised particles, 11 fraction bits.
+        seed, tiles, pass_number
+            Key and counter of the noise (:func:`psc_volumetric.sampler.noise.gaussian`).
+        level : int
+            Noise level to go to.
+
+        Returns
+        -------
+        int32 tensor, same shape
+        """
         alpha, sigma = int(self.prior.alpha[level]), int(self.prior.sigma[level])
+        particles = len(x0) // len(tiles)
+        if self.fused:
+            from psc_volumetric.sampler.cpu import advance
+
+            numbers = tiles.numpy()
+            start = x0.to(torch.int32).contiguous()
+            return advance(start, seed, numbers, pass_number, particles, alpha, sigma)
+        noise = gaussian(seed, tiles, pass_number, particles, x0[0].numel()).reshape(x0.shape)
         mixed = x0.long() * alpha + noise.long() * sigma
         half = 1 << (SCHEDULE_BITS - 1)
         return ((mixed + half) >> SCHEDULE_BITS).clamp_(-32767, 32767).to(torch.int32)
 
 
-@functools.lru_cache(maxsize=4)
-def _cached(digest: str, device: str, prior: _ByDigest) -> Denoiser:
-    return Denoiser(prior.prior, device)
-
-
-class _ByDigest:
-    """Hashes a prior by its digest, so that one network per prior and device stays loaded."""
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior = prior
-
-    def __hash__(self) -> int:
-        return int(self.prior.digest[:15], 16)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByDigest) and other.prior.digest == self.prior.digest
+_loaded: dict[tuple[str, str], Denoiser] = {}
+_lock = threading.Lock()
 
 
 def denoiser_for(prior: Prior, device: str = "auto") -> Denoiser:
     """The process-wide denoiser of a prior on a device, built once."""
-    return _cached(prior.digest, choose_device(device), _ByDigest(prior))
-
-
+    key = (prior.digest, choose_device(device))
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = Denoiser(prior, key[1])
+        return _loaded[key]

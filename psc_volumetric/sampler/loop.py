@@ -26,7 +26,6 @@ from psc_volumetric.coding.symbols import SymbolPort, uniform
 from psc_volumetric.errors import ChecksumError
 from psc_volumetric.prior.runtime import exact_float, integer_sqrt
 from psc_volumetric.sampler.denoiser import Denoiser
-from psc_volumetric.sampler.noise import gaussian
 from psc_volumetric.sensing.pca import ROW_BITS, principal_rows
 from psc_volumetric.sensing.structured import Prediction, StructuredSensing
 from psc_volumetric.sensing.transform import BlockTransform
@@ -161,13 +160,12 @@ def single_pass(
     device, b, s = denoiser.device, len(batch.numbers), parameters.particles
     tiles = torch.tensor(batch.numbers, dtype=torch.int64, device=device)
     transform = BlockTransform(slices, tile, device)
-    sensing = StructuredSensing(transform, denoiser.scale_gain, denoiser.scale_floor, b, s)
+    sensing = _sensing(denoiser, transform, b, s)
     sensing.set_coarse(batch.coarse.to(device))
     truth = None if batch.source is None else transform.forward(batch.source.double()).long()
     levels = parameters.noise_levels
-    noise = gaussian(parameters.seed, tiles, 0, s, transform.coefficients)
     start = sensing.base().repeat_interleave(s, 0)
-    x = denoiser.renoise(start, noise.reshape(start.shape), levels[0])
+    x = denoiser.renoise(start, parameters.seed, tiles, 0, levels[0])
     with exact_float():
         for i, noise_level in enumerate(levels):
             x0 = denoiser.denoise(x, noise_level)
@@ -182,8 +180,18 @@ def single_pass(
                 yield LevelResult(level, *summarise(x0, s))
                 if level == last_level:
                     return
-            noise = gaussian(parameters.seed, tiles, i + 1, s, transform.coefficients)
-            x = denoiser.renoise(x0, noise.reshape(x0.shape), levels[i + 1])
+            x = denoiser.renoise(x0, parameters.seed, tiles, i + 1, levels[i + 1])
+
+
+def _sensing(
+    denoiser: Denoiser, transform: BlockTransform, tiles: int, particles: int
+) -> StructuredSensing:
+    kind = StructuredSensing
+    if denoiser.fused:
+        from psc_volumetric.sampler.cpu import FusedSensing
+
+        kind = FusedSensing
+    return kind(transform, denoiser.scale_gain, denoiser.scale_floor, tiles, particles)
 
 
 def _measure(
@@ -298,8 +306,7 @@ def _posterior(
     x0 = torch.zeros((s, *shape), dtype=torch.int32, device=denoiser.device)
     first = number * len(parameters.noise_levels)
     for i, level in enumerate(parameters.noise_levels):
-        noise = gaussian(parameters.seed, tiles, first + i, s, elements)
-        x = denoiser.renoise(x0, noise.reshape(s, *shape), level)
+        x = denoiser.renoise(x0, parameters.seed, tiles, first + i, level)
         flat = denoiser.denoise(x, level).double().reshape(s, elements)
         x0 = sensing.project(flat).reshape(s, *shape)
     return x0.reshape(s, elements)
