@@ -92,14 +92,14 @@ class VolumeResult:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able record; infinite PSNR becomes None."""
+        """Record in JSON types; PSNR is infinite where values agree exactly."""
         return {
             "name": self.name,
             "shape": list(self.shape),
             "dtype": self.dtype,
             "peak": self.peak,
             "prior": self.prior,
-            "points": [_finite(point.to_dict()) for point in self.points],
+            "points": [point.to_dict() for point in self.points],
             "gains_db": self.gains_db,
             "notes": list(self.notes),
         }
@@ -118,13 +118,6 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
         raise ParameterError(
             f"{name}: expected numbers separated by commas, found {text!r}", kind="bad-number"
         ) from error
-
-
-def _finite(record: dict[str, object]) -> dict[str, object]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
-    }
 
 
 def evaluate(

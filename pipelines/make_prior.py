@@ -1,17 +1,15 @@
 """`psc-archive prior train`: real volumes in, a shippable prior folder out.
 
-    volumes -> split by patient -> train -> convert to integers -> measure the cost ->
-    calibrate scales -> configs/metadata.json, models/integer.safetensors, docs/README.md
+volumes -> split by patient -> train -> convert to integers -> measure the cost ->
+calibrate scales -> configs/metadata.json, models/integer.safetensors, docs/README.md
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.intensity import sample_values, value_range
+from pipelines.model_card import model_card
+from pipelines.recipe import Recipe
 from pipelines.train_prior import (
-    NOISE_LEVELS_REPORTED,
     TileSampler,
-    TrainingSettings,
     TrainingVolume,
     held_out_loss,
     train,
 )
 from psc_volumetric.errors import ParameterError, StorageError
-from psc_volumetric.prior.architecture import Architecture
 
 if TYPE_CHECKING:
     import torch
@@ -36,82 +33,13 @@ if TYPE_CHECKING:
     from psc_volumetric.prior import Prior
     from psc_volumetric.prior.program import Program
 
-__all__ = ["Recipe", "load_volumes", "make_prior", "synthetic_volumes"]
+__all__ = ["load_volumes", "make_prior", "synthetic_volumes"]
 
 log = logging.getLogger(__name__)
 
-RECIPES = Path(__file__).with_name("recipes")
 CLIP_ABOVE = 1.6  # of the intensity range; brighter voxels saturate in training
 CALIBRATION_LEVEL_STRIDE = 4
 CUBIC = 1.5  # voxel sides within this ratio count as isotropic
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a prior depends on besides the files in its data folders.
-
-    Attributes
-    ----------
-    name, description, modality : str
-        As shown by ``psc-archive prior list``.
-    architecture, settings
-        Network and training.
-    held_out : tuple of str
-        A file whose path contains one of these belongs to the held-out side; patterns name
-        patients or sources, never slices.
-    levels : int
-        Noise levels tabulated in the prior.
-    clip : (low, high)
-        Range of denoised samples, normalised units.
-    calibration_tiles : int
-        Tiles for the scale tables.
-    synthetic : int
-        Smooth random volumes to add to the training side (``test-tiny``).
-    """
-
-    name: str
-    description: str
-    modality: str
-    architecture: Architecture
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
-    held_out: tuple[str, ...] = ()
-    levels: int = 64
-    clip: tuple[float, float] = (-1.1, 2.2)
-    calibration_tiles: int = 8
-    synthetic: int = 0
-
-    @classmethod
-    def load(cls, name_or_path: str) -> Recipe:
-        """Read a shipped recipe by name, or a recipe file."""
-        path = RECIPES / f"{name_or_path}.json"
-        path = path if path.is_file() else Path(name_or_path)
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
-            raise ParameterError(
-                f"recipe {name_or_path!r}: expected one of {known} or a JSON file",
-                kind="unknown-recipe",
-            )
-        return cls.from_dict(json.loads(path.read_text()))
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Recipe:
-        """Rebuild from JSON; unknown keys are refused."""
-        unknown = set(data) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ParameterError(f"recipe: unknown keys {sorted(unknown)}", kind="bad-recipe")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        values["architecture"] = Architecture.from_dict(data["architecture"])
-        settings = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.get("settings", {}).items()
-        }
-        values["settings"] = TrainingSettings(**settings)
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able dictionary."""
-        data = asdict(self)
-        data["architecture"] = self.architecture.to_dict()
-        return data
 
 
 def load_volumes(paths: Sequence[Path]) -> list[tuple[str, TrainingVolume]]:
@@ -224,7 +152,9 @@ def make_prior(
     from psc_volumetric.prior.architecture import build_network
 
     if out.exists():
-        raise StorageError(f"{out} exists already", kind="target-exists", hint="choose a new folder")
+        raise StorageError(
+            f"{out} exists already", kind="target-exists", hint="choose a new folder"
+        )
     training, validation = _split(recipe, load_volumes(data))
     report(f"{len(training)} training and {len(validation)} held-out volumes")
     float_file = out.with_name(out.name + ".float.safetensors")
@@ -245,8 +175,12 @@ def make_prior(
         )
         save(net)
     prior, losses = _convert(recipe, net, training, validation, report)
-    _write(out, prior, recipe, losses, training, validation)
+    _write(out, prior, recipe, losses, _names(training), _names(validation))
     return prior
+
+
+def _names(volumes: Sequence[TrainingVolume]) -> list[str]:
+    return sorted(v.name for v in volumes)
 
 
 def _convert(
@@ -350,8 +284,8 @@ def _metadata(
         },
         "training": {
             "recipe": recipe.to_dict(),
-            "training_volumes": sorted(v.name for v in training),
-            "held_out_volumes": sorted(v.name for v in validation),
+            "training_volumes": _names(training),
+            "held_out_volumes": _names(validation),
             "held_out_mse": {k: {"float": f, "integer": i} for k, (f, i) in losses.items()},
         },
     }
@@ -362,54 +296,15 @@ def _write(
     prior: Prior,
     recipe: Recipe,
     losses: dict[str, tuple[float, float]],
-    training: list[TrainingVolume],
-    validation: list[TrainingVolume],
+    training: Sequence[str],
+    validation: Sequence[str],
 ) -> None:
     """Write the folder beside its final name, then rename it into place."""
     partial = out.with_name(out.name + ".partial")
     files: dict[str, bytes] = prior.files()
-    files["docs/README.md"] = _card(recipe, prior, losses, training, validation).encode()
+    files["docs/README.md"] = model_card(recipe, prior, losses, training, validation).encode()
     for name, content in files.items():
         path = partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    os.replace(partial, out)
-
-
-def _card(
-    recipe: Recipe,
-    prior: Prior,
-    losses: dict[str, tuple[float, float]],
-    training: list[TrainingVolume],
-    validation: list[TrainingVolume],
-) -> str:
-    rows = "\n".join(
-        f"| {k} | {losses[k][0]:.6f} | {losses[k][1]:.6f} | {losses[k][1] / losses[k][0] - 1:+.2%} |"
-        for k in (f"{t:g}" for t in NOISE_LEVELS_REPORTED)
-    )
-    a, s = recipe.architecture, recipe.settings
-    return f"""# Prior `{recipe.name}`
-
-{recipe.description}
-
-- Digest: `{prior.digest}`
-- Tile: {a.slices} x {a.tile} x {a.tile}; MONAI `DiffusionModelUNet`, channels {list(a.channels)},
-  {a.fold} x {a.fold} pixels folded into channels, no attention.
-- Training: {s.minutes:g} minutes on `{s.device}` with {s.threads} thread(s), batch {s.batch},
-  v-prediction, cosine schedule, EMA; recipe in `configs/metadata.json`, rerun with
-  `psc-archive prior train --recipe {recipe.name} --data FOLDER --out NEW_FOLDER`.
-- Trained on {len(training)} volumes: {", ".join(sorted(v.name for v in training))}.
-- Held out, by patient, {len(validation)} volumes: {", ".join(sorted(v.name for v in validation))}.
-
-Mean squared error of the denoised tile on held-out volumes, normalised units squared, before and
-after conversion to integers:
-
-| t (1 = pure noise) | float | integer | cost |
-|---|---|---|---|
-{rows}
-
-## Limits
-
-A prior describes what it was trained on. Elsewhere it still decodes exactly, only larger. What a
-low-rate decode shows beyond its measurements is an estimate: not for primary diagnosis.
-"""
+    partial.replace(out)

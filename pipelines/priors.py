@@ -112,7 +112,8 @@ def train_prior(
     StorageError : the folder exists.
     SourceError : no volumes there.
     """
-    from pipelines.make_prior import Recipe, make_prior
+    from pipelines.make_prior import make_prior
+    from pipelines.recipe import Recipe
 
     chosen = Recipe.load(recipe)
     settings = chosen.settings

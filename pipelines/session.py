@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import traceback
@@ -25,6 +26,15 @@ def print_failure(failure: Failure, notes: Sequence[str], *, as_json: bool) -> N
         typer.echo(line, err=True)
     if as_json:
         typer.echo(json.dumps(failure.document(), indent=1))
+
+
+def _finite(value: Any) -> Any:
+    """Copy with null in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Session:
@@ -66,7 +76,7 @@ class Session:
     def result(self, document: Any, lines: Callable[[], Sequence[str]]) -> None:
         """Print the result, as JSON or as lines for people."""
         if self.as_json:
-            typer.echo(json.dumps(document, indent=1, allow_nan=False))
+            typer.echo(json.dumps(_finite(document), indent=1, allow_nan=False))
         elif not self.quiet:
             for line in lines():
                 typer.echo(line)

@@ -178,7 +178,8 @@ def train(
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (architecture.slices, architecture.tile, architecture.tile)
     sampler = TileSampler(volumes, shape, settings)
-    net = build_network(architecture).to(settings.device, memory_format=torch.channels_last)
+    net: torch.nn.Module = build_network(architecture).to(settings.device)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(net).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(
         net.parameters(),
@@ -199,7 +200,7 @@ def train(
             predicted = net(x_t, t * 1000)
         loss = ((predicted.float() - target) ** 2).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         _update_average(average, net, min(settings.ema_decay, (i + 1) / (i + 20)))

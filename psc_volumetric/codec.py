@@ -144,8 +144,7 @@ def encode_brick(
     if np.array_equal(_bits(values), np.broadcast_to(_bits(first), values.shape)):
         data = write_brick(header, [], constant=first.tobytes())
         return EncodedBrick(data, "constant", (_exact_record(values, len(data)),))
-    coded_by_psc = prior is not None and mapping is not None
-    if coded_by_psc and values.dtype.str[1:] in PSC_KINDS:
+    if prior is not None and mapping is not None and values.dtype.str[1:] in PSC_KINDS:
         from psc_volumetric.psc_brick import encode_psc
 
         return encode_psc(

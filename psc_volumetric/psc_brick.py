@@ -74,11 +74,13 @@ def denormalise(
     if dtype.kind == "f":
         # the multiplier is a power-of-two multiple: one rounding for *, one for +
         exact = shifted.astype(np.float64) * ((mapping.high - mapping.low) / (2 * UNIT))
-        return (mapping.low + exact).astype(dtype)
+        floats: Values = (mapping.low + exact).astype(dtype)
+        return floats
     span = int(mapping.high) - int(mapping.low)
     wide = int(mapping.low) + ((shifted * span + UNIT) >> (SAMPLE_FRACTION_BITS + 1))
-    info = np.iinfo(dtype)
-    return np.clip(wide, info.min, info.max).astype(dtype)
+    info = np.iinfo(dtype.str)
+    values: Values = np.clip(wide, info.min, info.max).astype(dtype)
+    return values
 
 
 def _integer_mapping(mapping: IntensityMapping, dtype: np.dtype[np.generic]) -> IntensityMapping:
@@ -112,7 +114,7 @@ def encode_psc(
     special = SpecialMap.find(values, special_values)
     clean = values if special is None else special.fill(values, mapping.low)
     grid = TileGrid(header.valid, prior.tile_shape)
-    tiles = grid.split(normalise(clean, mapping))
+    tiles = grid.split(normalise(clean, mapping)).astype(np.int64)
     mixed = seed ^ crc32c(np.array(header.position, "<i8").tobytes())
     stream = parameters.stream(prior.levels, mixed & 0xFFFFFFFF)
     job = _Job(grid, stream, denoiser_for(prior, device), mapping, header.dtype)
@@ -384,5 +386,3 @@ def _record(
         tuple(max_error),
         digest_values(decoded),
     )
-
-

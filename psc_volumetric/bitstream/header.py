@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -111,7 +112,9 @@ class StreamParameters:
         steps = data.varint(limit=c.MAX_STEPS, name="number of steps")
         noise_levels = tuple(data.varint(limit=4095, name="noise level") for _ in range(steps))
         wanted = steps if ROW_FAMILIES[rows] == "structured" else 0
-        thresholds = tuple(data.varint(limit=(1 << 14) - 1, name="threshold") for _ in range(wanted))
+        thresholds = tuple(
+            data.varint(limit=(1 << 14) - 1, name="threshold") for _ in range(wanted)
+        )
         count = data.varint(limit=c.MAX_LEVELS - 1, name="number of levels")
         limit = c.MAX_ROUNDS if SCHEDULES[schedule] == "restart" else c.MAX_STEPS
         ends = tuple(data.varint(limit=limit, name="level end") for _ in range(count))
@@ -148,12 +151,10 @@ class StreamParameters:
             problems.append("pca rows need the restart schedule and the float8 quantiser")
         if not 1 <= self.step < 1 << 17 or not 1 <= self.coarse_step < 1 << 17:
             problems.append(f"step {self.step}, coarse_step {self.coarse_step}")
-        if not self.noise_levels or any(
-            a <= b for a, b in zip(self.noise_levels, self.noise_levels[1:], strict=False)
-        ):
+        if not self.noise_levels or any(a <= b for a, b in pairwise(self.noise_levels)):
             problems.append("noise levels must fall strictly")
         ends = self.level_ends
-        if not ends or ends[0] < 1 or any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
+        if not ends or ends[0] < 1 or any(a >= b for a, b in pairwise(ends)):
             problems.append(f"level ends {ends}")
         elif self.schedule == "single_pass" and ends[-1] != len(self.noise_levels):
             problems.append(f"last level end {ends[-1]} is not the last step")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from psc_volumetric.coding.symbols import SymbolPort, categorical
 from psc_volumetric.coding.tables import PRECISION
@@ -22,10 +23,10 @@ class AdaptiveModel:
     def __init__(self, size: int) -> None:
         self._weights = np.ones(size, np.int64)
 
-    def frequencies(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def frequencies(self) -> NDArray[np.int64]:
         """Current frequencies; they sum to 2^24."""
         size = len(self._weights)
-        frequencies = 1 + self._weights * (TOTAL - size) // self._weights.sum()
+        frequencies: NDArray[np.int64] = 1 + self._weights * (TOTAL - size) // self._weights.sum()
         frequencies[0] += TOTAL - frequencies.sum()
         return frequencies
 

@@ -21,8 +21,8 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 def compress_lossless(values: NDArray[np.generic]) -> bytes:
     """Byte planes of ``values`` (C order, least significant byte first) as one Zstandard frame."""
-    planes = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    planes = planes.reshape(-1, values.dtype.itemsize).T
+    items = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    planes = items.reshape(-1, values.dtype.itemsize).T
     return bytes(Zstd(level=ZSTD_LEVEL).encode(np.ascontiguousarray(planes)))
 
 

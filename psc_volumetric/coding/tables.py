@@ -32,7 +32,7 @@ def _tables() -> dict[str, NDArray[np.generic]]:
 
 def gaussian_table() -> NDArray[np.int16]:
     """Normal quantiles with 11 fraction bits, (65536,) int16; index is 16 random bits."""
-    upper = _tables()["gaussian_upper"]
+    upper = _tables()["gaussian_upper"].astype(np.int16)
     return np.concatenate([-upper[::-1], upper]).astype(np.int16)
 
 
@@ -84,7 +84,8 @@ def _frequencies(scale: float) -> NDArray[np.int32]:
     total = 1 << PRECISION
     frequencies = np.maximum(np.floor(p / p.sum() * (total - 64 * len(p))), 0).astype(np.int64) + 64
     frequencies[limit] += total - frequencies.sum()
-    return frequencies.astype(np.int32)
+    result: NDArray[np.int32] = frequencies.astype(np.int32)
+    return result
 
 
 if __name__ == "__main__":

@@ -40,9 +40,7 @@ def cosine_times(levels: int) -> tuple[float, ...]:
     return tuple((i + 1) / levels for i in range(levels))
 
 
-def schedule_tables(
-    alpha: NDArray[np.float64], prediction: str
-) -> dict[str, NDArray[np.generic]]:
+def schedule_tables(alpha: NDArray[np.float64], prediction: str) -> dict[str, NDArray[np.generic]]:
     """Integer schedule of a prior.
 
     Parameters
@@ -97,7 +95,9 @@ def build_bundle(
     """
     from safetensors.numpy import save
 
-    tensors: dict[str, NDArray[Any]] = {k: np.ascontiguousarray(v) for k, v in program.tensors.items()}
+    tensors: dict[str, NDArray[Any]] = {
+        k: np.ascontiguousarray(v) for k, v in program.tensors.items()
+    }
     tensors = {k: v for k, v in tensors.items() if not k.startswith(("schedule.", "scale."))}
     tensors.update(schedule_tables(alpha, prediction))
     shape = (program.levels, FREQUENCY_CLASSES)
@@ -167,7 +167,7 @@ class _ScaleStatistics(Observer):
 
 
 def _fit_line(raw: NDArray[np.float64], error: NDArray[np.float64]) -> tuple[float, float]:
-    """error ~ gain * raw + floor from means in eight groups of equal size along ``raw``."""
+    """Error ~ gain * raw + floor from means in eight groups of equal size along ``raw``."""
     groups = np.array_split(np.argsort(raw, kind="stable"), 8)
     v = np.array([raw[g].mean() for g in groups])
     e = np.array([error[g].mean() for g in groups])

@@ -1,4 +1,4 @@
-"""Reading, checking and finding prior folders. The digest is part of the format (SPEC section 6)."""
+"""Reading, checking and finding prior folders. The digest is part of the format (SPEC 6)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def _part(description: Mapping[str, Any], key: str, kind: type) -> Any:
     value = description.get(key)
     if not isinstance(value, kind):
         raise FormatError(
-            f"prior metadata: expected {key!r} to be a {kind.__name__}, found {type(value).__name__}",
+            f"prior metadata: expected {key!r} to be a {kind.__name__}, "
+            f"found {type(value).__name__}",
             kind="bad-prior",
         )
     return value

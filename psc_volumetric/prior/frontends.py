@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.architecture import Architecture

@@ -16,11 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from numba import njit
 from numpy.typing import NDArray
 
-from psc_volumetric.prior.program import NORM_BITS, RESIDUAL_LIMIT, TABLE_BITS, TABLE_HALF, Program, Step
+from psc_volumetric.prior.program import (
+    NORM_BITS,
+    RESIDUAL_LIMIT,
+    TABLE_BITS,
+    TABLE_HALF,
+    Program,
+    Step,
+)
 from psc_volumetric.prior.runtime import exact_float
 
 __all__ = ["FusedRuntime", "run_split"]
@@ -55,7 +62,7 @@ def run_split(task: Callable[[slice], None], size: int, group: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _integer_sqrt(value: int) -> int:
+def _integer_sqrt(value):  # type: ignore[no-untyped-def]
     root = np.int64(math.sqrt(np.float64(value)))
     while root * root > value:
         root -= 1

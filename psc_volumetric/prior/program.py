@@ -90,7 +90,9 @@ class Step:
         """Rebuild from JSON, refusing unknown kinds and keys."""
         if data.get("op") not in OPS or not set(data) <= set(cls.__dataclass_fields__):
             raise FormatError(f"network step {dict(data)!r} is not known", kind="bad-program")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,14 +105,15 @@ class Step:
         return data
 
 
-def limit_of(weight: NDArray[np.int8], lo: int, hi: int) -> NDArray[np.int64]:
+def limit_of(weight: NDArray[np.generic], lo: int, hi: int) -> NDArray[np.int64]:
     """Largest magnitude each output channel's accumulator can reach for inputs in lo..hi."""
     flat = weight.reshape(len(weight), -1).astype(np.int64)
     positive = np.where(flat > 0, flat, 0).sum(1)
     negative = np.where(flat < 0, -flat, 0).sum(1)
     up = positive * hi - negative * min(lo, 0)
     down = negative * hi - positive * min(lo, 0)
-    return np.maximum(up, down)
+    bound: NDArray[np.int64] = np.maximum(up, down)
+    return bound
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class Program:
 
 
 def canonical_digest(description: Mapping[str, Any], tensors: Tensors) -> str:
-    """SHA-256 of the canonical JSON and of every tensor (name, dtype, shape, bytes) in name order."""
+    """SHA-256 of the canonical JSON and of every tensor (name, dtype, shape, bytes), by name."""
     digest = hashlib.sha256()
     digest.update(json.dumps(description, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(tensors):
@@ -261,7 +264,7 @@ class _Prover:
         bias = self.program.tensors[f"{step.name}.bias"]
         self._tensor(f"{step.name}.bias", "int32", (len(bias), out))
         self._require(len(bias) in (1, self.program.levels), step, "bias rows")
-        self._require(-8 <= shift.min() and shift.max() <= 24, step, "shift is out of range")
+        self._require(shift.min() >= -8 and shift.max() <= 24, step, "shift is out of range")
         lo, hi = step.quant[1:] if step.quant else self.ranges[step.inputs[0]]
         if step.quant:
             self._require(0 <= step.quant[0] + 16 <= 32, step, "input shift is out of range")

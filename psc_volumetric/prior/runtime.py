@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  (the field's name for it)
+import torch.nn.functional as F
 
 from psc_volumetric.prior.program import (
     NORM_BITS,
@@ -38,7 +38,12 @@ def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
 
 
 def norm_affine(
-    s1: torch.Tensor, s2: torch.Tensor, n: int, epsilon: int, gamma: torch.Tensor, beta: torch.Tensor
+    s1: torch.Tensor,
+    s2: torch.Tensor,
+    n: int,
+    epsilon: int,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-channel multiplier and offset of a group normalisation (SPEC section 6.3).
 
@@ -63,7 +68,9 @@ def norm_affine(
         small = spread < (1 << (62 - 2 * shift))
         spread = torch.where(small, spread << (2 * shift), spread)
         exponent = exponent + small.long() * shift
-    inverse = torch.div(torch.full_like(spread, 1 << 62), integer_sqrt(spread), rounding_mode="floor")
+    inverse = torch.div(
+        torch.full_like(spread, 1 << 62), integer_sqrt(spread), rounding_mode="floor"
+    )
     inverse = inverse >> 8
     shift_back = (70 - TABLE_BITS - NORM_BITS - exponent).unsqueeze(2)
     multiplier = (gamma * (n * inverse).unsqueeze(2)) >> shift_back
@@ -72,16 +79,16 @@ def norm_affine(
     return multiplier, beta - mean_part + (1 << (NORM_BITS - 1))
 
 
-class exact_float:  # noqa: N801  (used like a function, in a with statement)
+class exact_float:
     """Switch off everything that makes float convolutions of integers inexact."""
 
     def __enter__(self) -> None:
-        self._contexts = [
+        self._contexts: list[Any] = [
             torch.no_grad(),
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
-            torch.backends.nnpack.flags(enabled=False),  # type: ignore[no-untyped-call]
-            torch.backends.cudnn.flags(  # type: ignore[no-untyped-call]
+            torch.backends.nnpack.flags(enabled=False),
+            torch.backends.cudnn.flags(
                 enabled=True, benchmark=False, deterministic=True, allow_tf32=False
             ),
         ]

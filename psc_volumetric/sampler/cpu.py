@@ -202,7 +202,7 @@ def _inverse_block(b, t, plane, depth, slices) -> None:  # type: ignore[no-untyp
 
 @njit(nogil=True, cache=True)
 def _forward(x, c, plane, depth) -> None:  # type: ignore[no-untyped-def]
-    """x (n, slices, tile, tile) int32 -> c (n, blocks^2 * slices * 64) int32."""
+    """X (n, slices, tile, tile) int32 -> c (n, blocks^2 * slices * 64) int32."""
     n, slices, tile, _ = x.shape
     k = tile // 8
     b = np.empty((slices, 8, 8), np.float64)
@@ -224,7 +224,7 @@ def _forward(x, c, plane, depth) -> None:  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _statistics(c, gain, floor, mean, variance) -> None:  # type: ignore[no-untyped-def]
-    """c (particles, n) int32; mean and calibrated variance (n,) int64."""
+    """C (particles, n) int32; mean and calibrated variance (n,) int64."""
     s, n = c.shape
     log = 0
     while (1 << log) < s:

@@ -101,7 +101,7 @@ class StructuredSensing:
         return c, Prediction(mean, variance)
 
     def pick(self, prediction: Prediction, threshold: int, step: int) -> torch.Tensor:
-        """Coefficients to measure now: unknown, and scale >= threshold / 256 * step. (b, n) bool."""
+        """Coefficients to measure: unknown, with scale >= threshold / 256 * step; (b, n) bool."""
         wide_enough = (prediction.variance << 16) >= (threshold * step) ** 2
         return wide_enough & ~self.known
 

@@ -20,6 +20,7 @@ __all__ = ["BLOCK", "BlockTransform", "basis", "frequency_class"]
 BLOCK = 8
 BASIS_BITS = 14
 
+
 @functools.cache
 def basis(size: int) -> NDArray[np.int64]:
     """Rounded orthonormal DCT-II of length 1, 2, 4 or 8, (frequency, sample) int64.
