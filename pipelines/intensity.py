@@ -19,6 +19,7 @@ from adapters.base import LazyArray
 __all__ = ["HIGH_PERCENTILE", "SampledRange", "sample_values", "special_mask", "value_range"]
 
 HIGH_PERCENTILE = 99.8
+BRIGHTEST = 2.2
 _SLABS = 64
 _SAMPLES = 1 << 22
 
@@ -85,7 +86,9 @@ class SampledRange:
     Attributes
     ----------
     low, high : float
-        Map to -1 and +1: the smallest value, and the 99.8 percentile of the values above it.
+        Map to -1 and +1: the smallest value, and the 99.8 percentile of the values above it,
+        raised where needed so that the largest value stays within ``BRIGHTEST`` ranges of low
+        (the codec saturates at 2.5).
     largest : float
         Largest sampled value.
     distinct : int
@@ -120,9 +123,10 @@ def value_range(
         return None
     below = np.cumsum(counts[1:])
     rank = np.searchsorted(below, math.ceil(HIGH_PERCENTILE / 100 * int(below[-1])))
+    low, largest = float(values[0]), float(values[-1])
     return SampledRange(
-        low=float(values[0]),
-        high=float(values[1 + int(rank)]),
-        largest=float(values[-1]),
+        low=low,
+        high=max(float(values[1 + int(rank)]), low + (largest - low) / BRIGHTEST),
+        largest=largest,
         distinct=len(values),
     )
