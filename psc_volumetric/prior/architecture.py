@@ -1,7 +1,7 @@
 """Float networks the project trains: MONAI ``DiffusionModelUNet`` behind a space-to-depth fold.
 
 The slices of a tile enter the 2-D network as channels. Folding ``fold x fold`` pixels into
-channels first cuts the cost per voxel by about ``fold**2`` (decision 0101). Only training and
+channels first cuts the cost per voxel by about ``fold**2`` (decision 0007). Only training and
 conversion use this module; decoding never does.
 """
 

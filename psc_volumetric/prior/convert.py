@@ -1,6 +1,6 @@
 """Convert a float network to integers: static calibration, proven bounds, measured cost.
 
-Run once on one machine; its output is data. The rules (decision 0102): weights 8 bits with one
+Run once on one machine; its output is data. The rules (decision 0005): weights 8 bits with one
 power-of-two scale per output channel, activations after SiLU 8 bits, raw inputs as many levels as
 the proof of "every sum below 2^24" leaves, residual registers 16 bits with one fraction count.
 """
