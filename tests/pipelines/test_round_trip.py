@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 import zarr
 
+import adapters
 from psc_volumetric.archive import ArchiveReader
 
 Run = Callable[..., Any]
@@ -179,16 +180,41 @@ def test_dry_runs_write_nothing(archives, sources, tmp_path, run, coded):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_real_volumes_from_the_data_folder(data_folder, tmp_path, run, coded):
-    """One small volume of each format, as they came from scanners and models."""
-    picked = {
-        "misc-nifti/stc_Siemens_fMRIcontin_30x30x36_4.nii": "mr",
-        "geocat/absolute.nc": "climate",
-    }
-    for path, group in picked.items():
-        target = tmp_path / f"{Path(path).stem}.psc.zarr"
-        outcome = run("archive", data_folder / group / path, target, *coded, "--json")
+def agrees_everywhere(run: Run, source: Path, folder: Path, suffix: str, *words: str) -> None:
+    """Whole restore, region restore and xarray give the same values of the first variable."""
+    archive = folder / "a.psc.zarr"
+    outcome = run("archive", source, archive, *words, "--json")
+    assert outcome.code == 0, outcome.err
+    name = outcome.document["archives"][0]["variables"][0]["name"]
+    for target, roi in (("whole", ()), ("part", ("--roi", "y=3:35,x=16:48"))):
+        (folder / target).mkdir()
+        outcome = run("restore", archive, folder / target / f"r{suffix}", *roi)
         assert outcome.code == 0, outcome.err
-        with xr.open_dataset(target, engine="psc") as dataset:
-            name = outcome.document["archives"][0]["variables"][0]["name"]
-            assert np.isfinite(dataset[name].values).any()
+    values = []
+    for target in ("whole", "part"):
+        (candidate,) = adapters.discover(folder / target).candidates
+        volumes = {v.name: v for v in adapters.open_source(candidate).volumes}
+        array = volumes[name].array
+        values.append(array[tuple(slice(0, n) for n in array.shape)])
+    np.testing.assert_array_equal(values[0][..., 3:35, 16:48], values[1])
+    with xr.open_dataset(archive, engine="psc", mask_and_scale=False) as dataset:
+        np.testing.assert_array_equal(dataset[name].values, values[0])
+
+
+def test_real_climate_field_agrees_everywhere(data_folder, tmp_path, run, coded):
+    source = data_folder / "climate" / "geocat" / "absolute.nc"
+    agrees_everywhere(run, source, tmp_path, ".nc", *coded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "suffix"),
+    [
+        ("mr/dcm-qa-t1-fl2d-sag", ""),
+        ("mr/misc-nifti/stc_Siemens_fMRIcontin_30x30x36_4.nii", ".nii"),
+        ("climate/geocat/era5_1995-07-14T12.nc", ".nc"),
+    ],
+)
+def test_real_volumes_agree_everywhere(path, suffix, data_folder, tmp_path, run, coded):
+    """A DICOM series, an oblique NIfTI and packed integers of NetCDF as they came."""
+    agrees_everywhere(run, data_folder / path, tmp_path, suffix, *coded)
