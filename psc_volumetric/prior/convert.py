@@ -1,7 +1,7 @@
 """Convert a float network to integers: static calibration, proven bounds, measured cost.
 
-Run once on one machine; its output is data. The rules (decision 0005): weights 8 bits with one
-power-of-two scale per output channel, activations after SiLU 8 bits, raw inputs as many levels as
+Run once on one machine; its output is data. The rules (decision 0005): weights 8 bits (first and
+last convolution: 10) with one power-of-two scale per output channel, inputs as many levels as
 the proof of "every sum below 2^24" leaves, residual registers 16 bits with one fraction count.
 """
 
@@ -31,10 +31,9 @@ from psc_volumetric.prior.program import (
 __all__ = ["Statistics", "convert", "observe"]
 
 WEIGHT_LIMIT = 127
+OUTER_WEIGHT_LIMIT = 511  # first and last convolution: most of the conversion error is theirs
 MAX_EXPONENT = 14  # of a weight scale; only channels that are nearly zero reach it
-ACTIVATION_LEVELS = 255
-SILU_MINIMUM = -0.2785
-HEADROOM = 0.9  # share of 2^24 given to products; the rest holds bias and rounding
+HEADROOM = 0.95  # share of 2^24 given to products and bias; the rest holds the rounding half
 SAMPLE = 40_000
 
 
@@ -154,19 +153,20 @@ class _Converter:
     def _norm_act(self, s: FloatStep) -> Step:
         assert s.gamma is not None and s.beta is not None
         in_bits = self.bits[s.inputs[0]]
-        fraction, lo, hi = self._activation_grid(s.out)
+        fraction, hi = self._activation_grid(s.out)
         self.bits[s.out] = fraction
         inputs = np.arange(-TABLE_HALF, TABLE_HALF) / 2.0**TABLE_BITS
         table = np.floor(inputs / (1 + np.exp(-inputs)) * 2.0**fraction + 0.5)
-        name = f"silu.{fraction}"  # range follows from the fraction: one table serves many steps
-        self.tensors[name] = np.clip(table, lo, hi).astype(np.int16)
+        name = f"silu.{fraction}"
+        self.tensors[name] = np.minimum(table, RESIDUAL_LIMIT).astype(np.int16)
         self.tensors[f"{s.name}.gamma"] = _round(s.gamma, 16).astype(np.int32)
         self.tensors[f"{s.name}.beta"] = _round(s.beta, TABLE_BITS + NORM_BITS).astype(np.int64)
         elements = self._group_elements(s)
         epsilon = max(1, round(s.eps * elements**2 * 4.0**in_bits))
         return Step(
-            s.op, s.out, s.inputs, name=s.name, groups=s.groups, epsilon=epsilon, table=name
-        )
+            s.op, s.out, s.inputs, name=s.name, groups=s.groups, epsilon=epsilon, table=name,
+            limit=hi,
+        )  # fmt: skip
 
     def _group_elements(self, s: FloatStep) -> int:
         assert s.gamma is not None
@@ -181,27 +181,38 @@ class _Converter:
             return size // step.factor
         return size * (2 if step.upsample else 1) // step.stride
 
-    def _activation_grid(self, register: str) -> tuple[int, int, int]:
-        """Fraction bits and range of the unsigned 8-bit grid with the least squared error."""
+    def _activation_grid(self, register: str) -> tuple[int, int]:
+        """Fraction bits and upper limit of the grid with the least squared error.
+
+        The limit is what the proof of the convolution that reads the register leaves room for.
+        """
         values = self.statistics[register].values()
-        best = (math.inf, 0, 0, 0)
-        for fraction in range(0, 9):
-            lo = math.floor(SILU_MINIMUM * 2**fraction - 0.5)
-            hi = ACTIVATION_LEVELS + lo
-            best = min(best, (_grid_error(values, fraction, lo, hi), fraction, lo, hi))
+        reader = next(s for s in self.program.steps if register in s.inputs)
+        assert reader.weight is not None and reader.bias is not None
+        weight, exponent = quantise_weight(reader.weight.numpy(), self._weight_limit(reader))
+        best = (math.inf, 0, 0)
+        for fraction in range(2, 14):
+            lo, room = _silu_minimum(fraction), _room(reader.bias, exponent + fraction)
+            slope = np.maximum(limit_of(weight, 0, 1), 1)
+            hi = min(int(((room - limit_of(weight, lo, 0)) / slope).min()), RESIDUAL_LIMIT)
+            if hi > 1:
+                best = min(best, (_grid_error(values, fraction, lo, hi), fraction, hi))
         return best[1:]
+
+    def _weight_limit(self, s: FloatStep) -> int:
+        convolutions = [step for step in self.program.steps if step.op == "conv"]
+        outer = s is convolutions[0] or s is convolutions[-1]
+        return OUTER_WEIGHT_LIMIT if outer else WEIGHT_LIMIT
 
     def _conv(self, s: FloatStep) -> Step:
         assert s.weight is not None and s.bias is not None
         source = s.inputs[0]
         produced = next((p for p in self.program.steps if p.out == source), None)
+        weight, exponent = quantise_weight(s.weight.numpy(), self._weight_limit(s))
         if produced is not None and produced.op == "norm_act":
             quant, in_bits = None, self.bits[source]
-            table = self.tensors[f"silu.{in_bits}"]
-            weight, exponent = _fitting_weight(s.weight.numpy(), int(table.min()), int(table.max()))
         else:
-            weight, exponent = quantise_weight(s.weight.numpy())
-            quant, in_bits = self._raw_grid(weight, source)
+            quant, in_bits = self._raw_grid(s, weight, exponent)
         self.tensors[f"{s.name}.weight"] = weight
         if s.out in self.outputs:
             bits = self.out_bits
@@ -229,59 +240,58 @@ class _Converter:
         )
 
     def _raw_grid(
-        self, weight: NDArray[np.int8], register: str
+        self, step: FloatStep, weight: NDArray[np.generic], exponent: NDArray[np.int64]
     ) -> tuple[tuple[int, int, int], int]:
         """Input quantisation of a raw register that fills 2^24 as far as it helps."""
-        statistics = self.statistics[register]
-        unit = int(limit_of(weight, -1, 1).max())
-        hi = min(RESIDUAL_LIMIT, int(EXACT_FLOAT32 * HEADROOM) // unit)
-        top = math.floor(math.log2(hi / max(statistics.magnitude, 1e-9))) + 3
-        available = self.bits[register]
-        fractions = range(min(top, available) - 6, min(top, available) + 1)
-        values = statistics.values()
-        _, fraction = min((_grid_error(values, f, -hi, hi), f) for f in fractions)
+        assert step.bias is not None
+        register = step.inputs[0]
+        unit, available = np.maximum(limit_of(weight, -1, 1), 1), self.bits[register]
+        values = self.statistics[register].values()
+        best = (math.inf, 0, 0)
+        for fraction in range(0, available + 1):
+            hi = min(int((_room(step.bias, exponent + fraction) / unit).min()), RESIDUAL_LIMIT)
+            if hi > 1:
+                best = min(best, (_grid_error(values, fraction, -hi, hi), fraction, hi))
+        _, fraction, hi = best
         return (available - fraction, -hi, hi), fraction
 
 
-def _fitting_weight(
-    weight: NDArray[np.float64], lo: int, hi: int
-) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
-    """Quantise, halving the scale of channels whose sums could pass the proven limit."""
-    cap = np.full(len(weight), MAX_EXPONENT)
-    while True:
-        rounded, exponent = quantise_weight(weight, cap)
-        over = limit_of(rounded, lo, hi) >= EXACT_FLOAT32 * HEADROOM
-        if not over.any():
-            return rounded, exponent
-        cap = np.where(over, exponent - 1, cap)
-
-
 def quantise_weight(
-    weight: NDArray[np.float64], cap: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
-    """Round (O, I, k, k) weights to +-127 with a power-of-two scale per output channel.
-
-    ``cap`` bounds the exponent per channel.
+    weight: NDArray[np.float64], limit: int = WEIGHT_LIMIT
+) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+    """Round (O, I, k, k) weights to +-limit with a power-of-two scale per output channel.
 
     Returns
     -------
-    weight : (O, I, k, k) int8
+    weight : (O, I, k, k) int8, or int16 when limit exceeds 127
     exponent : (O,) int64
         ``weight * 2**-exponent`` approximates the input; of two candidate exponents the one
         with the smaller squared error is taken.
     """
     largest = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), 1e-12)
-    top = np.full(len(weight), MAX_EXPONENT) if cap is None else cap
-    base = np.minimum(np.floor(np.log2(WEIGHT_LIMIT / largest)), top).astype(np.int64)
+    base = np.floor(np.log2(limit / largest))
+    base = np.minimum(base, MAX_EXPONENT).astype(np.int64)
     candidates = []
     for extra in (0, 1):
         scale = np.exp2((base + extra).astype(np.float64)).reshape(-1, 1, 1, 1)
-        rounded = np.clip(np.rint(weight * scale), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        rounded = np.clip(np.rint(weight * scale), -limit, limit)
         error = ((rounded / scale - weight) ** 2).reshape(len(weight), -1).sum(1)
         candidates.append((error, rounded))
-    second = (candidates[1][0] < candidates[0][0]) & (base < top)
+    second = (candidates[1][0] < candidates[0][0]) & (base < MAX_EXPONENT)
     chosen = np.where(second.reshape(-1, 1, 1, 1), candidates[1][1], candidates[0][1])
-    return chosen.astype(np.int8), base + second
+    return chosen.astype(np.int8 if limit <= 127 else np.int16), base + second
+
+
+def _room(bias: torch.Tensor, scale: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What 2^24 leaves for products when the bias is added at ``2**scale``, per channel."""
+    largest = bias.abs().max(0).values.numpy() * np.exp2(scale.astype(np.float64))
+    room: NDArray[np.float64] = EXACT_FLOAT32 * HEADROOM - largest
+    return room
+
+
+def _silu_minimum(fraction: int) -> int:
+    """Smallest entry of an activation table with so many fraction bits."""
+    return math.floor(-0.27846455 * float(1 << fraction) + 0.5)
 
 
 def _shared_fraction(samples: list[NDArray[np.float64]]) -> int:

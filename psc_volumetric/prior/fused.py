@@ -206,7 +206,8 @@ class FusedRuntime:
                 for part in ("gamma", "beta"):
                     name = f"{step.name}.{part}"
                     self._t[name] = program.tensors[name].astype(np.int64)
-                self._t[step.table] = program.tensors[step.table].astype(np.float32)
+                table = np.minimum(program.tensors[step.table], step.limit)
+                self._t[f"{step.name}.table"] = table.astype(np.float32)
         self._dying = _last_uses(program.steps)
 
     def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
@@ -248,7 +249,7 @@ class FusedRuntime:
             step.epsilon,
             self._t[f"{step.name}.gamma"],
             self._t[f"{step.name}.beta"],
-            self._t[step.table],
+            self._t[f"{step.name}.table"],
             _nhwc(out).reshape(b, h * w, channels),
         )
         return out

@@ -49,7 +49,7 @@ class Step:
     op, out, inputs
         Kind, register written, registers read.
     name : str
-        Prefix of the step's tensors: ``<name>.weight`` (int8, O I k k), ``<name>.shift``
+        Prefix of the step's tensors: ``<name>.weight`` (int8 or int16, O I k k), ``<name>.shift``
         (int8, O), ``<name>.bias`` (int32, (1 or levels, O)); ``<name>.gamma`` (int32, C),
         ``<name>.beta`` (int64, C).
     factor : int
@@ -61,7 +61,7 @@ class Step:
     quant : (shift, lo, hi) or None
         ``conv``: how a raw register becomes the convolution's input; None after ``norm_act``.
     limit : int
-        ``conv``: outputs saturate at +-limit.
+        ``conv``: outputs saturate at +-limit; ``norm_act``: at limit from above.
     add : str or None
         ``conv``: register added afterwards, saturating at +-32767.
     groups, epsilon : int
@@ -249,7 +249,8 @@ class _Prover:
         self._require(np.abs(beta).max() < 1 << 42, step, "beta is out of range")
         self._require(1 <= step.epsilon < 1 << 58, step, "epsilon is out of range")
         self.shapes[step.out] = (channels, size)
-        self.ranges[step.out] = (int(table.min()), int(table.max()))
+        self._require(1 <= step.limit <= RESIDUAL_LIMIT, step, "limit")
+        self.ranges[step.out] = (int(table.min()), min(int(table.max()), step.limit))
 
     def _conv(self, step: Step) -> None:
         channels, size = self.shapes[step.inputs[0]]
@@ -259,7 +260,7 @@ class _Prover:
         self._require(kernel == other and kernel in (1, 3), step, f"kernel {kernel}x{other}")
         self._require(out <= MAX_CHANNELS and step.stride in (1, 2), step, "channels or stride")
         self._require(step.pad == kernel // 2, step, "padding must be kernel // 2")
-        self._tensor(f"{step.name}.weight", "int8", weight.shape)
+        self._require(weight.dtype in (np.int8, np.int16), step, f"weight dtype {weight.dtype}")
         shift = self._tensor(f"{step.name}.shift", "int8", (out,))
         bias = self.program.tensors[f"{step.name}.bias"]
         self._tensor(f"{step.name}.bias", "int32", (len(bias), out))

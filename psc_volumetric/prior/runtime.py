@@ -168,7 +168,7 @@ class TorchRuntime:
         products = x * multiplier.double().view(shape) + offset.double().view(shape)
         index = torch.floor(products * 2.0**-NORM_BITS) + TABLE_HALF
         index = index.clamp_(0, 2 * TABLE_HALF - 1).long()
-        return self._tensors[step.table][index]
+        return self._tensors[step.table][index].clamp_max_(step.limit)
 
     def _conv(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
         x = r[step.inputs[0]]
