@@ -275,7 +275,8 @@ def prior_train(
     data: Annotated[list[Path], typer.Argument(help="Files and folders with volumes.")],
     out: Annotated[Path, typer.Option(help="Prior folder to make; must not exist.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Float weights of an earlier run: skip the training.")
+        Path | None,
+        typer.Option(help="Skip training: float weights of an earlier run, or a diffusers folder."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Train this long instead of what the recipe says.")

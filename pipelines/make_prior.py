@@ -20,9 +20,10 @@ from pipelines.intensity import sample_values, value_range
 from pipelines.model_card import model_card
 from pipelines.recipe import Recipe
 from pipelines.train_prior import (
+    NOISE_LEVELS_REPORTED,
     TileSampler,
+    TrainingSettings,
     TrainingVolume,
-    held_out_loss,
     train,
 )
 from psc_volumetric.errors import ParameterError, StorageError
@@ -31,14 +32,16 @@ if TYPE_CHECKING:
     import torch
 
     from psc_volumetric.prior import Prior
+    from psc_volumetric.prior.frontends import Denoising
     from psc_volumetric.prior.program import Program
 
-__all__ = ["load_volumes", "make_prior", "synthetic_volumes"]
+__all__ = ["import_diffusers", "load_volumes", "make_prior", "synthetic_volumes"]
 
 log = logging.getLogger(__name__)
 
 CLIP_ABOVE = 1.6  # of the intensity range; brighter voxels saturate in training
 CALIBRATION_LEVEL_STRIDE = 4
+HELD_OUT_TILES = 48
 CUBIC = 1.5  # voxel sides within this ratio count as isotropic
 
 
@@ -174,93 +177,135 @@ def make_prior(
             on_checkpoint=save,
         )
         save(net)
-    prior, losses = _convert(recipe, net, training, validation, report)
-    _write(out, prior, recipe, losses, _names(training), _names(validation))
-    return prior
+    from psc_volumetric.prior.build import cosine_times
+    from psc_volumetric.prior.frontends import Denoising, from_monai
+
+    times = cosine_times(recipe.levels)
+    alpha = np.cos(np.array(times) * (math.pi / 2 * 0.998))
+    source = Denoising(from_monai(net, recipe.architecture, times), alpha, "v")
+    return _finish(out, recipe, source, training, validation, report)
+
+
+def import_diffusers(
+    recipe: Recipe, folder: Path, data: Sequence[Path], out: Path, *, report: Any = log.info
+) -> Prior:
+    """Convert and calibrate a local diffusers ``UNet2DModel`` folder and write a prior folder.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Name, split, levels, clip; its architecture only says the tile.
+    folder : Path
+        ``config.json`` and ``diffusion_pytorch_model.safetensors``; a ``scheduler_config.json``
+        beside them or in ``../scheduler`` gives the noise schedule.
+    data, out, report
+        As for :func:`make_prior`.
+    """
+    from psc_volumetric.prior.frontends import load_diffusers
+
+    if out.exists():
+        raise StorageError(
+            f"{out} exists already", kind="target-exists", hint="choose a new folder"
+        )
+    source = load_diffusers(folder, recipe.levels)
+    training, validation = _split(recipe, load_volumes(data))
+    return _finish(out, recipe, source, training, validation, report)
 
 
 def _names(volumes: Sequence[TrainingVolume]) -> list[str]:
     return sorted(v.name for v in volumes)
 
 
-def _convert(
+def _finish(
+    out: Path,
     recipe: Recipe,
-    net: torch.nn.Module,
+    source: Denoising,
     training: list[TrainingVolume],
     validation: list[TrainingVolume],
     report: Any,
-) -> tuple[Prior, dict[str, tuple[float, float]]]:
-    from psc_volumetric.prior.build import build_bundle, calibrate, cosine_times
+) -> Prior:
+    """Convert to integers, measure the cost, calibrate scales, write the folder."""
+    from psc_volumetric.prior.build import build_bundle, calibrate
     from psc_volumetric.prior.convert import convert, observe
-    from psc_volumetric.prior.frontends import from_monai
 
-    times = cosine_times(recipe.levels)
-    floats = from_monai(net, recipe.architecture, times)
-    a = recipe.architecture
-    shape = (a.slices, a.tile, a.tile)
+    floats = source.program
+    shape = (floats.slices, floats.tile, floats.tile)
     sampler = TileSampler(training, shape, replace(recipe.settings, seed=3))
-    program = convert(floats, observe(floats, _calibration_batches(sampler, times)))
-    float_loss = held_out_loss(net, validation, recipe.architecture)
-    exact_loss = _integer_loss(program, validation, recipe, times)
-    losses = {k: (float_loss[k], exact_loss[k]) for k in float_loss}
+    program = convert(floats, observe(floats, _calibration_batches(sampler, source.alpha)))
+    losses = _losses(source, program, validation)
     for level, (before, after) in losses.items():
         report(f"t {level}: float {before:.6f}, integer {after:.6f} ({after / before - 1:+.2%})")
-    alpha = np.cos(np.array(times) * (math.pi / 2 * 0.998))
 
     def bundle(scales: Any = None) -> Prior:
         return build_bundle(
             program,
             name=recipe.name,
-            alpha=alpha,
-            prediction="v",
+            alpha=source.alpha,
+            prediction=source.prediction,
             clip=recipe.clip,
             metadata=_metadata(recipe, losses, training, validation),
             scales=scales,
         )
 
-    tiles = TileSampler(
-        training, shape, replace(recipe.settings, seed=9, flat_tiles_kept=0.0)
-    ).batch(recipe.calibration_tiles)
+    settings = replace(recipe.settings, seed=9, flat_tiles_kept=0.0)
+    tiles = TileSampler(training, shape, settings).batch(recipe.calibration_tiles)
     prior = bundle()
     for round_number in (1, 2):
         report(f"calibrating scales, round {round_number} of 2")
         prior = bundle(calibrate(prior, tiles))
-    return prior, losses
+    _write(out, prior, recipe, losses, _names(training), _names(validation))
+    return prior
+
+
+def _noisy(x: torch.Tensor, alpha: float, generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    return alpha * x + math.sqrt(1 - alpha**2) * torch.randn(x.shape, generator=generator)
 
 
 def _calibration_batches(
-    sampler: TileSampler, times: tuple[float, ...]
+    sampler: TileSampler, alpha: NDArray[np.float64]
 ) -> Iterator[tuple[torch.Tensor, int]]:
     import torch
 
-    from pipelines.train_prior import add_noise
-
     generator = torch.Generator().manual_seed(0)
-    for level in range(0, len(times), CALIBRATION_LEVEL_STRIDE):
+    for level in range(0, len(alpha), CALIBRATION_LEVEL_STRIDE):
         x = torch.from_numpy(sampler.batch(4))
-        yield add_noise(x, torch.full((4,), times[level]), generator)[0], level
+        yield _noisy(x, float(alpha[level]), generator), level
 
 
-def _integer_loss(
-    program: Program,
-    volumes: Sequence[TrainingVolume],
-    recipe: Recipe,
-    times: tuple[float, ...],
-) -> dict[str, float]:
-    """As :func:`held_out_loss`, through the integer network at the nearest noise level."""
+def _losses(
+    source: Denoising, program: Program, volumes: Sequence[TrainingVolume]
+) -> dict[str, tuple[float, float]]:
+    """Mean squared error of denoised held-out tiles, float and integer, per noise level."""
     import torch
 
+    from psc_volumetric.prior.build import predicted_tile
     from psc_volumetric.prior.runtime import TorchRuntime
 
-    runtime = TorchRuntime(program)
-
-    class Velocity(torch.nn.Module):
-        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            level = int(np.argmin(np.abs(np.array(times) - float(t[0]) / 1000)))
-            samples = torch.round(x * 2048).clamp(-32767, 32767).to(torch.int32)
-            return runtime(samples, level).float() * 2.0**-program.out_bits
-
-    return held_out_loss(Velocity(), volumes, recipe.architecture)
+    runtime, floats = TorchRuntime(program), source.program.single()
+    unaugmented = TrainingSettings(
+        seed=1, gamma_range=(1.0, 1.0), gain_range=(1.0, 1.0), flat_tiles_kept=0.0
+    )
+    shape = (program.slices, program.tile, program.tile)
+    x = torch.from_numpy(TileSampler(volumes, shape, unaugmented).batch(HELD_OUT_TILES))
+    result = {}
+    for time in NOISE_LEVELS_REPORTED:
+        level = max(0, round(time * program.levels) - 1)
+        alpha, generator = float(source.alpha[level]), torch.Generator().manual_seed(1)
+        total = np.zeros(2)
+        for part in x.split(16):
+            x_t = _noisy(part, alpha, generator)
+            samples = torch.round(x_t * 2048).clamp(-32767, 32767).to(torch.int32)
+            outputs = (
+                floats.run(x_t, level),
+                runtime(samples, level).float() * 2.0**-program.out_bits,
+            )
+            for i, output in enumerate(outputs):
+                x0 = predicted_tile(x_t, output, alpha, source.prediction)
+                total[i] += float(((x0 - part) ** 2).mean()) * len(part)
+        result[f"{time:g}"] = (float(total[0] / len(x)), float(total[1] / len(x)))
+    return result
 
 
 def _metadata(

@@ -100,7 +100,7 @@ def train_prior(
     out : Path
         New folder.
     weights : Path or None
-        Float weights of an earlier run of this recipe.
+        Float weights of an earlier run of this recipe, or a local diffusers ``UNet2DModel`` folder.
     minutes, device
         Replace what the recipe says when not None.
     report : callable
@@ -112,7 +112,7 @@ def train_prior(
     StorageError : the folder exists.
     SourceError : no volumes there.
     """
-    from pipelines.make_prior import make_prior
+    from pipelines.make_prior import import_diffusers, make_prior
     from pipelines.recipe import Recipe
 
     chosen = Recipe.load(recipe)
@@ -121,4 +121,8 @@ def train_prior(
         settings = replace(settings, minutes=minutes)
     if device is not None:
         settings = replace(settings, device=device)
-    make_prior(replace(chosen, settings=settings), data, out, weights=weights, report=report)
+    chosen = replace(chosen, settings=settings)
+    if weights is not None and weights.is_dir():
+        import_diffusers(chosen, weights, data, out, report=report)
+    else:
+        make_prior(chosen, data, out, weights=weights, report=report)

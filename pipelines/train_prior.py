@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "NOISE_LEVELS_REPORTED",
     "TileSampler",
     "TrainingSettings",
     "TrainingVolume",
     "add_noise",
-    "held_out_loss",
     "train",
 ]
 
@@ -219,39 +219,3 @@ def _update_average(average: torch.nn.Module, net: torch.nn.Module, decay: float
     with torch.no_grad():
         for mean, new in zip(average.parameters(), net.parameters(), strict=True):
             mean.lerp_(new.detach(), 1 - decay)
-
-
-def held_out_loss(
-    net: torch.nn.Module,
-    volumes: Sequence[TrainingVolume],
-    architecture: Architecture,
-    *,
-    tiles: int = 64,
-    seed: int = 1,
-) -> dict[str, float]:
-    """Mean squared error of the denoised tile per noise level on held-out volumes.
-
-    Returns
-    -------
-    dict
-        ``{"0.98": mse, ...}`` in normalised units squared, same tiles at every level.
-    """
-    import torch
-
-    settings = TrainingSettings(
-        seed=seed, gamma_range=(1.0, 1.0), gain_range=(1.0, 1.0), flat_tiles_kept=0.0
-    )
-    shape = (architecture.slices, architecture.tile, architecture.tile)
-    x = torch.from_numpy(TileSampler(volumes, shape, settings).batch(tiles))
-    result = {}
-    for level in NOISE_LEVELS_REPORTED:
-        generator = torch.Generator().manual_seed(seed)
-        total = 0.0
-        for part in x.split(16):
-            t = torch.full((len(part),), level)
-            x_t, _, alpha, sigma = add_noise(part, t, generator)
-            with torch.no_grad():
-                velocity = net(x_t, t * 1000)
-            total += float(((alpha * x_t - sigma * velocity - part) ** 2).mean()) * len(part)
-        result[f"{level:g}"] = total / len(x)
-    return result

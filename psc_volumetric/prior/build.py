@@ -29,7 +29,7 @@ from psc_volumetric.prior.program import Program, canonical_digest
 from psc_volumetric.sampler.loop import Observer
 from psc_volumetric.sensing.structured import Prediction, StructuredSensing
 
-__all__ = ["build_bundle", "calibrate", "cosine_times", "schedule_tables"]
+__all__ = ["build_bundle", "calibrate", "cosine_times", "predicted_tile", "schedule_tables"]
 
 UNIT_GAIN = 1 << 16
 DEFAULT_FLOOR = 1 << 12  # variance, 22 fraction bits
@@ -122,6 +122,16 @@ def build_bundle(
         WEIGHTS: save(tensors),
     }
     return prior_from_files(files, described["digest"])
+
+
+def predicted_tile(
+    x_t: torch.Tensor, output: torch.Tensor, alpha: float, prediction: str
+) -> torch.Tensor:
+    """Denoised tile from a network's float output, as the schedule tables define it."""
+    sigma = math.sqrt(1 - alpha**2)
+    if prediction == "v":
+        return alpha * x_t - sigma * output
+    return (x_t - sigma * output) / alpha
 
 
 @dataclass

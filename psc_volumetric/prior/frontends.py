@@ -7,17 +7,28 @@ in that vocabulary yet: networks that use it are refused by name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.architecture import Architecture
 
-__all__ = ["FloatProgram", "FloatStep", "from_diffusers", "from_monai"]
+__all__ = [
+    "Denoising",
+    "FloatProgram",
+    "FloatStep",
+    "from_diffusers",
+    "from_monai",
+    "load_diffusers",
+]
 
 Tensor = torch.Tensor
 
@@ -66,6 +77,34 @@ class FloatProgram:
                 if observe is not None:
                     observe(step.out, value)
         return registers[self.steps[-1].out]
+
+    def single(self) -> FloatProgram:
+        """Copy in float32, for measuring many tiles."""
+
+        def cast(value: Any) -> Any:
+            return value.float() if isinstance(value, torch.Tensor) else value
+
+        steps = [FloatStep(**{k: cast(v) for k, v in vars(step).items()}) for step in self.steps]
+        return FloatProgram(self.slices, self.tile, self.levels, steps)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """A float network with the schedule it was trained for.
+
+    Attributes
+    ----------
+    program : FloatProgram
+        The network.
+    alpha : (levels,) float64
+        Signal amplitude of every noise level, level 0 cleanest.
+    prediction : str
+        ``"v"`` or ``"epsilon"``.
+    """
+
+    program: FloatProgram
+    alpha: NDArray[np.float64]
+    prediction: str
 
 
 def _run_step(step: FloatStep, r: dict[str, Tensor], level: int) -> Tensor:
@@ -242,3 +281,76 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
             h = b.conv(f"up{i}.grow", m.conv, h, upsample=True)
     b.conv("conv_out", unet.conv_out, b.norm("norm_out", unet.conv_norm_out, h))
     return program
+
+
+def load_diffusers(folder: Path, levels: int) -> Denoising:
+    """Read a local diffusers ``UNet2DModel`` folder with its DDPM schedule.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``config.json`` and ``diffusion_pytorch_model.safetensors``. The schedule comes from
+        ``scheduler_config.json`` beside them or in ``../scheduler``; only linear and
+        scaled-linear betas and epsilon or v prediction are known.
+    levels : int
+        Noise levels to tabulate, evenly spread over the training steps.
+
+    Raises
+    ------
+    ParameterError
+        Files missing, another model class, or an unknown schedule.
+    """
+    config = _read_json(folder / "config.json")
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if config.get("_class_name") != "UNet2DModel" or not weights.is_file():
+        raise ParameterError(
+            f"{folder}: expected a UNet2DModel config and {weights.name}, found class "
+            f"{config.get('_class_name')!r}",
+            kind="unsupported-network",
+        )
+    places = (folder / "scheduler_config.json", folder.parent / "scheduler/scheduler_config.json")
+    schedule = _read_json(next((p for p in places if p.is_file()), places[0]))
+    from diffusers import UNet2DModel
+    from safetensors.torch import load_file
+
+    net = UNet2DModel.from_config(config).eval()
+    net.load_state_dict(load_file(weights))
+    alpha_bar = _alpha_bar(schedule)
+    steps = [round((i + 1) * len(alpha_bar) / levels) - 1 for i in range(levels)]
+    prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(
+        str(schedule.get("prediction_type", "epsilon"))
+    )
+    if prediction is None:
+        raise ParameterError(
+            f"{folder}: prediction_type {schedule.get('prediction_type')!r} is not known",
+            kind="unsupported-network",
+        )
+    return Denoising(from_diffusers(net, steps), np.sqrt(alpha_bar[steps]), prediction)
+
+
+def _alpha_bar(schedule: dict[str, Any]) -> NDArray[np.float64]:
+    first = float(schedule.get("beta_start", 1e-4))
+    last = float(schedule.get("beta_end", 0.02))
+    count = int(schedule.get("num_train_timesteps", 1000))
+    kind = schedule.get("beta_schedule", "linear")
+    betas: NDArray[np.float64]
+    if kind == "linear":
+        betas = np.linspace(first, last, count)
+    elif kind == "scaled_linear":
+        betas = np.linspace(first**0.5, last**0.5, count) ** 2
+    else:
+        raise ParameterError(
+            f"beta_schedule {kind!r} is not known; known are linear and scaled_linear",
+            kind="unsupported-network",
+        )
+    product: NDArray[np.float64] = np.cumprod(1 - betas)
+    return product
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ParameterError(f"{path}: expected a file, found none", kind="unsupported-network")
+    data = json.loads(path.read_text())
+    if not isinstance(data, dict):
+        raise ParameterError(f"{path}: expected a JSON object", kind="unsupported-network")
+    return data

@@ -1,0 +1,118 @@
+"""Float networks become the same network as steps, then as integers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from psc_volumetric.errors import ParameterError
+from psc_volumetric.prior.architecture import Architecture, build_network
+from psc_volumetric.prior.build import cosine_times, schedule_tables
+from psc_volumetric.prior.convert import convert, observe
+from psc_volumetric.prior.frontends import from_monai, load_diffusers
+from psc_volumetric.prior.runtime import TorchRuntime
+
+SMALL = Architecture(
+    slices=4, tile=32, fold=2, channels=(16, 24), attention_levels=(False, False),
+    norm_num_groups=4, num_head_channels=8,
+)  # fmt: skip
+
+
+def _awake(net: torch.nn.Module) -> torch.nn.Module:
+    """Random weights everywhere: fresh networks start their last layers at zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.3 * noise / max(1, parameter[0].numel()) ** 0.5)
+    return net.eval()
+
+
+def _tiles(program, count=4):
+    generator = torch.Generator().manual_seed(1)
+    shape = (count, program.slices, program.tile, program.tile)
+    return torch.randn(shape, generator=generator)
+
+
+def _integer_error(program, level):
+    """Relative error power of the integer network, float steps as the truth."""
+    batches = [(_tiles(program, 2), k) for k in range(0, program.levels, 2)]
+    integers = convert(program, observe(program, batches))
+    x = _tiles(program)
+    samples = torch.round(x * 2048).to(torch.int32)
+    got = TorchRuntime(integers)(samples, level).double() * 2.0**-integers.out_bits
+    want = program.run(x.double(), level)
+    return float(((got - want) ** 2).mean() / (want**2).mean())
+
+
+def test_monai_network_survives_as_steps_and_as_integers():
+    net = _awake(build_network(SMALL))
+    times = cosine_times(8)
+    program = from_monai(net, SMALL, times)
+    x = _tiles(program)
+    with torch.no_grad():
+        want = net(x, torch.full((len(x),), 1000 * times[5]))
+    torch.testing.assert_close(program.run(x.double(), 5).float(), want, atol=2e-4, rtol=1e-3)
+    assert _integer_error(program, 5) < 0.01
+
+
+@pytest.fixture
+def diffusers_folder(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    net = _awake(
+        diffusers.UNet2DModel(
+            sample_size=32,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(16, 32),
+            norm_num_groups=4,
+            add_attention=False,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+    )
+    net.save_pretrained(tmp_path / "unet")
+    schedule = {"beta_schedule": "linear", "num_train_timesteps": 100, "beta_end": 0.1}
+    (tmp_path / "unet/scheduler_config.json").write_text(json.dumps(schedule))
+    return tmp_path / "unet", net
+
+
+def test_diffusers_folder_survives_as_steps_and_as_integers(diffusers_folder):
+    folder, net = diffusers_folder
+    source = load_diffusers(folder, 10)
+    x = _tiles(source.program)
+    with torch.no_grad():
+        want = net(x, 59).sample
+    torch.testing.assert_close(
+        source.program.run(x.double(), 5).float(), want, atol=2e-4, rtol=1e-3
+    )
+    assert source.prediction == "epsilon"
+    assert np.all(np.diff(source.alpha) < 0)
+    assert _integer_error(source.program, 5) < 0.01
+
+
+def test_epsilon_tables_undo_the_noise():
+    alpha = np.array([0.99, 0.8, 0.3])
+    tables = schedule_tables(alpha, "epsilon")
+    x, noise = 0.7, -1.3
+    noisy = alpha * x + np.sqrt(1 - alpha**2) * noise
+    x0 = (tables["schedule.x_gain"] * noisy + tables["schedule.out_gain"] * noise) / 65536
+    np.testing.assert_allclose(x0, x, atol=1e-4)
+
+
+def test_attention_is_refused_by_name():
+    with_attention = Architecture(**{**SMALL.__dict__, "mid_attention": True})
+    net = build_network(with_attention)
+    with pytest.raises(ParameterError, match="attention") as caught:
+        from_monai(net, with_attention, cosine_times(4))
+    assert caught.value.kind == "unsupported-network"
+
+
+def test_foreign_diffusers_folder_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    with pytest.raises(ParameterError, match="UNet2DModel"):
+        load_diffusers(tmp_path, 8)
