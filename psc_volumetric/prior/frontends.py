@@ -337,7 +337,7 @@ def _alpha_bar(schedule: dict[str, Any]) -> NDArray[np.float64]:
     if kind == "linear":
         betas = np.linspace(first, last, count)
     elif kind == "scaled_linear":
-        betas = np.linspace(first**0.5, last**0.5, count) ** 2
+        betas = np.square(np.linspace(first**0.5, last**0.5, count))
     else:
         raise ParameterError(
             f"beta_schedule {kind!r} is not known; known are linear and scaled_linear",

@@ -73,7 +73,7 @@ def diffusers_folder(tmp_path):
             add_attention=False,
             down_block_types=("DownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "UpBlock2D"),
-        )  # fmt: skip
+        )
     )
     net.save_pretrained(tmp_path / "unet")
     schedule = {"beta_schedule": "linear", "num_train_timesteps": 100, "beta_end": 0.1}
