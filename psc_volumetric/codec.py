@@ -144,7 +144,10 @@ def encode_brick(
     if np.array_equal(_bits(values), np.broadcast_to(_bits(first), values.shape)):
         data = write_brick(header, [], constant=first.tobytes())
         return EncodedBrick(data, "constant", (_exact_record(values, len(data)),))
-    if prior is not None and mapping is not None and values.dtype.str[1:] in PSC_KINDS:
+    able = values.dtype.str[1:] in PSC_KINDS
+    if able and values.dtype.kind == "f" and mapping is not None:
+        able = mapping.fits(values.dtype)  # floats too large for a spread in single precision
+    if able and prior is not None and mapping is not None:
         from psc_volumetric.psc_brick import encode_psc
 
         return encode_psc(

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
+from psc_volumetric.bitstream.constants import MAX_TILE_ROWS, SAMPLE_FRACTION_BITS
 from psc_volumetric.bitstream.header import StreamParameters
 from psc_volumetric.errors import ParameterError
 
@@ -63,13 +63,14 @@ class CodecParameters:
             )
         if self.effort not in EFFORTS:
             raise ParameterError(f"effort must be 1..9, found {self.effort!r}", kind="bad-effort")
-        if not 0.002 <= self.step <= 64:
+        if not 0.002 <= self.step <= 63:
             raise ParameterError(
-                f"step must be 0.002..64 normalised units, found {self.step!r}", kind="bad-step"
+                f"step must be 0.002..63 normalised units, found {self.step!r}", kind="bad-step"
             )
-        if not 1 <= self.rounds <= 4096:
+        if not 1 <= self.rounds <= MAX_TILE_ROWS // PAPER_ROWS:
             raise ParameterError(
-                f"rounds must be 1..4096, found {self.rounds!r}", kind="bad-rounds"
+                f"rounds must be 1..{MAX_TILE_ROWS // PAPER_ROWS}, found {self.rounds!r}",
+                kind="bad-rounds",
             )
 
     @classmethod

@@ -34,6 +34,7 @@ from psc_volumetric.parameters import CodecParameters
 from psc_volumetric.prior import Prior, PriorSource
 from psc_volumetric.sampler.denoiser import Denoiser, denoiser_for
 from psc_volumetric.sampler.loop import (
+    COEFFICIENT_LIMIT,
     SPREAD_BITS,
     LevelResult,
     Observer,
@@ -49,7 +50,6 @@ __all__ = ["decode_psc", "denormalise", "encode_psc", "normalise"]
 UNIT = 1 << SAMPLE_FRACTION_BITS
 SAMPLE_LIMIT = 4 * UNIT - 1  # normalised samples saturate just below +-4
 PARTICLES_PER_BATCH = {"cpu": 64, "cuda": 1024}
-EXACT_INTEGERS = 1 << 40
 
 Values = NDArray[np.generic]
 Samples = NDArray[np.int64]
@@ -88,9 +88,10 @@ def _integer_mapping(mapping: IntensityMapping, dtype: np.dtype[np.generic]) -> 
     if dtype.kind == "f":
         return mapping
     low, high = math.floor(mapping.low), math.ceil(mapping.high)
-    if max(abs(low), abs(high)) >= EXACT_INTEGERS:
+    rounded = IntensityMapping(low, max(high, low + 1))
+    if not rounded.fits(dtype):
         raise ParameterError(f"intensity mapping {mapping} is out of range", kind="bad-mapping")
-    return IntensityMapping(low, max(high, low + 1))
+    return rounded
 
 
 def encode_psc(
@@ -248,7 +249,8 @@ class _Job:
             quantised = quantised.reshape(nz, ny * k, nx * k)
         coded = code_base(port, quantised, (nz, ny * k, nx * k))
         by_tile = coded.reshape(nz, ny, k, nx, k).transpose(0, 1, 3, 2, 4)
-        return by_tile.reshape(len(self.grid), k * k) * step
+        dequantised = by_tile.reshape(len(self.grid), k * k) * step
+        return np.clip(dequantised, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
 
     def base_tiles(self, coarse: Samples) -> NDArray[np.int32]:
         """Tiles rebuilt from their block means alone, (n, slices, tile, tile)."""

@@ -278,7 +278,15 @@ def _parse_psc(data: FieldReader, header: BrickHeader) -> PscFields:
         raise FormatError(
             f"brick header: tile {tile} does not divide brick {header.shape}", kind="bad-tile"
         )
+    if header.dtype.kind not in "iuf" or header.dtype.str[1:] in ("u8", "i8"):
+        raise FormatError(
+            f"brick header: method psc does not code {header.dtype}", kind="bad-method"
+        )
     mapping = IntensityMapping(data.float64(), data.float64())
+    if not mapping.fits(header.dtype):
+        raise FormatError(
+            f"brick header: {mapping} is out of range for {header.dtype}", kind="bad-mapping"
+        )
     parameters = StreamParameters.read(data)
     tiles = len(TileGrid(header.valid, tile))
     words = tuple(

@@ -14,10 +14,14 @@ __all__ = [
     "MAX_BRICK_VOXELS",
     "MAX_HEADER_SIZE",
     "MAX_LEVELS",
+    "MAX_MAPPED_FLOAT",
+    "MAX_MAPPED_INTEGER",
     "MAX_PARTICLES",
     "MAX_ROUNDS",
+    "MAX_ROW_PARTICLES",
     "MAX_SPECIAL_VALUES",
     "MAX_STEPS",
+    "MAX_TILE_ROWS",
     "METHODS",
     "METHOD_CODES",
     "SAMPLE_FRACTION_BITS",
@@ -55,5 +59,9 @@ MAX_STEPS = 250
 MAX_PARTICLES = 64
 MAX_ROUNDS = 4096
 MAX_SPECIAL_VALUES = 15
+MAX_TILE_ROWS = 4096  # rows of H the pca family may reach on one tile
+MAX_ROW_PARTICLES = 32  # of the pca family, so that Gram sums stay below 2^53
+MAX_MAPPED_INTEGER = 1 << 40
+MAX_MAPPED_FLOAT = 2.0**125  # decoded values then stay finite in single precision
 
 HEADER_READ_AHEAD = 1024  # not normative: the first ranged read

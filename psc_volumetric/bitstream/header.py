@@ -37,6 +37,14 @@ class IntensityMapping:
                 kind="bad-mapping",
             )
 
+    def fits(self, dtype: np.dtype[np.generic]) -> bool:
+        """Whether a stream of ``dtype`` may carry this mapping (SPEC section 10)."""
+        bound = max(abs(self.low), abs(self.high))
+        if dtype.kind == "f":
+            return bound <= c.MAX_MAPPED_FLOAT
+        whole = float(self.low).is_integer() and float(self.high).is_integer()
+        return whole and bound < c.MAX_MAPPED_INTEGER
+
 
 @dataclass(frozen=True)
 class StreamParameters:
@@ -149,6 +157,8 @@ class StreamParameters:
             problems.append(f"rows_per_round {self.rows_per_round}")
         if self.rows == "pca" and (self.schedule != "restart" or self.quantiser != "float8"):
             problems.append("pca rows need the restart schedule and the float8 quantiser")
+        if self.rows == "pca" and (self.particles % 2 or self.particles > c.MAX_ROW_PARTICLES):
+            problems.append("pca rows need an even number of particles, at most 32")
         if not 1 <= self.step < 1 << 17 or not 1 <= self.coarse_step < 1 << 17:
             problems.append(f"step {self.step}, coarse_step {self.coarse_step}")
         if not self.noise_levels or any(a <= b for a, b in pairwise(self.noise_levels)):
@@ -158,6 +168,8 @@ class StreamParameters:
             problems.append(f"level ends {ends}")
         elif self.schedule == "single_pass" and ends[-1] != len(self.noise_levels):
             problems.append(f"last level end {ends[-1]} is not the last step")
+        elif self.rows == "pca" and ends[-1] * self.rows_per_round > c.MAX_TILE_ROWS:
+            problems.append(f"{ends[-1] * self.rows_per_round} rows on a tile")
         if problems:
             raise FormatError(
                 "stream parameters out of range: " + "; ".join(problems), kind="bad-parameter"

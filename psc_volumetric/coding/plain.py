@@ -45,9 +45,19 @@ def decompress_lossless(
 
 
 def _zstd_exact(data: bytes, nbytes: int, what: str) -> bytes:
-    """Decompress into a buffer of exactly ``nbytes``; never trusts the frame's own size."""
-    if data[:4] != ZSTD_MAGIC:
-        raise FormatError(f"{what}: expected a Zstandard frame", kind="bad-payload")
+    """Decompress one frame whose header promises exactly ``nbytes``.
+
+    The promise is compared before anything is allocated. The library then fails when the frame
+    holds more or less than it promised; a second frame would leave its place in ``data``.
+    """
+    promised = _frame_size(data)
+    if promised != nbytes:
+        raise FormatError(
+            f"{what}: expected one Zstandard frame of {nbytes} bytes, found "
+            f"{'another thing' if promised is None else f'{promised} bytes'}",
+            kind="bad-payload",
+            hint="the chunk is damaged, run `psc-archive verify`",
+        )
     target = np.empty(nbytes, np.uint8)
     try:
         Zstd().decode(data, out=target)
@@ -58,6 +68,20 @@ def _zstd_exact(data: bytes, nbytes: int, what: str) -> bytes:
             hint="the chunk is damaged, run `psc-archive verify`",
         ) from error
     return target.tobytes()
+
+
+def _frame_size(data: bytes) -> int | None:
+    """Content size in a Zstandard frame's header (RFC 8878 section 3.1.1.1); None if absent."""
+    if data[:4] != ZSTD_MAGIC or len(data) < 5:
+        return None
+    descriptor = data[4]
+    single, code = bool(descriptor & 0x20), descriptor >> 6
+    width = (1 if single else 0, 2, 4, 8)[code]
+    start = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    field = data[start : start + width]
+    if not width or len(field) < width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
 class SpecialMap:

@@ -25,7 +25,8 @@ __all__ = ["SymbolPort", "SymbolReader", "SymbolWriter", "categorical", "uniform
 Symbols = NDArray[np.int32]
 LOOKAHEAD_WORDS = 2  # a range decoder's state is two words ahead of what it has consumed
 BITS_PER_CHUNK = 16
-MAX_ESCAPE_BITS = 30
+MAX_ESCAPE_BITS = 24
+MAGNITUDE_BITS = 30
 
 
 def categorical(frequencies: NDArray[np.int64]) -> Any:
@@ -88,6 +89,8 @@ class SymbolPort(ABC):
             sign = 1 if coded[i] > 0 else -1
             beyond = None if high is None else abs(int(high[i])) - limit
             coded[i] = sign * (limit + self.escape(beyond))
+        if np.abs(coded).max(initial=0) >> max(0, MAGNITUDE_BITS - shift):
+            raise FormatError("a symbol is out of range", kind="bad-symbol")
         if shift:
             low = None if symbols is None else symbols & ((1 << shift) - 1)
             coded = (coded << shift) | self._raw(low, count, shift)

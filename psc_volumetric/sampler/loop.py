@@ -33,6 +33,7 @@ from psc_volumetric.sensing.transform import BlockTransform
 __all__ = ["LevelResult", "Observer", "TileBatch", "restart", "single_pass", "summarise"]
 
 COEFFICIENT_LIMIT = 1 << 19
+SAMPLE_LIMIT = (1 << 13) - 1
 SPREAD_BITS = 14
 DIGEST_MASK = 0xFFFF
 
@@ -242,12 +243,13 @@ class _RowSensing:
         self.values = torch.cat([self.values, values.view(-1, 1)])
 
     def project(self, x0: torch.Tensor) -> torch.Tensor:
-        """(s, n) float64 particles onto the measurements: x0 + H^T (y - H x0)."""
+        """(s, n) float64 particles onto the measurements: x0 + H^T (y - H x0), saturating."""
         if not len(self.rows):
             return x0
         error = self.values - self.measure(self.rows, x0.T)
         half = float(1 << (ROW_BITS - 1))
-        return x0 + torch.floor((error.T @ self.rows + half) * 2.0**-ROW_BITS)
+        moved = x0 + torch.floor((error.T @ self.rows + half) * 2.0**-ROW_BITS)
+        return moved.clamp_(-SAMPLE_LIMIT, SAMPLE_LIMIT)
 
 
 def restart(

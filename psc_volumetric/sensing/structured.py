@@ -107,7 +107,8 @@ class StructuredSensing:
 
     def scale_bins(self, variance: torch.Tensor, step: int) -> torch.Tensor:
         """Scale bin of each variance: edges compare (scale / step)^2, exactly."""
-        edges = (self._edges * (step * step)) >> 16
+        most = (1 << 62) // (step * step)  # edges past any variance need not be exact
+        edges = (self._edges.clamp_max(most) * (step * step)) >> 16
         return torch.bucketize(variance, edges, right=True)
 
     def assimilate(self, tiles: torch.Tensor, where: torch.Tensor, values: torch.Tensor) -> None:
