@@ -1,0 +1,183 @@
+"""Streams that must be refused, each with the kind of its error.
+
+Made from good vectors, so that they stay what they are when the format moves. Every find of the
+fuzz targets gets an entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numcodecs import Zstd
+
+from psc_volumetric.bitstream.brick import write_brick
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.conformance.damage import Parts, flip_bit, split
+
+__all__ = ["bad_streams"]
+
+Bad = tuple[str, str, bytes, str]  # name, what it covers, stream, kind
+
+
+def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
+    """Every bad vector.
+
+    Parameters
+    ----------
+    good : mapping
+        Good streams by name.
+    levels : int
+        Noise levels of the prior they were coded with.
+    """
+    stream = good["fast-effort1-int16"]
+    yield from _damaged(stream)
+    yield from _impossible(split(stream), levels)
+    yield from _numbers(split(stream), split(good["fast-nan-float32"]))
+    yield from _special(split(good["fast-nan-float32"]))
+    yield from _payloads(split(good["lossless-uint16"]), split(good["lossless-bool"]))
+    yield from _sizes()
+    yield from _symbols(split(stream))
+    yield from _paper(split(good["paper-float64"]))
+
+
+def _damaged(stream: bytes) -> Iterator[Bad]:
+    size = int.from_bytes(stream[8:12], "little")
+    yield "bad-empty", "no bytes at all", b"", "truncated"
+    yield "bad-magic", "other first bytes", b"PK\x03\x04" + stream[4:], "bad-magic"
+    other = stream[:4] + (7).to_bytes(4, "little") + stream[8:]
+    yield "bad-version", "format number 7", other, "unsupported-version"
+    huge = stream[:8] + (0xFFFFFFFF).to_bytes(4, "little") + stream[12:]
+    yield "bad-header-size", "header size 2^32 - 1", huge, "limit"
+    yield "bad-header-bit", "one bit of the header", flip_bit(stream, 8 * 40 + 3), "header-checksum"
+    yield (
+        "bad-payload-bit",
+        "one bit of the last word",
+        flip_bit(stream, 8 * len(stream) - 9),
+        "section-checksum",
+    )
+    yield "bad-cut-header", "cut inside the header", stream[: size - 5], "truncated"
+    yield "bad-cut-payload", "cut inside a level", stream[:-6], "truncated"
+
+
+def _impossible(parts: Parts, levels: int) -> Iterator[Bad]:
+    assert parts.psc is not None
+    other = parts.with_psc(prior_digest=bytes(16))
+    yield "bad-other-prior", "a prior nobody has", other.join(), "prior-missing"
+    ends = parts.psc.parameters.noise_levels
+    high = parts.with_parameters(noise_levels=(levels, *ends[1:]))
+    yield "bad-noise-level", "a noise level past the prior's last", high.join(), "bad-parameter"
+    rising = parts.with_parameters(noise_levels=ends[::-1])
+    yield "bad-noise-order", "noise levels that rise", rising.join(), "bad-parameter"
+    lone = parts.with_parameters(particles=1)
+    yield "bad-particles", "a single particle", lone.join(), "bad-parameter"
+    step = parts.with_parameters(step=1 << 17)
+    yield "bad-step", "quantiser step 2^17", step.join(), "bad-parameter"
+    tile = parts.with_psc(tile=(8, 64, 0))
+    yield "bad-tile", "tile extent zero", tile.join(), "bad-tile"
+    tile = parts.with_psc(
+        tile=(8, 32, 32), words=tuple((row[0], 0, 0, 0) for row in parts.psc.words)
+    )
+    yield "bad-tile-of-prior", "tiles that are not the prior's", tile.join(), "bad-parameter"
+
+
+def _numbers(integers: Parts, floats: Parts) -> Iterator[Bad]:
+    kind = "bad-mapping"
+    yield "bad-mapping-nan", "NaN range", integers.with_mapping(float("nan"), 1).join(), kind
+    yield "bad-mapping-order", "falling range", integers.with_mapping(2, 1).join(), kind
+    wide = integers.with_mapping(-1e300, 1e300)
+    yield "bad-mapping-wide", "integers over 2e300", wide.join(), kind
+    half = integers.with_mapping(0.5, 1000)
+    yield "bad-mapping-fraction", "integers from one half", half.join(), kind
+    overflow = floats.with_mapping(-1.7e308, 1.7e308)
+    yield "bad-mapping-overflow", "a range whose width is infinite", overflow.join(), kind
+    for name, dtype in (("bool", "bool"), ("uint64", "<u8"), ("int64", "<i8")):
+        other = integers.with_header(dtype=np.dtype(dtype))
+        yield f"bad-dtype-{name}", f"{name} by the psc method", other.join(), "bad-method"
+
+
+def _special(parts: Parts) -> Iterator[Bad]:
+    section = dict(parts.sections)["special"]
+    count = section[0]
+    patterns, plane = section[1 : 1 + 4 * count], section[1 + 4 * count :]
+    fewer = bytes([count - 1]) + patterns[:-4] + plane
+    yield (
+        "bad-special-index",
+        "an index past the table",
+        parts.with_section("special", fewer).join(),
+        "bad-payload",
+    )
+    many = bytes([200, 1]) + patterns + plane
+    yield "bad-special-count", "200 patterns", parts.with_section("special", many).join(), "limit"
+    short = bytes(Zstd(level=9).encode(np.zeros(100, np.uint8)))
+    yield (
+        "bad-special-short",
+        "a map of too few voxels",
+        parts.with_section("special", section[: 1 + 4 * count] + short).join(),
+        "bad-payload",
+    )
+
+
+def _payloads(parts: Parts, booleans: Parts) -> Iterator[Bad]:
+    nbytes = 2 * int(np.prod(parts.header.valid))
+
+    def with_frame(data: bytes) -> bytes:
+        return parts.with_section("data", data).join()
+
+    frames = {n: bytes(Zstd(level=9).encode(np.zeros(n, np.uint8))) for n in (nbytes, nbytes - 1)}
+    kind = "bad-payload"
+    yield "bad-zstd-short", "a frame one byte short", with_frame(frames[nbytes - 1]), kind
+    bomb = bytes(Zstd(level=9).encode(np.zeros(1 << 24, np.uint8)))
+    yield "bad-zstd-long", "a frame of 16 MiB for 210 bytes", with_frame(bomb), kind
+    yield "bad-zstd-foreign", "not a frame", with_frame(b"PK\3\4" + bytes(20)), kind
+    yield "bad-zstd-trailing", "bytes after the frame", with_frame(frames[nbytes] + b"123"), kind
+    yield "bad-zstd-two", "a second frame", with_frame(frames[nbytes] + frames[nbytes]), kind
+    two = bytes(Zstd(level=9).encode(np.full(np.prod(booleans.header.valid), 2, np.uint8)))
+    yield "bad-boolean", "a boolean 2", booleans.with_section("data", two).join(), kind
+
+
+def _sizes() -> Iterator[Bad]:
+    """Headers that promise far more than there is."""
+    dtype, big = np.dtype("<f8"), 1 << 26
+    header = BrickHeader("lossless", dtype, (0, 0, 0), (big, big, big), (big, big, big))
+    yield "bad-shape", "2^78 voxels", write_brick(header, [("data", b"")]), "limit"
+    header = BrickHeader("constant", dtype, (0, 0, 0), (4, 4, 4), (4, 5, 4))
+    yield (
+        "bad-valid",
+        "a valid part larger than the brick",
+        write_brick(header, [], constant=bytes(8)),
+        "limit",
+    )
+    header = BrickHeader("lossless", dtype, (0, 0, 0), (1, 1, big), (1, 1, big))
+    tiny = bytes(Zstd(level=9).encode(np.zeros(8, np.uint8)))
+    yield (
+        "bad-promise",
+        "512 MiB promised, 8 bytes held",
+        write_brick(header, [("data", tiny)]),
+        "bad-payload",
+    )
+
+
+def _symbols(parts: Parts) -> Iterator[Bad]:
+    ones = b"\xff" * len(dict(parts.sections)["base"])
+    yield (
+        "bad-base-ones",
+        "a base of ones only",
+        parts.with_section("base", ones).join(),
+        "bad-symbol",
+    )
+    name, data = next((n, d) for n, d in parts.sections if n == "level1")
+    flipped = flip_bit(data, 13)
+    yield (
+        "bad-word",
+        "a flipped bit under a correct CRC",
+        parts.with_section(name, flipped).join(),
+        "diverged",
+    )
+
+
+def _paper(parts: Parts) -> Iterator[Bad]:
+    rows = parts.with_parameters(rows_per_round=8)
+    yield "bad-rows", "as many rows as particles", rows.join(), "bad-parameter"
+    endless = parts.with_parameters(level_ends=(1, 4096), rows_per_round=7)
+    yield "bad-rounds", "28672 rows on a tile", endless.join(), "bad-parameter"

@@ -1,0 +1,81 @@
+"""Bad streams made from good ones: where things are in a brick, and how to re-fix its checks.
+
+Used by the vectors' generator and by the fuzz targets; nothing here runs when coding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from psc_volumetric.bitstream.brick import PROLOGUE, BrickIndex, PscFields, read_index, write_brick
+from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
+from psc_volumetric.bitstream.wire import crc32c
+
+__all__ = ["Parts", "flip_bit", "refix", "split"]
+
+Change = Callable[[bytearray], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A brick taken apart; :meth:`join` writes it again with correct checks."""
+
+    header: BrickHeader
+    sections: tuple[tuple[str, bytes], ...]
+    psc: PscFields | None
+    constant: bytes
+
+    def join(self) -> bytes:
+        """The brick as bytes."""
+        return write_brick(self.header, list(self.sections), psc=self.psc, constant=self.constant)
+
+    def with_header(self, **changes: object) -> Parts:
+        """Other header fields."""
+        return replace(self, header=replace(self.header, **changes))  # type: ignore[arg-type]
+
+    def with_section(self, name: str, data: bytes) -> Parts:
+        """Other content of one section."""
+        changed = tuple((n, data if n == name else d) for n, d in self.sections)
+        return replace(self, sections=changed)
+
+    def with_psc(self, **changes: object) -> Parts:
+        """Other method fields."""
+        assert self.psc is not None
+        return replace(self, psc=replace(self.psc, **changes))  # type: ignore[arg-type]
+
+    def with_parameters(self, **changes: object) -> Parts:
+        """Other stream parameters."""
+        assert self.psc is not None
+        parameters: StreamParameters = replace(self.psc.parameters, **changes)  # type: ignore[arg-type]
+        return self.with_psc(parameters=parameters)
+
+    def with_mapping(self, low: float, high: float) -> Parts:
+        """Another intensity mapping, even one that may not be."""
+        mapping = object.__new__(IntensityMapping)
+        object.__setattr__(mapping, "low", low)
+        object.__setattr__(mapping, "high", high)
+        return self.with_psc(mapping=mapping)
+
+
+def split(stream: bytes) -> Parts:
+    """Take a good brick apart."""
+    index: BrickIndex = read_index(lambda a, n: stream[a : a + n], len(stream))
+    sections = tuple((s.name, stream[s.offset : s.offset + s.nbytes]) for s in index.sections)
+    return Parts(index.header, sections, index.psc, index.constant)
+
+
+def flip_bit(stream: bytes, bit: int) -> bytes:
+    """Copy of ``stream`` with one bit flipped."""
+    out = bytearray(stream)
+    out[bit // 8] ^= 1 << (bit % 8)
+    return bytes(out)
+
+
+def refix(stream: bytes, change: Change) -> bytes:
+    """Let ``change`` edit the header between prologue and check, then write a correct check."""
+    size = int.from_bytes(stream[8:12], "little")
+    body = bytearray(stream[PROLOGUE : size - 4])
+    change(body)
+    head = stream[:8] + (PROLOGUE + len(body) + 4).to_bytes(4, "little") + bytes(body)
+    return head + crc32c(head).to_bytes(4, "little") + stream[size:]

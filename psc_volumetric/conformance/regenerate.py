@@ -1,0 +1,224 @@
+"""Write the golden vectors anew: ``python -m psc_volumetric.conformance.regenerate``.
+
+The only writer of ``conformance/vectors``. While the format number is 0 it is run, in a commit of
+its own, when the format or a shipped prior changes; the vectors of a published format are final.
+Streams are encoded with the float64 carrier, from values made of integers alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from psc_volumetric.bitstream.header import IntensityMapping, StreamParameters
+from psc_volumetric.codec import CodecParameters, encode_brick
+from psc_volumetric.conformance.bad_cases import bad_streams
+from psc_volumetric.conformance.cases import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case
+from psc_volumetric.conformance.runner import decode_case, make_denoiser
+from psc_volumetric.conformance.trust import network_digest, one_thread, primitive_digests
+from psc_volumetric.errors import PscError
+from psc_volumetric.prior import installed_priors, load_prior
+from psc_volumetric.sampler.denoiser import using_denoiser
+from psc_volumetric.sampler.noise import gaussian
+
+__all__ = ["main", "synthetic_values"]
+
+TINY = "test-tiny"
+TILE = (8, 64, 64)
+Values = NDArray[np.generic]
+QUICK = CodecParameters(effort=1)
+
+
+@dataclass(frozen=True)
+class ShortPaper(CodecParameters):
+    """The paper's setting with fewer steps and particles, so that its vectors decode quickly."""
+
+    setting: str = "paper"
+    steps: int = 5
+    particles: int = 8
+
+    def stream(self, levels: int, seed: int) -> StreamParameters:
+        """As the parent, shortened."""
+        full = super().stream(levels, seed)
+        chosen = full.noise_levels[:: len(full.noise_levels) // self.steps][: self.steps]
+        return replace(full, noise_levels=chosen, particles=self.particles, rows_per_round=4)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one good stream is made."""
+
+    name: str
+    covers: str
+    values: Values
+    low: float
+    high: float
+    parameters: CodecParameters = QUICK
+    special: tuple[float, ...] = ()
+    shape: tuple[int, int, int] = TILE
+    position: tuple[int, ...] = (0, 0, 0)
+    network: bool = True
+
+
+def synthetic_values(shape: tuple[int, int, int], *, amplitude: int, seed: int) -> Values:
+    """Integers 0..``amplitude``: a slope, two boxes and noise; the same on any machine."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    field = 900 + 9 * y + 5 * x + 40 * z
+    field = field + 700 * ((y > shape[1] // 4) & (x > shape[2] // 3))
+    field = field - 500 * (((x // 5 + y // 7) % 3 == 0) & (z < 6))
+    count = -(-field.size // 4) * 4
+    noise = gaussian(seed, torch.zeros(1, dtype=torch.int64), 0, 1, count)[0, 0, : field.size]
+    field = field + noise.numpy().reshape(shape) // 64
+    values: Values = np.clip(field * amplitude // 3000, 0, amplitude)
+    return values
+
+
+def recipes() -> list[Recipe]:
+    """Every good vector."""
+    base = synthetic_values(TILE, amplitude=3000, seed=1)
+    i2 = base.astype("<i2") - np.int16(1000)
+    edge = synthetic_values((5, 70, 30), amplitude=4000, seed=2).astype("<u2")
+    f4 = (base.astype("<f4") / np.float32(8)) + np.float32(200)
+    f4[2, 10:20, 5:40] = np.nan
+    f4[0, 0, 0] = np.inf
+    f4[7, 63, 63] = -9999
+    small = synthetic_values((3, 5, 7), amplitude=1000, seed=4)
+    mixed = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-310, 1e308, 1.5], "<f8").reshape(
+        2, 2, 2
+    )
+    paper = ShortPaper(rounds=2)
+    return [
+        Recipe("fast-effort1-int16", "single pass, 2 steps, 4 particles; int16", i2, -1000, 2000),
+        Recipe("fast-effort5-int16", "single pass, 8 steps, 8 particles, four levels", i2, -1000,
+               2000, CodecParameters(effort=5)),
+        Recipe("fast-fine-step-uint16", "small quantiser step: wide symbols, shifted bins",
+               base.astype("<u2"), 0, 3000, CodecParameters(effort=2, step=0.004)),
+        Recipe("fast-coarse-step-uint8", "large quantiser step; saturating uint8",
+               (base // 9).astype("<u1"), 20, 255, CodecParameters(effort=1, step=8.0)),
+        Recipe("fast-edge-uint16", "two tiles reaching past the edge; position of rank 5", edge,
+               0, 4000, position=(1, 0, 2, 3, 4), shape=(8, 128, 64)),
+        Recipe("fast-flat-tile-int16", "a tile coded by its base alone beside a coded one",
+               np.concatenate([np.where(i2 < 32000, np.int16(77), i2), i2], 2), -1000, 2000,
+               shape=(8, 64, 128)),
+        Recipe("fast-nan-float32", "float32 with NaN, infinity and a fill value", f4, 200, 575,
+               special=(-9999.0,)),
+        Recipe("fast-int32-float-range", "int32 far from zero", base.astype("<i4") * 1000 - 2**30,
+               -(2.0**30), -(2.0**30) + 3e6),
+        Recipe("paper-float64", "restart schedule, PCA rows, float8; two levels; float64",
+               base.astype("<f8") / 3, 0, 1000, paper),
+        Recipe("constant-float32", "a brick of negative zeros", np.full(TILE, -0.0, "<f4"), 0, 1),
+        Recipe("lossless-uint16", "byte planes under Zstandard", small.astype("<u2"), 0, 1,
+               network=False),
+        Recipe("lossless-bool", "booleans", small % 3 == 0, 0, 1, network=False),
+        Recipe("lossless-float64", "every kind of double", mixed, 0, 1, network=False),
+        Recipe("lossless-uint64", "64-bit integers", small.astype("<u8") << np.uint64(50), 0, 1,
+               network=False),
+    ]  # fmt: skip
+
+
+def _document(recipe: Recipe, digest: str | None) -> dict[str, Any]:
+    return {
+        "covers": recipe.covers,
+        "needs_prior": digest is not None,
+        "prior": digest,
+        "dtype": recipe.values.dtype.str,
+        "position": list(recipe.position),
+        "shape": list(recipe.shape),
+        "valid": list(recipe.values.shape),
+        "mapping": [recipe.low, recipe.high],
+        "parameters": recipe.parameters.to_dict(),
+        "special_values": list(recipe.special),
+        "seed": 0,
+    }
+
+
+def encode_recipe(recipe: Recipe) -> Case:
+    """Encode one recipe and decode it again at every level."""
+    prior = load_prior(TINY) if recipe.network else None
+    encoded = encode_brick(
+        recipe.values,
+        position=recipe.position,
+        shape=recipe.shape,
+        mapping=IntensityMapping(recipe.low, recipe.high) if recipe.network else None,
+        parameters=recipe.parameters,
+        prior=prior,
+        special_values=recipe.special,
+    )
+    used = prior.digest if prior is not None and encoded.method == "psc" else None
+    document = _document(recipe, used)
+    document["method"] = encoded.method
+    case = Case(recipe.name, encoded.data, document)
+    levels = len(encoded.records[0].mse)
+    document["levels"] = [decode_case(case, level) for level in range(levels)]
+    return case
+
+
+def bad_case(name: str, covers: str, stream: bytes, kind: str, prior: str) -> Case:
+    """Check that a bad stream is refused as promised, and describe it."""
+    document: dict[str, Any] = {
+        "covers": covers,
+        "needs_prior": False,
+        "prior": prior,
+        "kind": kind,
+    }
+    case = Case(name, stream, document)
+    try:
+        decode_case(case)
+    except PscError as error:
+        if error.kind == kind:
+            return case
+        raise SystemExit(f"{name}: expected kind {kind}, found {error.kind}: {error}") from error
+    raise SystemExit(f"{name}: expected kind {kind}, decoded without an error")
+
+
+def networks() -> dict[str, Any]:
+    """Digests of primitives and of every shipped prior's network, from the float64 carrier."""
+    priors = {}
+    for name, info in sorted(installed_priors().items()):
+        denoiser = make_denoiser(info.digest, "cpu", "float64")
+        digest = network_digest(denoiser.network, denoiser.prior)
+        priors[info.digest] = {"name": name, "digest": digest}
+    return {"primitives": primitive_digests("cpu"), "priors": priors}
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write(folder: Path) -> int:
+    """Make all vectors and replace the folder; returns their size in bytes."""
+    tiny = load_prior(TINY)
+    with one_thread(), using_denoiser(make_denoiser(tiny.digest, "cpu", "float64")):
+        good = [encode_recipe(recipe) for recipe in recipes()]
+        streams = {case.name: case.stream for case in good}
+        bad = [bad_case(*item, tiny.digest) for item in bad_streams(streams, tiny.levels)]
+    cases = [*good, *bad]
+    shutil.rmtree(folder, ignore_errors=True)
+    for case in cases:
+        (folder / case.name).mkdir(parents=True)
+        (folder / case.name / STREAM).write_bytes(case.stream)
+        _write_json(folder / case.name / CASE, case.document)
+    _write_json(folder / NETWORKS, networks())
+    _write_json(folder / INDEX, {"cases": [case.name for case in cases]})
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Write the golden vectors anew.")
+    parser.add_argument("--target", type=Path, default=VECTORS, help="folder to replace")
+    arguments = parser.parse_args()
+    nbytes = write(arguments.target)
+    print(f"{nbytes} bytes of golden vectors in {arguments.target}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Every golden vector on every device and carrier present."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from psc_volumetric.codec import decode_brick
+from psc_volumetric.conformance.cases import Case, array_digest, known_networks, load_cases
+from psc_volumetric.conformance.trust import network_digest, one_thread, primitive_digests
+from psc_volumetric.errors import PscError
+from psc_volumetric.prior import installed_priors, resolve_prior
+from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
+
+__all__ = ["CARRIERS", "ConformanceReport", "Outcome", "decode_case", "devices_present", "run"]
+
+CARRIERS = {"cpu": ("fused", "float32", "float64"), "cuda": ("float32", "float64")}
+WHOLE = (slice(None), slice(None), slice(None))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One vector on one device and carrier.
+
+    Attributes
+    ----------
+    name, device, carrier : str
+        Carrier ``"-"`` when no network runs.
+    digest : str
+        SHA-256 over all decoded levels, or the kind of the error.
+    problem : str
+        What disagrees; empty when nothing does.
+    seconds : float
+    """
+
+    name: str
+    device: str
+    carrier: str
+    digest: str
+    problem: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bits are the expected ones."""
+        return not self.problem
+
+    def line(self) -> str:
+        """One line for people."""
+        state = "ok" if self.passed else f"FAILED: {self.problem}"
+        where = f"{self.device}/{self.carrier}"
+        return f"{self.name:<28} {where:<14} {self.digest[:16]:<20} {state}"
+
+
+@dataclass(frozen=True)
+class ConformanceReport:
+    """All outcomes of a run."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every vector gave the expected bits everywhere."""
+        return bool(self.outcomes) and all(outcome.passed for outcome in self.outcomes)
+
+    def lines(self) -> list[str]:
+        """One line per vector, device and carrier."""
+        return [outcome.line() for outcome in self.outcomes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {"passed": self.passed, "outcomes": [dict(vars(o)) for o in self.outcomes]}
+
+
+def devices_present() -> tuple[str, ...]:
+    """``("cpu",)``, and ``"cuda"`` where torch finds one."""
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def make_denoiser(prior_digest: str, device: str, carrier: str) -> Denoiser:
+    """Denoiser of a shipped prior with a carrier of :data:`CARRIERS`."""
+    prior = resolve_prior(prior_digest)
+    if carrier == "fused":
+        return Denoiser(prior, device)
+    dtype = {"float32": torch.float32, "float64": torch.float64}[carrier]
+    return Denoiser(prior, device, TorchRuntime(prior.program, device, dtype))
+
+
+def decode_case(case: Case, level: int | None = None) -> dict[str, str]:
+    """Decode a vector with whatever denoiser is current; digests of values and spread."""
+    decoded = decode_brick(
+        case.read, selection=WHOLE, level=level, prior=resolve_prior, spread=True
+    )
+    assert decoded.spread is not None
+    return {"values": array_digest(decoded.values), "spread": array_digest(decoded.spread)}
+
+
+def check_case(case: Case, device: str, carrier: str) -> Outcome:
+    """Decode one vector at every level and compare with what is written down."""
+    start = time.perf_counter()
+    prior = case.document.get("prior")
+    denoiser = None if prior is None else make_denoiser(prior, device, carrier)
+    shown = carrier if denoiser is not None else "-"
+    expected = case.document.get("levels", [])
+    problem, digest, found = "", "", []
+    try:
+        with using_denoiser(denoiser):
+            for level in range(len(expected)) if case.kind is None else (None,):
+                found.append(decode_case(case, level))
+    except PscError as error:
+        digest = error.kind
+        if error.kind != case.kind:
+            problem = f"expected {case.kind or 'no error'}, found {error.kind}: {error}"
+    else:
+        digest = hashlib.sha256(repr(found).encode()).hexdigest()
+        if case.kind is not None:
+            problem = f"expected error {case.kind}, found none"
+        elif found != expected:
+            wrong = [
+                k for k, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]
+            ]
+            problem = f"other bits at levels {wrong}"
+    return Outcome(case.name, device, shown, digest, problem, time.perf_counter() - start)
+
+
+def _check_networks(device: str, carrier: str) -> Iterator[Outcome]:
+    """Digest of each shipped prior's network."""
+    known = known_networks()["priors"]
+    for name, info in sorted(installed_priors().items()):
+        start = time.perf_counter()
+        denoiser = make_denoiser(info.digest, device, carrier)
+        digest = network_digest(denoiser.network, denoiser.prior)
+        problem = ""
+        if info.digest not in known:
+            problem = "no digest is written down for this prior"
+        elif known[info.digest]["digest"] != digest:
+            problem = f"expected {known[info.digest]['digest']}"
+        seconds = time.perf_counter() - start
+        yield Outcome(f"network {name}", device, carrier, digest, problem, seconds)
+
+
+def _check_primitives(device: str) -> Iterator[Outcome]:
+    expected = known_networks()["primitives"]
+    for name, digest in primitive_digests(device).items():
+        problem = "" if expected.get(name) == digest else f"expected {expected.get(name)}"
+        yield Outcome(name, device, "-", digest, problem, 0.0)
+
+
+def outcomes(devices: Sequence[str]) -> Iterator[Outcome]:
+    """Run everything, yielding as it goes."""
+    cases = load_cases()
+    for device in devices:
+        yield from _check_primitives(device)
+        for carrier in CARRIERS[device]:
+            yield from _check_networks(device, carrier)
+        for case in cases:
+            carriers = CARRIERS[device] if case.document.get("prior") else ("-",)
+            for carrier in carriers if case.kind is None else carriers[:1]:
+                yield check_case(case, device, carrier)
+
+
+def run(devices: Sequence[str] | None = None) -> ConformanceReport:
+    """Decode all golden vectors on every device present, with every carrier.
+
+    Parameters
+    ----------
+    devices : sequence of str, optional
+        Of ``"cpu"`` and ``"cuda"``; None means all that are present.
+
+    Returns
+    -------
+    ConformanceReport
+
+    Raises
+    ------
+    FormatError
+        Kind ``vector-missing``: the installation lacks a vector.
+    """
+    with one_thread():
+        chosen = devices_present() if devices is None else devices
+        return ConformanceReport(tuple(outcomes(chosen)))

@@ -1,0 +1,177 @@
+"""Self-test of a device: the first stream it touches is one whose pixels are known.
+
+Exact arithmetic rests on assumptions about the machine (no TF32, no Winograd, no saturating dot
+products, exact double precision). Each process checks them once per device and prior, before
+anything is coded for real.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from psc_volumetric.conformance.cases import array_digest, known_networks, load_case
+from psc_volumetric.errors import FormatError, NumericalError
+from psc_volumetric.prior import Prior, resolve_prior
+from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.sampler.denoiser import Denoiser, choose_device, using_denoiser
+from psc_volumetric.sampler.noise import gaussian
+from psc_volumetric.sensing.pca import principal_rows
+
+if TYPE_CHECKING:
+    from psc_volumetric.sampler.denoiser import Network
+
+__all__ = [
+    "check_denoiser",
+    "ensure_trusted",
+    "network_digest",
+    "one_thread",
+    "primitive_digests",
+    "self_test",
+]
+
+GOLDEN_CASE = "fast-effort1-int16"
+PROBE_SEED = 0x50534342
+SATURATION = 32767
+
+_trusted: set[tuple[str, str]] = set()
+_lock = threading.Lock()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch use one thread meanwhile.
+
+    The tensors here are small: on a busy machine a second thread makes them wait, up to fifty
+    times longer than they compute.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _probe(prior: Prior) -> torch.Tensor:
+    """Two particles of a prior's shape: Gaussian, and sixteen times as wide with saturation."""
+    elements = prior.tile_shape[0] * prior.tile_shape[1] * prior.tile_shape[2]
+    noise = gaussian(PROBE_SEED, torch.zeros(1, dtype=torch.int64), 0, 2, elements)[0]
+    noise = noise * torch.tensor([[1], [16]], dtype=torch.int32)
+    return noise.clamp(-SATURATION, SATURATION).to(torch.int32).reshape(2, *prior.tile_shape)
+
+
+def probe_levels(prior: Prior) -> tuple[int, ...]:
+    """Noise levels the self-test visits."""
+    return (0, prior.levels // 2)
+
+
+def network_digest(network: Network, prior: Prior) -> str:
+    """SHA-256 of the integers a carrier of the prior's network gives for the probe."""
+    x = _probe(prior)
+    outputs = [network(x, level).cpu().to(torch.int32) for level in probe_levels(prior)]
+    return array_digest(torch.stack(outputs).numpy())
+
+
+def primitive_digests(device: str) -> dict[str, str]:
+    """Digests of noise and principal rows as ``device`` computes them."""
+    tiles = torch.tensor([0, 5], dtype=torch.int64, device=device)
+    noise = gaussian(PROBE_SEED, tiles, 3, 16, 64)
+    samples = (noise[1] + noise[0, :1]).clamp(-8191, 8191).double()
+    rows = principal_rows(samples, 6)
+    return {
+        "noise": array_digest(noise.cpu().to(torch.int32).numpy()),
+        "principal_rows": array_digest(rows.cpu().to(torch.int64).numpy()),
+    }
+
+
+def _refuse(device: str, found: str) -> NumericalError:
+    return NumericalError(
+        f"device {device!r}: self-test failed: {found}",
+        kind="self-test",
+        hint="this device does not compute exactly, use --device cpu"
+        if device != "cpu"
+        else "this installation does not compute exactly, run `psc-archive doctor --conformance`",
+    )
+
+
+def check_denoiser(denoiser: Denoiser) -> None:
+    """Decode a golden stream with a denoiser of the test prior; NumericalError if bits differ."""
+    from psc_volumetric.codec import decode_brick
+
+    case, device = load_case(GOLDEN_CASE), denoiser.device.type
+    whole = (slice(None), slice(None), slice(None))
+    with using_denoiser(denoiser):
+        try:
+            decoded = decode_brick(case.read, selection=whole, prior=resolve_prior, spread=True)
+        except FormatError as error:
+            raise _refuse(device, f"golden stream {case.name}: {error}") from error
+    assert decoded.spread is not None
+    found = {"values": array_digest(decoded.values), "spread": array_digest(decoded.spread)}
+    expected = case.document["levels"][-1]
+    if found != expected:
+        raise _refuse(device, f"golden stream {case.name}: expected {expected}, found {found}")
+
+
+def _check_network(denoiser: Denoiser) -> None:
+    prior, device = denoiser.prior, denoiser.device.type
+    found = network_digest(denoiser.network, prior)
+    known = known_networks()["priors"].get(prior.digest)
+    if known is not None:
+        expected = known["digest"]
+    else:  # a prior that does not ship: compare with the slow and obvious carrier
+        expected = network_digest(TorchRuntime(prior.program, "cpu", torch.float64), prior)
+    if found != expected:
+        raise _refuse(device, f"network {prior.name!r}: expected {expected}, found {found}")
+
+
+def self_test(device: str = "auto", prior: Prior | None = None) -> None:
+    """Check that a device computes the integers of the format.
+
+    Noise, principal rows and one golden stream of the test prior; then, when ``prior`` is given,
+    its network on saturating input.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    prior : Prior, optional
+        The prior about to be used.
+
+    Raises
+    ------
+    NumericalError
+        Kind ``self-test``: the device gives other bits.
+    """
+    device = choose_device(device)
+    with one_thread():
+        found, expected = primitive_digests(device), known_networks()["primitives"]
+        if found != expected:
+            raise _refuse(device, f"primitives: expected {expected}, found {found}")
+        tiny = resolve_prior(load_case(GOLDEN_CASE).document["prior"])
+        check_denoiser(Denoiser(tiny, device))
+        if prior is not None:
+            _check_network(Denoiser(prior, device))
+
+
+def ensure_trusted(denoiser: Denoiser) -> None:
+    """Self-test a denoiser's device, and its network, the first time this process meets them.
+
+    Raises
+    ------
+    NumericalError
+        Kind ``self-test``; asked again, the test runs again.
+    """
+    device = denoiser.device.type
+    with _lock, one_thread():
+        if (device, "") not in _trusted:
+            self_test(device)
+            _trusted.add((device, ""))
+        key = (device, denoiser.prior.digest)
+        if key not in _trusted:
+            _check_network(denoiser)
+            _trusted.add(key)
