@@ -91,13 +91,13 @@ def diagnose(*, conformance: bool = False) -> Diagnosis:
     Parameters
     ----------
     conformance : bool
-        Also decode the shipped golden vectors on the default device.
+        Also decode the shipped golden vectors on every device present.
     """
     checks = [_fastapi(), _needed("einops", "attention blocks of MONAI networks")]
     checks += [_needed("h5py", "the h5netcdf engine of xarray"), _top_level_names()]
     checks += [_zarr_codec(), _xarray_engine(), _device(), _priors(), _decoders(), _peers()]
     if conformance:
-        checks.append(_conformance())
+        checks += _conformance()
     versions: dict[str, str | None] = {
         "python": platform.python_version(),
         DISTRIBUTION: _version(DISTRIBUTION),
@@ -209,14 +209,24 @@ def _peers() -> Check:
     return Check("peer codecs", "warning" if absent else "ok", detail)
 
 
-def _conformance() -> Check:
-    if importlib.util.find_spec("psc_volumetric.conformance") is None:
-        return Check("conformance", "warning", "this version ships no golden vectors")
-    module = importlib.import_module("psc_volumetric.conformance")
-    problems = list(module.run())
-    if problems:
-        return Check("conformance", "error", "; ".join(map(str, problems)))
-    return Check("conformance", "ok", "all golden vectors decode to the same bits")
+def _conformance() -> list[Check]:
+    """One check per golden vector, device and carrier, and one for all of them."""
+    from psc_volumetric.conformance import run
+    from psc_volumetric.errors import PscError
+
+    try:
+        report = run()
+    except PscError as error:
+        return [Check("conformance", "error", str(error))]
+    checks = [
+        Check("vector", "ok" if outcome.passed else "error", outcome.line())
+        for outcome in report.outcomes
+    ]
+    wrong = sum(not outcome.passed for outcome in report.outcomes)
+    summary = f"{wrong} of {len(checks)} golden results differ; do not code on this machine"
+    if not wrong:
+        summary = f"{len(checks)} golden results, all the same bits"
+    return [*checks, Check("conformance", "error" if wrong else "ok", summary)]
 
 
 def diagnosis_lines(found: Diagnosis) -> list[str]:

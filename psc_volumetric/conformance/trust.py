@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_denoiser",
+    "check_network",
     "ensure_trusted",
     "network_digest",
     "one_thread",
@@ -117,7 +118,8 @@ def check_denoiser(denoiser: Denoiser) -> None:
         raise _refuse(device, f"golden stream {case.name}: expected {expected}, found {found}")
 
 
-def _check_network(denoiser: Denoiser) -> None:
+def check_network(denoiser: Denoiser) -> None:
+    """Run a denoiser's network on saturating input; NumericalError if one integer differs."""
     prior, device = denoiser.prior, denoiser.device.type
     found = network_digest(denoiser.network, prior)
     known = known_networks()["priors"].get(prior.digest)
@@ -155,7 +157,7 @@ def self_test(device: str = "auto", prior: Prior | None = None) -> None:
         tiny = resolve_prior(load_case(GOLDEN_CASE).document["prior"])
         check_denoiser(Denoiser(tiny, device))
         if prior is not None:
-            _check_network(Denoiser(prior, device))
+            check_network(Denoiser(prior, device))
 
 
 def ensure_trusted(denoiser: Denoiser) -> None:
@@ -173,5 +175,5 @@ def ensure_trusted(denoiser: Denoiser) -> None:
             _trusted.add((device, ""))
         key = (device, denoiser.prior.digest)
         if key not in _trusted:
-            _check_network(denoiser)
+            check_network(denoiser)
             _trusted.add(key)

@@ -1,0 +1,167 @@
+"""Golden vectors: same bits with every carrier; missing or changed ones are noticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.doctor import diagnose
+from psc_volumetric.conformance import (
+    ConformanceReport,
+    Outcome,
+    check_denoiser,
+    load_case,
+    load_cases,
+    self_test,
+    trust,
+)
+from psc_volumetric.conformance.cases import CASE, INDEX, STREAM, VECTORS
+from psc_volumetric.conformance.regenerate import write
+from psc_volumetric.conformance.runner import CARRIERS, check_case, outcomes
+from psc_volumetric.conformance.trust import check_network, one_thread
+from psc_volumetric.errors import FormatError, NumericalError
+from psc_volumetric.prior import load_prior
+from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.sampler.denoiser import Denoiser
+
+CASES = load_cases()
+GOOD = [case for case in CASES if case.kind is None]
+BAD = [case for case in CASES if case.kind is not None]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_machine():
+    with one_thread():
+        yield
+
+
+@pytest.mark.parametrize("carrier", CARRIERS["cpu"])
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
+def test_good_stream_decodes_to_the_same_bits(case, carrier) -> None:
+    assert not check_case(case, "cpu", carrier).problem
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
+def test_bad_stream_is_refused_with_its_kind(case) -> None:
+    assert not check_case(case, "cpu", "fused").problem
+
+
+@pytest.mark.gpu
+def test_all_vectors_on_cuda() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    report = ConformanceReport(tuple(outcomes(("cuda",))))
+    assert report.passed, "\n".join(report.lines())
+    self_test("cuda", load_prior("test-tiny"))
+
+
+def test_index_and_folders_agree_and_are_small() -> None:
+    folders = {path.name for path in VECTORS.iterdir() if path.is_dir()}
+    assert folders == set(json.loads((VECTORS / INDEX).read_text())["cases"])
+    sizes = [path.stat().st_size for path in VECTORS.rglob("*") if path.is_file()]
+    assert sum(sizes) < 200_000
+
+
+def test_vectors_cover_every_method_setting_and_many_dtypes() -> None:
+    documents = [case.document for case in GOOD]
+    assert {d["method"] for d in documents} == {"psc", "constant", "lossless"}
+    assert {d["parameters"]["setting"] for d in documents} == {"fast", "paper"}
+    assert {"|u1", "<i2", "<u2", "<i4", "<f4", "<f8", "|b1", "<u8"} <= {
+        d["dtype"] for d in documents
+    }
+
+
+@pytest.mark.parametrize("missing", [STREAM, CASE])
+def test_missing_vector_is_an_error(tmp_path: Path, missing: str) -> None:
+    folder = Path(shutil.copytree(VECTORS, tmp_path / "v0"))
+    (folder / "lossless-bool" / missing).unlink()
+    with pytest.raises(FormatError, match=missing) as caught:
+        load_cases(folder)
+    assert caught.value.kind == "vector-missing"
+
+
+def test_regenerating_gives_the_files_that_are_there(tmp_path: Path) -> None:
+    write(tmp_path / "v0")
+    found = {p.relative_to(tmp_path / "v0"): p.read_bytes() for p in tmp_path.rglob("*.*")}
+    expected = {p.relative_to(VECTORS): p.read_bytes() for p in VECTORS.rglob("*.*")}
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_changed_expectation_is_reported() -> None:
+    case = load_case("fast-effort1-int16")
+    case.document["levels"][1]["values"] = "0" * 64
+    outcome = check_case(case, "cpu", "fused")
+    assert not outcome.passed and "[1]" in outcome.problem
+    assert not ConformanceReport((outcome,)).passed
+    assert not ConformanceReport(()).passed
+
+
+class _Inexact(TorchRuntime):
+    """A device that gets one element of its network's output wrong."""
+
+    error = 1
+
+    def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
+        out = super().__call__(x, level)
+        out[0, 0, 0, 0] += self.error
+        return out
+
+
+def test_device_that_is_off_by_one_is_refused() -> None:
+    prior = load_prior("test-tiny")
+    check_network(Denoiser(prior, "cpu", TorchRuntime(prior.program)))
+    with pytest.raises(NumericalError, match="self-test") as caught:
+        check_network(Denoiser(prior, "cpu", _Inexact(prior.program)))
+    assert caught.value.kind == "self-test"
+    assert "'cpu'" in str(caught.value)
+
+
+def test_device_whose_decoder_drifts_is_refused() -> None:
+    prior = load_prior("test-tiny")
+    network = _Inexact(prior.program)
+    network.error = 500
+    with pytest.raises(NumericalError, match="golden stream") as caught:
+        check_denoiser(Denoiser(prior, "cpu", network))
+    assert caught.value.kind == "self-test"
+
+
+def test_network_of_a_prior_that_does_not_ship_is_checked_against_float64(monkeypatch) -> None:
+    monkeypatch.setattr(trust, "known_networks", lambda: {"priors": {}})
+    prior = load_prior("test-tiny")
+    check_network(Denoiser(prior, "cpu"))
+    with pytest.raises(NumericalError):
+        check_network(Denoiser(prior, "cpu", _Inexact(prior.program)))
+
+
+def test_self_test_passes_here_and_is_quick() -> None:
+    self_test("cpu", load_prior("test-tiny"))
+
+
+def test_doctor_prints_one_line_per_vector_and_carrier() -> None:
+    found = diagnose(conformance=True)
+    lines = [check.detail for check in found.checks if check.name == "vector"]
+    assert all(
+        check.state == "ok" for check in found.checks if check.name in ("vector", "conformance")
+    )
+    for case in CASES:
+        assert any(line.startswith(case.name + " ") for line in lines), case.name
+    assert any("cpu/float64" in line for line in lines)
+
+
+def test_outcome_line_shows_digest_and_problem() -> None:
+    line = Outcome("x", "cpu", "fused", "ab" * 32, "expected cd", 0.0).line()
+    assert "cpu/fused" in line and "abab" in line and "expected cd" in line
+
+
+def test_array_digest_ignores_byte_order_and_layout() -> None:
+    from psc_volumetric.conformance.cases import array_digest
+
+    values = np.arange(12, dtype="<i4").reshape(3, 4)
+    assert array_digest(values) == array_digest(values.astype(">i4"))
+    assert array_digest(values) == array_digest(np.asfortranarray(values))
