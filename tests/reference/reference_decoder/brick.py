@@ -1,0 +1,136 @@
+"""Sections 3, 5.9, 8 and 9 of SPEC-v1.md: from the bytes of a brick to stored values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numcodecs import Zstd
+
+from reference_decoder import restart, single_pass
+from reference_decoder.fields import Fields, Header, Refused, crc32c, read_header, require
+from reference_decoder.prior import Prior
+
+
+@dataclass
+class Decoded:
+    """Stored values of the valid part, one sigma per voxel, and the level reached."""
+
+    values: np.ndarray
+    spread: np.ndarray
+    level: int
+
+
+def parse(brick: bytes) -> Header:
+    """Header of a brick, checked."""
+    return read_header(brick)
+
+
+def decode(brick: bytes, files: dict[str, bytes] | None = None, level: int | None = None):
+    """Decode the valid part of a brick at a level (None: all there is)."""
+    h = read_header(brick)
+    if h.method == "constant":
+        values = np.frombuffer(h.constant * int(np.prod(h.valid)), h.dtype).reshape(h.valid)
+        return Decoded(values, np.zeros(h.valid, np.float32), 0)
+    if h.method == "lossless":
+        values = _planes(_section(brick, h, "data"), h)
+        return Decoded(values, np.zeros(h.valid, np.float32), 0)
+    require(files is not None, "a psc brick needs its prior")
+    prior = Prior(files)
+    require(prior.digest.startswith(h.prior.hex()), "the brick was coded with another prior")
+    require(h.tile == (prior.slices, prior.size, prior.size), "tile of the prior")
+    require(h.noise_levels[0] < prior.levels, "noise level of the prior")
+    last = len(h.level_ends) if level is None else min(level, len(h.level_ends))
+    return _decode_psc(brick, h, prior, last)
+
+
+def _section(brick: bytes, h: Header, name: str) -> bytes:
+    offset, size, crc = h.sections[name]
+    data = brick[offset : offset + size]
+    require(crc32c(data) == crc, f"CRC-32C of section {name}")
+    return data
+
+
+def _zstd(data: bytes, size: int) -> np.ndarray:
+    """One Zstandard frame (RFC 8878) of ``size`` bytes."""
+    require(data[:4] == b"\x28\xb5\x2f\xfd", "Zstandard frame")
+    try:
+        plain = bytes(Zstd().decode(data))
+    except (RuntimeError, ValueError) as error:
+        raise Refused("damaged Zstandard frame") from error
+    require(len(plain) == size, "size of the Zstandard frame")
+    return np.frombuffer(plain, np.uint8)
+
+
+def _planes(data: bytes, h: Header) -> np.ndarray:
+    """Section 8."""
+    plain = _zstd(data, int(np.prod(h.valid)) * h.dtype.itemsize)
+    require(h.dtype != np.dtype("?") or plain.max() <= 1, "boolean byte")
+    items = np.ascontiguousarray(plain.reshape(h.dtype.itemsize, -1).T)
+    return items.view(h.dtype).reshape(h.valid)
+
+
+def _special(data: bytes, h: Header) -> tuple[np.ndarray, np.ndarray]:
+    """Section 9: index per voxel (0 none) and table of bit patterns."""
+    if not data:
+        return np.zeros(h.valid, np.uint8), np.zeros(0, h.dtype)
+    fields = Fields(data)
+    count = fields.varint(15)
+    patterns = np.frombuffer(fields.bytes(count * h.dtype.itemsize), h.dtype)
+    index = _zstd(data[fields.at :], int(np.prod(h.valid))).reshape(h.valid)
+    require(int(index.max()) <= count, "index past the table of special values")
+    return index, patterns
+
+
+def _decode_psc(brick: bytes, h: Header, prior: Prior, last: int) -> Decoded:
+    index, patterns = _special(_section(brick, h, "special"), h)
+    base = _section(brick, h, "base")
+    paper = h.schedule == 1
+    tiles = int(np.prod(h.counts))
+    means = np.zeros((tiles, (h.tile[1] // 8) ** 2), np.int64)
+    if not paper:
+        means = single_pass.read_base(base, h)
+    levels = [_section(brick, h, f"level{k + 1}") for k in range(last)]
+    values = np.empty(h.valid, h.dtype)
+    sigma = np.empty(h.valid, np.float32)
+    unit = np.float32((h.high - h.low) / 32768)
+    for tile in range(tiles):
+        data = b"".join(_words(levels[k], h.words[k], tile) for k in range(last))
+        if not any(row[tile] for row in h.words) or (last == 0 and not paper):
+            mean = single_pass.base_tile(means[tile], h)[0]
+            spread = np.full(h.tile, h.coarse_step >> 3, np.int64)
+        elif paper:
+            mean, spread = restart.run(prior, h, tile, data, last)
+        else:
+            mean, spread = single_pass.run(prior, h, tile, data, means[tile], last)
+        box, inside = _box(h, tile)
+        values[box] = _stored(mean[inside], h)
+        sigma[box] = spread[inside].astype(np.float32) * unit
+    for number, pattern in enumerate(patterns, start=1):
+        values[index == number] = pattern
+    sigma[index > 0] = 0
+    return Decoded(values, sigma, last)
+
+
+def _words(section: bytes, counts: tuple, tile: int) -> bytes:
+    start = 4 * sum(counts[:tile])
+    return section[start : start + 4 * counts[tile]]
+
+
+def _box(h: Header, tile: int) -> tuple[tuple, tuple]:
+    """Voxels of the brick that a tile covers, and the part of the tile that lies inside."""
+    at = np.unravel_index(tile, h.counts)
+    starts = [int(a) * t for a, t in zip(at, h.tile, strict=True)]
+    stops = [min(s + t, v) for s, t, v in zip(starts, h.tile, h.valid, strict=True)]
+    ranges = list(zip(starts, stops, strict=True))
+    return tuple(slice(*r) for r in ranges), tuple(slice(0, b - a) for a, b in ranges)
+
+
+def _stored(mean: np.ndarray, h: Header) -> np.ndarray:
+    """Section 5.9."""
+    m = mean + 2048
+    if h.dtype.kind == "f":
+        return (h.low + m.astype(np.float64) * ((h.high - h.low) / 4096)).astype(h.dtype)
+    low, high = int(h.low), int(h.high)
+    info = np.iinfo(h.dtype)
+    return np.clip(low + ((m * (high - low) + 2048) >> 12), info.min, info.max).astype(h.dtype)

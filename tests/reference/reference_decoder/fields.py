@@ -1,0 +1,170 @@
+"""Sections 2 to 4 of SPEC-v1.md: primitive types, the header and the stream parameters."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+
+DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
+METHODS = {0: "constant", 1: "lossless", 2: "psc"}
+
+
+class Refused(ValueError):
+    """The bytes are not what the specification allows."""
+
+
+def require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise Refused(problem)
+
+
+def crc32c(data: bytes) -> int:
+    """Section 2.3, bit by bit."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 * (value & 1))
+    return value ^ 0xFFFFFFFF
+
+
+class Fields:
+    """Takes fields off a byte string."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def bytes(self, count: int) -> bytes:
+        require(self.at + count <= len(self.data), "truncated")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, code: str) -> float:
+        return struct.unpack("<" + code, self.bytes(struct.calcsize("<" + code)))[0]
+
+    def varint(self, limit: int) -> int:
+        value = 0
+        for position in range(9):
+            byte = self.bytes(1)[0]
+            value |= (byte & 127) << (7 * position)
+            require(value <= limit, "a number is over its limit")
+            if byte < 128:
+                return value
+        raise Refused("a number is longer than nine bytes")
+
+
+@dataclass
+class Header:
+    """Everything a header says; names as in the tables of section 3."""
+
+    method: str = ""
+    dtype: np.dtype | None = None
+    position: tuple = ()
+    shape: tuple = ()
+    valid: tuple = ()
+    constant: bytes = b""
+    prior: bytes = b""
+    tile: tuple = ()
+    low: float = 0.0
+    high: float = 0.0
+    schedule: int = 0
+    particles: int = 0
+    rows_per_round: int = 0
+    seed: int = 0
+    step: int = 0
+    coarse_step: int = 0
+    noise_levels: tuple = ()
+    thresholds: tuple = ()
+    level_ends: tuple = ()
+    words: list = field(default_factory=list)
+    sections: dict = field(default_factory=dict)
+
+    @property
+    def counts(self) -> tuple:
+        """Tiles along each axis."""
+        return tuple(-(-v // t) for v, t in zip(self.valid, self.tile, strict=True))
+
+
+def read_header(brick: bytes) -> Header:
+    """Section 3."""
+    prologue = Fields(brick)
+    require(prologue.bytes(4) == b"PSCb", "magic")
+    require(prologue.number("I") == 0, "format number")
+    size = prologue.number("I")
+    require(16 <= size <= 1 << 20, "header size")
+    head = Fields(brick).bytes(size)
+    require(crc32c(head[:-4]) == int.from_bytes(head[-4:], "little"), "header CRC-32C")
+    data, h = Fields(head[12:-4]), Header()
+    method, dtype, axes = (data.number("B") for _ in range(3))
+    require(method in METHODS and dtype in DTYPES and axes <= 8, "method, dtype or axes")
+    h.method, h.dtype = METHODS[method], np.dtype("<" + DTYPES[dtype])
+    h.position = tuple(data.varint(1 << 40) for _ in range(axes))
+    h.shape = tuple(data.varint(1 << 26) for _ in range(3))
+    h.valid = tuple(data.varint(1 << 26) for _ in range(3))
+    require(math.prod(h.shape) <= 1 << 26, "brick too large")
+    require(all(1 <= v <= s for v, s in zip(h.valid, h.shape, strict=True)), "valid part")
+    names = {"constant": [], "lossless": ["data"], "psc": ["special", "base"]}[h.method]
+    if h.method == "constant":
+        h.constant = data.bytes(h.dtype.itemsize)
+    if h.method == "psc":
+        _read_psc(data, h)
+        names += [f"level{k + 1}" for k in range(len(h.words))]
+    offset = size
+    for name in names:
+        words = h.words[int(name[5:]) - 1] if name.startswith("level") else None
+        length = 4 * sum(words) if words is not None else data.varint(1 << 30)
+        h.sections[name] = (offset, length, data.number("I"))
+        offset += length
+    require(data.at == len(data.data), "bytes after the last field")
+    require(offset == len(brick), "size of the brick")
+    return h
+
+
+def _read_psc(data: Fields, h: Header) -> None:
+    require(h.dtype.kind in "iuf" and h.dtype.str[1:] not in ("u8", "i8"), "dtype of a psc brick")
+    h.prior = data.bytes(16)
+    h.tile = tuple(data.varint(1024) for _ in range(3))
+    require(min(h.tile) >= 1, "tile")
+    require(all(s % t == 0 for s, t in zip(h.shape, h.tile, strict=True)), "tile")
+    h.low, h.high = data.number("d"), data.number("d")
+    require(math.isfinite(h.low) and math.isfinite(h.high) and h.low < h.high, "mapping")
+    bound = max(abs(h.low), abs(h.high))
+    if h.dtype.kind == "f":
+        require(bound <= 2.0**125, "mapping")
+    else:
+        require(h.low.is_integer() and h.high.is_integer() and bound < 1 << 40, "mapping")
+    _read_parameters(data, h)
+    tiles = math.prod(h.counts)
+    h.words = [tuple(data.varint(1 << 24) for _ in range(tiles)) for _ in h.level_ends]
+
+
+def _read_parameters(data: Fields, h: Header) -> None:
+    """Section 4."""
+    h.schedule, rows, quantiser, h.particles = (data.number("B") for _ in range(4))
+    require((h.schedule, rows, quantiser) in {(0, 0, 0), (1, 1, 1)}, "combination")
+    h.seed, h.step, h.coarse_step = (data.number("I") for _ in range(3))
+    h.rows_per_round = data.number("B")
+    steps = data.varint(250)
+    h.noise_levels = tuple(data.varint(4095) for _ in range(steps))
+    h.thresholds = tuple(data.varint(16383) for _ in range(0 if h.schedule else steps))
+    count = data.varint(15)
+    h.level_ends = tuple(data.varint(4096 if h.schedule else 250) for _ in range(count))
+    require(2 <= h.particles <= 64, "particles")
+    require(1 <= h.step < 1 << 17 and 1 <= h.coarse_step < 1 << 17, "step")
+    require(steps >= 1 and count >= 1 and h.level_ends[0] >= 1, "empty list")
+    levels, ends = h.noise_levels, h.level_ends
+    require(all(a > b for a, b in itertools.pairwise(levels)), "noise levels")
+    require(all(a < b for a, b in itertools.pairwise(ends)), "level ends")
+    if h.schedule == 0:
+        require(h.particles & (h.particles - 1) == 0, "particles: a power of two")
+        require(ends[-1] == steps, "last level end")
+    else:
+        require(1 <= h.rows_per_round < h.particles and h.particles % 2 == 0, "rows per round")
+        require(h.particles <= 32 and ends[-1] * h.rows_per_round <= 4096, "particles or rows")
+        elements = math.prod(h.tile)
+        bound = (2 * (h.particles - 1) * 8191) ** 2 * elements
+        require(elements <= 1 << 16 and bound < 1 << 53, "tile and particles")
