@@ -335,9 +335,9 @@ def _alpha_bar(schedule: dict[str, Any]) -> NDArray[np.float64]:
     kind = schedule.get("beta_schedule", "linear")
     betas: NDArray[np.float64]
     if kind == "linear":
-        betas = np.linspace(first, last, count)
+        betas = np.linspace(first, last, count).astype(np.float64)
     elif kind == "scaled_linear":
-        betas = np.square(np.linspace(first**0.5, last**0.5, count))
+        betas = np.square(np.linspace(first**0.5, last**0.5, count)).astype(np.float64)
     else:
         raise ParameterError(
             f"beta_schedule {kind!r} is not known; known are linear and scaled_linear",
