@@ -335,15 +335,15 @@ def _alpha_bar(schedule: dict[str, Any]) -> NDArray[np.float64]:
     kind = schedule.get("beta_schedule", "linear")
     betas: NDArray[np.float64]
     if kind == "linear":
-        betas = np.linspace(first, last, count).astype(np.float64)
+        betas = np.linspace(first, last, count)
     elif kind == "scaled_linear":
-        betas = np.square(np.linspace(first**0.5, last**0.5, count)).astype(np.float64)
+        betas = np.linspace(first**0.5, last**0.5, count) ** 2
     else:
         raise ParameterError(
             f"beta_schedule {kind!r} is not known; known are linear and scaled_linear",
             kind="unsupported-network",
         )
-    product: NDArray[np.float64] = np.cumprod(1 - betas)
+    product: NDArray[np.float64] = np.cumprod(1 - betas).astype(np.float64)
     return product
 
 
