@@ -19,7 +19,7 @@ from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.brick import BrickIndex, ReadRange, Section, read_index, write_brick
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
 from psc_volumetric.bitstream.wire import crc32c
-from psc_volumetric.coding.plain import compress_lossless, decompress_lossless
+from psc_volumetric.coding.plain import SpecialMap, compress_lossless, decompress_lossless
 from psc_volumetric.errors import ChecksumError, FormatError, ParameterError
 from psc_volumetric.parameters import CodecParameters
 from psc_volumetric.tiling import Box, TileGrid, default_brick_shape
@@ -147,6 +147,7 @@ def encode_brick(
     able = values.dtype.str[1:] in PSC_KINDS
     if able and values.dtype.kind == "f" and mapping is not None:
         able = mapping.fits(values.dtype)  # floats too large for a spread in single precision
+    able = able and SpecialMap.fits(values, special_values)
     if able and prior is not None and mapping is not None:
         from psc_volumetric.psc_brick import encode_psc
 

@@ -270,6 +270,17 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
     return BrickIndex(header, header_size, tuple(sections), psc, constant, starts)
 
 
+def _check_gram(particles: int, elements: int) -> None:
+    """Refuse a tile whose Gram matrix could leave the integers a double holds (SPEC 5.5)."""
+    bound = (2 * (particles - 1) * 8191) ** 2 * elements
+    if elements > 1 << 16 or bound >= 1 << 53:
+        raise FormatError(
+            f"brick header: {particles} particles on a tile of {elements} voxels give sums past "
+            "2^53 in the pca family",
+            kind="bad-parameter",
+        )
+
+
 def _parse_psc(data: FieldReader, header: BrickHeader) -> PscFields:
     digest = data.raw(16)
     z, y, x = (data.varint(limit=1024, name="tile extent") for _ in range(3))
@@ -288,6 +299,8 @@ def _parse_psc(data: FieldReader, header: BrickHeader) -> PscFields:
             f"brick header: {mapping} is out of range for {header.dtype}", kind="bad-mapping"
         )
     parameters = StreamParameters.read(data)
+    if parameters.rows == "pca":
+        _check_gram(parameters.particles, z * y * x)
     tiles = len(TileGrid(header.valid, tile))
     words = tuple(
         tuple(data.varint(limit=MAX_TILE_WORDS, name="tile length") for _ in range(tiles))

@@ -61,7 +61,7 @@ MAX_ROUNDS = 4096
 MAX_SPECIAL_VALUES = 15
 MAX_TILE_ROWS = 4096  # rows of H the pca family may reach on one tile
 MAX_ROW_PARTICLES = 32  # of the pca family, so that Gram sums stay below 2^53
-MAX_MAPPED_INTEGER = 1 << 40
+MAX_MAPPED_INTEGER = 1 << 38  # sample times range then stays below 2^63
 MAX_MAPPED_FLOAT = 2.0**125  # decoded values then stay finite in single precision
 
 HEADER_READ_AHEAD = 1024  # not normative: the first ranged read

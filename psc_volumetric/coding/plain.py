@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
-from psc_volumetric.errors import FormatError
+from psc_volumetric.errors import FormatError, ParameterError
 
 __all__ = ["SpecialMap", "compress_lossless", "decompress_lossless"]
 
@@ -84,6 +84,22 @@ def _frame_size(data: bytes) -> int | None:
     return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
+def _special_mask(
+    values: NDArray[np.generic], special_values: tuple[float, ...]
+) -> NDArray[np.bool_]:
+    mask = np.zeros(values.shape, bool)
+    if values.dtype.kind == "f":
+        mask |= ~np.isfinite(values)
+    for special in special_values:
+        if np.isfinite(special):
+            mask |= values == np.asarray(special).astype(values.dtype)
+    return mask
+
+
+def _bits(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    return values.view(f"<u{values.dtype.itemsize}")
+
+
 class SpecialMap:
     """Voxels that are not measurements: fill values, padding, NaN, infinities.
 
@@ -94,26 +110,34 @@ class SpecialMap:
     def __init__(self, patterns: NDArray[np.generic], index: NDArray[np.uint8]) -> None:
         self.patterns, self.index = patterns, index
 
+    @staticmethod
+    def fits(values: NDArray[np.generic], special_values: tuple[float, ...]) -> bool:
+        """Whether the special voxels of ``values`` have at most 15 bit patterns."""
+        special = values[_special_mask(values, special_values)]
+        return len(np.unique(_bits(special))) <= c.MAX_SPECIAL_VALUES
+
     @classmethod
     def find(
         cls, values: NDArray[np.generic], special_values: tuple[float, ...]
     ) -> SpecialMap | None:
         """Locate special voxels; None when there are none.
 
-        Further NaN patterns than the table holds become the first NaN pattern.
+        Raises
+        ------
+        ParameterError
+            More patterns than the table holds; see :meth:`fits`.
         """
-        mask = np.zeros(values.shape, bool)
-        if values.dtype.kind == "f":
-            mask |= ~np.isfinite(values)
-        for special in special_values:
-            if np.isfinite(special):
-                mask |= values == np.asarray(special).astype(values.dtype)
+        mask = _special_mask(values, special_values)
         if not mask.any():
             return None
-        bits = f"<u{values.dtype.itemsize}"
-        patterns, inverse = np.unique(values[mask].view(bits), return_inverse=True)
-        patterns = patterns[: c.MAX_SPECIAL_VALUES]
-        inverse = np.minimum(inverse, len(patterns) - 1)
+        patterns, inverse = np.unique(_bits(values[mask]), return_inverse=True)
+        if len(patterns) > c.MAX_SPECIAL_VALUES:
+            raise ParameterError(
+                f"special values: a brick holds {c.MAX_SPECIAL_VALUES} patterns, "
+                f"found {len(patterns)}",
+                kind="too-many-special",
+                hint="code the brick with the lossless method",
+            )
         index = np.zeros(values.shape, np.uint8)
         index[mask] = inverse.astype(np.uint8) + 1
         return cls(patterns.view(values.dtype), index)

@@ -35,6 +35,9 @@ TABLE_BITS = 8  # fraction bits of the table index
 TABLE_HALF = 16 << TABLE_BITS  # the table covers -16 <= value < 16
 RESIDUAL_LIMIT = 32767
 MAX_STEPS = 512
+MAX_TILE = 1024
+MAX_NOISE_LEVELS = 4096
+OUT_BITS = range(11, 25)  # samples have 11; products with the schedule then stay below 2^63
 MAX_CHANNELS = 2048
 MAX_GROUP_ELEMENTS = 1 << 16
 OPS = ("unfold", "fold", "norm_act", "conv", "concat")
@@ -144,6 +147,19 @@ class Program:
     def __post_init__(self) -> None:
         if not 1 <= len(self.steps) <= MAX_STEPS:
             raise LimitExceededError(f"network has {len(self.steps)} steps", kind="limit")
+        whole_blocks = 8 <= self.tile <= MAX_TILE and self.tile % 8 == 0
+        if self.slices not in (1, 2, 4, 8) or not whole_blocks:
+            raise FormatError(
+                f"network tile: expected 1, 2, 4 or 8 slices of 8, 16, ... {MAX_TILE} voxels, "
+                f"found {self.slices} of {self.tile}",
+                kind="bad-program",
+            )
+        if not 1 <= self.levels <= MAX_NOISE_LEVELS or self.out_bits not in OUT_BITS:
+            raise FormatError(
+                f"network: expected 1..{MAX_NOISE_LEVELS} noise levels and {OUT_BITS[0]}.."
+                f"{OUT_BITS[-1]} output bits, found {self.levels} and {self.out_bits}",
+                kind="bad-program",
+            )
         _Prover(self).run()
 
     def to_dict(self) -> dict[str, Any]:

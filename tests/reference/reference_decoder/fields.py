@@ -136,7 +136,7 @@ def _read_psc(data: Fields, h: Header) -> None:
     if h.dtype.kind == "f":
         require(bound <= 2.0**125, "mapping")
     else:
-        require(h.low.is_integer() and h.high.is_integer() and bound < 1 << 40, "mapping")
+        require(h.low.is_integer() and h.high.is_integer() and bound < 1 << 38, "mapping")
     _read_parameters(data, h)
     tiles = math.prod(h.counts)
     h.words = [tuple(data.varint(1 << 24) for _ in range(tiles)) for _ in h.level_ends]
