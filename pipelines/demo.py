@@ -35,7 +35,7 @@ OUTPUT = Path("demo-output")
 SHARED = Path("../shared/data/mr/ljubljana-ms/patient20_study2_T1W.nii.gz")
 SLICES = 8
 SHARED_PIXELS = 192
-OPTIONS = ArchiveOptions(mode="lossy", step=0.35, effort=3)
+OPTIONS = ArchiveOptions(mode="lossy", step=0.5, effort=5)
 REGION = 32
 
 

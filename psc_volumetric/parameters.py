@@ -14,7 +14,7 @@ __all__ = ["CodecParameters"]
 
 FIRST_TIME, LAST_TIME = 0.8, 0.02  # of the single reverse pass, 1 = pure noise
 FIRST_THRESHOLD, LAST_THRESHOLD = 8.0, 0.3  # quantiser steps
-FINAL_STEPS = 2  # at the end of the pass keep the last threshold
+FINAL_SHARE = 0.25  # of the steps, at the end of the pass, keep the last threshold
 LEVEL_SHARES = (0.375, 0.625, 1.0)  # of the steps, where levels 1, 2, 3 end
 COARSE_RATIO = 1.0  # coarse step / step
 PAPER_STEPS, PAPER_PARTICLES, PAPER_ROWS = 25, 16, 12  # PSC appendix A
@@ -117,10 +117,11 @@ def _noise_levels(steps: int, first: float, last: float, levels: int) -> tuple[i
 
 
 def _threshold(i: int, steps: int) -> int:
-    span = max(1, steps - 1 - FINAL_STEPS)
+    """Falls geometrically, then stays; 256ths of a quantiser step."""
+    span = steps - 1 - max(1, round(steps * FINAL_SHARE))
+    share = min(1.0, i / span) if span > 0 else float(i > 0)
     ratio = LAST_THRESHOLD / FIRST_THRESHOLD
-    factor = FIRST_THRESHOLD * ratio ** min(1.0, i / span) if steps > FINAL_STEPS else 0.0
-    return round(256 * max(LAST_THRESHOLD, factor))
+    return round(256 * FIRST_THRESHOLD * ratio**share)
 
 
 def _level_ends(steps: int, shares: tuple[float, ...]) -> tuple[int, ...]:
