@@ -82,7 +82,7 @@ class CodecParameters:
         """Plain JSON-able dictionary."""
         return asdict(self)
 
-    def stream(self, levels: int, seed: int) -> StreamParameters:
+    def stream(self, levels: int, seed: int, *, coarser: float = 1.0) -> StreamParameters:
         """Parameters as a stream carries them.
 
         Parameters
@@ -91,8 +91,10 @@ class CodecParameters:
             Noise levels of the prior; level ``i`` is time ``(i + 1) / levels``.
         seed : int
             Key of the noise.
+        coarser : float
+            Factor on the quantiser step.
         """
-        step = max(1, round(self.step * (1 << SAMPLE_FRACTION_BITS)))
+        step = max(1, round(self.step * coarser * (1 << SAMPLE_FRACTION_BITS)))
         if self.setting == "paper":
             noise = _noise_levels(PAPER_STEPS, 1.0, 1.0 / PAPER_STEPS, levels)
             ends = _level_ends(self.rounds, (0.25, 0.5, 1.0))

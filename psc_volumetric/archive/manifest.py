@@ -84,7 +84,7 @@ class Manifest:
         try:
             document = json.loads(data)
             number = document["format"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _damaged(where, error) from error
         check_format(number, where)
         try:
@@ -93,7 +93,7 @@ class Manifest:
                 for key, item in document["keys"].items()
             }
             stored = document["digest"]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise _damaged(where, error) from error
         manifest = cls(entries)
         if manifest.digest != stored:

@@ -151,6 +151,11 @@ class SymbolReader(SymbolPort):
     """Takes symbols off a prefix of a tile's words."""
 
     def __init__(self, data: bytes) -> None:
+        if len(data) % 4:
+            raise FormatError(
+                f"range coder: expected whole 32-bit words, found {len(data)} bytes",
+                kind="bad-payload",
+            )
         words = np.frombuffer(data, "<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 

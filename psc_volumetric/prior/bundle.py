@@ -99,7 +99,7 @@ class Prior:
 
 
 def _part(description: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = description.get(key)
+    value = description.get(key) if isinstance(description, dict) else None
     if not isinstance(value, kind):
         raise FormatError(
             f"prior metadata: expected {key!r} to be a {kind.__name__}, "
@@ -137,7 +137,7 @@ def prior_from_files(files: Mapping[str, bytes], expected_digest: str | None = N
     try:
         metadata = json.loads(files[METADATA])
         tensors = load(files[WEIGHTS])
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, KeyError, RecursionError, SafetensorError) as error:
         raise FormatError(f"prior: files do not parse ({error})", kind="bad-prior") from error
     description = _part(metadata, "psc_prior", dict)
     digest = canonical_digest(_part(description, "identity", dict), tensors)
@@ -168,11 +168,13 @@ def _assemble(
                 f"prior: expected integer table {name} of shape {shape}", kind="bad-prior"
             )
         wide = array.astype(np.int64)
-        if np.abs(wide).max() > limit:
+        if max(int(wide.max()), -int(wide.min())) > limit:
             raise FormatError(f"prior: table {name} exceeds {limit}", kind="bad-prior")
         return wide
 
     clip = _part(identity, "clip", list)
+    if not all(isinstance(bound, int) for bound in clip):
+        raise FormatError(f"prior: clip range {clip!r:.200}", kind="bad-prior")
     if len(clip) != 2 or not -(1 << 13) < clip[0] < clip[1] < 1 << 13:
         raise FormatError(f"prior: clip range {clip!r}", kind="bad-prior")
     classes = (levels, FREQUENCY_CLASSES)

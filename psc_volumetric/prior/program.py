@@ -40,6 +40,9 @@ MAX_NOISE_LEVELS = 4096
 OUT_BITS = range(11, 25)  # samples have 11; products with the schedule then stay below 2^63
 MAX_CHANNELS = 2048
 MAX_GROUP_ELEMENTS = 1 << 16
+MAX_REGISTER_VALUES = 1 << 24  # in all registers together, per particle
+MAX_PRODUCTS = 1 << 33  # of all convolutions together, per particle
+MAX_FACTOR = 16
 OPS = ("unfold", "fold", "norm_act", "conv", "concat")
 
 
@@ -91,8 +94,16 @@ class Step:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Step:
         """Rebuild from JSON, refusing unknown kinds and keys."""
-        if data.get("op") not in OPS or not set(data) <= set(cls.__dataclass_fields__):
-            raise FormatError(f"network step {dict(data)!r} is not known", kind="bad-program")
+        known = isinstance(data, Mapping) and set(data) <= set(cls.__dataclass_fields__)
+        if not known or data.get("op") not in OPS or not {"out", "inputs"} <= set(data):
+            raise FormatError(f"network step {data!r:.200} is not known", kind="bad-program")
+        wrong = [key for key, value in data.items() if not _has_type(key, value)]
+        if wrong or len(data["inputs"]) != (2 if data["op"] == "concat" else 1):
+            raise FormatError(
+                f"network step {data!r:.200}: wrong type or number of values: "
+                f"{', '.join(wrong) or 'inputs'}",
+                kind="bad-program",
+            )
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }
@@ -106,6 +117,31 @@ class Step:
             if key not in data and value != getattr(default, key):
                 data[key] = list(value) if isinstance(value, tuple) else value
         return data
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62
+
+
+def _has_type(key: str, value: object) -> bool:
+    """Whether a JSON value is what a step may have under ``key``."""
+    if key in ("op", "out", "name", "table"):
+        return isinstance(value, str)
+    if key == "upsample":
+        return isinstance(value, bool)
+    if key == "add":
+        return value is None or isinstance(value, str)
+    if key == "inputs":
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if key == "quant":
+        whole = isinstance(value, list) and len(value) == 3 and all(map(_is_integer, value))
+        return value is None or whole
+    return _is_integer(value)
+
+
+def _largest(array: NDArray[np.generic]) -> int:
+    """Largest magnitude; exact for the smallest int64 too."""
+    return max(int(array.max()), -int(array.min()))
 
 
 def limit_of(weight: NDArray[np.generic], lo: int, hi: int) -> NDArray[np.int64]:
@@ -176,14 +212,11 @@ class Program:
     def from_dict(cls, data: Mapping[str, Any], tensors: Tensors) -> Program:
         """Rebuild and prove; :class:`FormatError` when the description is not a program."""
         try:
-            return cls(
-                tuple(Step.from_dict(s) for s in data["steps"]),
-                int(data["slices"]),
-                int(data["tile"]),
-                int(data["levels"]),
-                int(data["out_bits"]),
-                tensors,
-            )
+            sizes = [data[key] for key in ("slices", "tile", "levels", "out_bits")]
+            if not isinstance(data["steps"], list) or not all(map(_is_integer, sizes)):
+                raise TypeError("steps must be a list and the others integers")
+            steps = tuple(Step.from_dict(s) for s in data["steps"])
+            return cls(steps, *sizes, tensors)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise
@@ -211,11 +244,14 @@ class _Prover:
         self.program = program
         self.shapes: dict[str, tuple[int, int]] = {"x": (program.slices, program.tile)}
         self.ranges: dict[str, tuple[int, int]] = {"x": (-RESIDUAL_LIMIT, RESIDUAL_LIMIT)}
+        self.values = self.products = 0
 
     def run(self) -> None:
         for number, step in enumerate(self.program.steps):
+            self._require(step.out not in self.shapes, step, f"{step.out!r} is written twice")
             try:
                 getattr(self, "_" + step.op)(step)
+                self._count(step)
             except KeyError as error:
                 raise FormatError(
                     f"network step {number} ({step.op}): register or tensor {error} is missing",
@@ -223,6 +259,19 @@ class _Prover:
                 ) from error
         if self.shapes[self.program.steps[-1].out] != (self.program.slices, self.program.tile):
             raise FormatError("network output does not have the tile's shape", kind="bad-program")
+
+    def _count(self, step: Step) -> None:
+        """Bound memory and time before anything runs."""
+        channels, size = self.shapes[step.out]
+        self.values += channels * size * size
+        if step.op == "conv":
+            self.products += self.program.tensors[f"{step.name}.weight"].size * size * size
+        if self.values > MAX_REGISTER_VALUES or self.products > MAX_PRODUCTS:
+            raise LimitExceededError(
+                f"network step {step.op} {step.name!r}: {self.values} values in registers and "
+                f"{self.products} products exceed {MAX_REGISTER_VALUES} and {MAX_PRODUCTS}",
+                kind="limit",
+            )
 
     def _tensor(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
         array = self.program.tensors[name]
@@ -236,12 +285,14 @@ class _Prover:
 
     def _unfold(self, step: Step) -> None:
         channels, size = self.shapes[step.inputs[0]]
+        self._require(1 <= step.factor <= MAX_FACTOR, step, "factor")
         self._require(size % step.factor == 0, step, "extent is not a multiple of the factor")
         self.shapes[step.out] = (channels * step.factor**2, size // step.factor)
         self.ranges[step.out] = self.ranges[step.inputs[0]]
 
     def _fold(self, step: Step) -> None:
         channels, size = self.shapes[step.inputs[0]]
+        self._require(1 <= step.factor <= MAX_FACTOR, step, "factor")
         self._require(channels % step.factor**2 == 0, step, "channels do not fold")
         self.shapes[step.out] = (channels // step.factor**2, size * step.factor)
         self.ranges[step.out] = self.ranges[step.inputs[0]]
@@ -261,8 +312,8 @@ class _Prover:
         gamma = self._tensor(f"{step.name}.gamma", "int32", (channels,)).astype(np.int64)
         beta = self._tensor(f"{step.name}.beta", "int64", (channels,))
         table = self._tensor(step.table, "int16", (2 * TABLE_HALF,))
-        self._require(np.abs(gamma).max() < 1 << 21, step, "gamma is out of range")
-        self._require(np.abs(beta).max() < 1 << 42, step, "beta is out of range")
+        self._require(_largest(gamma) < 1 << 21, step, "gamma is out of range")
+        self._require(_largest(beta) < 1 << 42, step, "beta is out of range")
         self._require(1 <= step.epsilon < 1 << 58, step, "epsilon is out of range")
         self.shapes[step.out] = (channels, size)
         self._require(1 <= step.limit <= RESIDUAL_LIMIT, step, "limit")
@@ -273,6 +324,7 @@ class _Prover:
         weight = self.program.tensors[f"{step.name}.weight"]
         self._require(weight.ndim == 4 and weight.shape[1] == channels, step, "weight shape")
         out, _, kernel, other = weight.shape
+        self._require(out >= 1, step, "no output channels")
         self._require(kernel == other and kernel in (1, 3), step, f"kernel {kernel}x{other}")
         self._require(out <= MAX_CHANNELS and step.stride in (1, 2), step, "channels or stride")
         self._require(step.pad == kernel // 2, step, "padding must be kernel // 2")

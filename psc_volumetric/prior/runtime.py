@@ -123,10 +123,11 @@ class TorchRuntime:
         self._tensors: dict[str, torch.Tensor] = {}
         tables = {step.table for step in program.steps}
         for name, array in program.tensors.items():
-            if name not in tables and name.rsplit(".", 1)[0] not in {s.name for s in program.steps}:
+            prefix, _, part = name.rpartition(".")
+            if name not in tables and prefix not in {s.name for s in program.steps}:
                 continue
             tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-            kind = "table" if name in tables else name.rsplit(".", 1)[1]
+            kind = "table" if name in tables else part
             if kind in ("weight", "bias", "table"):
                 tensor = tensor.to(carrier)
             elif kind == "shift":
