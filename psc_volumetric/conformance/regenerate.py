@@ -45,9 +45,9 @@ class ShortPaper(CodecParameters):
     steps: int = 5
     particles: int = 8
 
-    def stream(self, levels: int, seed: int) -> StreamParameters:
+    def stream(self, levels: int, seed: int, *, coarser: float = 1.0) -> StreamParameters:
         """As the parent, shortened."""
-        full = super().stream(levels, seed)
+        full = super().stream(levels, seed, coarser=coarser)
         chosen = full.noise_levels[:: len(full.noise_levels) // self.steps][: self.steps]
         return replace(full, noise_levels=chosen, particles=self.particles, rows_per_round=4)
 

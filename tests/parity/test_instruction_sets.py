@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import json, sys, torch
+import json, os, sys, torch
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 from psc_volumetric.conformance.cases import known_networks, load_case
 from psc_volumetric.conformance.runner import check_case, make_denoiser
 from psc_volumetric.conformance.trust import network_digest, primitive_digests

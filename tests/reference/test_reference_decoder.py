@@ -23,8 +23,8 @@ VECTORS = Path(__file__).parents[2] / "psc_volumetric" / "conformance" / "vector
 class ShortPaper(CodecParameters):
     """The paper's setting with fewer steps, particles and rows."""
 
-    def stream(self, levels: int, seed: int) -> StreamParameters:
-        full = super().stream(levels, seed)
+    def stream(self, levels: int, seed: int, *, coarser: float = 1.0) -> StreamParameters:
+        full = super().stream(levels, seed, coarser=coarser)
         short = full.noise_levels[::6]
         return replace(full, noise_levels=short, particles=6, rows_per_round=4)
 
