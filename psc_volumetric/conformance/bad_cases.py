@@ -166,6 +166,8 @@ def _symbols(parts: Parts) -> Iterator[Bad]:
         parts.with_section("base", ones).join(),
         "bad-symbol",
     )
+    odd = parts.with_section("base", dict(parts.sections)["base"][:-1])
+    yield "bad-base-odd", "a base of no whole number of words", odd.join(), "bad-payload"
     name, data = next((n, d) for n, d in parts.sections if n == "level1")
     flipped = flip_bit(data, 13)
     yield (

@@ -1,0 +1,216 @@
+"""Hostile bytes are refused with a kind, in bounded time and memory, or decoded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from fuzz.mutations import MUTATORS, SEEDS, header_cuts, header_flips
+from fuzz.run import fuzz, try_input
+from fuzz.targets import TARGETS, brick_decode, join_prior, prior_files
+from psc_volumetric.archive.manifest import Manifest
+from psc_volumetric.conformance import load_case, load_cases
+from psc_volumetric.conformance.damage import split
+from psc_volumetric.conformance.trust import one_thread
+from psc_volumetric.errors import FormatError, LimitExceededError, NumericalError
+from psc_volumetric.prior import load_prior, prior_from_files
+from psc_volumetric.prior.bundle import METADATA, WEIGHTS
+
+CASES = load_cases()
+INPUTS = {"brick_header": 4000, "brick_decode": 500, "prior_files": 500, "manifest": 3000}
+Document = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_machine() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_seeds_are_good(target: str) -> None:
+    for data in SEEDS[target]():
+        TARGETS[target](data)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_short_round(target: str) -> None:
+    stop = time.perf_counter() + 20
+    finds = [find for _, find in fuzz(target, iter(range(INPUTS[target])), stop) if find]
+    assert not finds, f"{finds[0].target} seed {finds[0].seed}\n{finds[0].problem}"
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.kind is None], ids=lambda case: case.name)
+def test_every_cut_and_every_flipped_bit_of_the_header(case) -> None:
+    refused = 0
+    for data in header_cuts(case.stream):
+        find = try_input("brick_header", data)
+        assert find is None, find.problem
+    for data in header_flips(case.stream):
+        find = try_input("brick_header", data)
+        assert find is None, find.problem
+        refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_vectors_need_little_memory(case) -> None:
+    brick_decode_quietly(case.stream)  # first use loads tables and the prior
+    tracemalloc.start()
+    try:
+        brick_decode_quietly(case.stream)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < (4 << 20 if case.kind else 32 << 20), f"{peak >> 20} MiB"
+
+
+def brick_decode_quietly(data: bytes) -> None:
+    find = try_input("brick_decode", data)
+    assert find is None, find.problem
+
+
+def test_flipped_payload_under_correct_checks_never_decodes_as_if_nothing_was() -> None:
+    """A changed word changes symbols, and these the state that is compared at each level."""
+    good = load_case("fast-effort1-int16")
+    parts = split(good.stream)
+    refused = 0
+    for name, data in parts.sections:
+        if name.startswith("level"):
+            for at in range(0, len(data) - 8, max(1, len(data) // 10)):
+                changed = bytearray(data)
+                changed[at] ^= 0x10
+                try:
+                    brick_decode(parts.with_section(name, bytes(changed)).join())
+                except FormatError as error:
+                    assert error.kind in ("diverged", "bad-symbol")
+                    refused += 1
+    assert refused >= 18
+
+
+# --- crafted priors -----------------------------------------------------------------------------
+
+
+def crafted(change: Callable[[Document, dict[str, np.ndarray]], None]) -> dict[str, bytes]:
+    files = load_prior("test-tiny").files()
+    document, tensors = json.loads(files[METADATA]), dict(load(files[WEIGHTS]))
+    change(document["psc_prior"]["identity"], tensors)
+    return {METADATA: json.dumps(document).encode(), WEIGHTS: save(tensors)}
+
+
+def steps(identity: Document, op: str) -> list[Document]:
+    return [step for step in identity["network"]["steps"] if step["op"] == op]
+
+
+def set_step(step_op: str, /, **values: Any) -> Callable[[Document, dict[str, np.ndarray]], None]:
+    return lambda identity, tensors: steps(identity, step_op)[0].update(values)
+
+
+def set_network(**values: Any) -> Callable[[Document, dict[str, np.ndarray]], None]:
+    return lambda identity, tensors: identity["network"].update(values)
+
+
+def fill(name: str, value: int) -> Callable[[Document, dict[str, np.ndarray]], None]:
+    return lambda identity, tensors: tensors.update(
+        {k: np.full_like(v, value) for k, v in tensors.items() if k.endswith(name)}
+    )
+
+
+CRAFTED = {
+    "factor zero": (set_step("unfold", factor=0), "bad-program"),
+    "factor huge": (set_step("unfold", factor=64), "bad-program"),
+    "no inputs": (set_step("conv", inputs=[]), "bad-program"),
+    "input not a name": (set_step("conv", inputs=[["x"]]), "bad-program"),
+    "unknown register": (set_step("conv", inputs=["nowhere"]), "bad-program"),
+    "register written twice": (set_step("conv", out="x"), "bad-program"),
+    "stride as text": (set_step("conv", stride="1"), "bad-program"),
+    "stride as float": (set_step("conv", stride=1.0), "bad-program"),
+    "short quant": (set_step("conv", quant=[1, 2]), "bad-program"),
+    "quant of fractions": (set_step("conv", quant=[0.5, -9, 9]), "bad-program"),
+    "unknown key": (set_step("conv", script="x"), "bad-program"),
+    "unknown step": (set_step("conv", op="exec"), "bad-program"),
+    "groups zero": (set_step("norm_act", groups=0), "bad-program"),
+    "epsilon a fraction": (set_step("norm_act", epsilon=1.5), "bad-program"),
+    "steps an object": (set_network(steps={}), "bad-program"),
+    "no steps": (set_network(steps=[]), "limit"),
+    "a billion voxels": (set_network(tile=1 << 30), "bad-program"),
+    "infinite slices": (set_network(slices=float("inf")), "bad-program"),
+    "most negative beta": (fill(".beta", -(1 << 63)), "bad-program"),
+    "most negative floor": (fill("scale.floor", -(1 << 63)), "bad-prior"),
+    "clip of text": (lambda identity, tensors: identity.update(clip=["a", "b"]), "bad-prior"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_crafted_prior_is_refused(name: str) -> None:
+    change, kind = CRAFTED[name]
+    with pytest.raises(FormatError) as caught:
+        prior_from_files(crafted(change))
+    assert caught.value.kind == kind
+
+
+def test_prior_whose_sums_may_overflow_is_refused() -> None:
+    with pytest.raises(NumericalError) as caught:
+        prior_from_files(crafted(fill(".weight", 127)))
+    assert caught.value.kind == "overflow"
+
+
+def test_prior_that_would_fill_memory_is_refused_without_using_any() -> None:
+    """Unfold, then fold back, a hundred thousand voxels at a time."""
+
+    def change(identity: Document, tensors: dict[str, np.ndarray]) -> None:
+        names = itertools.count()
+        chain, last = [], "x"
+        for op in ("unfold", "fold") * 200:
+            out = f"big{next(names)}"
+            chain.append({"op": op, "out": out, "inputs": [last], "factor": 4})
+            last = out
+        identity["network"].update(steps=chain, tile=512)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitExceededError) as caught:
+            prior_from_files(crafted(change))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.kind == "limit" and peak < 16 << 20
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"[]", b"1", b"[" * 100_000, b"\xff\xfe", b"", b'{"psc_prior":[]}']
+)
+def test_metadata_that_is_no_object_is_refused(metadata: bytes) -> None:
+    weights = load_prior("test-tiny").files()[WEIGHTS]
+    with pytest.raises(FormatError) as caught:
+        prior_files(join_prior(metadata, weights))
+    assert caught.value.kind == "bad-prior"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 100_000,
+        b'{"format": 0, "digest": "", "keys": {"a": {"size": 1e999, "sha256": ""}}}',
+        b'{"format": 0, "digest": "", "keys": []}',
+        b'{"format": 0}',
+        b"null",
+        b"",
+    ],
+)
+def test_damaged_manifest_is_refused(data: bytes) -> None:
+    with pytest.raises(FormatError) as caught:
+        Manifest.from_bytes(data, where="here")
+    assert caught.value.kind == "manifest-damaged"
+
+
+def test_every_target_has_seeds_and_mutators() -> None:
+    assert TARGETS.keys() == SEEDS.keys() == MUTATORS.keys() == INPUTS.keys()
