@@ -17,6 +17,7 @@ FIRST_THRESHOLD, LAST_THRESHOLD = 8.0, 0.3  # quantiser steps
 FINAL_SHARE = 0.25  # of the steps, at the end of the pass, keep the last threshold
 LEVEL_SHARES = (0.375, 0.625, 1.0)  # of the steps, where levels 1, 2, 3 end
 COARSE_RATIO = 1.0  # coarse step / step
+STEP_LIMIT = (1 << 17) - 1  # of the format
 PAPER_STEPS, PAPER_PARTICLES, PAPER_ROWS = 25, 16, 12  # PSC appendix A
 
 # effort -> (denoising steps, particles); evaluations per tile = steps x particles.
@@ -94,7 +95,8 @@ class CodecParameters:
         coarser : float
             Factor on the quantiser step.
         """
-        step = max(1, round(self.step * coarser * (1 << SAMPLE_FRACTION_BITS)))
+        scaled = round(self.step * coarser * (1 << SAMPLE_FRACTION_BITS))
+        step = min(max(1, scaled), STEP_LIMIT)
         if self.setting == "paper":
             noise = _noise_levels(PAPER_STEPS, 1.0, 1.0 / PAPER_STEPS, levels)
             ends = _level_ends(self.rounds, (0.25, 0.5, 1.0))
@@ -123,7 +125,7 @@ def _threshold(i: int, steps: int) -> int:
     span = steps - 1 - max(1, round(steps * FINAL_SHARE))
     share = min(1.0, i / span) if span > 0 else float(i > 0)
     ratio = LAST_THRESHOLD / FIRST_THRESHOLD
-    return round(256 * FIRST_THRESHOLD * ratio**share)
+    return round(256 * FIRST_THRESHOLD * math.pow(ratio, share))
 
 
 def _level_ends(steps: int, shares: tuple[float, ...]) -> tuple[int, ...]:

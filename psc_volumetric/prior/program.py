@@ -92,7 +92,7 @@ class Step:
     table: str = ""
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Step:
+    def from_dict(cls, data: Any) -> Step:
         """Rebuild from JSON, refusing unknown kinds and keys."""
         known = isinstance(data, Mapping) and set(data) <= set(cls.__dataclass_fields__)
         if not known or data.get("op") not in OPS or not {"out", "inputs"} <= set(data):
@@ -216,7 +216,8 @@ class Program:
             if not isinstance(data["steps"], list) or not all(map(_is_integer, sizes)):
                 raise TypeError("steps must be a list and the others integers")
             steps = tuple(Step.from_dict(s) for s in data["steps"])
-            return cls(steps, *sizes, tensors)
+            slices, tile, levels, out_bits = sizes
+            return cls(steps, slices, tile, levels, out_bits, tensors)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise
