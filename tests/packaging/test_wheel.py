@@ -100,7 +100,22 @@ def test_licence_types_specification_and_priors_are_inside(wheel: Path) -> None:
 def test_nothing_unwanted_is_inside(wheel: Path) -> None:
     allowed = {".py", ".typed", ".md", ".json", ".safetensors", ".npy", ".npz", ".txt"}
     packaged = [name for name in members(wheel) if ".dist-info/" not in name]
-    assert not [name for name in packaged if Path(name).suffix not in allowed]
+    others = [name for name in packaged if Path(name).suffix not in allowed]
+    assert not [name for name in others if not name.endswith("/stream.bin")]
+
+
+def test_golden_vectors_travel_with_the_wheel(installed: Path) -> None:
+    program = """
+import json
+from psc_volumetric.conformance import load_cases, self_test
+from psc_volumetric.conformance.cases import VECTORS
+self_test("cpu")
+print(json.dumps({"cases": len(load_cases()), "folder": str(VECTORS)}))
+"""
+    found = run_on_wheel(installed, program)
+    assert str(found["folder"]).startswith(str(installed))
+    streams = ROOT.glob("psc_volumetric/conformance/vectors/v0/*/stream.bin")
+    assert found["cases"] == len(list(streams))
 
 
 def test_the_wheel_owns_its_names(installed: Path) -> None:
