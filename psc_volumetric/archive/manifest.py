@@ -92,13 +92,13 @@ class Manifest:
                 str(key): Entry(int(item["size"]), str(item["sha256"]))
                 for key, item in document["keys"].items()
             }
-            stored = document["digest"]
+            manifest = cls(entries)
+            stored, found = document["digest"], manifest.digest  # keys may hold no UTF-8
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise _damaged(where, error) from error
-        manifest = cls(entries)
-        if manifest.digest != stored:
+        if found != stored:
             raise ChecksumError(
-                f"{where}: expected digest {stored!r}, found {manifest.digest!r}",
+                f"{where}: expected digest {stored!r}, found {found!r}",
                 kind="manifest-damaged",
                 hint="the manifest was changed; get it from another copy of the archive",
             )

@@ -39,7 +39,7 @@ GOLDEN_CASE = "fast-effort1-int16"
 PROBE_SEED = 0x50534342
 SATURATION = 32767
 
-_trusted: set[tuple[str, str]] = set()
+_trusted: set[tuple[str, bool, str]] = set()
 _lock = threading.Lock()
 
 
@@ -131,7 +131,7 @@ def check_network(denoiser: Denoiser) -> None:
         raise _refuse(device, f"network {prior.name!r}: expected {expected}, found {found}")
 
 
-def self_test(device: str = "auto", prior: Prior | None = None) -> None:
+def self_test(device: str = "auto", prior: Prior | None = None, *, plain: bool = False) -> None:
     """Check that a device computes the integers of the format.
 
     Noise, principal rows and one golden stream of the test prior; then, when ``prior`` is given,
@@ -143,6 +143,8 @@ def self_test(device: str = "auto", prior: Prior | None = None) -> None:
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     prior : Prior, optional
         The prior about to be used.
+    plain : bool
+        Test plain torch operations instead of the fastest carrier.
 
     Raises
     ------
@@ -155,9 +157,13 @@ def self_test(device: str = "auto", prior: Prior | None = None) -> None:
         if found != expected:
             raise _refuse(device, f"primitives: expected {expected}, found {found}")
         tiny = resolve_prior(load_case(GOLDEN_CASE).document["prior"])
-        check_denoiser(Denoiser(tiny, device))
+        check_denoiser(_denoiser(tiny, device, plain))
         if prior is not None:
-            check_network(Denoiser(prior, device))
+            check_network(_denoiser(prior, device, plain))
+
+
+def _denoiser(prior: Prior, device: str, plain: bool) -> Denoiser:
+    return Denoiser(prior, device, TorchRuntime(prior.program, device) if plain else None)
 
 
 def ensure_trusted(denoiser: Denoiser) -> None:
@@ -170,10 +176,11 @@ def ensure_trusted(denoiser: Denoiser) -> None:
     """
     device = denoiser.device.type
     with _lock, one_thread():
-        if (device, "") not in _trusted:
-            self_test(device)
-            _trusted.add((device, ""))
-        key = (device, denoiser.prior.digest)
+        plain = not denoiser.fused
+        if (device, plain, "") not in _trusted:
+            self_test(device, plain=plain)
+            _trusted.add((device, plain, ""))
+        key = (device, plain, denoiser.prior.digest)
         if key not in _trusted:
             check_network(denoiser)
             _trusted.add(key)
