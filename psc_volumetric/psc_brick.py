@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def encode_psc(
     # step coarser by the root of their share
     repeated = max(1.0, prior.tile_shape[0] / header.valid[0]) ** 0.5
     stream = parameters.stream(prior.levels, mixed & 0xFFFFFFFF, coarser=repeated)
-    job = _Job(grid, stream, denoiser_for(prior, device), mapping, header.dtype)
+    job = _Job(grid, stream, prior, device, mapping, header.dtype)
     base = SymbolWriter()
     coarse = job.code_means(base, tiles)
     base.mark()
@@ -177,7 +178,7 @@ def decode_psc(
     )
     loaded = _matching_prior(prior, fields, what)
     grid = index.grid
-    job = _Job(grid, fields.parameters, denoiser_for(loaded, device), fields.mapping, index.dtype)
+    job = _Job(grid, fields.parameters, loaded, device, fields.mapping, index.dtype)
     base = SymbolReader(read_section(read, index.section("base"), what=what))
     coarse = job.code_means(base, None)
     wanted = grid.covering(selection)
@@ -214,9 +215,15 @@ class _Job:
 
     grid: TileGrid
     parameters: StreamParameters
-    denoiser: Denoiser
+    prior: Prior
+    device: str
     mapping: IntensityMapping
     dtype: np.dtype[np.generic]
+
+    @functools.cached_property
+    def denoiser(self) -> Denoiser:
+        """The network; loaded and self-tested only when a tile needs it (never for level 0)."""
+        return denoiser_for(self.prior, self.device)
 
     @property
     def restarts(self) -> bool:
@@ -273,6 +280,8 @@ class _Job:
 
     def batches(self, numbers: list[int]) -> Iterator[list[int]]:
         """Tiles that run side by side; never changes a bit."""
+        if not numbers:
+            return
         limit = PARTICLES_PER_BATCH[self.denoiser.device.type]
         size = 1 if self.restarts else max(1, limit // self.parameters.particles)
         for start in range(0, len(numbers), size):
