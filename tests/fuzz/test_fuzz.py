@@ -201,6 +201,7 @@ def test_metadata_that_is_no_object_is_refused(metadata: bytes) -> None:
         b"[" * 100_000,
         b'{"format": 0, "digest": "", "keys": {"a": {"size": 1e999, "sha256": ""}}}',
         b'{"format": 0, "digest": "", "keys": []}',
+        b'{"format": 0, "digest": "", "keys": {"\\udadd": {"size": 1, "sha256": ""}}}',
         b'{"format": 0}',
         b"null",
         b"",

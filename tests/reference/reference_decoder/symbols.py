@@ -17,6 +17,7 @@ class RangeDecoder:
     """Section 7.1."""
 
     def __init__(self, data: bytes) -> None:
+        require(len(data) % 4 == 0, "no whole number of words")
         self.words = np.frombuffer(data, "<u4").tolist()
         self.used = 0
         self.low, self.range = 0, MASK
