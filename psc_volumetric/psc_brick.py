@@ -33,6 +33,7 @@ from psc_volumetric.coding.symbols import SymbolReader, SymbolWriter
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
 from psc_volumetric.parameters import CodecParameters
 from psc_volumetric.prior import Prior, PriorSource
+from psc_volumetric.prior.runtime import one_thread
 from psc_volumetric.sampler.denoiser import Denoiser, denoiser_for
 from psc_volumetric.sampler.loop import (
     COEFFICIENT_LIMIT,
@@ -95,6 +96,7 @@ def _integer_mapping(mapping: IntensityMapping, dtype: np.dtype[np.generic]) -> 
     return rounded
 
 
+@one_thread()
 def encode_psc(
     values: Values,
     *,
@@ -158,6 +160,7 @@ def encode_psc(
     return EncodedBrick(data, "psc", records)
 
 
+@one_thread()
 def decode_psc(
     read: ReadRange,
     index: BrickIndex,

@@ -23,9 +23,10 @@ from psc_volumetric.codec import CodecParameters, encode_brick
 from psc_volumetric.conformance.bad_cases import bad_streams
 from psc_volumetric.conformance.cases import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case
 from psc_volumetric.conformance.runner import decode_case, make_denoiser
-from psc_volumetric.conformance.trust import network_digest, one_thread, primitive_digests
+from psc_volumetric.conformance.trust import network_digest, primitive_digests
 from psc_volumetric.errors import PscError
 from psc_volumetric.prior import installed_priors, load_prior
+from psc_volumetric.prior.runtime import one_thread
 from psc_volumetric.sampler.denoiser import using_denoiser
 from psc_volumetric.sampler.noise import gaussian
 

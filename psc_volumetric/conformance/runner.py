@@ -12,10 +12,10 @@ import torch
 
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.conformance.cases import Case, array_digest, known_networks, load_cases
-from psc_volumetric.conformance.trust import network_digest, one_thread, primitive_digests
+from psc_volumetric.conformance.trust import network_digest, primitive_digests
 from psc_volumetric.errors import PscError
 from psc_volumetric.prior import installed_priors, resolve_prior
-from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.prior.runtime import TorchRuntime, one_thread
 from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 
 __all__ = ["CARRIERS", "ConformanceReport", "Outcome", "decode_case", "devices_present", "run"]

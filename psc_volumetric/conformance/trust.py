@@ -8,8 +8,6 @@ anything is coded for real.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +15,7 @@ import torch
 from psc_volumetric.conformance.cases import array_digest, known_networks, load_case
 from psc_volumetric.errors import FormatError, NumericalError
 from psc_volumetric.prior import Prior, resolve_prior
-from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.prior.runtime import TorchRuntime, one_thread
 from psc_volumetric.sampler.denoiser import Denoiser, choose_device, using_denoiser
 from psc_volumetric.sampler.noise import gaussian
 from psc_volumetric.sensing.pca import principal_rows
@@ -30,7 +28,6 @@ __all__ = [
     "check_network",
     "ensure_trusted",
     "network_digest",
-    "one_thread",
     "primitive_digests",
     "self_test",
 ]
@@ -41,21 +38,6 @@ SATURATION = 32767
 
 _trusted: set[tuple[str, bool, str]] = set()
 _lock = threading.Lock()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Have torch use one thread meanwhile.
-
-    The tensors here are small: on a busy machine a second thread makes them wait, up to fifty
-    times longer than they compute.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _probe(prior: Prior) -> torch.Tensor:

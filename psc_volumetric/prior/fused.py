@@ -28,7 +28,7 @@ from psc_volumetric.prior.program import (
     Program,
     Step,
 )
-from psc_volumetric.prior.runtime import exact_float
+from psc_volumetric.prior.runtime import exact_float, usable_threads
 
 __all__ = ["FusedRuntime", "run_split"]
 
@@ -44,7 +44,7 @@ def _workers() -> ThreadPoolExecutor:
     global _pool
     with _pool_lock:
         if _pool is None:
-            count = max(1, torch.get_num_threads())
+            count = max(1, usable_threads())
             _pool = ThreadPoolExecutor(
                 count, "psc-kernel", initializer=torch.set_num_threads, initargs=(1,)
             )

@@ -7,6 +7,9 @@ runtime in :mod:`psc_volumetric.prior.fused` is faster.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,14 @@ from psc_volumetric.prior.program import (
     Step,
 )
 
-__all__ = ["TorchRuntime", "exact_float", "integer_sqrt", "norm_affine"]
+__all__ = [
+    "TorchRuntime",
+    "exact_float",
+    "integer_sqrt",
+    "norm_affine",
+    "one_thread",
+    "usable_threads",
+]
 
 
 def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
@@ -77,6 +87,40 @@ def norm_affine(
     multiplier = multiplier.clamp(-(1 << 31), 1 << 31)
     mean_part = torch.div(multiplier * s1.unsqueeze(2), n, rounding_mode="floor")
     return multiplier, beta - mean_part + (1 << (NORM_BITS - 1))
+
+
+_inside = 0
+_threads_outside = 1
+_thread_lock = threading.Lock()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute in the calling thread alone meanwhile.
+
+    The tensors between the convolutions are small: on a busy machine a second thread makes them
+    wait up to sixty times longer than they compute. The fused runtime splits batches itself, over
+    :func:`usable_threads`. May be entered from several threads and nested.
+    """
+    global _inside, _threads_outside
+    with _thread_lock:
+        if _inside == 0:
+            _threads_outside = torch.get_num_threads()
+        _inside += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _thread_lock:
+            _inside -= 1
+            if _inside == 0:
+                torch.set_num_threads(_threads_outside)
+
+
+def usable_threads() -> int:
+    """Threads the caller lets torch use, also asked from inside :func:`one_thread`."""
+    with _thread_lock:
+        return _threads_outside if _inside else torch.get_num_threads()
 
 
 class exact_float:

@@ -19,10 +19,10 @@ from fuzz.targets import TARGETS, brick_decode, join_prior, prior_files
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.conformance import load_case, load_cases
 from psc_volumetric.conformance.damage import split
-from psc_volumetric.conformance.trust import one_thread
 from psc_volumetric.errors import FormatError, LimitExceededError, NumericalError
 from psc_volumetric.prior import load_prior, prior_from_files
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
+from psc_volumetric.prior.runtime import one_thread
 
 CASES = load_cases()
 INPUTS = {"brick_header": 4000, "brick_decode": 500, "prior_files": 500, "manifest": 3000}

@@ -14,9 +14,9 @@ from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick
 from psc_volumetric.conformance.cases import array_digest, load_case
 from psc_volumetric.conformance.regenerate import ShortPaper, synthetic_values
 from psc_volumetric.conformance.runner import check_case, make_denoiser
-from psc_volumetric.conformance.trust import network_digest, one_thread
+from psc_volumetric.conformance.trust import network_digest
 from psc_volumetric.prior import fused, load_prior
-from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.prior.runtime import TorchRuntime, one_thread
 from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 
 SHAPE, VALID = (16, 128, 128), (13, 128, 90)

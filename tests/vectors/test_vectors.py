@@ -23,10 +23,10 @@ from psc_volumetric.conformance import (
 from psc_volumetric.conformance.cases import CASE, INDEX, NETWORKS, STREAM, VECTORS, known_networks
 from psc_volumetric.conformance.regenerate import write
 from psc_volumetric.conformance.runner import CARRIERS, check_case, outcomes
-from psc_volumetric.conformance.trust import check_network, one_thread
+from psc_volumetric.conformance.trust import check_network
 from psc_volumetric.errors import FormatError, NumericalError
 from psc_volumetric.prior import installed_priors, load_prior
-from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.prior.runtime import TorchRuntime, one_thread
 from psc_volumetric.sampler.denoiser import Denoiser
 
 CASES = load_cases()
