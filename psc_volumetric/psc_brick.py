@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,6 +30,7 @@ from psc_volumetric.coding.base import code_base
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.coding.symbols import SymbolReader, SymbolWriter
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
+from psc_volumetric.intensity import denormalise, integer_mapping, normalise
 from psc_volumetric.parameters import CodecParameters
 from psc_volumetric.prior import Prior, PriorSource
 from psc_volumetric.prior.runtime import one_thread
@@ -47,53 +47,12 @@ from psc_volumetric.sampler.loop import (
 from psc_volumetric.sensing.transform import BLOCK, BlockTransform
 from psc_volumetric.tiling import Box, TileGrid
 
-__all__ = ["decode_psc", "denormalise", "encode_psc", "normalise"]
+__all__ = ["decode_psc", "encode_psc"]
 
-UNIT = 1 << SAMPLE_FRACTION_BITS
-SAMPLE_LIMIT = 4 * UNIT - 1  # normalised samples saturate just below +-4
 PARTICLES_PER_BATCH = {"cpu": 64, "cuda": 1024}
 
 Values = NDArray[np.generic]
 Samples = NDArray[np.int64]
-
-
-def normalise(values: Values, mapping: IntensityMapping) -> Samples:
-    """Stored values to samples with 11 fraction bits; encoder only."""
-    span = mapping.high - mapping.low
-    scaled = (values.astype(np.float64) - mapping.low) * (2 * UNIT / span) - UNIT
-    return np.clip(np.rint(scaled), -SAMPLE_LIMIT, SAMPLE_LIMIT).astype(np.int64)
-
-
-def denormalise(
-    samples: NDArray[np.integer], mapping: IntensityMapping, dtype: np.dtype[np.generic]
-) -> Values:
-    """Samples with 11 fraction bits to stored values (SPEC section 5.9).
-
-    Integers: ``low + floor(((m + 2048) * (high - low) + 2048) / 4096)``, saturating. Floats: the
-    same expression in IEEE double, three operations in this order, then one conversion.
-    """
-    shifted = samples.astype(np.int64) + UNIT
-    if dtype.kind == "f":
-        # the multiplier is a power-of-two multiple: one rounding for *, one for +
-        exact = shifted.astype(np.float64) * ((mapping.high - mapping.low) / (2 * UNIT))
-        floats: Values = (mapping.low + exact).astype(dtype)
-        return floats
-    span = int(mapping.high) - int(mapping.low)
-    wide = int(mapping.low) + ((shifted * span + UNIT) >> (SAMPLE_FRACTION_BITS + 1))
-    info = np.iinfo(dtype.str)
-    values: Values = np.clip(wide, info.min, info.max).astype(dtype)
-    return values
-
-
-def _integer_mapping(mapping: IntensityMapping, dtype: np.dtype[np.generic]) -> IntensityMapping:
-    """Round the mapping outwards to integers when the stored values are integers."""
-    if dtype.kind == "f":
-        return mapping
-    low, high = math.floor(mapping.low), math.ceil(mapping.high)
-    rounded = IntensityMapping(low, max(high, low + 1))
-    if not rounded.fits(dtype):
-        raise ParameterError(f"intensity mapping {mapping} is out of range", kind="bad-mapping")
-    return rounded
 
 
 @one_thread()
@@ -110,7 +69,7 @@ def encode_psc(
     observer: Observer | None = None,
 ) -> EncodedBrick:
     """Encode a brick with the prior; see :func:`psc_volumetric.codec.encode_brick`."""
-    mapping = _integer_mapping(mapping, header.dtype)
+    mapping = integer_mapping(mapping, header.dtype)
     if any(s % t for s, t in zip(header.shape, prior.tile_shape, strict=True)):
         raise ParameterError(
             f"brick {header.shape} is not made of whole tiles {prior.tile_shape}", kind="bad-shape"

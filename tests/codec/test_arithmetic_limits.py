@@ -14,8 +14,8 @@ from psc_volumetric.coding.plain import SpecialMap, decompress_lossless
 from psc_volumetric.conformance.cases import load_case
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.intensity import denormalise
 from psc_volumetric.prior import load_prior
-from psc_volumetric.psc_brick import denormalise
 
 SAMPLES = np.array([-(1 << 23) - (1 << 22), 0, (1 << 23) + (1 << 22)])
 
