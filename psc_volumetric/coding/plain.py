@@ -91,8 +91,13 @@ def _special_mask(
     if values.dtype.kind == "f":
         mask |= ~np.isfinite(values)
     for special in special_values:
-        if np.isfinite(special):
-            mask |= values == np.asarray(special).astype(values.dtype)
+        if not np.isfinite(special):
+            continue
+        if values.dtype.kind in "iu":
+            info = np.iinfo(values.dtype.str)
+            if special != int(special) or not info.min <= special <= info.max:
+                continue  # no stored value can equal it
+        mask |= values == np.asarray(special).astype(values.dtype)
     return mask
 
 
