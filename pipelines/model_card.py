@@ -35,7 +35,7 @@ def model_card(
   {a.fold} x {a.fold} pixels folded into channels, no attention.
 - Training: {s.minutes:g} minutes on `{s.device}` with {s.threads} thread(s), batch {s.batch},
   v-prediction, cosine schedule, EMA; recipe in `configs/metadata.json`, rerun with
-  `psc-archive prior train --recipe {recipe.name} --data FOLDER --out NEW_FOLDER`.
+  `psc-archive prior train {recipe.name} DATA --out NEW_FOLDER`.
 - Trained on {len(training)} volumes: {", ".join(sorted(training))}.
 - Held out, by patient, {len(validation)} volumes: {", ".join(sorted(validation))}.
 
@@ -45,6 +45,10 @@ after conversion to integers:
 | t (1 = pure noise) | float | integer | cost |
 |---|---|---|---|
 {rows}
+
+## Data
+
+{recipe.data_notes or "Synthetic; no licence applies."}
 
 ## Limits
 

@@ -35,6 +35,8 @@ class Recipe:
         Range of denoised samples, normalised units.
     calibration_tiles : int
         Tiles for the scale tables.
+    data_notes : str
+        Licences of the training data and what is known about the split, for the model card.
     synthetic : int
         Smooth random volumes to add to the training side (``test-tiny``).
     """
@@ -48,6 +50,7 @@ class Recipe:
     levels: int = 64
     clip: tuple[float, float] = (-1.1, 2.2)
     calibration_tiles: int = 8
+    data_notes: str = ""
     synthetic: int = 0
 
     @classmethod

@@ -13,15 +13,13 @@ import zarr
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, priors, verify_archive
 from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError, StorageError
-from psc_volumetric.prior import Prior, installed_priors, load_prior
+from psc_volumetric.prior import Prior, load_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
 
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    if "test-tiny" not in installed_priors():
-        pytest.skip("the test-tiny prior does not ship in this checkout")
     return load_prior("test-tiny")
 
 
