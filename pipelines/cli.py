@@ -272,8 +272,11 @@ def prior_inspect(
 @prior_app.command("train", epilog=_EPILOG)
 def prior_train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a JSON file.")],
-    data: Annotated[list[Path], typer.Argument(help="Files and folders with volumes.")],
     out: Annotated[Path, typer.Option(help="Prior folder to make; must not exist.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files and folders with volumes; `test-tiny` makes its own."),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Skip training: float weights of an earlier run, or a diffusers folder."),
@@ -292,7 +295,7 @@ def prior_train(
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.priors import inspect_lines, inspect_prior, train_prior
 
-        train_prior(recipe, data, out, weights, minutes, train_device, session.note)
+        train_prior(recipe, data or [], out, weights, minutes, train_device, session.note)
         found = inspect_prior(str(out))
         session.result(found, lambda: inspect_lines(found))
 

@@ -175,7 +175,7 @@ def evaluate_volume(
         Without points when the volume holds a single value.
     """
     values = np.asarray(volume.array[tuple(slice(0, n) for n in volume.array.shape)])
-    measured = ~special_mask(values, volume.special_values)
+    measured = ~special_mask(values, variable.spec.special_values)
     peak = data_range(values, measured)
     name = variable.spec.name
     head = (name, values.shape, values.dtype.name, peak)

@@ -1,5 +1,8 @@
 """How stored values map to the prior's range: found from a sample, never from the whole volume.
 
+CT in Hounsfield units has a fixed mapping (decision 0008); everything else takes the range that
+was sampled. Archiving and training call the same function, so a prior sees what it was trained on.
+
 The two numbers are written into the archive and every brick, so a reader does not repeat this;
 the sample is the same in every run, so a resumed run finds the same numbers.
 """
@@ -9,17 +12,35 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.base import LazyArray
+from adapters.base import LazyArray, Volume
 
-__all__ = ["HIGH_PERCENTILE", "SampledRange", "sample_values", "special_mask", "value_range"]
+__all__ = [
+    "HIGH_PERCENTILE",
+    "HU_HIGH",
+    "HU_LOW",
+    "SampledRange",
+    "judge",
+    "sample_values",
+    "special_mask",
+    "value_range",
+    "volume_range",
+]
 
 HIGH_PERCENTILE = 99.8
 BRIGHTEST = 2.2
+FEW_VALUES = 16
+SMALLEST_PLANE = 16
+_CODED_BY_PRIOR = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
+HU_LOW, HU_HIGH = -1024.0, 1535.0  # map to -1 and +1; 3071 HU maps to +2.2
+_HU_LEAST, _HU_MOST = -1500.0, 3500.0  # outside, the fixed mapping would waste or saturate
+_PADDING_BELOW_HU = -1100.0
+_PADDING_SHARE = 1e-3
+_PADDING_GAP_HU = 50.0
 _SLABS = 64
 _SAMPLES = 1 << 22
 
@@ -93,12 +114,18 @@ class SampledRange:
         Largest sampled value.
     distinct : int
         Number of different sampled values.
+    hounsfield : bool
+        Whether low and high are the fixed ones of CT, ``HU_LOW`` and ``HU_HIGH``.
+    special_values : tuple of numbers
+        The declared sentinels that were left out, and padding found in the sample.
     """
 
     low: float
     high: float
     largest: float
     distinct: int
+    hounsfield: bool = False
+    special_values: tuple[float | int, ...] = ()
 
 
 def value_range(
@@ -129,4 +156,98 @@ def value_range(
         high=max(float(values[1 + int(rank)]), low + (largest - low) / BRIGHTEST),
         largest=largest,
         distinct=len(values),
+        special_values=tuple(special_values),
     )
+
+
+def volume_range(volume: Volume) -> SampledRange | None:
+    """Range of a volume from a sample: fixed for CT in Hounsfield units, else `value_range`.
+
+    Parameters
+    ----------
+    volume : Volume
+        Read one plane at a time, see `sample_values`.
+
+    Returns
+    -------
+    SampledRange or None
+        None when fewer than two different measured values were sampled.
+
+    Notes
+    -----
+    CT is what says so (unit ``"HU"``), or a NIfTI volume without a unit whose values can hardly be
+    anything else, see `_looks_like_hounsfield`. Its low and high are whole stored values where
+    the stored type is an integer. Volumes with values below -1500 or above 3500 HU (label maps
+    beside CT, implants in extended CT) take the sampled range instead.
+    """
+    sample = sample_values(volume.array)
+    special = volume.special_values
+    known = volume.unit == "HU" and "slice_slope" not in volume.attrs
+    slope, intercept = volume.slope or 1.0, volume.intercept or 0.0
+    if slope <= 0 or not (known or _looks_like_hounsfield(volume, sample)):
+        return value_range(sample, special)
+    special = (*special, *_padding(sample, special, slope, intercept))
+    sampled = value_range(sample, special)
+    if sampled is None:
+        return None
+    least, most = (v * slope + intercept for v in (sampled.low, sampled.largest))
+    if least < _HU_LEAST or most > _HU_MOST:
+        return sampled
+    low, high = (HU_LOW - intercept) / slope, (HU_HIGH - intercept) / slope
+    if sample.dtype.kind in "iu":
+        low, high = float(round(low)), float(round(high))
+    return replace(sampled, low=low, high=high, hounsfield=True)
+
+
+def _padding(
+    sample: NDArray[np.generic], special: Sequence[float | int], slope: float, intercept: float
+) -> tuple[float | int, ...]:
+    """The value that fills the corners outside a scanner's field of view, if there is one.
+
+    One exact value far below air, at least 0.1 % of the sample, with nothing near it: a
+    measurement would scatter.
+    """
+    values, counts = np.unique(sample[~special_mask(sample, special)], return_counts=True)
+    if len(values) < 2:
+        return ()
+    first, second = (float(v) * slope + intercept for v in values[:2])
+    lonely = second - first >= _PADDING_GAP_HU and counts[0] >= _PADDING_SHARE * len(sample)
+    return (values[0].item(),) if first < _PADDING_BELOW_HU and lonely else ()
+
+
+def _looks_like_hounsfield(volume: Volume, sample: NDArray[np.generic]) -> bool:
+    """Whether a spatial volume without a unit can hardly be anything but CT.
+
+    Signed integers with hundreds of different values, none below -1500 or above 3500, of which
+    at least 0.1 % are air (-1100..-900) and at least 5 % water and soft tissue (-150..250).
+    NIfTI has no modality, and MR is hardly ever negative.
+    """
+    spatial = volume.unit is None and volume.affine is not None and "modality" not in volume.attrs
+    if not spatial or sample.dtype.kind != "i" or not len(sample):
+        return False
+    hu = sample[~special_mask(sample, volume.special_values)].astype(np.float64)
+    hu = hu * (volume.slope or 1.0) + (volume.intercept or 0.0)
+    hu = hu[hu >= _PADDING_BELOW_HU]
+    if not len(hu) or hu.max() > _HU_MOST or hu.min() > -900 or len(np.unique(hu)) < 300:
+        return False
+    air = ((hu >= -1100) & (hu <= -900)).mean()
+    soft = ((hu >= -150) & (hu <= 250)).mean()
+    return bool(air >= 0.001 and soft >= 0.05)
+
+
+def judge(volume: Volume) -> tuple[SampledRange | None, str | None]:
+    """Sampled range, and why the prior cannot code the volume (None when it can)."""
+    dtype = np.dtype(volume.array.dtype)
+    shape = tuple(volume.array.shape)
+    if dtype.str[1:] not in _CODED_BY_PRIOR:
+        return None, f"values of type {dtype.name} are kept exactly"
+    if min(shape[-2:]) < SMALLEST_PLANE:
+        return None, f"planes of {shape[-2]} x {shape[-1]} are too small for the prior"
+    if "flag_values" in volume.attrs or "flag_meanings" in volume.attrs:
+        return None, "the values are flags, not measurements"
+    sampled = volume_range(volume)
+    if sampled is None:
+        return None, "fewer than two different measured values were sampled"
+    if dtype.kind in "iu" and sampled.distinct <= FEW_VALUES:
+        return sampled, f"only {sampled.distinct} different values: taken for a label map"
+    return sampled, None

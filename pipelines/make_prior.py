@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.intensity import sample_values, value_range
 from pipelines.model_card import model_card
 from pipelines.recipe import Recipe
 from pipelines.train_prior import (
@@ -26,7 +25,8 @@ from pipelines.train_prior import (
     TrainingVolume,
     train,
 )
-from psc_volumetric.errors import ParameterError, StorageError
+from pipelines.training_volumes import load_volumes, split_volumes
+from psc_volumetric.errors import StorageError
 
 if TYPE_CHECKING:
     import torch
@@ -35,91 +35,12 @@ if TYPE_CHECKING:
     from psc_volumetric.prior.frontends import Denoising
     from psc_volumetric.prior.program import Program
 
-__all__ = ["import_diffusers", "load_volumes", "make_prior", "synthetic_volumes"]
+__all__ = ["import_diffusers", "make_prior"]
 
 log = logging.getLogger(__name__)
 
-CLIP_ABOVE = 1.6  # of the intensity range; brighter voxels saturate in training
 CALIBRATION_LEVEL_STRIDE = 4
 HELD_OUT_TILES = 48
-CUBIC = 1.5  # voxel sides within this ratio count as isotropic
-
-
-def load_volumes(paths: Sequence[Path]) -> list[tuple[str, TrainingVolume]]:
-    """Read every volume below ``paths`` through the adapters and normalise it.
-
-    Returns
-    -------
-    list of (path, TrainingVolume)
-        ``path`` is the first source file, for the split; of 4-D volumes the first frame is taken.
-    """
-    import adapters
-
-    volumes = []
-    for path in paths:
-        for candidate in adapters.discover(path).candidates:
-            item = adapters.open_source(candidate)
-            for volume in item.volumes:
-                where = candidate.paths[0].as_posix()
-                found = _normalised(volume.array, volume.special_values, volume.spacing_mm)
-                if found is not None:
-                    values, cubic = found
-                    volumes.append((where, TrainingVolume(item.name, values, cubic)))
-    return volumes
-
-
-def _normalised(
-    array: Any, special: tuple[float, ...], spacing: tuple[float, ...] | None
-) -> tuple[NDArray[np.float32], bool] | None:
-    if len(array.shape) < 3:
-        return None
-    sampled = value_range(sample_values(array), special)
-    if sampled is None:
-        return None
-    frame = tuple(slice(0, 1) for _ in array.shape[:-3])
-    values = array[(*frame, *(slice(0, n) for n in array.shape[-3:]))].astype(np.float32)
-    values = values.reshape(array.shape[-3:])
-    unit = np.clip((values - sampled.low) / (sampled.high - sampled.low), 0, CLIP_ABOVE)
-    cubic = spacing is not None and max(spacing) <= CUBIC * min(spacing)
-    return (unit * 2 - 1).astype(np.float32), cubic
-
-
-def synthetic_volumes(count: int, shape: tuple[int, int, int], seed: int) -> list[TrainingVolume]:
-    """Smooth random blobs on a dark background; enough structure for a test prior."""
-    rng = np.random.default_rng(seed)
-    volumes = []
-    z, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
-    for number in range(count):
-        values = np.zeros(shape, np.float32)
-        for _ in range(24):
-            centre = [rng.uniform(0, n) for n in shape]
-            radius = rng.uniform(4, 24)
-            distance = (z - centre[0]) ** 2 * 4 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2
-            values += rng.uniform(0.2, 0.8) / (1 + np.exp((np.sqrt(distance) - radius) * 2))
-        values += rng.normal(0, 0.01, shape)
-        unit = np.clip(values / 1.5, 0, CLIP_ABOVE)
-        volumes.append(TrainingVolume(f"synthetic-{number}", (unit * 2 - 1).astype("f4"), False))
-    return volumes
-
-
-def _split(
-    recipe: Recipe, volumes: Sequence[tuple[str, TrainingVolume]]
-) -> tuple[list[TrainingVolume], list[TrainingVolume]]:
-    held = [any(p in where for p in recipe.held_out) for where, _ in volumes]
-    training = [v for (_, v), h in zip(volumes, held, strict=True) if not h]
-    validation = [v for (_, v), h in zip(volumes, held, strict=True) if h]
-    if recipe.synthetic:
-        a = recipe.architecture
-        made = synthetic_volumes(recipe.synthetic, (2 * a.slices, 2 * a.tile, 2 * a.tile), 1)
-        training, validation = training + made[1:], validation + made[:1]
-    for side, name in ((training, "training"), (validation, "held-out")):
-        if not side:
-            raise ParameterError(
-                f"recipe {recipe.name!r}: the {name} side has no volumes",
-                kind="empty-split",
-                hint="check the data folders and the held_out patterns",
-            )
-    return training, validation
 
 
 def make_prior(
@@ -158,7 +79,7 @@ def make_prior(
         raise StorageError(
             f"{out} exists already", kind="target-exists", hint="choose a new folder"
         )
-    training, validation = _split(recipe, load_volumes(data))
+    training, validation = split_volumes(recipe, load_volumes(data, recipe))
     report(f"{len(training)} training and {len(validation)} held-out volumes")
     float_file = out.with_name(out.name + ".float.safetensors")
     if weights is not None:
@@ -208,12 +129,12 @@ def import_diffusers(
             f"{out} exists already", kind="target-exists", hint="choose a new folder"
         )
     source = load_diffusers(folder, recipe.levels)
-    training, validation = _split(recipe, load_volumes(data))
+    training, validation = split_volumes(recipe, load_volumes(data, recipe))
     return _finish(out, recipe, source, training, validation, report)
 
 
 def _names(volumes: Sequence[TrainingVolume]) -> list[str]:
-    return sorted(v.name for v in volumes)
+    return sorted({v.name for v in volumes})
 
 
 def _finish(
@@ -284,11 +205,10 @@ def _losses(
     from psc_volumetric.prior.runtime import TorchRuntime
 
     runtime, floats = TorchRuntime(program), source.program.single()
-    unaugmented = TrainingSettings(
-        seed=1, gamma_range=(1.0, 1.0), gain_range=(1.0, 1.0), flat_tiles_kept=0.0
-    )
     shape = (program.slices, program.tile, program.tile)
-    x = torch.from_numpy(TileSampler(volumes, shape, unaugmented).batch(HELD_OUT_TILES))
+    x = torch.from_numpy(
+        TileSampler(volumes, shape, TrainingSettings().unaugmented(seed=1)).batch(HELD_OUT_TILES)
+    )
     result = {}
     for time in NOISE_LEVELS_REPORTED:
         level = max(0, round(time * program.levels) - 1)

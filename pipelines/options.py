@@ -8,11 +8,12 @@ from typing import Any
 from psc_volumetric.errors import ParameterError, PriorMismatchError
 from psc_volumetric.parameters import CodecParameters
 
-__all__ = ["DEVICES", "MODES", "ArchiveOptions", "choose_prior"]
+__all__ = ["DEVICES", "MODES", "ArchiveOptions", "choose_prior", "suggest_prior"]
 
 MODES = ("lossy",)
 DEVICES = ("auto", "cpu", "cuda")
 GENERAL_PRIOR = "mr-head"
+CT_PRIOR = "ct-body"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,21 @@ class ArchiveOptions:
     def from_dict(cls, data: dict[str, Any]) -> ArchiveOptions:
         """Rebuild from `to_dict`; unknown keys are a ``TypeError``."""
         return cls(**data)
+
+
+def suggest_prior(by_adapter: str | None, hounsfield: bool) -> tuple[str | None, str | None]:
+    """Prior that fits a source, and a note when that was guessed from its values.
+
+    Parameters
+    ----------
+    by_adapter : str or None
+        What the source's adapter suggests; NIfTI has no modality, so nothing.
+    hounsfield : bool
+        Whether a volume is coded on the fixed Hounsfield scale.
+    """
+    if by_adapter is None and hounsfield:
+        return CT_PRIOR, "no modality is recorded; the values look like CT in Hounsfield units"
+    return by_adapter, None
 
 
 def choose_prior(

@@ -17,8 +17,8 @@ import numpy as np
 import adapters
 from adapters.base import Candidate, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
-from pipelines.intensity import SampledRange, sample_values, value_range
-from pipelines.options import ArchiveOptions, choose_prior
+from pipelines.intensity import SampledRange, judge
+from pipelines.options import ArchiveOptions, choose_prior, suggest_prior
 from psc_volumetric.archive.layout import SUFFIXES, VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
@@ -40,9 +40,6 @@ __all__ = [
 
 SUFFIX = SUFFIXES[0]
 PLAIN_TILE = (8, 64, 64)
-FEW_VALUES = 16
-SMALLEST_PLANE = 16
-_CODED_BY_PRIOR = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,12 +255,15 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
     """
     item = open_item(candidate)
     notes = list(item.notes)
-    judged = [(volume, *_judge(volume)) for volume in item.volumes]
+    judged = [(volume, *judge(volume)) for volume in item.volumes]
     if not judged:
         raise SourceError("no volume found", kind="nothing-found", path=candidate.paths[0])
     name, tile, digest = None, PLAIN_TILE, None
     if any(reason is None for _, _, reason in judged):
-        name, note = choose_prior(options.prior, item.suggested_prior, tuple(installed_priors()))
+        hounsfield = any(sampled is not None and sampled.hounsfield for _, sampled, _ in judged)
+        suggested, guess = suggest_prior(item.suggested_prior, hounsfield)
+        notes += [guess] if guess else []
+        name, note = choose_prior(options.prior, suggested, tuple(installed_priors()))
         prior = brick_prior(name)
         tile, digest = prior.tile_shape, prior.digest
         notes += [note] if note else []
@@ -280,6 +280,7 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
             tile if reason is None else PLAIN_TILE,
             digest if reason is None else None,
             _parameters(volume, options, sampled if reason is None else None),
+            sampled,
         )
         method = "psc" if reason is None else "lossless"
         variables.append(VariablePlan(spec, volume.name, method, reason, sampled))
@@ -301,30 +302,13 @@ def _parameters(
     }
 
 
-def _judge(volume: Volume) -> tuple[SampledRange | None, str | None]:
-    """Sampled range, and why the prior cannot code the volume (None when it can)."""
-    dtype = np.dtype(volume.array.dtype)
-    shape = tuple(volume.array.shape)
-    if dtype.str[1:] not in _CODED_BY_PRIOR:
-        return None, f"values of type {dtype.name} are kept exactly"
-    if min(shape[-2:]) < SMALLEST_PLANE:
-        return None, f"planes of {shape[-2]} x {shape[-1]} are too small for the prior"
-    if "flag_values" in volume.attrs or "flag_meanings" in volume.attrs:
-        return None, "the values are flags, not measurements"
-    sampled = value_range(sample_values(volume.array), volume.special_values)
-    if sampled is None:
-        return None, "fewer than two different measured values were sampled"
-    if dtype.kind in "iu" and sampled.distinct <= FEW_VALUES:
-        return sampled, f"only {sampled.distinct} different values: taken for a label map"
-    return sampled, None
-
-
 def _spec(
     volume: Volume,
     name: str,
     tile: tuple[int, int, int],
     prior: str | None,
     parameters: dict[str, Any],
+    sampled: SampledRange | None,
 ) -> VariableSpec:
     shape = tuple(volume.array.shape)
     z, y, x = ((1,) * (3 - min(len(shape), 3)) + shape)[-3:]
@@ -341,7 +325,7 @@ def _spec(
             intercept=volume.intercept,
             affine=volume.affine,
             spacing_mm=volume.spacing_mm,
-            special_values=volume.special_values,
+            special_values=sampled.special_values if sampled else volume.special_values,
             attrs=volume.attrs,
             coordinates=(),
             prior=prior,

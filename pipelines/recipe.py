@@ -26,6 +26,10 @@ class Recipe:
         As shown by ``psc-archive prior list``.
     architecture, settings
         Network and training.
+    hounsfield : bool
+        Train on volumes in Hounsfield units only.
+    frames : int
+        Frames of the axes before the last three to train on, at most; 0 means all.
     held_out : tuple of str
         A file whose path contains one of these belongs to the held-out side; patterns name
         patients or sources, never slices.
@@ -46,6 +50,8 @@ class Recipe:
     modality: str
     architecture: Architecture
     settings: TrainingSettings = field(default_factory=TrainingSettings)
+    hounsfield: bool = False
+    frames: int = 1
     held_out: tuple[str, ...] = ()
     levels: int = 64
     clip: tuple[float, float] = (-1.1, 2.2)

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +39,29 @@ NOISE_LEVELS_REPORTED = (0.98, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02)
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What a training run depends on besides the data and the architecture."""
+    """What a training run depends on besides the data and the architecture.
+
+    Attributes
+    ----------
+    minutes, batch, learning_rate, weight_decay, warmup, ema_decay, seed
+        Length and optimiser; ``warmup`` in steps.
+    threads, bfloat16, device
+        Where and how it runs.
+    flat_tiles_kept : float
+        Share of nearly constant tiles that are trained on.
+    gamma_range, gain_range : (low, high)
+        Applied to the value above low, so that -1 stays -1.
+    offset : float
+        Largest shift of a whole tile, normalised units.
+    noise : float
+        Largest standard deviation of white noise added to a tile, normalised units.
+    rescaled : float
+        Share of tiles that are cut larger or smaller in plane and resampled.
+    rescale_range : (low, high)
+        Side of such a cut, in sides of the tile.
+    clip : float
+        Brightest training value.
+    """
 
     minutes: float = 75.0
     batch: int = 16
@@ -54,7 +76,24 @@ class TrainingSettings:
     flat_tiles_kept: float = 0.3
     gamma_range: tuple[float, float] = (0.85, 1.18)
     gain_range: tuple[float, float] = (0.75, 1.0)
+    offset: float = 0.0
+    noise: float = 0.0
+    rescaled: float = 0.0
+    rescale_range: tuple[float, float] = (0.8, 1.25)
     clip: float = 2.2
+
+    def unaugmented(self, seed: int) -> TrainingSettings:
+        """The same without any change of values or size, and without flat tiles."""
+        return replace(
+            self,
+            seed=seed,
+            flat_tiles_kept=0.0,
+            gamma_range=(1.0, 1.0),
+            gain_range=(1.0, 1.0),
+            offset=0.0,
+            noise=0.0,
+            rescaled=0.0,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able dictionary."""
@@ -81,33 +120,50 @@ class TrainingVolume:
 
 
 class TileSampler:
-    """Draws augmented tiles; every volume is drawn in proportion to the root of its size."""
+    """Draws augmented tiles; every volume is drawn in proportion to the root of its size.
+
+    Volumes are extended to whole tiles by repeating their last planes, rows and columns, as
+    `psc_volumetric.tiling.TileGrid.extend` does, so small fields and edges look as when coded.
+    """
 
     def __init__(
         self, volumes: Sequence[TrainingVolume], shape: tuple[int, int, int], s: TrainingSettings
     ) -> None:
-        self.volumes = [v for v in volumes if self._fits(v, shape)]
+        self.volumes = list(volumes)
         self.shape, self.settings = shape, s
         self.rng = np.random.default_rng(s.seed)
         size = np.array([math.sqrt(v.values.size) for v in self.volumes])
         self.weights = size / size.sum()
 
-    @staticmethod
-    def _fits(volume: TrainingVolume, shape: tuple[int, int, int]) -> bool:
-        return all(n >= m for n, m in zip(volume.values.shape, shape, strict=True))
+    def _oriented(self) -> np.ndarray:
+        """One volume; nearly cubic voxels in any order of axes that leaves whole tiles."""
+        volume = self.volumes[self.rng.choice(len(self.volumes), p=self.weights)]
+        values = volume.values
+        if volume.isotropic:
+            turned = values.transpose(self.rng.permutation(3))
+            if all(n >= m for n, m in zip(turned.shape, self.shape, strict=True)):
+                return turned
+        return values
+
+    def _cut(self, values: np.ndarray) -> np.ndarray:
+        """A tile anywhere in the extended volume, resampled in plane now and then."""
+        s, rng = self.settings, self.rng
+        shape = self.shape
+        if rng.random() < s.rescaled:
+            side = round(shape[1] * rng.uniform(*s.rescale_range))
+            shape = (shape[0], side, side)
+        at = []
+        for n, whole, m in zip(values.shape, self.shape, shape, strict=True):
+            extended = max(-(-n // whole) * whole, m)
+            start = rng.integers(extended - m + 1)
+            at.append(np.minimum(np.arange(start, start + m), n - 1))
+        crop = values[np.ix_(*at)]
+        return crop if shape == self.shape else _resampled(crop, self.shape[1])
 
     def _crop(self) -> np.ndarray:
-        s, rng = self.settings, self.rng
         while True:
-            volume = self.volumes[rng.choice(len(self.volumes), p=self.weights)]
-            values = volume.values
-            if volume.isotropic:
-                values = values.transpose(rng.permutation(3))
-            if any(n < m for n, m in zip(values.shape, self.shape, strict=True)):
-                continue
-            at = [rng.integers(n - m + 1) for n, m in zip(values.shape, self.shape, strict=True)]
-            crop = values[tuple(slice(a, a + m) for a, m in zip(at, self.shape, strict=True))]
-            if crop.std() >= 0.03 or rng.random() < s.flat_tiles_kept:
+            crop = self._cut(self._oriented())
+            if crop.std() >= 0.03 or self.rng.random() < self.settings.flat_tiles_kept:
                 return crop
 
     def batch(self, n: int) -> np.ndarray:
@@ -121,9 +177,26 @@ class TileSampler:
                     crop = np.flip(crop, axis)
             if rng.random() < 0.5:
                 crop = crop.transpose(0, 2, 1)
-            bright = np.maximum((crop + 1) / 2, 0) ** rng.uniform(*s.gamma_range)
-            out[i] = np.minimum(bright * rng.uniform(*s.gain_range) * 2 - 1, s.clip)
+            above = crop + 1
+            if s.gamma_range != (1.0, 1.0):
+                above = 2 * np.maximum(above / 2, 0) ** rng.uniform(*s.gamma_range)
+            above = above * rng.uniform(*s.gain_range) + rng.uniform(-s.offset, s.offset)
+            if s.noise:
+                sigma = s.noise * rng.random() ** 2
+                above = above + sigma * rng.standard_normal(self.shape, np.float32)
+            out[i] = np.minimum(above - 1, s.clip)
         return out
+
+
+def _resampled(crop: np.ndarray, side: int) -> np.ndarray:
+    """Slices of ``crop`` at ``side`` x ``side``, bilinear, averaged where that is smaller."""
+    import torch
+
+    planes = torch.from_numpy(np.ascontiguousarray(crop))[None]
+    made = torch.nn.functional.interpolate(
+        planes, size=(side, side), mode="bilinear", antialias=True, align_corners=False
+    )
+    return made[0].numpy()
 
 
 def cosine_alpha(t: torch.Tensor) -> torch.Tensor:
@@ -131,6 +204,16 @@ def cosine_alpha(t: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.cos(t * (math.pi / 2 * 0.998))
+
+
+def spread_times(n: int, g: torch.Generator) -> torch.Tensor:
+    """(n,) times in 0..1, one in each n-th part, which makes the loss less noisy.
+
+    The low-discrepancy sampler of Kingma et al., "Variational Diffusion Models", arXiv:2107.00630.
+    """
+    import torch
+
+    return (torch.arange(n) + torch.rand(1, generator=g)) / n
 
 
 def add_noise(
@@ -193,7 +276,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, (i + 1) / settings.warmup) * cosine
         x = torch.from_numpy(sampler.batch(settings.batch)).to(settings.device)
-        t = torch.rand(settings.batch, generator=generator).to(settings.device)
+        t = spread_times(settings.batch, generator).to(settings.device)
         x_t, target, _, _ = add_noise(x, t, generator)
         device_type = torch.device(settings.device).type
         with torch.autocast(device_type, dtype=torch.bfloat16, enabled=settings.bfloat16):
