@@ -13,7 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["bd_psnr_db", "data_range", "max_error", "mse", "psnr_db", "rate_bpv"]
+__all__ = [
+    "bd_psnr_db",
+    "bd_rate_percent",
+    "data_range",
+    "interpolate_at_rate",
+    "max_error",
+    "mse",
+    "psnr_db",
+    "rate_bpv",
+]
 
 _BLOCK = 1 << 22
 
@@ -137,13 +146,13 @@ def rate_bpv(nbytes: int, voxels: int) -> float:
     return 8.0 * nbytes / voxels
 
 
-def _curve(rates: Sequence[float], psnrs: Sequence[float]) -> tuple[NDArray[np.float64], ...]:
-    """Sorted log10 rates, PSNR and the slopes of a monotone cubic (Fritsch and Carlson)."""
-    x, order = np.unique(np.log10(np.asarray(rates, dtype=np.float64)), return_index=True)
-    y = np.asarray(psnrs, dtype=np.float64)[order]
+def _curve(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], ...]:
+    """Points sorted by x, and the slopes of a monotone cubic (Fritsch and Carlson)."""
+    x, order = np.unique(np.asarray(x, dtype=np.float64), return_index=True)
+    y = np.asarray(y, dtype=np.float64)[order]
     if len(x) < 2 or not np.isfinite(x).all() or not np.isfinite(y).all():
         raise ParameterError(
-            f"expected at least two finite points of different rate, found {len(x)}",
+            f"expected at least two finite points of different rate and PSNR, found {len(x)}",
             kind="bad-curve",
         )
     step = np.diff(x)
@@ -170,6 +179,19 @@ def _evaluate(
     low = (1 + 2 * t) * (1 - t) ** 2 * y[k] + t * (1 - t) ** 2 * width * slope[k]
     high = t * t * (3 - 2 * t) * y[k + 1] + t * t * (t - 1) * width * slope[k + 1]
     return np.asarray(low + high, dtype=np.float64)
+
+
+def _mean_gap(
+    anchor: tuple[NDArray[np.float64], ...], other: tuple[NDArray[np.float64], ...]
+) -> float | None:
+    """Mean of other minus anchor over their common range of x; None when there is none."""
+    low = max(anchor[0][0], other[0][0])
+    high = min(anchor[0][-1], other[0][-1])
+    if high <= low:
+        return None
+    points = np.linspace(low, high, 1001)
+    gap = _evaluate(other, points) - _evaluate(anchor, points)
+    return float(np.trapezoid(gap, points) / (high - low))
 
 
 def bd_psnr_db(
@@ -202,11 +224,45 @@ def bd_psnr_db(
     interpolation is a monotone piecewise cubic in place of one cubic through four points, which
     is what later common test conditions use because it does not oscillate.
     """
-    anchor, other = _curve(anchor_rates, anchor_psnrs), _curve(rates, psnrs)
-    low = max(anchor[0][0], other[0][0])
-    high = min(anchor[0][-1], other[0][-1])
-    if high <= low:
+    return _mean_gap(_curve(np.log10(anchor_rates), anchor_psnrs), _curve(np.log10(rates), psnrs))
+
+
+def bd_rate_percent(
+    anchor_rates: Sequence[float],
+    anchor_psnrs: Sequence[float],
+    rates: Sequence[float],
+    psnrs: Sequence[float],
+) -> float | None:
+    """Bjontegaard difference: mean change of rate in percent against an anchor at equal PSNR.
+
+    Arguments, errors and interpolation as for `bd_psnr_db`, with the roles of log rate and PSNR
+    exchanged (VCEG-M33).
+
+    Returns
+    -------
+    float or None
+        -20.0 when the second curve needs a fifth fewer bits. None when no PSNR is common.
+    """
+    gap = _mean_gap(_curve(anchor_psnrs, np.log10(anchor_rates)), _curve(psnrs, np.log10(rates)))
+    return None if gap is None else float(100 * (10**gap - 1))
+
+
+def interpolate_at_rate(
+    rates: Sequence[float], values: Sequence[float], rate: float
+) -> float | None:
+    """Value of a curve at a rate, by the interpolation of `bd_psnr_db`.
+
+    Returns
+    -------
+    float or None
+        None where the curve has no points on both sides; nothing is extrapolated.
+
+    Raises
+    ------
+    ParameterError : fewer than two finite points.
+    """
+    curve = _curve(np.log10(rates), values)
+    at = np.log10(rate)
+    if not curve[0][0] <= at <= curve[0][-1]:
         return None
-    points = np.linspace(low, high, 1001)
-    gap = _evaluate(other, points) - _evaluate(anchor, points)
-    return float(np.trapezoid(gap, points) / (high - low))
+    return float(_evaluate(curve, np.array([at]))[0])

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.metrics import bd_psnr_db, data_range, max_error, mse, psnr_db, rate_bpv
+from psc_volumetric.metrics import (
+    bd_psnr_db,
+    bd_rate_percent,
+    data_range,
+    interpolate_at_rate,
+    max_error,
+    mse,
+    psnr_db,
+    rate_bpv,
+)
 
 
 def test_distortion_of_a_known_shift():
@@ -69,3 +78,19 @@ def test_bd_psnr_of_straight_lines_of_different_range():
         [31 + slope * np.log10(r) for r in other],
     )
     assert gain == pytest.approx(1.0, abs=1e-9)
+
+
+def test_bd_rate_of_a_curve_that_needs_a_fifth_fewer_bits():
+    rates = [0.05, 0.1, 0.2, 0.5]
+    psnrs = [30.0, 33.0, 36.5, 41.0]
+    fewer = [0.8 * rate for rate in rates]
+    assert bd_rate_percent(rates, psnrs, fewer[::-1], psnrs[::-1]) == pytest.approx(-20.0)
+    assert bd_rate_percent(fewer, psnrs, rates, psnrs) == pytest.approx(25.0)
+    assert bd_rate_percent(rates, psnrs, [1.0, 2.0], [50.0, 60.0]) is None
+
+
+def test_curve_is_read_between_its_points_and_not_beyond():
+    rates, psnrs = [0.05, 0.1, 0.5], [30.0, 33.0, 41.0]
+    assert interpolate_at_rate(rates, psnrs, 0.1) == pytest.approx(33.0)
+    assert 33 < interpolate_at_rate(rates, psnrs, 0.2) < 41
+    assert interpolate_at_rate(rates, psnrs, 0.6) is None
