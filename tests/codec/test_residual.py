@@ -1,0 +1,162 @@
+"""The residual coder gives back every integer, and refuses bytes that it did not write."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from psc_volumetric.coding.residual import decode_integers, encode_integers
+from psc_volumetric.coding.residual_floats import (
+    float_keys,
+    floats_from_keys,
+    join_words,
+    split_words,
+)
+from psc_volumetric.errors import FormatError, ParameterError
+
+I32 = np.iinfo(np.int32)
+Integers = NDArray[np.int64]
+
+
+def smooth(shape: tuple[int, int, int], seed: int = 1) -> Integers:
+    """A volume like a scan: a slope, an edge, noise and a constant margin."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    noise = np.random.default_rng(seed).normal(0, 3, shape)
+    values = 20 * np.sin(y / 7 + z / 5) + x + 200 * (x > shape[2] // 2) + noise
+    values[:, :2] = -1000
+    return np.rint(values).astype(np.int64)
+
+
+def round_trip(values: Integers, **given: Integers) -> bytes:
+    data = encode_integers(values, **given)
+    back = decode_integers(data, values.shape, what="test", **given)
+    np.testing.assert_array_equal(back, values)
+    return data
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        np.int64,
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=6),
+        elements=st.integers(I32.min, I32.max) | st.integers(-3, 3),
+    )
+)
+def test_any_integers_come_back(values: Integers) -> None:
+    round_trip(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((1, 1, 1), I32.min),
+        np.full((3, 4, 5), 7),
+        np.indices((5, 6, 7)).sum(0) % 2 * (I32.max - int(I32.min)) + I32.min,
+        np.eye(20)[None] * 1000,
+        np.random.default_rng(0).integers(I32.min, I32.max, (3, 20, 20), endpoint=True),
+        np.arange(1000).reshape(1, 1, 1000),
+        np.arange(1000).reshape(1000, 1, 1) * 4096,
+    ],
+    ids=["one", "constant", "checkerboard", "sparse", "noise", "line", "column"],
+)
+def test_extremes_come_back(values: Integers) -> None:
+    data = round_trip(values.astype(np.int64))
+    assert len(data) < 4 * values.size + 40
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4"])
+def test_extremes_of_each_dtype_come_back(dtype: str) -> None:
+    info = np.iinfo(dtype)
+    values = smooth((3, 20, 20)).clip(info.min, info.max)
+    values[1, 5:9, 5:9] = [info.min, info.max, info.min, info.max]
+    round_trip(values)
+
+
+def test_a_scan_becomes_small() -> None:
+    values = smooth((8, 64, 64))
+    noise_bits = np.log2(3 * np.sqrt(2 * np.pi * np.e))
+    assert len(round_trip(values)) * 8 / values.size < noise_bits + 0.6
+
+
+def test_a_reference_helps() -> None:
+    values = smooth((4, 48, 48))
+    reference = (values * 16 + np.random.default_rng(2).integers(-12, 13, values.shape)).astype(
+        np.int32
+    )
+    spread = np.full(values.shape, 8, np.int32)
+    assert len(round_trip(values, reference=reference, spread=spread)) * 2 < len(round_trip(values))
+
+
+def test_rare_changes_cost_little() -> None:
+    values = np.zeros((8, 64, 64), np.int64)
+    values[4, 20:30, 20:30] = 1
+    assert len(round_trip(values)) < 400
+
+
+def outcome(data: bytes, shape: tuple[int, int, int]) -> str:
+    try:
+        decode_integers(data, shape, what="test")
+    except FormatError as error:
+        return error.kind
+    return "decoded"
+
+
+def test_truncated_streams_are_refused() -> None:
+    values = smooth((2, 12, 12))
+    data = encode_integers(values)
+    kinds = {outcome(data[:cut], values.shape) for cut in range(len(data))}
+    assert kinds <= {"truncated", "bad-payload", "bad-symbol", "limit"}
+    assert outcome(data + b"\0", values.shape) == "bad-symbol"
+    assert outcome(data, (2, 12, 13)) == "bad-symbol"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_flipped_bytes_never_pass_unseen(place: int, mask: int) -> None:
+    """Header bytes may decode to other values; the body is held by its check word."""
+    values = smooth((2, 12, 12))
+    data = bytearray(encode_integers(values))
+    data[place % len(data)] ^= mask
+    outcome(bytes(data), values.shape)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=600))
+def test_hostile_bytes_are_refused_or_decoded(tail: bytes) -> None:
+    outcome(tail, (2, 5, 6))
+    outcome(encode_integers(smooth((2, 5, 6)))[:20] + tail, (2, 5, 6))
+
+
+def test_parameters_are_checked() -> None:
+    with pytest.raises(ParameterError) as found:
+        encode_integers(np.array([[[0, 1 << 32]]]))
+    assert found.value.kind == "bad-values"
+    with pytest.raises(ParameterError) as found:
+        encode_integers(np.zeros((0, 1, 1), np.int64))
+    assert found.value.kind == "bad-shape"
+    with pytest.raises(ParameterError) as found:
+        encode_integers(np.zeros((1, 1, 2), np.int64), reference=np.zeros((1, 1, 1), np.int32))
+    assert found.value.kind == "bad-shape"
+    with pytest.raises(ParameterError) as found:
+        float_keys(np.zeros(1, np.float16))
+    assert found.value.kind == "bad-dtype"
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_keys_keep_every_bit_and_the_order(size: int) -> None:
+    info = np.iinfo(f"i{size}")
+    random = np.random.default_rng(3).integers(info.min, info.max, 1000, dtype=f"i{size}")
+    special = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, -np.nan, 5e-324], f"f{size}")
+    values = np.concatenate([random.view(f"f{size}"), special])
+    keys = float_keys(values)
+    back = floats_from_keys(join_words(*split_words(keys)), values.dtype)
+    np.testing.assert_array_equal(back.view(f"u{size}"), values.view(f"u{size}"))
+    finite = np.sort(values[np.isfinite(values)])
+    assert (np.diff(float_keys(finite))[np.diff(finite) > 0] > 0).all()
+    assert float_keys(np.array([-0.0, 0.0], f"f{size}")).tolist() == [-1, 0]
+    if size == 4:
+        assert I32.min <= keys.min() <= keys.max() <= I32.max
