@@ -7,35 +7,52 @@
 from __future__ import annotations
 
 from adapters.base import (
+    CUT,
+    EQUAL_DATA,
+    IDENTICAL,
+    IDENTICAL_UNPACKED,
+    LOSSY,
     Adapter,
     Candidate,
     Coordinate,
     Discovery,
     FileRecord,
     LazyArray,
+    Promise,
     RestoredVolume,
     RestoreInfo,
     Skipped,
     SourceItem,
     Volume,
+    WrittenFile,
 )
 from adapters.errors import SourceError
-from adapters.registry import discover, open_source, restore_source
+from adapters.originals import keep_originals
+from adapters.registry import content_sha256, discover, open_source, restore_source
 
 __all__ = [
+    "CUT",
+    "EQUAL_DATA",
+    "IDENTICAL",
+    "IDENTICAL_UNPACKED",
+    "LOSSY",
     "Adapter",
     "Candidate",
     "Coordinate",
     "Discovery",
     "FileRecord",
     "LazyArray",
+    "Promise",
     "RestoreInfo",
     "RestoredVolume",
     "Skipped",
     "SourceError",
     "SourceItem",
     "Volume",
+    "WrittenFile",
+    "content_sha256",
     "discover",
+    "keep_originals",
     "open_source",
     "restore_source",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,11 @@ import numpy.typing as npt
 from adapters.errors import SourceError
 
 __all__ = [
+    "CUT",
+    "EQUAL_DATA",
+    "IDENTICAL",
+    "IDENTICAL_UNPACKED",
+    "LOSSY",
     "Adapter",
     "Array",
     "Candidate",
@@ -27,19 +32,29 @@ __all__ = [
     "Discovery",
     "FileRecord",
     "LazyArray",
+    "Promise",
     "RestoreInfo",
     "RestoredVolume",
     "Skipped",
     "SourceItem",
     "Volume",
+    "WrittenFile",
     "file_records",
     "safe_name",
     "safe_target",
     "selection_bounds",
+    "source_paths",
     "spacing_of",
 ]
 
 Array = npt.NDArray[Any]
+
+# What a restored file is, compared with the source file it comes from.
+IDENTICAL = "identical"
+IDENTICAL_UNPACKED = "identical after decompression"
+EQUAL_DATA = "equal data"
+LOSSY = "derived (lossy)"
+CUT = "derived (part of the source)"
 
 _HASH_BLOCK = 1 << 20
 
@@ -104,6 +119,9 @@ class Volume:
     coordinates : tuple of Coordinate
     attrs : dict
         JSON-able technical facts, no patient identifiers from medical formats.
+    exact_only : str or None
+        Why the values must be kept exactly (colours, masks, palette indices); None when they are
+        measurements that a lossy code may approximate.
     """
 
     name: str
@@ -117,15 +135,57 @@ class Volume:
     special_values: tuple[float | int, ...]
     coordinates: tuple[Coordinate, ...]
     attrs: dict[str, Any]
+    exact_only: str | None = None
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What restoring exact values makes of a source file.
+
+    Attributes
+    ----------
+    kind : str
+        ``IDENTICAL``, ``IDENTICAL_UNPACKED`` or ``EQUAL_DATA``.
+    differs : str or None
+        What will differ from the source file, in words.
+    sha256 : str or None
+        Digest of the decompressed bytes (``IDENTICAL_UNPACKED``), or of the content as
+        ``Adapter.content_sha256`` defines it (``EQUAL_DATA``).
+    """
+
+    kind: str
+    differs: str | None = None
+    sha256: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able dictionary."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One source file: relative posix name, size in bytes, SHA-256 in hex."""
+    """One source file: relative posix name, size in bytes, SHA-256 in hex, and the promise."""
 
     name: str
     size: int
     sha256: str
+    promise: Promise = Promise(IDENTICAL)
+
+    def promising(self, promise: Promise) -> FileRecord:
+        """Give the same record with another promise."""
+        return replace(self, promise=promise)
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One restored file: its path, the number of its source file, and what it is.
+
+    ``outcome`` is ``IDENTICAL``, ``IDENTICAL_UNPACKED``, ``EQUAL_DATA``, ``LOSSY`` or ``CUT``.
+    """
+
+    path: Path
+    source: int
+    outcome: str
 
 
 @dataclass(frozen=True)
@@ -242,8 +302,12 @@ class Adapter(Protocol):
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,
-    ) -> list[Path]:
+    ) -> list[WrittenFile]:
         """Write the source format; see ``adapters.restore_source``."""
+        ...
+
+    def content_sha256(self, path: Path) -> str:
+        """Give a digest of all that a file holds, whatever its encoding: values and metadata."""
         ...
 
 
@@ -301,6 +365,12 @@ def file_records(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
         name = path.absolute().relative_to(root).as_posix()
         records.append(FileRecord(name=name, size=size, sha256=digest.hexdigest()))
     return tuple(records)
+
+
+def source_paths(records: Sequence[FileRecord], paths: Sequence[Path]) -> list[Path]:
+    """Give the path behind each record that `file_records` made of these paths."""
+    root = _common_folder(paths)
+    return [root / record.name for record in records]
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:

@@ -25,6 +25,7 @@ from adapters.base import (
     Skipped,
     SourceItem,
     Volume,
+    WrittenFile,
     file_records,
     safe_name,
 )
@@ -35,11 +36,12 @@ from adapters.dicom_pixels import (
     FramePlace,
     WordUse,
     corner_word,
+    decoded_colours,
     place_frames,
     probe_decoders,
     word_use,
 )
-from adapters.dicom_record import describe_files
+from adapters.dicom_record import content_sha256, describe_files
 from adapters.dicom_restore import restore_dicom
 from adapters.dicom_series import frame_table, has_geometry, split_into_stacks
 from adapters.errors import SourceError
@@ -105,9 +107,13 @@ class DicomAdapter:
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,
-    ) -> list[Path]:
+    ) -> list[WrittenFile]:
         """Write a DICOM series; see ``adapters.dicom_restore``."""
         return restore_dicom(document, blobs, volumes, target, info)
+
+    def content_sha256(self, path: Path) -> str:
+        """Digest of the stored words of all frames and of the data set around them."""
+        return content_sha256(path)
 
 
 def _candidate(stack: Sequence[ImageFile], split: bool) -> Candidate:
@@ -134,7 +140,10 @@ class _Part:
 def _item(candidate: Candidate, images: Sequence[ImageFile]) -> SourceItem:
     probe_decoders(images)
     uses = _common_use([word_use(image) for image in images])
-    places = [p for image, use in zip(images, uses, strict=True) for p in place_frames(image, use)]
+    places = [
+        [p for image, use in zip(images, uses, strict=True) for p in place_frames(image, use, s)]
+        for s in range(images[0].samples)
+    ]
     padding, notes = _special_words(images)
     if uses[0].stored == "mixed":
         notes.append("bits above BitsStored carry data (overlay or wider values): words kept whole")
@@ -146,7 +155,7 @@ def _item(candidate: Candidate, images: Sequence[ImageFile]) -> SourceItem:
         notes += part.stack.notes() if part.stack else ["no slice positions: no affine"]
         volume_records.append(_volume_record(part, images))
     records = file_records([image.path for image in images])
-    document, blobs = describe_files(images, uses, records)
+    document, blobs, promises = describe_files(images, uses, records)
     document["volumes"] = volume_records
     return SourceItem(
         kind="dicom",
@@ -154,7 +163,7 @@ def _item(candidate: Candidate, images: Sequence[ImageFile]) -> SourceItem:
         volumes=tuple(volumes),
         document=document,
         blobs=blobs,
-        files=records,
+        files=tuple(r.promising(p) for r, p in zip(records, promises, strict=True)),
         suggested_prior=_PRIORS.get(images[0].modality),
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -167,7 +176,9 @@ def _common_use(uses: list[WordUse]) -> list[WordUse]:
     return uses
 
 
-def _special_words(images: Sequence[ImageFile]) -> tuple[tuple[int, ...], list[str]]:
+def _special_words(
+    images: Sequence[ImageFile],
+) -> tuple[tuple[float | int, ...], list[str]]:
     stated = sorted({value for image in images for value in image.padding})
     if stated:
         return tuple(stated), []
@@ -205,9 +216,9 @@ def _parts(images: Sequence[ImageFile]) -> list[_Part]:
 def _volume(
     part: _Part,
     images: Sequence[ImageFile],
-    places: Sequence[FramePlace],
+    places: Sequence[Sequence[FramePlace]],
     use: WordUse,
-    padding: tuple[int, ...],
+    padding: tuple[float | int, ...],
 ) -> Volume:
     first = images[0]
     frames = [frame for image in images for frame in image.frames]
@@ -224,11 +235,11 @@ def _volume(
     return Volume(
         name=part.name,
         array=FrameArray(
-            places=tuple(places[i] for i in part.table.ravel()),
-            shape=(*part.table.shape, first.rows, first.columns),
+            places=tuple(planes[i] for planes in places for i in part.table.ravel()),
+            shape=(*_samples(first), *part.table.shape, first.rows, first.columns),
             type_name=use.dtype,
         ),
-        dims=part.dims,
+        dims=(*("sample" for _ in _samples(first)), *part.dims),
         affine=part.stack.affine if part.stack else None,
         spacing_mm=part.stack.spacing_mm if part.stack else None,
         unit=_unit(first) if usable else None,
@@ -237,7 +248,13 @@ def _volume(
         special_values=padding,
         coordinates=_coordinates(part, first),
         attrs=attrs,
+        exact_only=first.exact_only,
     )
+
+
+def _samples(image: ImageFile) -> tuple[int, ...]:
+    """Give the length of the axis of samples; nothing for grey images, which have none."""
+    return (image.samples,) if image.samples > 1 else ()
 
 
 def _unit(image: ImageFile) -> str | None:
@@ -250,7 +267,7 @@ def _attrs(part: _Part, images: Sequence[ImageFile], use: WordUse) -> dict[str, 
     first = images[0]
     attrs: dict[str, Any] = {
         "modality": first.modality,
-        "photometric_interpretation": first.photometric,
+        "photometric_interpretation": decoded_colours(first) or first.photometric,
         "bits_allocated": first.bits_allocated,
         "bits_stored": first.bits_stored,
         "high_bits": use.stored,
@@ -284,6 +301,6 @@ def _volume_record(part: _Part, images: Sequence[ImageFile]) -> dict[str, Any]:
     owners = [(f, i) for f, image in enumerate(images) for i in range(len(image.frames))]
     return {
         "name": part.name,
-        "shape": [*part.table.shape, images[0].rows, images[0].columns],
+        "shape": [*_samples(images[0]), *part.table.shape, images[0].rows, images[0].columns],
         "frames": [list(owners[i]) for i in part.table.ravel()],
     }

@@ -14,20 +14,51 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adapters.base import Array, RestoreInfo
 from adapters.dicom_frames import numbers
+from adapters.dicom_layout import PixelLayout
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Derivation", "write_converted", "write_derived"]
+__all__ = [
+    "Derivation",
+    "Part",
+    "parse_head",
+    "to_explicit_little",
+    "write_converted",
+    "write_derived",
+]
+
+_PIXEL_ELEMENTS = {"f4": ("FloatPixelData", "OF"), "f8": ("DoubleFloatPixelData", "OD")}
 
 _LOSSY = ("113040", "DCM", "Lossy Compression")
 _PREDECESSOR = ("121320", "DCM", "Uncompressed predecessor")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a derived file keeps of its source.
+
+    Attributes
+    ----------
+    frames : sequence of int
+        Frame numbers, ascending.
+    box : (first row, end row, first column, end column)
+    colours : str or None
+        Photometric interpretation of the values; None keeps the source's.
+    lossy_method : str or None
+        Lossy compression that the source's transfer syntax stands for.
+    """
+
+    frames: Sequence[int]
+    box: tuple[int, int, int, int]
+    colours: str | None
+    lossy_method: str | None
 
 
 @dataclass(frozen=True)
@@ -42,10 +73,15 @@ class Derivation:
         return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{self.seed}/{role}').int}"
 
 
-def write_converted(head: bytes, words: Array, place: Path) -> None:
-    """Write whole frames of a compressed source natively, under their own UIDs."""
-    dataset = _parse(head)
-    _set_pixels(dataset, words)
+def write_converted(head: bytes, words: Array, place: Path, source: dict[str, Any]) -> None:
+    """Write whole frames of a compressed source natively, under their own UIDs.
+
+    A transfer syntax that had lost something is remembered in LossyImageCompression, which a file
+    without that transfer syntax needs (PS3.3 C.7.6.1.1.5).
+    """
+    dataset = parse_head(head)
+    _remember_loss(dataset, source["lossy_method"])
+    _set_pixels(dataset, words, source["photometric"])
     _save(dataset, place)
 
 
@@ -53,8 +89,7 @@ def write_derived(
     head: bytes,
     words: Array,
     place: Path,
-    frames: Sequence[int],
-    box: tuple[int, int, int, int],
+    part: Part,
     derivation: Derivation,
 ) -> None:
     """Write a derived image.
@@ -63,28 +98,27 @@ def write_derived(
     ----------
     head : bytes
         The source file up to its pixel data.
-    words : (n, rows, columns) integers
-        Pixel words of the frames kept, cut to ``box``.
+    words : (n, samples, rows, columns) array
+        Pixel words of the frames kept, cut to the part's box.
     place : Path
         File to write.
-    frames : sequence of int
-        Frame numbers kept, ascending.
-    box : (first row, end row, first column, end column)
-        Region of the source frames.
+    part : Part
     derivation : Derivation
     """
-    dataset = _parse(head)
+    dataset = parse_head(head)
+    _remember_loss(dataset, part.lossy_method)
     full = (0, int(dataset.Rows), 0, int(dataset.Columns))
-    _keep_frames(dataset, frames)
-    if box != full:
-        _crop(dataset, box)
-    _set_pixels(dataset, words)
+    _keep_frames(dataset, part.frames)
+    if part.box != full:
+        _crop(dataset, part.box)
+    _set_pixels(dataset, words, part.colours)
     _refresh_extremes(dataset, words)
-    _label(dataset, derivation, cut=box != full)
+    _label(dataset, derivation, cut=part.box != full)
     _save(dataset, place)
 
 
-def _parse(head: bytes) -> Dataset:
+def parse_head(head: bytes) -> Dataset:
+    """Give the data set of a file's bytes up to its pixels, its values little-endian."""
     from pydicom import dcmread
     from pydicom.config import disable_value_validation
 
@@ -105,22 +139,47 @@ def _swap_words(dataset: Dataset) -> None:
             element.value = words.astype(words.dtype.newbyteorder("<")).tobytes()
 
 
-def _set_pixels(dataset: Dataset, words: Array) -> None:
-    dataset.Rows, dataset.Columns = words.shape[-2:]
-    data = words.astype(words.dtype.newbyteorder("<")).tobytes()
-    dataset.PixelData = data + b"\0" * (len(data) % 2)
-    dataset["PixelData"].VR = "OB" if words.dtype.itemsize == 1 else "OW"
+def _set_pixels(dataset: Dataset, words: Array, colours: str | None) -> None:
+    frames, samples, rows, columns = words.shape
+    dataset.Rows, dataset.Columns = rows, columns
+    if samples > 1:
+        dataset.PlanarConfiguration = 0
+    if colours is not None:
+        dataset.PhotometricInterpretation = colours
+    order = "interleaved" if samples > 1 else "grey"
+    order = "bits" if dataset.BitsAllocated == 1 else order
+    word = words.dtype.str[1:]
+    data = PixelLayout(order, rows, columns, frames, samples, word).pack(words)
+    name, vr = _PIXEL_ELEMENTS.get(word, ("PixelData", "OB" if word[1] == "1" else "OW"))
+    setattr(dataset, name, data + b"\0" * (len(data) % 2))
+    dataset[name].VR = vr
+
+
+def _little(dataset: Dataset) -> Dataset:
+    """Copy a data set, forgetting the source's encoding, which pydicom would insist on."""
+    from pydicom.dataset import Dataset as NewDataset
+
+    fresh = NewDataset()
+    fresh.update({element.tag: element for element in dataset})
+    return fresh
+
+
+def to_explicit_little(dataset: Dataset) -> bytes:
+    """Give a data set's elements as Explicit VR Little Endian, without file meta information."""
+    from pydicom.config import disable_value_validation
+
+    buffer = io.BytesIO()
+    with disable_value_validation():
+        _little(dataset).save_as(buffer, implicit_vr=False, little_endian=True)
+    return buffer.getvalue()
 
 
 def _save(dataset: Dataset, place: Path) -> None:
     from pydicom.config import disable_value_validation
-    from pydicom.dataset import Dataset as NewDataset
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    # A fresh data set forgets the source's encoding, which pydicom would insist on.
-    fresh = NewDataset()
-    fresh.update({element.tag: element for element in dataset})
+    fresh = _little(dataset)
     fresh.file_meta = FileMetaDataset()
     fresh.file_meta.update(dataset.file_meta)
     fresh.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -245,6 +304,14 @@ def _lossy_words(info: RestoreInfo) -> str:
     if info.ratio is not None:
         parts.append(f"ratio {info.ratio:.4g}")
     return ", ".join(parts)
+
+
+def _remember_loss(dataset: Dataset, method: str | None) -> None:
+    if method is None or str(dataset.get("LossyImageCompression") or "") == "01":
+        return
+    dataset.LossyImageCompression = "01"
+    methods = _listed(dataset.get("LossyImageCompressionMethod"))
+    dataset.LossyImageCompressionMethod = [*methods, method]
 
 
 def _label_lossy(dataset: Dataset, info: RestoreInfo) -> None:

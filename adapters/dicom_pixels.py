@@ -1,8 +1,9 @@
 """Lazy stored values of DICOM frames.
 
-Native frames are read from their place in the file, only the rows asked for; compressed frames are
-decoded whole and a few are remembered. Values are the stored pixel words: no rescaling, no
-windowing, and no masking of high bits that carry data.
+Native grey frames are read from their place in the file, only the rows asked for; frames of other
+layouts are unpacked whole, compressed ones decoded whole, and a few are remembered. Values are the
+stored pixel words: no rescaling, no windowing, no conversion of colours, and no masking of high
+bits that carry data.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from adapters.base import Array, selection_bounds
 from adapters.dicom_header import ImageFile, damage_errors
+from adapters.dicom_layout import PixelLayout
 from adapters.errors import SourceError
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "FramePlace",
     "WordUse",
     "corner_word",
+    "decoded_colours",
     "place_frames",
     "probe_decoders",
     "word_use",
@@ -51,27 +54,38 @@ class WordUse:
 
 @dataclass(frozen=True)
 class FramePlace:
-    """Where one frame lies: byte ``offset`` when native, else -1 and frame number ``index``."""
+    """Where one plane lies: one sample of frame ``index`` of a file.
+
+    ``offset`` is that of the frame's first word when it can be read in place, else -1; then
+    ``layout`` unpacks it from the pixels at ``start``, or it is decoded when there is none.
+    """
 
     path: Path
     index: int
+    sample: int
     offset: int
     file_dtype: str
     sign_bits: int  # bits to sign-extend from; 0 when the word is the value
+    layout: PixelLayout | None
+    start: int
 
 
-def place_frames(image: ImageFile, use: WordUse) -> list[FramePlace]:
-    """Give the place of every frame of a file."""
-    order = ">" if image.big_endian else "<"
-    file_dtype = order + np.dtype(use.dtype).str[1:]
-    sign_bits = use.bits_stored if use.stored == "short" else 0
+def place_frames(image: ImageFile, use: WordUse, sample: int) -> list[FramePlace]:
+    """Give the place of one sample's plane of every frame of a file."""
+    layout = image.layout
+    in_place = layout is not None and layout.is_plain
+    order = ">" if layout is not None and layout.big_endian else "<"
+    nbytes = layout.frame_bits // 8 if layout is not None else 0
     return [
         FramePlace(
             path=image.path,
             index=i,
-            offset=image.pixel_start + i * image.frame_bytes if image.native else -1,
-            file_dtype=file_dtype,
-            sign_bits=sign_bits,
+            sample=sample,
+            offset=image.pixel_start + i * nbytes if in_place else -1,
+            file_dtype=order + np.dtype(use.dtype).str[1:],
+            sign_bits=use.bits_stored if use.stored == "short" else 0,
+            layout=None if in_place else layout,
+            start=image.pixel_start,
         )
         for i in range(len(image.frames))
     ]
@@ -82,12 +96,11 @@ def word_use(image: ImageFile) -> WordUse:
 
     Decoded (compressed) pixels are always "plain": their decoder delivers values.
     """
-    dtype = f"{'i' if image.signed else 'u'}{image.bits_allocated // 8}"
     spare = image.bits_allocated - image.bits_stored
-    if not image.native or spare == 0:
-        return WordUse("plain", dtype, image.bits_stored)
-    if image.high_bit != image.bits_stored - 1:
-        return WordUse("mixed", dtype, image.bits_stored)
+    if image.layout is None or spare == 0 or np.dtype(image.word).kind == "f":
+        return WordUse("plain", image.word, image.bits_stored)
+    if image.high_bit != image.bits_stored - 1 or image.layout.order == "ybr422":
+        return WordUse("mixed", image.word, image.bits_stored)
     words = _words(image, f"u{image.bits_allocated // 8}")
     zero = extended = True
     for start in range(0, len(words), _SCAN_WORDS):
@@ -100,16 +113,15 @@ def word_use(image: ImageFile) -> WordUse:
             )
             extended = np.array_equal(high, sign * np.array((1 << spare) - 1, words.dtype))
     if extended if image.signed else zero:
-        return WordUse("plain", dtype, image.bits_stored)
-    return WordUse("short" if zero else "mixed", dtype, image.bits_stored)
+        return WordUse("plain", image.word, image.bits_stored)
+    return WordUse("short" if zero else "mixed", image.word, image.bits_stored)
 
 
 def corner_word(image: ImageFile) -> int | None:
-    """Give the value all four corners of every native frame share, or None."""
-    if not image.native:
+    """Give the value all four corners of every native grey frame share, or None."""
+    if image.layout is None or not image.layout.is_plain or np.dtype(image.word).kind == "f":
         return None
-    dtype = f"{'i' if image.signed else 'u'}{image.bits_allocated // 8}"
-    frames = _words(image, dtype).reshape(-1, image.rows, image.columns)
+    frames = _words(image, image.word).reshape(-1, image.rows, image.columns)
     corners = frames[:, :: max(1, image.rows - 1), :: max(1, image.columns - 1)]
     first = int(corners.flat[0])
     return first if bool((corners == first).all()) else None
@@ -124,18 +136,34 @@ def probe_decoders(images: Sequence[ImageFile]) -> None:
     """
     compressed = {image.transfer_syntax: image for image in images if not image.native}
     for image in compressed.values():
-        _decoded_frame(image.path, 0)
+        _decode(image.path, 0)
+
+
+def decoded_colours(image: ImageFile) -> str | None:
+    """Give the photometric interpretation of a colour file's values, which decoding may change.
+
+    Raises
+    ------
+    SourceError : kind ``"undecodable"``.
+    """
+    if image.samples == 1:
+        return None
+    if image.layout is None:
+        return str(_decode(image.path, 0)[1])
+    return "YBR_FULL" if image.layout.order == "ybr422" else None
 
 
 def _words(image: ImageFile, dtype: str) -> Array:
-    order = ">" if image.big_endian else "<"
-    count = image.rows * image.columns * len(image.frames)
+    """Map all words of a native file whose layout is whole words, samples in any order."""
+    assert image.layout is not None
+    order = ">" if image.layout.big_endian else "<"
+    count = image.rows * image.columns * image.samples * len(image.frames)
     return np.memmap(image.path, order + dtype, "r", image.pixel_start, (count,))
 
 
 @dataclass(frozen=True)
 class FrameArray:
-    """Frames stacked along leading axes: (z, y, x) or (t, z, y, x). See ``LazyArray``."""
+    """Planes stacked along leading axes: ([sample,] [t,] z, y, x). See ``LazyArray``."""
 
     places: tuple[FramePlace, ...]
     shape: tuple[int, ...]
@@ -157,41 +185,57 @@ class FrameArray:
         return out
 
     def _read(self, place: FramePlace, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
-        width = self.shape[-1]
         if place.offset < 0:
-            frame = _decoded_frame(place.path, place.index).astype(self.dtype, copy=False)
-            return frame[rows[0] : rows[1], columns[0] : columns[1]]
-        stored = np.dtype(place.file_dtype)
-        wanted = (rows[1] - rows[0]) * width * stored.itemsize
-        with place.path.open("rb") as stream:
-            stream.seek(place.offset + rows[0] * width * stored.itemsize)
-            data = stream.read(wanted)
-        if len(data) != wanted:
-            raise SourceError(
-                f"expected {wanted} bytes of pixel data, found {len(data)}",
-                kind="truncated",
-                path=place.path,
-                hint="the file changed while it was read",
-            )
-        words = np.frombuffer(data, stored).reshape(-1, width)[:, columns[0] : columns[1]]
-        values = words.astype(self.dtype)
+            plane = _whole_frame(place)[place.sample]
+            words = plane[rows[0] : rows[1], columns[0] : columns[1]]
+        else:
+            words = self._stored_rows(place, rows)[:, columns[0] : columns[1]]
+        values: Array = words.astype(self.dtype)
         if place.sign_bits:
-            shift = 8 * stored.itemsize - place.sign_bits
+            shift = 8 * values.itemsize - place.sign_bits
             values = (values << shift) >> shift
         return values
+
+    def _stored_rows(self, place: FramePlace, rows: tuple[int, int]) -> Array:
+        width = self.shape[-1]
+        stored = np.dtype(place.file_dtype)
+        wanted = (rows[1] - rows[0]) * width * stored.itemsize
+        data = _read_bytes(place.path, place.offset + rows[0] * width * stored.itemsize, wanted)
+        return np.frombuffer(data, stored).reshape(-1, width)
+
+
+def _read_bytes(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        data = stream.read(length)
+    if len(data) != length:
+        raise SourceError(
+            f"expected {length} bytes of pixel data, found {len(data)}",
+            kind="truncated",
+            path=path,
+            hint="the file changed while it was read",
+        )
+    return data
 
 
 _cache: OrderedDict[tuple[Path, int, int], Array] = OrderedDict()
 _cache_lock = threading.Lock()
 
 
-def _decoded_frame(path: Path, index: int) -> Array:
-    key = (path, path.stat().st_mtime_ns, index)
+def _whole_frame(place: FramePlace) -> Array:
+    """Give a frame as (samples, rows, columns), unpacked or decoded; the latest are kept."""
+    path = place.path
+    key = (path, path.stat().st_mtime_ns, place.index)
     with _cache_lock:
         if key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
-    frame = _decode(path, index)
+    if place.layout is None:
+        frame = _decode(path, place.index)[0]
+    else:
+        frame = place.layout.frame(
+            lambda at, length: _read_bytes(path, place.start + at, length), place.index
+        )
     with _cache_lock:
         _cache[key] = frame
         while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > _CACHE_BYTES:
@@ -199,7 +243,8 @@ def _decoded_frame(path: Path, index: int) -> Array:
     return frame
 
 
-def _decode(path: Path, index: int) -> Array:
+def _decode(path: Path, index: int) -> tuple[Array, str]:
+    """Decode a frame: (samples, rows, columns), and the photometric interpretation it has now."""
     from pydicom import dcmread
     from pydicom.config import disable_value_validation
     from pydicom.pixels.decoders.base import get_decoder
@@ -208,7 +253,7 @@ def _decode(path: Path, index: int) -> Array:
         with disable_value_validation():
             dataset = dcmread(path, force=True)
             decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-            frame, _ = decoder.as_array(dataset, index=index, raw=True)
+            frame, facts = decoder.as_array(dataset, index=index, raw=True)
     except damage_errors() as error:
         raise SourceError(
             f"frame {index} cannot be decoded ({type(error).__name__}); the compressed pixel data "
@@ -217,4 +262,6 @@ def _decode(path: Path, index: int) -> Array:
             path=path,
             hint="fetch the file again, or convert it to a native transfer syntax",
         ) from error
-    return np.ascontiguousarray(frame)
+    colours = str(facts["photometric_interpretation"]).replace("YBR_FULL_422", "YBR_FULL")
+    planes = frame[None] if frame.ndim == 2 else np.moveaxis(frame, -1, 0)
+    return np.ascontiguousarray(planes), colours

@@ -1,7 +1,8 @@
 """Writing DICOM again: the identical files where possible, honest derived ones otherwise.
 
 Lossless values on whole frames of natively stored files give byte-identical files. Whole frames of
-compressed sources come back as Explicit VR Little Endian with their own UIDs. Everything else (a
+compressed sources come back as Explicit VR Little Endian with their own UIDs, or verbatim when the
+archive keeps the original files. Everything else (a
 region cut inside the frames, some frames of a multi-frame file, lossy values) is a derived image,
 see ``adapters.dicom_derive``.
 """
@@ -16,10 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from adapters.base import Array, RestoredVolume, RestoreInfo, safe_target
-from adapters.dicom_derive import Derivation, write_converted, write_derived
+from adapters.base import (
+    CUT,
+    EQUAL_DATA,
+    IDENTICAL,
+    LOSSY,
+    Array,
+    RestoredVolume,
+    RestoreInfo,
+    WrittenFile,
+    safe_target,
+)
+from adapters.dicom_derive import Derivation, Part, write_converted, write_derived
 from adapters.dicom_header import damage_errors
+from adapters.dicom_layout import PixelLayout
 from adapters.errors import SourceError
+from adapters.originals import original_of
 from adapters.output import check_volumes_exist, staged_folder
 
 __all__ = ["restore_dicom"]
@@ -29,8 +42,9 @@ Box = tuple[int, int, int, int]  # first row, end row, first column, end column
 
 @dataclass(frozen=True)
 class _FilePlan:
-    """One file to write: its record, and the frames that are there, by frame number."""
+    """One file to write: its number and record, and the frames (samples, rows, columns) to keep."""
 
+    number: int
     record: dict[str, Any]
     frames: dict[int, Array]
     box: Box
@@ -42,7 +56,7 @@ def restore_dicom(
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,
-) -> list[Path]:
+) -> list[WrittenFile]:
     """Write the files of the given volumes into a new or empty folder.
 
     Raises
@@ -52,7 +66,7 @@ def restore_dicom(
     """
     try:
         plans = _plans(document, volumes)
-        headers = blobs["headers"]
+        blobs["headers"]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise _bad_document(error) from error
     derivation = _derivation(document, plans, info)
@@ -62,10 +76,11 @@ def restore_dicom(
             place = safe_target(work, str(plan.record["name"]))
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _write(plan, document, headers, place, derivation)
+                outcome = _write(plan, document, blobs, place, derivation)
             except damage_errors() as error:
                 raise _bad_document(error) from error
-            written.append(target / place.relative_to(work))
+            path = target / place.relative_to(work)
+            written.append(WrittenFile(path, plan.number, outcome))
     return written
 
 
@@ -85,14 +100,25 @@ def _plans(document: dict[str, Any], volumes: Sequence[RestoredVolume]) -> list[
     )
     frames: dict[int, dict[int, Array]] = {}
     boxes: dict[int, Box] = {}
+    samples = int(document["samples"])
     for volume in volumes:
-        owners = np.array(known[volume.name]["frames"]).reshape(*volume.full_shape[:-2], 2)
+        full, start, array = volume.full_shape, volume.start, volume.array
+        if samples > 1:
+            if array.shape[0] != samples:
+                raise SourceError(
+                    f"expected all {samples} samples of the colours, found {array.shape[0]}",
+                    kind="bad-region",
+                )
+            full, start, array = full[1:], start[1:], np.moveaxis(array, 0, -3)
+        else:
+            array = np.expand_dims(array, -3)
+        owners = np.array(known[volume.name]["frames"]).reshape(*full[:-2], 2)
         lead = tuple(
-            slice(start, start + size)
-            for start, size in zip(volume.start[:-2], volume.array.shape[:-2], strict=True)
+            slice(first, first + size)
+            for first, size in zip(start[:-2], array.shape[:-3], strict=True)
         )
-        planes = volume.array.reshape(-1, *volume.array.shape[-2:])
-        (r, c), (height, width) = volume.start[-2:], volume.array.shape[-2:]
+        planes = array.reshape(-1, *array.shape[-3:])
+        (r, c), (height, width) = start[-2:], array.shape[-2:]
         for (file, frame), plane in zip(owners[lead].reshape(-1, 2), planes, strict=True):
             frames.setdefault(int(file), {})[int(frame)] = plane
             box = (r, r + height, c, c + width)
@@ -101,7 +127,7 @@ def _plans(document: dict[str, Any], volumes: Sequence[RestoredVolume]) -> list[
                     "volumes of one file must be cut to the same rows and columns",
                     kind="bad-region",
                 )
-    return [_FilePlan(document["files"][f], frames[f], boxes[f]) for f in sorted(frames)]
+    return [_FilePlan(f, document["files"][f], frames[f], boxes[f]) for f in sorted(frames)]
 
 
 def _is_whole(plan: _FilePlan, document: dict[str, Any]) -> bool:
@@ -127,22 +153,31 @@ def _derivation(
 def _write(
     plan: _FilePlan,
     document: dict[str, Any],
-    headers: bytes,
+    blobs: dict[str, bytes],
     place: Path,
     derivation: Derivation | None,
-) -> None:
-    record = plan.record
+) -> str:
+    """Write one file and say what it is."""
+    record, headers = plan.record, blobs["headers"]
+    original = original_of(document, blobs, plan.number)
+    if derivation is None and original is not None:
+        place.write_bytes(original)
+        return IDENTICAL
     head, tail = (headers[record[part][0] : record[part][1]] for part in ("head", "tail"))
     numbers = sorted(plan.frames)
     words = _words(np.stack([plan.frames[i] for i in numbers]), record, document)
     if derivation is None and record["native"]:
-        order = ">" if record["big_endian"] else "<"
-        body = words.astype(np.dtype(order + words.dtype.str[1:])).tobytes()
+        body = bytearray(PixelLayout(**record["layout"]).pack(words))
+        for offset, value in record["patches"] or ():
+            body[offset] = value
         place.write_bytes(head + body + tail)
-    elif derivation is None:
-        write_converted(head, words, place)
-    else:
-        write_derived(head, words, place, numbers, plan.box, derivation)
+        return EQUAL_DATA if record["patches"] is None else IDENTICAL
+    if derivation is None:
+        write_converted(head, words, place, record)
+        return EQUAL_DATA
+    part = Part(numbers, plan.box, record["photometric"], record["lossy_method"])
+    write_derived(head, words, place, part, derivation)
+    return CUT if derivation.info.lossless else LOSSY
 
 
 def _words(values: Array, record: dict[str, Any], document: dict[str, Any]) -> Array:

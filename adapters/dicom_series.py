@@ -82,10 +82,11 @@ def _series_key(image: ImageFile) -> Hashable:
         image.modality,
         image.rows,
         image.columns,
+        image.samples,
+        image.word,
         image.bits_allocated,
         image.bits_stored,
         image.high_bit,
-        image.signed,
         image.photometric,
         image.rescale_type,
     )

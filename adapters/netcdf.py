@@ -7,7 +7,6 @@ attribute): those, and all other variables, are kept exactly.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,21 +17,25 @@ from typing import Any
 import numpy as np
 
 from adapters.base import (
+    EQUAL_DATA,
     Array,
     Candidate,
     Coordinate,
     Discovery,
+    Promise,
     RestoredVolume,
     RestoreInfo,
     Skipped,
     SourceItem,
     Volume,
+    WrittenFile,
     file_records,
     safe_name,
     selection_bounds,
 )
 from adapters.errors import SourceError
 from adapters.netcdf_classic import check_classic_length
+from adapters.netcdf_content import content_digest, value_bytes
 from adapters.netcdf_restore import restore_netcdf
 from adapters.netcdf_schema import dim_key, plain_attributes, read_schema, variables_of
 
@@ -47,6 +50,7 @@ _LATITUDE_LONGITUDE = frozenset(
     for plural in ("", "s")
     for direction in ("north", "n", "east", "e")
 )
+_DIFFERS = "the bytes of the container, which its library lays out anew"
 # The NetCDF library is not safe to call from several threads.
 _library = threading.Lock()
 
@@ -93,7 +97,7 @@ class NetcdfAdapter:
             volumes=volumes,
             document=document,
             blobs=blobs,
-            files=file_records([path]),
+            files=(file_records([path])[0].promising(Promise(EQUAL_DATA, _DIFFERS)),),
             suggested_prior="climate-grid",
             notes=tuple(notes),
         )
@@ -105,10 +109,16 @@ class NetcdfAdapter:
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,
-    ) -> list[Path]:
+    ) -> list[WrittenFile]:
         """Write NetCDF of the same data model; see ``adapters.netcdf_restore``."""
         with _library:
             return restore_netcdf(document, blobs, volumes, target, info)
+
+    def content_sha256(self, path: Path) -> str:
+        """Digest of structure, types, attributes, encodings and every value of every variable."""
+        with _opened(path) as dataset:
+            schema, _ = read_schema(dataset, path)
+            return content_digest(dataset, schema)
 
 
 @contextmanager
@@ -207,11 +217,9 @@ def _records(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _value_bytes(variable: Any, record: dict[str, Any]) -> bytes:
     values = np.asarray(variable[...])
-    if record["type"] == "string":
-        return json.dumps(values.ravel().tolist()).encode()
-    little = values.astype(values.dtype.newbyteorder("<"))
-    record["blob_dtype"] = little.dtype.str
-    return little.tobytes()
+    if record["type"] != "string":
+        record["blob_dtype"] = values.dtype.newbyteorder("<").str
+    return value_bytes(values, record["type"])
 
 
 def _volumes(dataset: Any, document: dict[str, Any], path: Path) -> tuple[Volume, ...]:

@@ -14,12 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from adapters.base import Array, RestoredVolume, RestoreInfo, safe_target
+from adapters.base import (
+    CUT,
+    EQUAL_DATA,
+    IDENTICAL,
+    LOSSY,
+    Array,
+    RestoredVolume,
+    RestoreInfo,
+    WrittenFile,
+    safe_target,
+)
 from adapters.errors import SourceError
 from adapters.netcdf_schema import attribute_value
+from adapters.originals import original_of
 from adapters.output import check_volumes_exist, file_target, staged_file
 
-__all__ = ["restore_netcdf"]
+__all__ = ["restore_netcdf", "written_filters"]
 
 _SUFFIXES = (".nc", ".nc4", ".cdf")
 _FILL = "_FillValue"
@@ -34,7 +45,7 @@ def restore_netcdf(
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,
-) -> list[Path]:
+) -> list[WrittenFile]:
     """Write one file; volumes that are not given are left out, all other variables are written.
 
     Raises
@@ -54,20 +65,26 @@ def restore_netcdf(
         cuts = _cuts(volumes, known)
         own = safe_target(target, str(document["name"])).name
         place = file_target(target, own, _SUFFIXES)
-        with (
-            staged_file(place) as staged,
-            netCDF4.Dataset(staged[0], "w", format=document["data_model"]) as dataset,
-        ):
-            _write(dataset, document, blobs, {v.name: v.array for v in volumes}, cuts)
-            if not info.lossless:
-                dataset.setncattr(_LOSS_NOTE, _loss_note(info))
+        complete = len(volumes) == len(known) and all(volume.is_whole for volume in volumes)
+        original = original_of(document, blobs, 0) if info.lossless and complete else None
+        outcome = EQUAL_DATA if original is None else IDENTICAL
+        with staged_file(place) as staged:
+            if original is not None:
+                staged[0].write_bytes(original)
+                return [WrittenFile(place, 0, outcome)]
+            with netCDF4.Dataset(staged[0], "w", format=document["data_model"]) as dataset:
+                _write(dataset, document, blobs, {v.name: v.array for v in volumes}, cuts)
+                if not info.lossless:
+                    dataset.setncattr(_LOSS_NOTE, _loss_note(info))
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         raise SourceError(
             f"the stored NetCDF record cannot be used ({type(error).__name__}: {error})",
             kind="bad-document",
             hint="verify the archive",
         ) from error
-    return [place]
+    if not complete:
+        outcome = CUT
+    return [WrittenFile(place, 0, outcome if info.lossless else LOSSY)]
 
 
 def _volume_records(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -223,6 +240,15 @@ def _compression(group: Any, filters: dict[str, Any]) -> dict[str, Any]:
     if filters.get("szip") or filters.get("blosc"):
         return {"compression": "zlib", "complevel": 4}
     return {}
+
+
+def written_filters(group: Any, filters: dict[str, Any]) -> dict[str, Any]:
+    """Give the filters a restored variable has where its source has ``filters``."""
+    chosen = _compression(group, filters)
+    names = ("zlib", "szip", "zstd", "bzip2", "blosc")
+    made: dict[str, Any] = {name: chosen.get("compression") == name for name in names}
+    made["complevel"] = int(chosen.get("complevel", 0))
+    return made | {name: bool(filters.get(name)) for name in ("shuffle", "fletcher32")}
 
 
 def _set_attribute(holder: Any, entry: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ File axes (x, y, z, t, ...) become array axes (..., t, z, y, x).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import Any
 import numpy as np
 
 from adapters.base import (
+    IDENTICAL_UNPACKED,
     Candidate,
     Coordinate,
     Discovery,
+    FileRecord,
+    Promise,
     RestoredVolume,
     RestoreInfo,
     Skipped,
     SourceItem,
     Volume,
+    WrittenFile,
     file_records,
     safe_name,
     spacing_of,
@@ -81,7 +86,7 @@ class NiftiAdapter:
             volumes=(_volume(candidate.paths[-1], files.header, affine),),
             document=document,
             blobs=blobs,
-            files=file_records(candidate.paths),
+            files=_promised(file_records(candidate.paths), candidate.paths, files),
             suggested_prior=None,
             notes=tuple(notes),
         )
@@ -93,9 +98,29 @@ class NiftiAdapter:
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,
-    ) -> list[Path]:
+    ) -> list[WrittenFile]:
         """Write NIfTI of the same flavour; see ``adapters.nifti_restore``."""
         return restore_nifti(document, blobs, volumes, target, info)
+
+    def content_sha256(self, path: Path) -> str:
+        """Digest of the decompressed bytes."""
+        return spool(path).sha256 if is_gzip(path) else file_records([path])[0].sha256
+
+
+def _promised(
+    records: Sequence[FileRecord], paths: Sequence[Path], files: _Files
+) -> tuple[FileRecord, ...]:
+    """Records with their promise: plain files come back identical, gzip streams unpacked so."""
+    packed = "the gzip stream itself"
+    digests = [files.sha256] if len(paths) == 1 else [_sha256(files.head), files.sha256]
+    return tuple(
+        record.promising(Promise(IDENTICAL_UNPACKED, packed, digest)) if is_gzip(path) else record
+        for record, path, digest in zip(records, paths, digests, strict=True)
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _suffix(path: Path) -> str:

@@ -14,9 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from adapters.base import Array, RestoredVolume, RestoreInfo, safe_target
+from adapters.base import (
+    CUT,
+    IDENTICAL,
+    IDENTICAL_UNPACKED,
+    LOSSY,
+    Array,
+    RestoredVolume,
+    RestoreInfo,
+    WrittenFile,
+    safe_target,
+)
 from adapters.errors import SourceError
 from adapters.nifti_header import NiftiHeader, parse_header
+from adapters.originals import original_of
 from adapters.output import check_volumes_exist, file_target, staged_file
 
 __all__ = ["restore_nifti"]
@@ -33,7 +44,7 @@ def restore_nifti(
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,
-) -> list[Path]:
+) -> list[WrittenFile]:
     """Write one image, as a single file or a pair like its source.
 
     Raises
@@ -65,12 +76,24 @@ def restore_nifti(
         head, tail = _cut_header(header, head, volume), b""
     if not info.lossless:
         head = _with_comment(header, head, info)
+    identical = info.lossless and volume.is_whole
+    packed = str(document["names"][0]).lower().endswith(".gz")
+    written = []
     with staged_file(*places) as staged:
         if len(staged) == 2:
             _write(staged[0], [head], None, b"")
         lead = head if len(staged) == 1 else image_head
         _write(staged[-1], [lead], volume.array.astype(dtype, copy=False), tail)
-    return places
+        for number, (path, work) in enumerate(zip(places, staged, strict=True)):
+            same_packing = packed == work.name.lower().endswith(".gz")
+            original = original_of(document, blobs, number) if identical and same_packing else None
+            if original is not None:
+                work.write_bytes(original)
+            verbatim = original is not None or (same_packing and not packed)
+            exact = IDENTICAL if verbatim else IDENTICAL_UNPACKED
+            outcome = exact if identical else (CUT if info.lossless else LOSSY)
+            written.append(WrittenFile(path, number, outcome))
+    return written
 
 
 def _places(document: dict[str, Any], target: Path) -> list[Path]:

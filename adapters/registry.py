@@ -17,10 +17,11 @@ from adapters.base import (
     RestoreInfo,
     Skipped,
     SourceItem,
+    WrittenFile,
 )
 from adapters.errors import SourceError
 
-__all__ = ["adapter_for", "discover", "open_source", "restore_source"]
+__all__ = ["adapter_for", "content_sha256", "discover", "open_source", "restore_source"]
 
 # The order decides who is asked first; each file goes to the first adapter that accepts it.
 _ADAPTERS = {
@@ -150,7 +151,7 @@ def restore_source(
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,
-) -> list[Path]:
+) -> list[WrittenFile]:
     """Write decoded volumes in their source format.
 
     Parameters
@@ -167,11 +168,22 @@ def restore_source(
 
     Returns
     -------
-    list of Path
-        The files written. Nothing is left behind when an error is raised.
+    list of WrittenFile
+        What was written, and what each file is compared with its source. Nothing is left behind
+        when an error is raised.
 
     Raises
     ------
     SourceError : kind ``"target-exists"``, ``"bad-region"``, ``"bad-document"`` and others.
     """
     return adapter_for(kind).restore(document, blobs, volumes, Path(target), info)
+
+
+def content_sha256(kind: str, path: Path) -> str:
+    """Give a digest of all that a file of a source format holds, whatever its encoding.
+
+    Raises
+    ------
+    SourceError : the file cannot be read.
+    """
+    return adapter_for(kind).content_sha256(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipelines.proof import outcome_counts
+
 if TYPE_CHECKING:
     from pipelines.archive import ItemReport
     from pipelines.plan import ArchivePlan
@@ -79,6 +81,20 @@ def restore_lines(report: RestoreReport) -> list[str]:
     return [
         *restore_plan_lines(report.plan),
         f"wrote {len(report.files)} {report.kind} file(s) with {word}",
+        *_outcome_lines(report),
         *(f"  {path}" for path in report.files[:5]),
         *([f"  and {len(report.files) - 5} more"] if len(report.files) > 5 else []),
+        *(f"note: {note}" for note in report.notes),
     ]
+
+
+def _outcome_lines(report: RestoreReport) -> list[str]:
+    """One line per kind of outcome: how many files, whether proven, what differs."""
+    lines = []
+    for outcome, count in outcome_counts(report.proofs).items():
+        same = [proof for proof in report.proofs if proof.outcome == outcome]
+        proven = ", proven by SHA-256" if all(proof.proven for proof in same) else ""
+        differs = sorted({proof.differs for proof in same if proof.differs})
+        except_for = f"; differs in: {'; '.join(differs)}" if differs else ""
+        lines.append(f"  {count} {outcome}{proven}{except_for}")
+    return lines

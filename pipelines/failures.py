@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapters.errors import SourceError
+from pipelines.proof import ProofError
 from psc_volumetric.errors import (
     FormatError,
     ParameterError,
@@ -44,7 +45,7 @@ EXIT_CODES = {
     EXIT_FORMAT: "archive damaged or not supported",
     EXIT_PRIOR: "prior missing or not the right one",
     EXIT_STORAGE: "storage problem (target exists, not writable, full)",
-    EXIT_DAMAGE: "verification found damage",
+    EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
     EXIT_INTERRUPTED: "interrupted",
 }
 
@@ -90,6 +91,8 @@ def _psc_code(error: PscError) -> int:
         return EXIT_USAGE
     if isinstance(error, FormatError):
         return EXIT_FORMAT
+    if isinstance(error, ProofError):
+        return EXIT_DAMAGE
     if isinstance(error, PriorMismatchError):
         return EXIT_PRIOR
     if isinstance(error, StorageError):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.progress import Progress, Silent
+from pipelines.proof import PROMISES, FileProof, describe, outcome_counts, prove
 from pipelines.roi import box_text, roi_from_coordinates, roi_from_indices, roi_from_mm
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.reader import ArchiveReader
@@ -40,6 +41,9 @@ class RestoreOptions:
         Names to restore; empty is all.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    prove : bool
+        Compare the files written with the digests of their sources; a file that was promised to
+        be its source and is not is an error.
     """
 
     roi: str | None = None
@@ -48,6 +52,7 @@ class RestoreOptions:
     level: int | None = None
     variables: tuple[str, ...] = ()
     device: str = "auto"
+    prove: bool = True
 
     def __post_init__(self) -> None:
         if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
@@ -104,12 +109,17 @@ class RestoreReport:
     lossless : bool
         Whether every restored value is the source's.
     plan : RestorePlan
+    proofs : tuple of FileProof
+        What each file is, compared with its source; same order as ``files``.
+    notes : tuple of str
     """
 
     files: tuple[str, ...]
     kind: str
     lossless: bool
     plan: RestorePlan
+    proofs: tuple[FileProof, ...]
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
@@ -117,6 +127,9 @@ class RestoreReport:
             "kind": self.kind,
             "lossless": self.lossless,
             "files": list(self.files),
+            "outcomes": outcome_counts(self.proofs),
+            "proofs": [proof.to_dict() for proof in self.proofs],
+            "notes": list(self.notes),
             **self.plan.to_dict(),
         }
 
@@ -192,6 +205,8 @@ def restore(
     ParameterError : the region is outside the volume.
     StorageError : the target exists (kind ``"target-exists"``).
     SourceError : the source format cannot be written.
+    ProofError : a file that was promised to be its source is not (kind ``"not-the-source"``);
+        nothing stays written.
 
     Notes
     -----
@@ -219,6 +234,7 @@ def restore(
             )
             shown.advance()
         info = _restore_info(reader, tuple(plan.boxes), plan.level)
+        notes = _notes(reader, tuple(plan.boxes))
     written = adapters.restore_source(
         source.kind,
         source.document,
@@ -227,12 +243,27 @@ def restore(
         target,
         RestoreInfo(**info),
     )
+    promises = source.document.get(PROMISES, [])
+    proofs = (
+        prove(source.kind, written, source.files, promises)
+        if options.prove
+        else tuple(describe(file, None, proven=False) for file in written)
+    )
     return RestoreReport(
-        files=tuple(str(path) for path in written),
+        files=tuple(str(file.path) for file in written),
         kind=source.kind,
         lossless=info["lossless"],
         plan=plan,
+        proofs=proofs,
+        notes=tuple(notes),
     )
+
+
+def _notes(reader: ArchiveReader, names: Sequence[str]) -> list[str]:
+    """What has to be said beside the outcome."""
+    before = any(reader.variables[name].attrs.get("lossy_before") for name in names)
+    note = "the source was already compressed with loss: its values are not those of the scanner"
+    return [note] if before else []
 
 
 def _restore_info(reader: ArchiveReader, names: Sequence[str], level: int | None) -> dict[str, Any]:

@@ -88,6 +88,25 @@ def write_series() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
+def write_float() -> Callable[..., np.ndarray]:
+    """Write one file with floating-point pixels, of single or double precision."""
+
+    def write(folder: Path, kind: type[np.floating]) -> np.ndarray:
+        values = np.random.default_rng(4).normal(size=(20, 24)).astype(kind)
+        values[0, :4] = [np.nan, np.inf, -0.0, 5e-324]
+        dataset = base_dataset(values.view(f"u{values.itemsize}"))
+        del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+        double = values.itemsize == 8
+        setattr(dataset, "DoubleFloatPixelData" if double else "FloatPixelData", values.tobytes())
+        dataset.ImageOrientationPatient = list(AXIAL)
+        dataset.ImagePositionPatient = [-90.5, 12.25, -310]
+        save(dataset, folder / "float.dcm")
+        return values
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def write_enhanced() -> Callable[..., np.ndarray]:
     """Write one enhanced file; ``places`` has (orientation, position, extra traits) per frame."""
 

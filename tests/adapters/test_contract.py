@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.pixels import pixel_array
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
@@ -53,6 +54,17 @@ CASES = {
     "dicom-rle": "MR_small_RLE.dcm",
     "dicom-jpeg2000": "MR_small_jp2klossless.dcm",
     "dicom-deflated": "image_dfl.dcm",
+    "dicom-colour": "examples_rgb_color.dcm",
+    "dicom-colour-planar-big-endian": "ExplVR_BigEnd.dcm",
+    "dicom-colour-16-bit": "SC_rgb_rle_16bit.dcm",
+    "dicom-colour-jpeg": "SC_rgb_jpeg_dcmtk.dcm",
+    "dicom-colour-jpeg2000": "examples_jpeg2k.dcm",
+    "dicom-ybr-422": "SC_ybr_full_422_uncompressed.dcm",
+    "dicom-palette": "examples_palette.dcm",
+    "dicom-mask": "liver_1frame.dcm",
+    "dicom-mask-big-endian": "liver_expb_1frame.dcm",
+    "dicom-float": lambda t, m: m["float"](t, np.float32),
+    "dicom-double": lambda t, m: m["float"](t, np.float64),
     "dicom-dose": "rtdose.dcm",
     "dicom-dose-big-endian": "rtdose_expb.dcm",
     "dicom-series": "dicomdirtests/98892003/MR1/4919",
@@ -78,7 +90,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def source(
-    request, tmp_path_factory, write_series, write_enhanced, write_nifti, write_netcdf
+    request, tmp_path_factory, write_series, write_float, write_enhanced, write_nifti, write_netcdf
 ) -> Path:
     case = CASES[request.param]
     if isinstance(case, Path):
@@ -88,6 +100,7 @@ def source(
     folder = tmp_path_factory.mktemp(request.param)
     makers = {
         "series": write_series,
+        "float": write_float,
         "enhanced": write_enhanced,
         "nifti": write_nifti,
         "netcdf": write_netcdf,
@@ -112,8 +125,11 @@ def whole(volume):
 
 
 def region(volume):
-    """A region that cuts every axis of more than one point."""
-    return tuple(slice(n // 3, n // 3 + max(1, n // 2)) for n in volume.array.shape)
+    """A region that cuts every axis of more than one point, except the samples of colours."""
+    return tuple(
+        slice(0, n) if dim == "sample" else slice(n // 3, n // 3 + max(1, n // 2))
+        for dim, n in zip(volume.dims, volume.array.shape, strict=True)
+    )
 
 
 def cut(volume, key):
@@ -128,7 +144,8 @@ def regions_of(item):
 
 def restore(item, volumes, target, info):
     document = json.loads(json.dumps(item.document, allow_nan=False))
-    return adapters.restore_source(item.kind, document, item.blobs, volumes, target, info)
+    made = adapters.restore_source(item.kind, document, item.blobs, volumes, target, info)
+    return [file.path for file in made]
 
 
 def reopened(paths):
@@ -215,7 +232,9 @@ def check_dicom(item, candidate):
     (volume,) = item.volumes
     for k, path in enumerate(candidate.paths):
         dataset = pydicom.dcmread(path)
-        np.testing.assert_array_equal(whole(volume)[k], dataset.pixel_array)
+        planes = whole(volume)[..., k, :, :]
+        shown = np.moveaxis(planes, 0, -1) if planes.ndim == 3 else planes
+        np.testing.assert_array_equal(shown, pixel_array(dataset, raw=True))
         if volume.affine is None:
             continue
         row, column = np.array(dataset.ImageOrientationPatient).astype(float).reshape(2, 3)

@@ -32,7 +32,8 @@ def restore(item, target, *, key=None, info=LOSSLESS):
         parts = key or tuple(slice(0, n) for n in volume.array.shape)
         start = tuple(part.start for part in parts)
         volumes.append(RestoredVolume(volume.name, volume.array[parts], start, volume.array.shape))
-    return adapters.restore_source("dicom", item.document, item.blobs, volumes, target, info)
+    made = adapters.restore_source("dicom", item.document, item.blobs, volumes, target, info)
+    return [file.path for file in made]
 
 
 def along_z(distances):
@@ -53,7 +54,7 @@ def test_a_mixture_is_sorted_out_and_the_rest_is_reported(tmp_path, write_series
     write_series(tmp_path / "a", prefix="OTHER", SeriesInstanceUID="1.2.3", Modality="CT")
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "empty.dcm").write_bytes(b"")
-    for name in ("DICOMDIR", "test-SR.dcm", "examples_rgb_color.dcm"):
+    for name in ("DICOMDIR", "test-SR.dcm", "MR_truncated.dcm"):
         shutil.copy(get_testdata_file(name), tmp_path / name)
     found = adapters.discover(tmp_path)
     assert sorted(len(candidate.paths) for candidate in found.candidates) == [6, 6]
@@ -63,7 +64,7 @@ def test_a_mixture_is_sorted_out_and_the_rest_is_reported(tmp_path, write_series
         "empty.dcm": "unknown-format",
         "DICOMDIR": "dicomdir",
         "test-SR.dcm": "no-pixels",
-        "examples_rgb_color.dcm": "unsupported-samples",
+        "MR_truncated.dcm": "truncated",
     }
 
 

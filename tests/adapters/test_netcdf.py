@@ -28,7 +28,8 @@ def part_of(volume, key=None):
 
 
 def restore(item, volumes, target, info=LOSSLESS):
-    return adapters.restore_source("netcdf", item.document, item.blobs, volumes, target, info)
+    made = adapters.restore_source("netcdf", item.document, item.blobs, volumes, target, info)
+    return [file.path for file in made]
 
 
 def describe(group):

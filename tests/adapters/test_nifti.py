@@ -22,7 +22,8 @@ def restore(item, target, *, key=None, info=LOSSLESS):
     part = RestoredVolume(
         "image", volume.array[parts], tuple(p.start for p in parts), volume.array.shape
     )
-    return adapters.restore_source("nifti", item.document, item.blobs, [part], target, info)
+    made = adapters.restore_source("nifti", item.document, item.blobs, [part], target, info)
+    return [file.path for file in made]
 
 
 def kind_of(path):
