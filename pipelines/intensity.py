@@ -118,6 +118,8 @@ class SampledRange:
         Whether low and high are the fixed ones of CT, ``HU_LOW`` and ``HU_HIGH``.
     special_values : tuple of numbers
         The declared sentinels that were left out, and padding found in the sample.
+    notes : tuple of str
+        What was guessed from the values, in words.
     """
 
     low: float
@@ -126,6 +128,7 @@ class SampledRange:
     distinct: int
     hounsfield: bool = False
     special_values: tuple[float | int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def value_range(
@@ -186,10 +189,14 @@ def volume_range(volume: Volume) -> SampledRange | None:
     slope, intercept = volume.slope or 1.0, volume.intercept or 0.0
     if slope <= 0 or not (known or _looks_like_hounsfield(volume, sample)):
         return value_range(sample, special)
-    special = (*special, *_padding(sample, special, slope, intercept))
-    sampled = value_range(sample, special)
+    padding = _padding(sample, special, slope, intercept)
+    sampled = value_range(sample, (*special, *padding))
     if sampled is None:
         return None
+    notes = [f"the lowest value, {p}, stands alone: taken as padding" for p in padding]
+    if not known:
+        notes.append("no modality is recorded; the values look like CT in Hounsfield units")
+    sampled = replace(sampled, notes=tuple(notes))
     least, most = (v * slope + intercept for v in (sampled.low, sampled.largest))
     if least < _HU_LEAST or most > _HU_MOST:
         return sampled
@@ -239,6 +246,8 @@ def judge(volume: Volume) -> tuple[SampledRange | None, str | None]:
     """Sampled range, and why the prior cannot code the volume (None when it can)."""
     dtype = np.dtype(volume.array.dtype)
     shape = tuple(volume.array.shape)
+    if volume.exact_only is not None:
+        return None, volume.exact_only
     if dtype.str[1:] not in _CODED_BY_PRIOR:
         return None, f"values of type {dtype.name} are kept exactly"
     if min(shape[-2:]) < SMALLEST_PLANE:

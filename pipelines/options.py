@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from psc_volumetric.errors import ParameterError, PriorMismatchError
 from psc_volumetric.parameters import CodecParameters
 
-__all__ = ["DEVICES", "MODES", "ArchiveOptions", "choose_prior", "suggest_prior"]
+__all__ = [
+    "CT_PRIOR",
+    "DEVICES",
+    "ERROR_UNITS",
+    "MODES",
+    "ArchiveOptions",
+    "choose_prior",
+]
 
-MODES = ("lossy",)
+MODES = ("lossless", "bounded", "lossy")
+ERROR_UNITS = ("stored", "physical", "relative")
+PREVIEWS = ("none", "psc")
+BASES = ("auto", "psc", "av1")
 DEVICES = ("auto", "cpu", "cuda")
+DEFAULT_STEP = 0.5
+LARGEST_BPV = 64.0
+LARGEST_PSNR_DB = 150.0
 GENERAL_PRIOR = "mr-head"
 CT_PRIOR = "ct-body"
 
@@ -23,10 +37,28 @@ class ArchiveOptions:
     Parameters
     ----------
     mode : str
-        ``"lossy"``, the only mode for now. It has no default, so that nobody loses data by
-        leaving it out.
-    step : float
-        Quantiser step in normalised units, where the intensity range is 2.
+        ``"lossless"`` (every bit of every value), ``"bounded"`` (no value is off by more than
+        ``max_error``) or ``"lossy"``.
+    max_error : float or None
+        Largest absolute error. Bounded archives need one; a lossless archive with one holds a
+        bounded level below its last one.
+    max_error_unit : str
+        ``"stored"``, ``"physical"`` (stored times slope) or ``"relative"`` (share of the range
+        of the values).
+    bpv, psnr : float or None
+        Target of a lossy archive: bits per voxel, or decibels with that range as peak.
+    step : float or None
+        Quantiser step of a lossy archive or preview in normalised units, where the intensity
+        range is 2, instead of a target.
+    preview : str or None
+        Whether lossless and bounded archives have lossy levels below, ``"psc"`` or ``"none"``
+        (the default).
+    base : str
+        Lossy method: ``"psc"``, ``"av1"`` or ``"auto"``, the better one in each brick.
+    exact_roi, exact_roi_mm : str or None
+        Region of a bounded or lossy archive that is kept exactly, in indices or millimetres.
+    keep_original : bool
+        Also keep, verbatim, source files that cannot be made again byte for byte.
     effort : int
         1..9, network evaluations per tile.
     setting : str
@@ -38,33 +70,131 @@ class ArchiveOptions:
 
     Raises
     ------
-    ParameterError : a value outside its range.
+    ParameterError : a value outside its range, or values that contradict one another.
     """
 
-    mode: str
-    step: float = 0.5
+    mode: str = "lossless"
+    max_error: float | None = None
+    max_error_unit: str = "stored"
+    bpv: float | None = None
+    psnr: float | None = None
+    step: float | None = None
+    preview: str | None = None
+    base: str = "auto"
+    exact_roi: str | None = None
+    exact_roi_mm: str | None = None
+    keep_original: bool = False
     effort: int = 5
     setting: str = "fast"
     prior: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ParameterError(
-                f"mode must be one of {', '.join(MODES)}, found {self.mode!r}",
-                kind="bad-mode",
-                hint="lossless and bounded archives come with a later version; --mode lossy",
-            )
-        if self.device not in DEVICES:
-            raise ParameterError(
-                f"device must be one of {', '.join(DEVICES)}, found {self.device!r}",
-                kind="bad-device",
-            )
+        _one_of("mode", self.mode, MODES)
+        _one_of("max-error-unit", self.max_error_unit, ERROR_UNITS, kind="bad-bound")
+        _one_of("base", self.base, BASES)
+        _one_of("device", self.device, DEVICES)
+        if self.preview is not None:
+            _one_of("preview", self.preview, PREVIEWS)
+        self._check_bound()
+        self._check_targets()
+        self._check_regions()
         self.parameters()
 
-    def parameters(self) -> CodecParameters:
-        """The codec's part of the choices."""
-        return CodecParameters(setting=self.setting, effort=self.effort, step=self.step)
+    def _check_bound(self) -> None:
+        bound = self.max_error
+        if bound is None:
+            if self.mode == "bounded":
+                raise ParameterError(
+                    "mode bounded needs the largest error that is allowed",
+                    kind="bound-missing",
+                    hint="add --max-error 2, or --max-error 0.5 --max-error-unit physical",
+                )
+            return
+        if self.mode == "lossy":
+            raise ParameterError(
+                "mode lossy promises no error bound, so --max-error has no meaning there",
+                kind="bound-without-guarantee",
+                hint="use --mode bounded",
+            )
+        if not (math.isfinite(bound) and bound > 0):
+            raise ParameterError(
+                f"the largest error must be a number above 0, found {bound!r}",
+                kind="bad-bound",
+                hint="no error at all is --mode lossless",
+            )
+        if self.max_error_unit == "relative" and bound >= 1:
+            raise ParameterError(
+                f"a relative error must be below 1, the whole range of the values, found {bound!r}",
+                kind="bad-bound",
+            )
+
+    def _check_targets(self) -> None:
+        given = [name for name in ("bpv", "psnr", "step") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ParameterError(
+                f"expected one of bpv, psnr and step, found {' and '.join(given)}",
+                kind="several-targets",
+            )
+        if self.mode == "lossy" and self.preview is not None:
+            raise ParameterError(
+                "a lossy archive is its own preview: --preview belongs to the other modes",
+                kind="bad-preview",
+            )
+        if self.lossy_base == "none" and self.step is not None:
+            raise ParameterError(
+                f"mode {self.mode} without a preview has no quantiser step",
+                kind="target-without-loss",
+                hint="use --mode lossy, or add --preview psc",
+            )
+        if self.mode != "lossy" and (self.bpv is not None or self.psnr is not None):
+            raise ParameterError(
+                f"mode {self.mode} has no target of rate or PSNR: its size follows from the promise",
+                kind="target-without-loss",
+                hint="use --mode lossy for --bpv and --psnr",
+            )
+        if self.bpv is not None and not 0 < self.bpv <= LARGEST_BPV:
+            raise ParameterError(
+                f"bpv must be above 0 and at most {LARGEST_BPV:g}, found {self.bpv!r}",
+                kind="bad-bpv",
+            )
+        if self.psnr is not None and not 0 < self.psnr <= LARGEST_PSNR_DB:
+            raise ParameterError(
+                f"psnr must be above 0 and at most {LARGEST_PSNR_DB:g} dB, found {self.psnr!r}",
+                kind="bad-psnr",
+                hint="no error at all is --mode lossless",
+            )
+
+    def _check_regions(self) -> None:
+        regions = [text for text in (self.exact_roi, self.exact_roi_mm) if text is not None]
+        if len(regions) > 1:
+            raise ParameterError(
+                "expected one exact region, found --roi-lossless and --roi-lossless-mm",
+                kind="several-rois",
+            )
+        if regions and self.mode == "lossless":
+            raise ParameterError(
+                "a lossless archive is exact everywhere: leave the exact region out",
+                kind="needless-roi",
+            )
+
+    @property
+    def lossy_base(self) -> str:
+        """Base method to ask for: ``"none"`` where no lossy levels are wanted."""
+        return self.base if self.mode == "lossy" or self.preview == "psc" else "none"
+
+    @property
+    def target(self) -> tuple[str, float] | None:
+        """``("bpv", value)`` or ``("psnr", value)``; None without a target."""
+        if self.bpv is not None:
+            return "bpv", self.bpv
+        return None if self.psnr is None else ("psnr", self.psnr)
+
+    def parameters(self, step: float | None = None) -> CodecParameters:
+        """The codec's part of the choices; ``step`` is that of rate control."""
+        given = [value for value in (step, self.step, DEFAULT_STEP) if value is not None]
+        chosen = given[0]
+        return CodecParameters(setting=self.setting, effort=self.effort, step=chosen)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able dictionary."""
@@ -76,19 +206,12 @@ class ArchiveOptions:
         return cls(**data)
 
 
-def suggest_prior(by_adapter: str | None, hounsfield: bool) -> tuple[str | None, str | None]:
-    """Prior that fits a source, and a note when that was guessed from its values.
-
-    Parameters
-    ----------
-    by_adapter : str or None
-        What the source's adapter suggests; NIfTI has no modality, so nothing.
-    hounsfield : bool
-        Whether a volume is coded on the fixed Hounsfield scale.
-    """
-    if by_adapter is None and hounsfield:
-        return CT_PRIOR, "no modality is recorded; the values look like CT in Hounsfield units"
-    return by_adapter, None
+def _one_of(name: str, value: str, allowed: tuple[str, ...], *, kind: str | None = None) -> None:
+    if value not in allowed:
+        raise ParameterError(
+            f"{name} must be one of {', '.join(allowed)}, found {value!r}",
+            kind=kind or f"bad-{name}",
+        )
 
 
 def choose_prior(

@@ -18,7 +18,7 @@ import adapters
 from adapters.base import Candidate, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
 from pipelines.intensity import SampledRange, judge
-from pipelines.options import ArchiveOptions, choose_prior, suggest_prior
+from pipelines.options import CT_PRIOR, ArchiveOptions, choose_prior
 from psc_volumetric.archive.layout import SUFFIXES, VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
@@ -254,15 +254,14 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
     PriorMismatchError : the prior does not exist.
     """
     item = open_item(candidate)
-    notes = list(item.notes)
     judged = [(volume, *judge(volume)) for volume in item.volumes]
+    notes = [*item.notes, *(note for _, sampled, _ in judged if sampled for note in sampled.notes)]
     if not judged:
         raise SourceError("no volume found", kind="nothing-found", path=candidate.paths[0])
     name, tile, digest = None, PLAIN_TILE, None
     if any(reason is None for _, _, reason in judged):
         hounsfield = any(sampled is not None and sampled.hounsfield for _, sampled, _ in judged)
-        suggested, guess = suggest_prior(item.suggested_prior, hounsfield)
-        notes += [guess] if guess else []
+        suggested = item.suggested_prior or (CT_PRIOR if hounsfield else None)
         name, note = choose_prior(options.prior, suggested, tuple(installed_priors()))
         prior = brick_prior(name)
         tile, digest = prior.tile_shape, prior.digest
