@@ -1,13 +1,12 @@
 """Bricks of voxels to bytes and back: the only place where the parts of the codec meet.
 
-Part of the format. A brick is coded with the method that fits it: ``constant``, ``lossless``
-(no network), or ``psc`` (a coarse base for the whole brick, then one progressive word sequence
-per tile). Decoding reads only the byte ranges that a region and a level need.
+Part of the format. A brick is a base method (``constant``, ``none``, or ``psc``: a coarse base for
+the whole brick, then one progressive word sequence per tile) under up to two exact layers
+(``bounded``, ``lossless``). Decoding reads only the byte ranges that a region and a level need.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,12 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream import constants as c
-from psc_volumetric.bitstream.brick import BrickIndex, ReadRange, Section, read_index, write_brick
+from psc_volumetric.bitstream.brick import (
+    BrickIndex,
+    PscFields,
+    ReadRange,
+    Section,
+    read_index,
+    write_brick,
+)
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
 from psc_volumetric.bitstream.wire import crc32c
-from psc_volumetric.coding.plain import SpecialMap, compress_lossless, decompress_lossless
+from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import ChecksumError, FormatError, ParameterError
+from psc_volumetric.guarantee import LOSSY, Guarantee
 from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.records import TileRecord, tile_records
 from psc_volumetric.tiling import Box, TileGrid, default_brick_shape
 
 if TYPE_CHECKING:
@@ -30,7 +38,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CodecParameters",
     "DecodedBrick",
+    "EncodedBase",
     "EncodedBrick",
+    "Guarantee",
     "IntensityMapping",
     "TileRecord",
     "decode_brick",
@@ -39,39 +49,48 @@ __all__ = [
 ]
 
 Values = NDArray[np.generic]
+Mask = NDArray[np.bool_]
 PSC_KINDS = {"u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"}
-
-
-@dataclass(frozen=True)
-class TileRecord:
-    """What the encoder measured about one tile after decoding it again.
-
-    Attributes
-    ----------
-    position : (z, y, x)
-        Index in the brick's tile grid.
-    nbytes : tuple of int
-        Bytes the tile adds at each level; entry 0 is its share of the base.
-    mse, max_error : tuple of float
-        Per level, in stored units (squared), over measured voxels.
-    sha256 : str
-        Digest of the decoded stored values (valid part, C order, little-endian), last level.
-    """
-
-    position: tuple[int, int, int]
-    nbytes: tuple[int, ...]
-    mse: tuple[float, ...]
-    max_error: tuple[float, ...]
-    sha256: str
+BASES = ("auto", "psc", "none")
 
 
 @dataclass(frozen=True)
 class EncodedBrick:
-    """Bytes of a brick and what is known about them."""
+    """Bytes of a brick and what is known about them.
+
+    ``method`` is the base with its layers and their coders: ``"none+lossless:context"``.
+    """
 
     data: bytes
     method: str
     records: tuple[TileRecord, ...]
+
+
+@dataclass(frozen=True)
+class EncodedBase:
+    """A coded base method before layers are added.
+
+    Attributes
+    ----------
+    psc : PscFields
+        Header fields.
+    sections : list of (name, bytes)
+        Without ``special``.
+    levels : tuple of (z, y, x) arrays
+        Stored values a reader gets at each level.
+    tile_nbytes : tuple of tuples
+        Bytes per tile and level.
+    method : str
+    needs_network : bool
+        Whether its last level takes a network to decode.
+    """
+
+    psc: PscFields
+    sections: list[tuple[str, bytes]]
+    levels: tuple[Values, ...]
+    tile_nbytes: tuple[tuple[int, ...], ...]
+    method: str = "psc"
+    needs_network: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,10 @@ def encode_brick(
     special_values: tuple[float, ...] = (),
     seed: int = 0,
     device: str = "auto",
+    guarantee: Guarantee = LOSSY,
+    base: str = "auto",
+    exact_mask: Mask | None = None,
+    tile_shape: tuple[int, int, int] | None = None,
 ) -> EncodedBrick:
     """Encode the valid part of one brick.
 
@@ -105,17 +128,27 @@ def encode_brick(
     shape : (z, y, x)
         Nominal brick shape, whole tiles.
     mapping : IntensityMapping or None
-        Stored values to normalised units; None forces a network-free method.
+        Stored values to normalised units; None forces base ``none``.
     parameters : CodecParameters
         Setting, effort and quantiser step.
     prior : Prior or None
-        The diffusion prior; None forces a network-free method.
+        The diffusion prior; None forces base ``none``.
     special_values : tuple of float
         Stored values that are not measurements; kept exactly. NaN and infinities always are.
     seed : int
         Key of the noise, 0 <= seed < 2**32.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    guarantee : Guarantee
+        Error promised for every voxel. A brick that its base method cannot code (label maps,
+        booleans, too many special values) is lossless whatever is asked for.
+    base : str
+        ``"auto"`` (the prior where it is given and can code the values), ``"psc"`` (the same), or
+        ``"none"``.
+    exact_mask : (vz, vy, vx) array of bool, optional
+        Voxels to keep exactly although the rest is not.
+    tile_shape : (z, y, x), optional
+        Tiles of the records of a brick without tiles of its own; default one record.
 
     Returns
     -------
@@ -127,43 +160,32 @@ def encode_brick(
         Unsupported dtype, or extents that do not fit.
     """
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    if values.dtype not in c.DTYPE_CODES:
-        raise ParameterError(
-            f"brick {position}: dtype {values.dtype!r} is not supported; supported are "
-            + ", ".join(str(d) for d in c.DTYPE_CODES),
-            kind="unsupported-dtype",
-        )
-    if values.ndim != 3 or any(not 1 <= v <= s for v, s in zip(values.shape, shape, strict=True)):
-        raise ParameterError(
-            f"brick {position}: values of shape {values.shape} do not fit brick {shape}",
-            kind="bad-shape",
-        )
-    valid = (values.shape[0], values.shape[1], values.shape[2])
+    valid = _check_arguments(values, position, shape, base, exact_mask)
     header = BrickHeader("constant", values.dtype, tuple(position), shape, valid)
     first = values.reshape(-1)[:1]
     if np.array_equal(_bits(values), np.broadcast_to(_bits(first), values.shape)):
         data = write_brick(header, [], constant=first.tobytes())
-        return EncodedBrick(data, "constant", (_exact_record(values, len(data)),))
-    able = values.dtype.str[1:] in PSC_KINDS
-    if able and values.dtype.kind == "f" and mapping is not None:
-        able = mapping.fits(values.dtype)  # floats too large for a spread in single precision
-    able = able and SpecialMap.fits(values, special_values)
-    if able and prior is not None and mapping is not None:
+        whole = TileGrid(valid, valid)
+        return EncodedBrick(
+            data, "constant", tile_records(values, [values], whole, [(len(data),)], None)
+        )
+    from psc_volumetric.layered_brick import encode_layers, join
+
+    fits = SpecialMap.fits(values, special_values)
+    special = SpecialMap.find(values, special_values) if fits else None
+    coded = None
+    if base != "none" and fits and prior and mapping and _prior_can(values.dtype, mapping):
         from psc_volumetric.psc_brick import encode_psc
 
-        return encode_psc(
-            values,
-            header=replace(header, method="psc"),
-            mapping=mapping,
-            parameters=parameters,
-            prior=prior,
-            special_values=special_values,
-            seed=seed,
-            device=device,
-        )
-    payload = compress_lossless(values)
-    data = write_brick(replace(header, method="lossless"), [("data", payload)])
-    return EncodedBrick(data, "lossless", (_exact_record(values, len(data)),))
+        coded = encode_psc(
+            values, header=replace(header, method="psc"), mapping=mapping, parameters=parameters,
+            prior=prior, special=special, seed=seed, device=device,
+        )  # fmt: skip
+    layers = encode_layers(
+        values, coded, guarantee, special=special, lossless_only=not fits, exact_mask=exact_mask
+    )
+    tile = tile_shape or valid if coded is None else coded.psc.tile
+    return join(header, values, coded, layers, special=special, tile=tile)
 
 
 def decode_brick(
@@ -185,11 +207,13 @@ def decode_brick(
     selection : (slice, slice, slice)
         Half-open box inside the brick's valid part, step 1.
     level : int, optional
-        Quality level, 0 = base only; None or past the last = everything.
+        Quality level, 0 the coarsest; None or past the last = everything.
     prior : callable, optional
-        Digest -> :class:`~psc_volumetric.prior.Prior`; needed for ``psc`` bricks.
+        Digest -> :class:`~psc_volumetric.prior.Prior`; needed for levels of a ``psc`` base, and
+        for layers that refer to one.
     spread : bool
-        Also return one sigma per voxel.
+        Also return one sigma per voxel: 0 where values are exact, bound / sqrt(3) at a bounded
+        level.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
     index : BrickIndex, optional
@@ -213,22 +237,14 @@ def decode_brick(
     index = read_index(read) if index is None else index
     selection = _normalise(selection, index)
     TileGrid(index.valid, index.shape).covering(selection)
-    shape = tuple(s.stop - s.start for s in selection)
-    if index.method == "constant":
-        value = np.frombuffer(index.constant, index.dtype)[0]
-        values: Values = np.full(shape, value, index.dtype)
-        return DecodedBrick(values, np.zeros(shape, np.float32) if spread else None)
-    if index.method == "lossless":
-        payload = read_section(read, index.section("data"), what=f"brick {index.position}")
-        whole = decompress_lossless(
-            payload, index.valid, index.dtype, what=f"brick {index.position}"
-        )
-        values = whole[selection].copy()
-        return DecodedBrick(values, np.zeros(shape, np.float32) if spread else None)
-    from psc_volumetric.psc_brick import decode_psc
-
     wanted = index.levels - 1 if level is None else min(level, index.levels - 1)
-    return decode_psc(
+    if index.method == "constant":
+        shape = tuple(s.stop - s.start for s in selection)
+        values: Values = np.full(shape, np.frombuffer(index.constant, index.dtype)[0], index.dtype)
+        return DecodedBrick(values, np.zeros(shape, np.float32) if spread else None)
+    from psc_volumetric.layered_brick import decode_level
+
+    return decode_level(
         read, index, selection=selection, level=wanted, prior=prior, spread=spread, device=device
     )
 
@@ -236,6 +252,12 @@ def decode_brick(
 def read_section(read: ReadRange, section: Section, *, what: str) -> bytes:
     """Read one whole section and check its length and CRC-32C."""
     data = read(section.offset, section.nbytes) if section.nbytes else b""
+    check_section(data, section, what=what)
+    return data
+
+
+def check_section(data: bytes, section: Section, *, what: str) -> None:
+    """Refuse bytes that are cut or have another CRC-32C than the header says (FormatError)."""
     if len(data) != section.nbytes:
         raise FormatError(
             f"{what}: section {section.name!r} at offset {section.offset}: expected "
@@ -251,20 +273,46 @@ def read_section(read: ReadRange, section: Section, *, what: str) -> bytes:
             kind="section-checksum",
             hint="the chunk is damaged, run `psc-archive verify`",
         )
-    return data
 
 
-def digest_values(values: Values) -> str:
-    """SHA-256 of stored values in C order, little-endian."""
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+def _check_arguments(
+    values: Values,
+    position: tuple[int, ...],
+    shape: tuple[int, int, int],
+    base: str,
+    exact_mask: Mask | None,
+) -> tuple[int, int, int]:
+    """Extent of the values, or ParameterError."""
+    if values.dtype not in c.DTYPE_CODES:
+        raise ParameterError(
+            f"brick {position}: dtype {values.dtype!r} is not supported; supported are "
+            + ", ".join(str(d) for d in c.DTYPE_CODES),
+            kind="unsupported-dtype",
+        )
+    if values.ndim != 3 or any(not 1 <= v <= s for v, s in zip(values.shape, shape, strict=True)):
+        raise ParameterError(
+            f"brick {position}: values of shape {values.shape} do not fit brick {shape}",
+            kind="bad-shape",
+        )
+    if base not in BASES:
+        raise ParameterError(f"base must be one of {BASES}, found {base!r}", kind="bad-base")
+    if exact_mask is not None and (exact_mask.shape != values.shape or exact_mask.dtype != bool):
+        raise ParameterError(
+            f"brick {position}: expected a mask of booleans {values.shape}, found "
+            f"{exact_mask.dtype} {exact_mask.shape}",
+            kind="bad-mask",
+        )
+    z, y, x = values.shape
+    return z, y, x
+
+
+def _prior_can(dtype: np.dtype[np.generic], mapping: IntensityMapping) -> bool:
+    """Whether the ``psc`` method codes the dtype; not floats too large for a spread in binary32."""
+    return dtype.str[1:] in PSC_KINDS and (dtype.kind != "f" or mapping.fits(dtype))
 
 
 def _bits(values: Values) -> Values:
     return values.view(f"<u{values.dtype.itemsize}")
-
-
-def _exact_record(values: Values, nbytes: int) -> TileRecord:
-    return TileRecord((0, 0, 0), (nbytes,), (0.0,), (0.0,), digest_values(values))
 
 
 def _normalise(selection: Box, index: BrickIndex) -> Box:

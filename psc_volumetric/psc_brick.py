@@ -1,4 +1,4 @@
-"""The ``psc`` method of a brick: base, tiles in batches, and ranged reading. Part of the format."""
+"""The base method ``psc``: block means, tiles in batches, ranged reading. Part of the format."""
 
 from __future__ import annotations
 
@@ -10,22 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from psc_volumetric.bitstream.brick import (
-    BrickIndex,
-    PscFields,
-    ReadRange,
-    write_brick,
-)
+from psc_volumetric.bitstream.brick import BrickIndex, PscFields, ReadRange
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
 from psc_volumetric.bitstream.wire import crc32c
-from psc_volumetric.codec import (
-    DecodedBrick,
-    EncodedBrick,
-    TileRecord,
-    digest_values,
-    read_section,
-)
+from psc_volumetric.codec import DecodedBrick, EncodedBase, read_section
 from psc_volumetric.coding.base import code_base
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.coding.symbols import SymbolReader, SymbolWriter
@@ -63,18 +52,17 @@ def encode_psc(
     mapping: IntensityMapping,
     parameters: CodecParameters,
     prior: Prior,
-    special_values: tuple[float, ...],
+    special: SpecialMap | None,
     seed: int,
     device: str,
     observer: Observer | None = None,
-) -> EncodedBrick:
-    """Encode a brick with the prior; see :func:`psc_volumetric.codec.encode_brick`."""
+) -> EncodedBase:
+    """Encode the base of a brick with the prior; see :func:`psc_volumetric.codec.encode_brick`."""
     mapping = integer_mapping(mapping, header.dtype)
     if any(s % t for s, t in zip(header.shape, prior.tile_shape, strict=True)):
         raise ParameterError(
             f"brick {header.shape} is not made of whole tiles {prior.tile_shape}", kind="bad-shape"
         )
-    special = SpecialMap.find(values, special_values)
     clean = values if special is None else special.fill(values, mapping.low)
     grid = TileGrid(header.valid, prior.tile_shape)
     tiles = grid.split(normalise(clean, mapping)).astype(np.int64)
@@ -108,15 +96,18 @@ def encode_psc(
         stream,
         tuple(tuple(len(words[n][k]) // 4 for n in range(len(grid))) for k in levels),
     )
-    sections = [("special", b"" if special is None else special.pack()), ("base", base_bytes)]
+    sections = [("base", base_bytes)]
     sections += [(f"level{k + 1}", b"".join(w[k] for w in words)) for k in levels]
-    data = write_brick(header, sections, psc=psc)
     flat = job.base_tiles(coarse)
-    records = tuple(
-        _record(job, values, special, n, flat[n], results[n], words[n], len(base_bytes))
-        for n in range(len(grid))
+    share = len(base_bytes) // len(grid)
+    return EncodedBase(
+        psc,
+        sections,
+        tuple(
+            job.assemble(flat, results, level, special, values) for level in range(len(levels) + 1)
+        ),
+        tuple((share, *(len(w) for w in words[n])) for n in range(len(grid))),
     )
-    return EncodedBrick(data, "psc", records)
 
 
 @one_thread()
@@ -232,6 +223,25 @@ class _Job:
         rebuilt: NDArray[np.int32] = self.transform().inverse(c).numpy().astype(np.int32)
         return rebuilt
 
+    def assemble(
+        self,
+        flat: NDArray[np.int32],
+        results: list[dict[int, NDArray[np.int32]]],
+        level: int,
+        special: SpecialMap | None,
+        values: Values,
+    ) -> Values:
+        """Stored values of the valid part at a level, as a reader gets them."""
+        out = np.empty_like(values)
+        for n in range(len(self.grid)):
+            box = self.grid.box(n)
+            inside = tuple(slice(0, b.stop - b.start) for b in box)
+            samples = results[n].get(level, flat[n])
+            out[box] = denormalise(samples[inside], self.mapping, self.dtype)
+        if special is not None:
+            special.apply(out, (slice(None),) * 3)
+        return out
+
     def is_flat(self, tile: Samples, coarse: Samples) -> bool:
         """Encoder's choice: nothing beyond the base would be coded."""
         if self.restarts:
@@ -329,36 +339,3 @@ def _read_tiles(
         for n in tiles:
             pieces[n].append(data[int(starts[n]) - first : int(starts[n + 1]) - first])
     return {n: b"".join(parts) for n, parts in pieces.items()}
-
-
-def _record(
-    job: _Job,
-    values: Values,
-    special: SpecialMap | None,
-    number: int,
-    flat: NDArray[np.int32],
-    results: dict[int, NDArray[np.int32]],
-    words: list[bytes],
-    base_bytes: int,
-) -> TileRecord:
-    box = job.grid.box(number)
-    inside = tuple(slice(0, b.stop - b.start) for b in box)
-    source = values[box]
-    measured = np.ones(source.shape, bool) if special is None else special.index[box] == 0
-    mse, max_error, decoded = [], [], source
-    for level in range(len(words) + 1):
-        samples = results.get(level, flat)
-        decoded = denormalise(samples[inside], job.mapping, job.dtype)
-        error = (decoded.astype(np.float64) - source.astype(np.float64))[measured]
-        mse.append(float(np.mean(error**2)) if error.size else 0.0)
-        max_error.append(float(np.abs(error).max(initial=0)))
-    if special is not None:
-        special.apply(decoded, box)
-    share = base_bytes // len(job.grid)
-    return TileRecord(
-        job.grid.position(number),
-        (share, *(len(w) for w in words)),
-        tuple(mse),
-        tuple(max_error),
-        digest_values(decoded),
-    )

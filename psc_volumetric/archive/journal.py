@@ -55,7 +55,7 @@ class BrickRecord:
     size, sha256
         Of the brick's bytes.
     method : str
-        ``"constant"``, ``"lossless"`` or ``"psc"``.
+        Base method, layers and their coders, for example ``"none+lossless:context"``.
     prior : str or None
         First 32 hex digits of the prior's digest.
     level_nbytes : tuple of int

@@ -25,7 +25,7 @@ from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import BLOBS_KEY, DOCUMENT_KEY, SourceRecord, parse_source
 from psc_volumetric.archive.stores import Target, open_store
-from psc_volumetric.archive.tiles import TILE_ARRAYS, TileTable
+from psc_volumetric.archive.tiles import TILE_ARRAYS, TileTable, read_codes
 from psc_volumetric.bitstream.brick import BrickIndex, read_index
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError, PscError
 
@@ -252,7 +252,9 @@ class ArchiveReader:
     def tile_table(self, variable: str) -> TileTable:
         """Bytes, errors and digests per tile, checked."""
         path = f"tiles/{self._spec(variable).name}"
-        return TileTable(**{name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS})
+        arrays = {name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS}
+        attributes = self._sealed.read_json(f"{path}/method/{METADATA_KEY}").get("attributes", {})
+        return TileTable(**arrays, codes=read_codes(attributes, path))
 
     def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
         """Coordinate arrays that belong to a variable."""

@@ -99,7 +99,7 @@ def _reader(store: ArchiveStore, spec: VariableSpec) -> Callable[[tuple[int, ...
 def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry]) -> None:
     """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable."""
     record = _reader(store, spec)
-    levels, priors = 1, set()
+    levels, priors, methods = 1, set(), set()
     present = set(store.listing(f"{spec.name}/c/"))
     for position in spec.positions():
         found, key = record(position), chunk_key(spec.name, position)
@@ -111,6 +111,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
             )
         bricks[key] = Entry(found.size, found.sha256)
         levels = max(levels, len(found.level_nbytes))
+        methods.add(found.method)
         if found.prior is not None:
             priors.add(found.prior)
     if priors and not store.listing(prior_prefix(spec.prior or "")):
@@ -120,7 +121,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
             kind="incomplete",
             hint="call write_prior before seal",
         )
-    write_tile_table(spec, record, Stage(store), levels=levels)
+    write_tile_table(spec, record, Stage(store), levels=levels, methods=methods)
     stage = Stage(store)
     write_preview(spec, _preview_reader(store, spec), stage)
     stage.flush()

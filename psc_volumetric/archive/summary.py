@@ -11,7 +11,6 @@ import numpy as np
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.tiles import TileTable
-from psc_volumetric.bitstream.constants import METHODS
 
 if TYPE_CHECKING:
     from psc_volumetric.archive.reader import ArchiveReader
@@ -85,7 +84,8 @@ def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[
 
 def _methods(table: TileTable) -> Mapping[str, int]:
     codes, counts = np.unique(table.method, return_counts=True)
-    return {METHODS[int(c)]: int(n) for c, n in zip(codes, counts, strict=True)}
+    names = {code: method for method, code in table.codes.items()}
+    return {names.get(int(c), f"code {c}"): int(n) for c, n in zip(codes, counts, strict=True)}
 
 
 def _levels(spec: VariableSpec, table: TileTable, voxels: int) -> list[dict[str, Any]]:

@@ -3,19 +3,20 @@
     tiles/<variable>/bytes       (tiles..., level)  uint32   bytes each level adds for this tile
     tiles/<variable>/mse         (tiles..., level)  float64  mean squared error, stored units
     tiles/<variable>/max_error   (tiles..., level)  float64  largest error, stored units
-    tiles/<variable>/method      (tiles...)         uint8    0 constant, 1 lossless, 2 psc
+    tiles/<variable>/method      (tiles...)         uint16   see its attribute ``codes``
     tiles/<variable>/sha256      (tiles..., 32)     uint8    digest of the decoded stored values
     tiles/<variable>/brick_bytes (bricks..., level) uint64   bytes of the brick up to each level
 
-A brick coded without a network (constant, lossless) is one unit: its record stands at the first
-tile of the brick, the digest of its other tiles is zero. Levels a brick does not have repeat its
-last one (and add no bytes).
+The codes are given per variable: base method with its layers and their coders, for example
+``none+lossless:context``. A brick that was recorded as one unit (a constant one) has its record at
+its first tile, the digest of its other tiles is zero. Levels a brick does not have repeat its last
+one (and add no bytes).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from psc_volumetric.archive.journal import BrickRecord
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.stage import Stage
-from psc_volumetric.bitstream.constants import METHOD_CODES
+from psc_volumetric.errors import FormatError
 
 __all__ = ["TILE_ARRAYS", "TileTable", "write_tile_table"]
 
@@ -39,14 +40,18 @@ Region = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class TileTable:
-    """The arrays of ``tiles/<variable>/`` in memory; first axes are the tile grid."""
+    """The arrays of ``tiles/<variable>/`` in memory; first axes are the tile grid.
+
+    ``codes`` gives the number that stands for a method in ``method``.
+    """
 
     bytes: NDArray[np.uint32]
     mse: NDArray[np.float64]
     max_error: NDArray[np.float64]
-    method: NDArray[np.uint8]
+    method: NDArray[np.uint16]
     sha256: NDArray[np.uint8]
     brick_bytes: NDArray[np.uint64]
+    codes: Mapping[str, int]
 
     @property
     def levels(self) -> int:
@@ -64,6 +69,7 @@ def write_tile_table(
     stage: Stage,
     *,
     levels: int,
+    methods: Collection[str],
 ) -> None:
     """Write ``tiles/<variable>/`` from the records of its bricks, one band of bricks at a time.
 
@@ -76,17 +82,20 @@ def write_tile_table(
         Flushed after every band.
     levels : int
         Largest number of levels of any brick.
+    methods : collection of str
+        Methods of the bricks, as their records name them.
     """
+    codes = {method: code for code, method in enumerate(sorted(methods))}
     per_brick = _tiles_per_brick(spec)
     row = math.prod(spec.tile_grid_shape[1:]) * per_brick[0]
     bricks = min(spec.grid_shape[0], max(1, TILES_PER_CHUNK // row))
-    arrays = _create(spec, stage, levels, bricks)
+    arrays = _create(spec, stage, levels, bricks, codes)
     bands = groupby(spec.positions(), key=lambda position: position[0] // bricks)
     for number, positions in bands:
         first, last = number * bricks, min((number + 1) * bricks, spec.grid_shape[0])
         tiles = slice(first * per_brick[0], min(last * per_brick[0], spec.tile_grid_shape[0]))
         shape = (tiles.stop - tiles.start, *spec.tile_grid_shape[1:])
-        band = _blank(shape, (last - first, *spec.grid_shape[1:]), levels)
+        band = _blank(shape, (last - first, *spec.grid_shape[1:]), levels, codes)
         for position in positions:
             _place(band, record(position), position, first, spec, levels)
         for name, array in arrays.items():
@@ -95,15 +104,27 @@ def write_tile_table(
         stage.flush()
 
 
+def read_codes(attributes: Mapping[str, Any], path: str) -> dict[str, int]:
+    """The table of methods from the attributes of ``method`` (FormatError if it is none)."""
+    codes = attributes.get("codes")
+    if not isinstance(codes, dict) or not all(type(code) is int for code in codes.values()):
+        raise FormatError(
+            f"{path}/method: expected an attribute codes (method -> number), found {codes!r}",
+            kind="bad-metadata",
+            hint="the archive is damaged or of another format, run `psc-archive verify`",
+        )
+    return codes
+
+
 def _create(
-    spec: VariableSpec, stage: Stage, levels: int, bricks: int
+    spec: VariableSpec, stage: Stage, levels: int, bricks: int, codes: Mapping[str, int]
 ) -> dict[str, zarr.Array[Any]]:
     dims = [f"tile_{name}" for name in spec.dims]
     ends: dict[str, tuple[tuple[int, ...], list[str], str]] = {
         "bytes": ((levels,), ["level"], "u4"),
         "mse": ((levels,), ["level"], "f8"),
         "max_error": ((levels,), ["level"], "f8"),
-        "method": ((), [], "u1"),
+        "method": ((), [], "u2"),
         "sha256": ((32,), ["byte"], "u1"),
         "brick_bytes": ((levels,), ["level"], "u8"),
     }
@@ -121,19 +142,22 @@ def _create(
             dtype=np.dtype(dtype),
             dims=[*names, *end_dims],
             chunks=(min(rows, grid[0]), *grid[1:], *end),
-            attributes={"codes": METHOD_CODES} if name == "method" else None,
+            attributes={"codes": dict(codes)} if name == "method" else None,
         )
     return arrays
 
 
-def _blank(tiles: Sequence[int], bricks: Sequence[int], levels: int) -> TileTable:
+def _blank(
+    tiles: Sequence[int], bricks: Sequence[int], levels: int, codes: Mapping[str, int]
+) -> TileTable:
     return TileTable(
         np.zeros((*tiles, levels), np.uint32),
         np.zeros((*tiles, levels), np.float64),
         np.zeros((*tiles, levels), np.float64),
-        np.zeros(tuple(tiles), np.uint8),
+        np.zeros(tuple(tiles), np.uint16),
         np.zeros((*tiles, 32), np.uint8),
         np.zeros((*bricks, levels), np.uint64),
+        codes,
     )
 
 
@@ -151,7 +175,7 @@ def _place(
     corner = tuple(p * n for p, n in zip(local, per_brick, strict=True))
     band.brick_bytes[local] = _repeat_last(record.level_nbytes, levels)
     whole = tuple(slice(c, c + n) for c, n in zip(corner, per_brick, strict=True))
-    band.method[whole] = METHOD_CODES[record.method]
+    band.method[whole] = band.codes[record.method]
     for tile in record.tiles:
         inner = (0,) * spec.lead + tile.position[3 - spec.spatial :]
         at = tuple(c + i for c, i in zip(corner, inner, strict=True))

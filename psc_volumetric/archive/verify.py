@@ -17,6 +17,7 @@ from psc_volumetric.archive.access import SealedStore, check_bytes, load_manifes
 from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec, chunk_key
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles
+from psc_volumetric.bitstream.brick import BrickIndex
 from psc_volumetric.errors import ParameterError, PscError
 from psc_volumetric.tiling import TileGrid
 
@@ -194,7 +195,7 @@ def _check_brick(
 ) -> Iterator[Finding]:
     key = chunk_key(spec.name, position)
     try:
-        grid = reader.brick_index(spec.name, position).grid
+        grid = _record_grid(reader.brick_index(spec.name, position), spec, position, table)
     except PscError as error:
         lost = tuple((s.start, s.stop) for s in spec.box(position))
         yield Finding(key, error.kind, str(error), spec.name, None, lost)
@@ -227,6 +228,16 @@ def _check_brick(
                 tile,
                 roi,
             )
+
+
+def _record_grid(
+    index: BrickIndex, spec: VariableSpec, position: tuple[int, ...], table: TileTable | None
+) -> TileGrid:
+    """Tiles by which the brick was recorded; its own tiles where the record is lost."""
+    if table is None:
+        return index.grid
+    single = sum(1 for _ in brick_tiles(table, spec, position)) == 1
+    return TileGrid(index.valid, index.valid if single else spec.tile_shape)
 
 
 def _place(

@@ -246,7 +246,7 @@ class ArchiveWriter:
             position=tuple(position),
             size=len(brick.data),
             sha256=sha256_hex(brick.data),
-            method=index.method,
+            method=index.coding,
             prior=index.prior_digest,
             level_nbytes=tuple(index.level_nbytes(level) for level in range(index.levels)),
             tiles=tuple(TileEntry.of(r) for r in brick.records),

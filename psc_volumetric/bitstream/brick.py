@@ -2,22 +2,25 @@
 
     prologue  magic, format version, header size          12 bytes
     header    BrickHeader, method fields, index, CRC-32C
-    sections  special values | base | level 1 | level 2 | ...
+    sections  special values | base | level 1 | level 2 | ... | segments of the layers
 
 Inside a level section the tiles follow one another in C order, so "the whole brick at level k"
-is one prefix and "one tile at level k" is ``k`` short ranges.
+is one prefix and "one tile at level k" is ``k`` short ranges. Layers (exact levels) are cut into
+segments that are read and decoded one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import numpy as np
 
 from psc_volumetric.bitstream import constants as c
-from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.layers import LayerFields, check_layers
+from psc_volumetric.bitstream.psc_fields import WORD, PscFields
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter, crc32c
 from psc_volumetric.errors import (
     ChecksumError,
@@ -31,8 +34,6 @@ __all__ = ["BrickIndex", "PscFields", "ReadRange", "Section", "read_index", "wri
 
 ReadRange = Callable[[int, int], bytes]
 PROLOGUE = 12
-WORD = 4
-MAX_TILE_WORDS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -46,31 +47,6 @@ class Section:
 
 
 @dataclass(frozen=True)
-class PscFields:
-    """Method fields of a ``psc`` brick.
-
-    Attributes
-    ----------
-    prior_digest : bytes
-        First 16 bytes of the prior's SHA-256.
-    tile : (z, y, x)
-        Tile shape.
-    mapping : IntensityMapping
-        Stored values to normalised units.
-    parameters : StreamParameters
-        Sampler and coder.
-    words : (levels - 1, tiles) tuple of tuples of int
-        32-bit words each tile adds at each level above the base.
-    """
-
-    prior_digest: bytes
-    tile: tuple[int, int, int]
-    mapping: IntensityMapping
-    parameters: StreamParameters
-    words: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True)
 class BrickIndex:
     """A parsed and checked header; knows where everything is, decodes nothing."""
 
@@ -79,12 +55,26 @@ class BrickIndex:
     sections: tuple[Section, ...]
     psc: PscFields | None = None
     constant: bytes = b""
+    layers: tuple[LayerFields, ...] = ()
     _starts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    _segments: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     @property
     def method(self) -> str:
-        """``"constant"``, ``"lossless"`` or ``"psc"``."""
+        """Base method: ``"constant"``, ``"none"``, ``"psc"`` or ``"av1"``."""
         return self.header.method
+
+    @property
+    def coding(self) -> str:
+        """Base method, layers and their coders: ``"psc+bounded:jpegls+lossless:context"``."""
+        return "+".join([self.method, *(layer.name for layer in self.layers)])
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the last level has the bits of the source everywhere."""
+        if not self.layers:
+            return self.method == "constant"
+        return self.layers[-1].kind == "lossless" and self.layers[-1].is_whole
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -113,8 +103,13 @@ class BrickIndex:
 
     @property
     def levels(self) -> int:
-        """Number of quality levels, the base included; 1 for network-free methods."""
-        return 1 if self.psc is None else 1 + len(self.psc.words)
+        """Number of quality levels: those of the base, and one for each layer."""
+        return self.base_levels + len(self.layers)
+
+    @property
+    def base_levels(self) -> int:
+        """Quality levels of the base method; none for ``none``."""
+        return _base_levels(self.method, self.psc)
 
     @property
     def grid(self) -> TileGrid:
@@ -124,18 +119,31 @@ class BrickIndex:
     @property
     def nbytes(self) -> int:
         """Size of the whole brick."""
-        return self.header_size + sum(s.nbytes for s in self.sections)
+        layers = sum(layer.nbytes for layer in self.layers)
+        return self.header_size + sum(s.nbytes for s in self.sections) + layers
 
     def section(self, name: str) -> Section:
-        """Section by name: ``special``, ``data``, ``base``, ``level1`` ..."""
+        """Section by name: ``special``, ``base``, ``level1`` ..."""
         return next(s for s in self.sections if s.name == name)
 
+    def segment(self, layer: int, number: int) -> Section:
+        """Segment ``number`` (C order) of a layer, as a section."""
+        fields = self.layers[layer]
+        name = f"{fields.kind}[{number}]"
+        return Section(
+            name, self._segments[layer][number], fields.sizes[number], fields.crcs[number]
+        )
+
     def level_nbytes(self, level: int) -> int:
-        """Bytes of the brick needed for every tile up to ``level``."""
-        if self.psc is None:
-            return self.nbytes
-        keep = {"special", "base", *(f"level{k}" for k in range(1, level + 1))}
-        return self.header_size + sum(s.nbytes for s in self.sections if s.name in keep)
+        """Bytes of the brick up to and including ``level``, for every voxel.
+
+        An exact level whose layer refers to nothing is read with fewer: header and layer.
+        """
+        base = {"special", "base", *(f"level{k}" for k in range(1, level + 1))}
+        keep = self.sections if level >= self.base_levels else _named(self.sections, base)
+        layers = self.layers[: max(0, level - self.base_levels + 1)]
+        total = sum(s.nbytes for s in keep) + sum(layer.nbytes for layer in layers)
+        return self.header_size + total
 
     def tile_nbytes(self, tile: int, level: int) -> int:
         """Bytes of tile ``tile`` above the base, up to ``level``."""
@@ -148,7 +156,7 @@ class BrickIndex:
         if self.psc is None:
             return []
         ranges = []
-        for k in range(1, level + 1):
+        for k in range(1, min(level, len(self.psc.words)) + 1):
             count = self.psc.words[k - 1][tile]
             if count:
                 start = self.section(f"level{k}").offset + WORD * self._starts[k - 1][tile]
@@ -162,21 +170,24 @@ def write_brick(
     *,
     psc: PscFields | None = None,
     constant: bytes = b"",
+    layers: Sequence[tuple[LayerFields, Sequence[bytes]]] = (),
 ) -> bytes:
-    """Join header, index and sections into the bytes of a brick."""
+    """Join header, index and sections into the bytes of a brick.
+
+    ``layers`` are the fields of each layer with its segments; lengths and checks are filled in.
+    """
     body = FieldWriter()
     header.write(body)
     if header.method == "constant":
         body.raw(constant)
     if psc is not None:
-        body.raw(psc.prior_digest)
-        for extent in psc.tile:
-            body.varint(extent)
-        body.pack("dd", psc.mapping.low, psc.mapping.high)
-        psc.parameters.write(body)
-        for row in psc.words:
-            for count in row:
-                body.varint(count)
+        psc.write(body)
+    if header.method != "constant":
+        body.pack("B", len(layers))
+    for fields, segments in layers:
+        sizes = tuple(len(data) for data in segments)
+        crcs = tuple(crc32c(data) for data in segments)
+        replace(fields, sizes=sizes, crcs=crcs).write(body, header.dtype)
     for name, data in sections:
         if not name.startswith("level"):
             body.varint(len(data))
@@ -186,7 +197,8 @@ def write_brick(
     prologue.raw(c.MAGIC)
     prologue.pack("II", c.FORMAT_VERSION, size)
     head = prologue.getvalue() + body.getvalue()
-    return b"".join([head, crc32c(head).to_bytes(4, "little"), *(d for _, d in sections)])
+    payload = [d for _, d in sections] + [d for _, segments in layers for d in segments]
+    return b"".join([head, crc32c(head).to_bytes(4, "little"), *payload])
 
 
 def read_index(read: ReadRange, size: int | None = None) -> BrickIndex:
@@ -245,12 +257,23 @@ def read_index(read: ReadRange, size: int | None = None) -> BrickIndex:
 def _parse(body: bytes, header_size: int) -> BrickIndex:
     data = FieldReader(body, what="brick header")
     header = BrickHeader.read(data)
-    psc, constant, names = None, b"", ["data"]
+    psc, constant = None, b""
+    layers: tuple[LayerFields, ...] = ()
+    names: list[str] = []
     if header.method == "constant":
-        constant, names = data.raw(header.dtype.itemsize), []
+        constant = data.raw(header.dtype.itemsize)
     elif header.method == "psc":
-        psc = _parse_psc(data, header)
-        names = ["special", "base", *(f"level{k + 1}" for k in range(len(psc.words)))]
+        psc = PscFields.read(data, header)
+        names = ["base", *(f"level{k + 1}" for k in range(len(psc.words)))]
+    elif header.method != "none":
+        raise UnsupportedVersionError(
+            f"brick header: this reader does not decode method {header.method}",
+            kind="unknown-method",
+        )
+    if header.method != "constant":
+        layers = _parse_layers(data, header, _base_levels(header.method, psc))
+    if psc is not None or any(layer.kind == "bounded" for layer in layers):
+        names = ["special", *names]
     sections, offset = [], header_size
     for name in names:
         if name.startswith("level") and psc is not None:
@@ -267,43 +290,34 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
     starts: tuple[tuple[int, ...], ...] = ()
     if psc is not None:
         starts = tuple(tuple(accumulate((0, *row[:-1]))) for row in psc.words)
-    return BrickIndex(header, header_size, tuple(sections), psc, constant, starts)
-
-
-def _check_gram(particles: int, elements: int) -> None:
-    """Refuse a tile whose Gram matrix could leave the integers a double holds (SPEC 5.5)."""
-    bound = (2 * (particles - 1) * 8191) ** 2 * elements
-    if elements > 1 << 16 or bound >= 1 << 53:
-        raise FormatError(
-            f"brick header: {particles} particles on a tile of {elements} voxels give sums past "
-            "2^53 in the pca family",
-            kind="bad-parameter",
-        )
-
-
-def _parse_psc(data: FieldReader, header: BrickHeader) -> PscFields:
-    digest = data.raw(16)
-    z, y, x = (data.varint(limit=1024, name="tile extent") for _ in range(3))
-    tile = (z, y, x)
-    if min(tile) < 1 or any(s % t for s, t in zip(header.shape, tile, strict=True)):
-        raise FormatError(
-            f"brick header: tile {tile} does not divide brick {header.shape}", kind="bad-tile"
-        )
-    if header.dtype.kind not in "iuf" or header.dtype.str[1:] in ("u8", "i8"):
-        raise FormatError(
-            f"brick header: method psc does not code {header.dtype}", kind="bad-method"
-        )
-    mapping = IntensityMapping(data.float64(), data.float64())
-    if not mapping.fits(header.dtype):
-        raise FormatError(
-            f"brick header: {mapping} is out of range for {header.dtype}", kind="bad-mapping"
-        )
-    parameters = StreamParameters.read(data)
-    if parameters.rows == "pca":
-        _check_gram(parameters.particles, z * y * x)
-    tiles = len(TileGrid(header.valid, tile))
-    words = tuple(
-        tuple(data.varint(limit=MAX_TILE_WORDS, name="tile length") for _ in range(tiles))
-        for _ in parameters.level_ends
+    segments = []
+    for layer in layers:
+        ends = tuple(accumulate((offset, *layer.sizes)))
+        segments.append(ends[:-1])
+        offset = ends[-1]
+    return BrickIndex(
+        header, header_size, tuple(sections), psc, constant, layers, starts, tuple(segments)
     )
-    return PscFields(digest, tile, mapping, parameters, words)
+
+
+def _base_levels(method: str, psc: PscFields | None) -> int:
+    if psc is not None:
+        return 1 + len(psc.words)
+    return 0 if method == "none" else 1
+
+
+def _named(sections: tuple[Section, ...], names: set[str]) -> tuple[Section, ...]:
+    return tuple(section for section in sections if section.name in names)
+
+
+def _parse_layers(
+    data: FieldReader, header: BrickHeader, base_levels: int
+) -> tuple[LayerFields, ...]:
+    count = data.unpack("B")[0]
+    if count > len(c.LAYERS):
+        raise LimitExceededError(f"brick header: {count} layers", kind="limit")
+    layers = tuple(
+        LayerFields.read(data, header.dtype, header.shape, header.valid) for _ in range(count)
+    )
+    check_layers(layers, base_levels=base_levels)
+    return layers

@@ -5,33 +5,59 @@ from __future__ import annotations
 import numpy as np
 
 __all__ = [
+    "CODERS",
+    "CODER_CODES",
     "DTYPES",
     "DTYPE_CODES",
     "FORMAT_VERSION",
     "HEADER_READ_AHEAD",
+    "LAYERS",
+    "LAYER_CODES",
     "MAGIC",
     "MAX_AXES",
     "MAX_BRICK_VOXELS",
+    "MAX_GRID_INDEX",
+    "MAX_GRID_STEP",
     "MAX_HEADER_SIZE",
+    "MAX_INTEGER_BOUND",
     "MAX_LEVELS",
     "MAX_MAPPED_FLOAT",
     "MAX_MAPPED_INTEGER",
     "MAX_PARTICLES",
     "MAX_ROUNDS",
     "MAX_ROW_PARTICLES",
+    "MAX_SEGMENTS",
     "MAX_SPECIAL_VALUES",
     "MAX_STEPS",
     "MAX_TILE_ROWS",
+    "MAX_TILE_WORDS",
     "METHODS",
     "METHOD_CODES",
+    "MIN_GRID_STEP",
     "SAMPLE_FRACTION_BITS",
 ]
 
 MAGIC = b"PSCb"  # section 3
 FORMAT_VERSION = 0  # section 3: experimental until the rate-distortion defaults settle
 
-METHODS = {0: "constant", 1: "lossless", 2: "psc"}  # section 3
+METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1"}  # section 3.1: what the levels stand on
 METHOD_CODES = {name: code for code, name in METHODS.items()}
+
+LAYERS = {1: "bounded", 2: "lossless"}  # section 3.4
+LAYER_CODES = {name: code for code, name in LAYERS.items()}
+
+CODERS = {  # section 8.1: what codes the integers of a layer
+    0: "zstd",
+    1: "context",
+    2: "jpegxl",
+    3: "jpegls",
+    4: "htj2k",
+    5: "jpeg2000",
+    6: "pcodec",
+    7: "sz3",
+    8: "sperr",
+}
+CODER_CODES = {name: code for code, name in CODERS.items()}
 
 DTYPES = {  # section 3; all little-endian
     0: np.dtype("bool"),
@@ -58,10 +84,16 @@ MAX_LEVELS = 16
 MAX_STEPS = 250
 MAX_PARTICLES = 64
 MAX_ROUNDS = 4096
+MAX_SEGMENTS = 32768  # of one layer
 MAX_SPECIAL_VALUES = 15
+MAX_TILE_WORDS = 1 << 24  # of one level
 MAX_TILE_ROWS = 4096  # rows of H the pca family may reach on one tile
 MAX_ROW_PARTICLES = 32  # of the pca family, so that Gram sums stay below 2^53
 MAX_MAPPED_INTEGER = 1 << 38  # sample times range then stays below 2^63
 MAX_MAPPED_FLOAT = 2.0**125  # decoded values then stay finite in single precision
+MAX_GRID_INDEX = 1 << 31  # indices of a bounded layer are smaller in magnitude
+MAX_INTEGER_BOUND = (1 << 31) - 1
+MIN_GRID_STEP = 2.0**-1000  # of floats
+MAX_GRID_STEP = 2.0**90
 
 HEADER_READ_AHEAD = 1024  # not normative: the first ranged read

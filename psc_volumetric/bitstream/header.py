@@ -183,7 +183,7 @@ class BrickHeader:
     Attributes
     ----------
     method : str
-        ``"constant"``, ``"lossless"`` or ``"psc"``.
+        ``"constant"``, ``"none"``, ``"psc"`` or ``"av1"``: what the levels stand on.
     dtype : numpy.dtype
         Stored dtype, little-endian.
     position : tuple of int

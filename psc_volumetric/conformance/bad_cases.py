@@ -7,12 +7,16 @@ fuzz targets gets an entry here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numcodecs import Zstd
 
 from psc_volumetric.bitstream.brick import write_brick
 from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.layers import LayerFields
+from psc_volumetric.bitstream.wire import FieldWriter
+from psc_volumetric.coding.plain import compress_lossless
 from psc_volumetric.conformance.damage import Parts, flip_bit, split
 
 __all__ = ["bad_streams"]
@@ -37,6 +41,8 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _special(split(good["fast-nan-float32"]))
     yield from _payloads(split(good["lossless-uint16"]), split(good["lossless-bool"]))
     yield from _sizes()
+    yield from _layers(split(good["lossless-uint16"]), split(good["bounded-int16"]))
+    yield from _outliers(split(good["bounded-float32"]))
     yield from _symbols(split(stream))
     yield from _paper(split(good["paper-float64"]))
 
@@ -122,7 +128,7 @@ def _payloads(parts: Parts, booleans: Parts) -> Iterator[Bad]:
     nbytes = 2 * int(np.prod(parts.header.valid))
 
     def with_frame(data: bytes) -> bytes:
-        return parts.with_section("data", data).join()
+        return parts.with_segment(0, 0, data).join()
 
     frames = {n: bytes(Zstd(level=9).encode(np.zeros(n, np.uint8))) for n in (nbytes, nbytes - 1)}
     kind = "bad-payload"
@@ -133,14 +139,69 @@ def _payloads(parts: Parts, booleans: Parts) -> Iterator[Bad]:
     yield "bad-zstd-trailing", "bytes after the frame", with_frame(frames[nbytes] + b"123"), kind
     yield "bad-zstd-two", "a second frame", with_frame(frames[nbytes] + frames[nbytes]), kind
     two = bytes(Zstd(level=9).encode(np.full(np.prod(booleans.header.valid), 2, np.uint8)))
-    yield "bad-boolean", "a boolean 2", booleans.with_section("data", two).join(), kind
+    yield "bad-boolean", "a boolean 2", booleans.with_segment(0, 0, two).join(), kind
+
+
+def _layers(parts: Parts, bounded: Parts) -> Iterator[Bad]:
+    kind = "bad-layer"
+    yield "bad-no-layer", "method none alone", replace(parts, layers=()).join(), kind
+    empty = parts.with_segment(0, 0, b"")
+    yield "bad-empty-segment", "nothing to keep below an empty segment", empty.join(), kind
+    based = parts.with_layer(0, on_base=True)
+    yield "bad-reference", "differences to no level", based.join(), kind
+    twice = replace(parts, layers=parts.layers * 2)
+    yield "bad-layer-order", "two lossless layers", twice.join(), kind
+    many = replace(parts, layers=parts.layers * 3)
+    yield "bad-layer-count", "three layers", many.join(), "limit"
+    lossy = parts.with_layer(0, coder="sz3")
+    yield "bad-layer-coder", "a lossless layer by an approximate coder", lossy.join(), kind
+    z, y, x = parts.header.shape
+    large = parts.with_layer(0, segment=(z + 1, y, x))
+    yield "bad-segment", "a segment larger than the brick", large.join(), "bad-segment"
+    fields, _ = bounded.layers[0]
+    assert fields.grid is not None
+    for name, covers, changes in (
+        ("bad-grid-step", "a step that is not 2 bound + 1", {"step": 6.0}),
+        ("bad-grid-bound", "a bound that is no whole number", {"bound": 2.5, "step": 6.0}),
+        ("bad-grid-nan", "a bound that is not a number", {"bound": float("nan")}),
+        ("bad-grid-offset", "an offset no int16 is", {"offset": 40000}),
+    ):
+        grid = replace(fields.grid, **changes)
+        yield name, covers, bounded.with_layer(0, grid=grid).join(), "bad-grid"
+    flags = bounded.with_header(dtype=np.dtype("bool"))
+    yield "bad-grid-bool", "booleans on a grid", flags.join(), "bad-grid"
+
+
+def _outliers(parts: Parts) -> Iterator[Bad]:
+    """Exact voxels of a bounded segment at places that cannot be."""
+    fields, segments = parts.layers[0]
+    voxels = int(np.prod(fields.segment))
+    rest = segments[0][1:]  # it has none: one byte
+
+    def with_places(gaps: list[int]) -> bytes:
+        out = FieldWriter()
+        out.varint(len(gaps))
+        for part in (np.array(gaps, "<u4"), np.ones(len(gaps), "<f4")):
+            packed = compress_lossless(part)
+            out.varint(len(packed))
+            out.raw(packed)
+        return parts.with_segment(0, 0, out.getvalue() + rest).join()
+
+    kind = "bad-payload"
+    yield "bad-outlier-twice", "the same voxel twice", with_places([4, 0]), kind
+    yield "bad-outlier-past", "a voxel past the segment", with_places([4, voxels]), kind
+    many = FieldWriter()
+    many.varint(voxels + 1)
+    stream = parts.with_segment(0, 0, many.getvalue() + rest).join()
+    yield "bad-outlier-count", "more exact voxels than voxels", stream, "limit"
 
 
 def _sizes() -> Iterator[Bad]:
     """Headers that promise far more than there is."""
     dtype, big = np.dtype("<f8"), 1 << 26
-    header = BrickHeader("lossless", dtype, (0, 0, 0), (big, big, big), (big, big, big))
-    yield "bad-shape", "2^78 voxels", write_brick(header, [("data", b"")]), "limit"
+    header = BrickHeader("none", dtype, (0, 0, 0), (big, big, big), (big, big, big))
+    whole = LayerFields("lossless", False, "zstd", (1, 1, big))
+    yield "bad-shape", "2^78 voxels", write_brick(header, [], layers=[(whole, [b"x"])]), "limit"
     header = BrickHeader("constant", dtype, (0, 0, 0), (4, 4, 4), (4, 5, 4))
     yield (
         "bad-valid",
@@ -148,12 +209,12 @@ def _sizes() -> Iterator[Bad]:
         write_brick(header, [], constant=bytes(8)),
         "limit",
     )
-    header = BrickHeader("lossless", dtype, (0, 0, 0), (1, 1, big), (1, 1, big))
+    header = BrickHeader("none", dtype, (0, 0, 0), (1, 1, big), (1, 1, big))
     tiny = bytes(Zstd(level=9).encode(np.zeros(8, np.uint8)))
     yield (
         "bad-promise",
         "512 MiB promised, 8 bytes held",
-        write_brick(header, [("data", tiny)]),
+        write_brick(header, [], layers=[(whole, [tiny])]),
         "bad-payload",
     )
 

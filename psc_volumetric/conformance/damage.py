@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from psc_volumetric.bitstream.brick import PROLOGUE, BrickIndex, PscFields, read_index, write_brick
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
+from psc_volumetric.bitstream.layers import LayerFields
 from psc_volumetric.bitstream.wire import crc32c
 
 __all__ = ["Parts", "flip_bit", "refix", "split"]
@@ -25,10 +26,17 @@ class Parts:
     sections: tuple[tuple[str, bytes], ...]
     psc: PscFields | None
     constant: bytes
+    layers: tuple[tuple[LayerFields, tuple[bytes, ...]], ...] = ()
 
     def join(self) -> bytes:
         """The brick as bytes."""
-        return write_brick(self.header, list(self.sections), psc=self.psc, constant=self.constant)
+        return write_brick(
+            self.header,
+            list(self.sections),
+            psc=self.psc,
+            constant=self.constant,
+            layers=self.layers,
+        )
 
     def with_header(self, **changes: object) -> Parts:
         """Other header fields."""
@@ -38,6 +46,22 @@ class Parts:
         """Other content of one section."""
         changed = tuple((n, data if n == name else d) for n, d in self.sections)
         return replace(self, sections=changed)
+
+    def with_layer(self, number: int, **changes: object) -> Parts:
+        """Other fields of one layer."""
+        fields, segments = self.layers[number]
+        changed = replace(fields, **changes)  # type: ignore[arg-type]
+        return self._with_layer(number, (changed, segments))
+
+    def with_segment(self, layer: int, number: int, data: bytes) -> Parts:
+        """Other content of one segment of a layer."""
+        fields, segments = self.layers[layer]
+        changed = tuple(data if n == number else piece for n, piece in enumerate(segments))
+        return self._with_layer(layer, (fields, changed))
+
+    def _with_layer(self, number: int, layer: tuple[LayerFields, tuple[bytes, ...]]) -> Parts:
+        layers = tuple(layer if n == number else old for n, old in enumerate(self.layers))
+        return replace(self, layers=layers)
 
     def with_psc(self, **changes: object) -> Parts:
         """Other method fields."""
@@ -62,7 +86,11 @@ def split(stream: bytes) -> Parts:
     """Take a good brick apart."""
     index: BrickIndex = read_index(lambda a, n: stream[a : a + n], len(stream))
     sections = tuple((s.name, stream[s.offset : s.offset + s.nbytes]) for s in index.sections)
-    return Parts(index.header, sections, index.psc, index.constant)
+    layers = []
+    for number, fields in enumerate(index.layers):
+        places = [index.segment(number, n) for n in range(len(fields.sizes))]
+        layers.append((fields, tuple(stream[p.offset : p.offset + p.nbytes] for p in places)))
+    return Parts(index.header, sections, index.psc, index.constant, tuple(layers))
 
 
 def flip_bit(stream: bytes, bit: int) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.header import IntensityMapping, StreamParameters
-from psc_volumetric.codec import CodecParameters, encode_brick
+from psc_volumetric.codec import CodecParameters, Guarantee, encode_brick
 from psc_volumetric.conformance.bad_cases import bad_streams
 from psc_volumetric.conformance.cases import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case
 from psc_volumetric.conformance.runner import decode_case, make_denoiser
@@ -36,6 +36,7 @@ TINY = "test-tiny"
 TILE = (8, 64, 64)
 Values = NDArray[np.generic]
 QUICK = CodecParameters(effort=1)
+PLAIN = Guarantee(coders=("zstd",))
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Recipe:
     shape: tuple[int, int, int] = TILE
     position: tuple[int, ...] = (0, 0, 0)
     network: bool = True
+    guarantee: Guarantee = PLAIN
+    exact: tuple[slice, slice, slice] | None = None
 
 
 def synthetic_values(shape: tuple[int, int, int], *, amplitude: int, seed: int) -> Values:
@@ -122,6 +125,40 @@ def recipes() -> list[Recipe]:
         Recipe("lossless-float64", "every kind of double", mixed, 0, 1, network=False),
         Recipe("lossless-uint64", "64-bit integers", small.astype("<u8") << np.uint64(50), 0, 1,
                network=False),
+        *layered_recipes(i2, f4, small),
+    ]  # fmt: skip
+
+
+def layered_recipes(i2: Values, f4: Values, small: Values) -> list[Recipe]:
+    """Good vectors of layers: every coder, bounds, references, a region kept exactly."""
+    crop, part, block = i2[:3, 8:28, 8:28], f4[:3, 8:28, 8:28], i2[:4, 8:40, 8:40]
+    huge = (small.astype("<i8") << 20) - (1 << 62)
+
+    def alone(coder: str) -> Guarantee:
+        return Guarantee("lossless", coders=(coder,))
+
+    coders = [
+        Recipe(f"lossless-{coder}", f"the stored bits by {coder}", values, 0, 1, network=False,
+               guarantee=alone(coder), shape=(4, 40, 40))
+        for coder, values in (
+            ("context", crop), ("jpegxl", crop), ("jpegls", crop), ("htj2k", crop),
+            ("jpeg2000", crop), ("pcodec", part),
+        )
+    ]  # fmt: skip
+    return [
+        *coders,
+        Recipe("lossless-context-float32", "float32 by its keys", part, 0, 1, network=False,
+               guarantee=alone("context")),
+        Recipe("bounded-int16", "at most 2 away, then the stored bits", crop, 0, 1, network=False,
+               guarantee=Guarantee("lossless", 2.0, coders=("context", "zstd"))),
+        Recipe("bounded-float32", "at most 0.05 away; NaN", part, 0, 1, network=False,
+               guarantee=Guarantee("bounded", 0.05, coders=("context",))),
+        Recipe("bounded-int64", "at most 1000 away, far from zero", huge, 0, 1, network=False,
+               guarantee=Guarantee("bounded", 1000.0, coders=("zstd",))),
+        Recipe("layers-on-base-int16", "both layers as differences to the one below", block, -1000,
+               2000, guarantee=Guarantee("lossless", 3.0, "base", ("context",))),
+        Recipe("layers-region-float32", "a region kept exactly over a lossy base with NaN", f4,
+               200, 575, special=(-9999.0,), exact=(slice(1, 3), slice(5, 20), slice(33, 40))),
     ]  # fmt: skip
 
 
@@ -138,12 +175,17 @@ def _document(recipe: Recipe, digest: str | None) -> dict[str, Any]:
         "parameters": recipe.parameters.to_dict(),
         "special_values": list(recipe.special),
         "seed": 0,
+        "guarantee": asdict(recipe.guarantee),
     }
 
 
 def encode_recipe(recipe: Recipe) -> Case:
     """Encode one recipe and decode it again at every level."""
     prior = load_prior(TINY) if recipe.network else None
+    mask = None
+    if recipe.exact is not None:
+        mask = np.zeros(recipe.values.shape, bool)
+        mask[recipe.exact] = True
     encoded = encode_brick(
         recipe.values,
         position=recipe.position,
@@ -152,8 +194,10 @@ def encode_recipe(recipe: Recipe) -> Case:
         parameters=recipe.parameters,
         prior=prior,
         special_values=recipe.special,
+        guarantee=recipe.guarantee,
+        exact_mask=mask,
     )
-    used = prior.digest if prior is not None and encoded.method == "psc" else None
+    used = prior.digest if prior is not None and encoded.method.startswith("psc") else None
     document = _document(recipe, used)
     document["method"] = encoded.method
     case = Case(recipe.name, encoded.data, document)

@@ -223,7 +223,7 @@ def calibrate(
                 mapping=IntensityMapping(-1.0, 1.0),
                 parameters=CodecParameters(effort=effort, step=step),
                 prior=prior,
-                special_values=(),
+                special=None,
                 seed=7,
                 device="auto",
                 observer=statistics,

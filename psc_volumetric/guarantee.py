@@ -1,0 +1,88 @@
+"""What an encoder promises about errors, and how it may keep the promise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from psc_volumetric.bitstream.constants import CODER_CODES
+from psc_volumetric.errors import ParameterError
+
+__all__ = ["DEFAULT_CODERS", "LOSSY", "Guarantee"]
+
+MODES = ("lossy", "bounded", "lossless")
+REFERENCES = ("auto", "none", "base")
+DEFAULT_CODERS = ("context", "jpegxl", "jpegls", "htj2k", "jpeg2000", "pcodec", "zstd")
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """The error promised for every voxel of a brick.
+
+    Parameters
+    ----------
+    mode : str
+        ``"lossy"`` (nothing), ``"bounded"`` (``max_error``), ``"lossless"`` (the stored bits).
+    max_error : float, optional
+        Largest absolute error in stored units, 0 or more; 0 means lossless. With mode
+        ``"lossless"`` the brick has a level with this bound below its last one.
+    reference : str
+        What layers code: ``"none"`` the values themselves, ``"base"`` differences to the level
+        below, ``"auto"`` differences where they save more than 5 % of the bytes or a reader needs
+        no network for them.
+    coders : tuple of str, optional
+        Coders to try, in the order of preference at equal size; None is all that apply.
+    """
+
+    mode: str = "lossy"
+    max_error: float | None = None
+    reference: str = "auto"
+    coders: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ParameterError(
+                f"mode must be one of {MODES}, found {self.mode!r}", kind="bad-mode"
+            )
+        if self.reference not in REFERENCES:
+            raise ParameterError(
+                f"reference must be one of {REFERENCES}, found {self.reference!r}",
+                kind="bad-reference",
+            )
+        unknown = set(self.coders or ()) - set(CODER_CODES)
+        if unknown or self.coders == ():
+            raise ParameterError(
+                f"coders must be some of {tuple(CODER_CODES)}, found {self.coders!r}",
+                kind="bad-coder",
+            )
+        bound = self.max_error
+        if bound is not None and not (math.isfinite(bound) and bound >= 0):
+            raise ParameterError(
+                f"max_error must be finite and 0 or more, found {bound!r}",
+                kind="bad-bound",
+                hint="0 means lossless; a bound past the range of the values is allowed",
+            )
+        if (self.mode == "bounded") == (bound is None) and self.mode != "lossless":
+            raise ParameterError(
+                f"mode {self.mode!r} with max_error {bound!r}: a bounded brick has one, a lossy "
+                "one has none",
+                kind="bad-bound",
+            )
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every bit is kept."""
+        return self.mode == "lossless" or self.max_error == 0
+
+    @property
+    def bound(self) -> float:
+        """Bound of the bounded level; 0 when there is to be none."""
+        return self.max_error or 0.0
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Coders to try."""
+        return DEFAULT_CODERS if self.coders is None else self.coders
+
+
+LOSSY = Guarantee()
