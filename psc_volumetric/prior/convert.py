@@ -16,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
-from psc_volumetric.prior.frontends import FloatProgram, FloatStep
-from psc_volumetric.prior.program import (
+from psc_volumetric.prior.floats import FloatProgram, FloatStep
+from psc_volumetric.prior.program import Program
+from psc_volumetric.prior.step import (
     EXACT_FLOAT32,
+    EXP_TABLE,
     NORM_BITS,
     RESIDUAL_LIMIT,
+    SCORE_LIMIT,
     TABLE_BITS,
     TABLE_HALF,
-    Program,
     Step,
     limit_of,
 )
@@ -123,13 +125,21 @@ class _Converter:
         self.private = {
             r
             for r, ops in consumers.items()
-            if ops == {"norm_act"} and produced[r].op == "conv" and produced[r].add is None
+            if ops <= {"norm_act", "attention"}
+            and produced[r].op == "conv"
+            and produced[r].add is None
         } - outputs
         shared = [
             s.out
             for s in program.steps
             if s.op in ("conv", "concat") and s.out not in self.private | outputs
         ]
+        self.scores = {
+            r: _score_grid(statistics[r].values(), _width(produced[r], s.heads))
+            for s in program.steps
+            if s.op == "attention"
+            for r in s.inputs[:2]
+        }
         self.residual_bits = _shared_fraction([statistics[r].values() for r in shared])
         self.bits = {"x": SAMPLE_FRACTION_BITS}
         self.outputs, self.out_bits = outputs, out_bits
@@ -153,11 +163,12 @@ class _Converter:
     def _norm_act(self, s: FloatStep) -> Step:
         assert s.gamma is not None and s.beta is not None
         in_bits = self.bits[s.inputs[0]]
-        fraction, hi = self._activation_grid(s.out)
+        fraction, hi = self._activation_grid(s)
         self.bits[s.out] = fraction
         inputs = np.arange(-TABLE_HALF, TABLE_HALF) / 2.0**TABLE_BITS
-        table = np.floor(inputs / (1 + np.exp(-inputs)) * 2.0**fraction + 0.5)
-        name = f"silu.{fraction}"
+        outputs = inputs / (1 + np.exp(-inputs)) if s.activation == "silu" else inputs
+        table = np.floor(outputs * 2.0**fraction + 0.5)
+        name = f"{s.activation}.{fraction}"
         self.tensors[name] = np.minimum(table, RESIDUAL_LIMIT).astype(np.int16)
         self.tensors[f"{s.name}.gamma"] = _round(s.gamma, 16).astype(np.int32)
         self.tensors[f"{s.name}.beta"] = _round(s.beta, TABLE_BITS + NORM_BITS).astype(np.int64)
@@ -181,20 +192,23 @@ class _Converter:
             return size // step.factor
         return size * (2 if step.upsample else 1) // step.stride
 
-    def _activation_grid(self, register: str) -> tuple[int, int]:
+    def _activation_grid(self, s: FloatStep) -> tuple[int, int]:
         """Fraction bits and upper limit of the grid with the least squared error.
 
-        The limit is what the proof of the convolution that reads the register leaves room for.
+        The limit is what the proofs of the convolutions that read the register leave room for.
         """
-        values = self.statistics[register].values()
-        reader = next(s for s in self.program.steps if register in s.inputs)
-        assert reader.weight is not None and reader.bias is not None
-        weight, exponent = quantise_weight(reader.weight.numpy(), self._weight_limit(reader))
+        values = self.statistics[s.out].values()
+        readers = []
+        for reader in (step for step in self.program.steps if s.out in step.inputs):
+            assert reader.weight is not None and reader.bias is not None
+            weight, exponent = quantise_weight(reader.weight.numpy(), self._weight_limit(reader))
+            readers.append((weight, exponent, reader.bias))
         best = (math.inf, 0, 0)
-        for fraction in range(2, 14):
-            lo, room = _silu_minimum(fraction), _room(reader.bias, exponent + fraction)
-            slope = np.maximum(limit_of(weight, 0, 1), 1)
-            hi = min(int(((room - limit_of(weight, lo, 0)) / slope).min()), RESIDUAL_LIMIT)
+        for fraction in range(2, 14 if s.activation == "silu" else TABLE_BITS + 1):
+            lo, hi = _smallest(s.activation, fraction), RESIDUAL_LIMIT
+            for weight, exponent, bias in readers:
+                room = _room(bias, exponent + fraction) - limit_of(weight, lo, 0)
+                hi = min(hi, int((room / np.maximum(limit_of(weight, 0, 1), 1)).min()))
             if hi > 1:
                 best = min(best, (_grid_error(values, fraction, lo, hi), fraction, hi))
         return best[1:]
@@ -214,8 +228,11 @@ class _Converter:
         else:
             quant, in_bits = self._raw_grid(s, weight, exponent)
         self.tensors[f"{s.name}.weight"] = weight
+        limit = RESIDUAL_LIMIT
         if s.out in self.outputs:
             bits = self.out_bits
+        elif s.out in self.scores:
+            bits, limit = self.scores[s.out]
         elif s.out in self.private:
             magnitude = self.statistics[s.out].magnitude * 1.5
             bits = min(12, 15 - math.ceil(math.log2(magnitude)))
@@ -236,8 +253,18 @@ class _Converter:
             pad=weight.shape[-1] // 2,
             upsample=s.upsample,
             quant=quant,
+            limit=limit,
             add=s.add,
         )
+
+    def _attention(self, s: FloatStep) -> Step:
+        q, k, v = (self.bits[r] for r in s.inputs)
+        self.bits[s.out] = v
+        falling = np.floor(RESIDUAL_LIMIT * np.exp2(-np.arange(EXP_TABLE) / 2.0**TABLE_BITS) + 0.5)
+        falling[-1] = 0  # stands for everything further away
+        self.tensors["falling"] = falling.astype(np.int16)
+        shift = q + k - TABLE_BITS
+        return Step(s.op, s.out, s.inputs, heads=s.heads, shift=shift, table="falling")
 
     def _raw_grid(
         self, step: FloatStep, weight: NDArray[np.generic], exponent: NDArray[np.int64]
@@ -289,9 +316,22 @@ def _room(bias: torch.Tensor, scale: NDArray[np.int64]) -> NDArray[np.float64]:
     return room
 
 
-def _silu_minimum(fraction: int) -> int:
+def _smallest(activation: str, fraction: int) -> int:
     """Smallest entry of an activation table with so many fraction bits."""
-    return math.floor(-0.27846455 * float(1 << fraction) + 0.5)
+    lowest = -0.27846455 if activation == "silu" else -TABLE_HALF / 2.0**TABLE_BITS
+    return math.floor(lowest * float(1 << fraction) + 0.5)
+
+
+def _width(step: FloatStep, heads: int) -> int:
+    """Channels per head of a register that ``step`` makes."""
+    assert step.weight is not None
+    return len(step.weight) // heads
+
+
+def _score_grid(values: NDArray[np.float64], width: int) -> tuple[int, int]:
+    """Fraction bits and limit of q or k: sums of ``width`` products stay below 2^23."""
+    limit = math.isqrt((SCORE_LIMIT - 1) // width)
+    return min(range(14), key=lambda f: _grid_error(values, f, -limit, limit)), limit
 
 
 def _shared_fraction(samples: list[NDArray[np.float64]]) -> int:

@@ -1,15 +1,14 @@
 """Float networks as straight-line programs, ready to be measured and converted to integers.
 
 One function per family turns a trained network into the same small list of float steps
-(:class:`FloatStep`), in the vocabulary of :mod:`psc_volumetric.prior.program`. Attention is not
-in that vocabulary yet: networks that use it are refused by name.
+(:class:`psc_volumetric.prior.floats.FloatStep`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,110 +19,16 @@ from numpy.typing import NDArray
 
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.architecture import Architecture
+from psc_volumetric.prior.floats import Denoising, FloatProgram, FloatStep
 
 __all__ = [
     "Denoising",
-    "FloatProgram",
-    "FloatStep",
     "from_diffusers",
     "from_monai",
     "load_diffusers",
 ]
 
 Tensor = torch.Tensor
-
-
-@dataclass(frozen=True)
-class FloatStep:
-    """A step before quantisation; see :class:`psc_volumetric.prior.program.Step`.
-
-    ``bias`` is (1 or levels, O): the time embedding of each noise level is already added.
-    """
-
-    op: str
-    out: str
-    inputs: tuple[str, ...]
-    name: str = ""
-    factor: int = 1
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    stride: int = 1
-    upsample: bool = False
-    add: str | None = None
-    gamma: Tensor | None = None
-    beta: Tensor | None = None
-    groups: int = 1
-    eps: float = 1e-5
-
-
-@dataclass
-class FloatProgram:
-    """Float steps plus the input shape; runs in float64 for measuring."""
-
-    slices: int
-    tile: int
-    levels: int
-    steps: list[FloatStep] = field(default_factory=list)
-
-    def run(
-        self, x: Tensor, level: int, observe: Callable[[str, Tensor], None] | None = None
-    ) -> Tensor:
-        """Run on (b, slices, tile, tile); ``observe(register, value)`` sees every register."""
-        registers = {"x": x}
-        with torch.no_grad():
-            for step in self.steps:
-                value = _run_step(step, registers, level)
-                registers[step.out] = value
-                if observe is not None:
-                    observe(step.out, value)
-        return registers[self.steps[-1].out]
-
-    def single(self) -> FloatProgram:
-        """Copy in float32, for measuring many tiles."""
-
-        def cast(value: Any) -> Any:
-            return value.float() if isinstance(value, torch.Tensor) else value
-
-        steps = [FloatStep(**{k: cast(v) for k, v in vars(step).items()}) for step in self.steps]
-        return FloatProgram(self.slices, self.tile, self.levels, steps)
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """A float network with the schedule it was trained for.
-
-    Attributes
-    ----------
-    program : FloatProgram
-        The network.
-    alpha : (levels,) float64
-        Signal amplitude of every noise level, level 0 cleanest.
-    prediction : str
-        ``"v"`` or ``"epsilon"``.
-    """
-
-    program: FloatProgram
-    alpha: NDArray[np.float64]
-    prediction: str
-
-
-def _run_step(step: FloatStep, r: dict[str, Tensor], level: int) -> Tensor:
-    x = r[step.inputs[0]]
-    if step.op == "unfold":
-        return F.pixel_unshuffle(x, step.factor)
-    if step.op == "fold":
-        return F.pixel_shuffle(x, step.factor)
-    if step.op == "concat":
-        return torch.cat([r[name] for name in step.inputs], 1)
-    if step.op == "norm_act":
-        assert step.gamma is not None and step.beta is not None
-        return F.silu(F.group_norm(x, step.groups, step.gamma, step.beta, step.eps))
-    assert step.weight is not None and step.bias is not None
-    if step.upsample:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-    row = step.bias[level if len(step.bias) > 1 else 0]
-    y = F.conv2d(x, step.weight, row, step.stride, step.weight.shape[-1] // 2)
-    return y if step.add is None else y + r[step.add]
 
 
 class _Builder:
@@ -142,16 +47,19 @@ class _Builder:
         return out
 
     def conv(self, name: str, module: Any, source: str, **fields: Any) -> str:
-        time = fields.pop("time", None)
-        bias = module.bias.detach().double()[None]
+        """A convolution, or a linear layer as one of kernel 1; ``scale`` multiplies its output."""
+        time, scale = fields.pop("time", None), fields.pop("scale", 1.0)
+        weight = module.weight.detach().double() * scale
+        if weight.ndim == 2:
+            weight = weight[:, :, None, None]
+        bias = module.bias.detach().double()[None] * scale
         if time is not None:
             assert self.embeddings is not None
             projected = F.silu(self.embeddings) @ time.weight.detach().double().T
             bias = bias + projected + time.bias.detach().double()
-        weight = module.weight.detach().double()
         return self.emit("conv", [source], name=name, weight=weight, bias=bias, **fields)
 
-    def norm(self, name: str, module: Any, source: str) -> str:
+    def norm(self, name: str, module: Any, source: str, activation: str = "silu") -> str:
         return self.emit(
             "norm_act",
             [source],
@@ -160,16 +68,18 @@ class _Builder:
             beta=module.bias.detach().double(),
             groups=module.num_groups,
             eps=module.eps,
+            activation=activation,
         )
 
-
-def _refuse_attention(found: bool, where: str) -> None:
-    if found:
-        raise ParameterError(
-            f"network: {where} uses attention, which integer programs do not have",
-            kind="unsupported-network",
-            hint="train without attention (it gains little at this size)",
-        )
+    def attend(self, name: str, norm: Any, layers: Any, heads: int, source: str) -> str:
+        """Self-attention over pixels with its residual; ``layers`` makes q, k, v and the output."""
+        to_q, to_k, to_v, out = layers
+        h = self.norm(f"{name}.norm", norm, source, "linear")
+        scale = math.log2(math.e) / math.sqrt(to_q.weight.shape[0] // heads)
+        q = self.conv(f"{name}.q", to_q, h, scale=scale)
+        k, v = self.conv(f"{name}.k", to_k, h), self.conv(f"{name}.v", to_v, h)
+        a = self.emit("attention", [q, k, v], heads=heads)
+        return self.conv(f"{name}.out", out, a, add=source)
 
 
 def from_monai(
@@ -190,7 +100,6 @@ def from_monai(
 
     unet: Any = net.unet
     a = architecture
-    _refuse_attention(any(a.attention_levels) or a.mid_attention, "the architecture")
     with torch.no_grad():
         stamps = torch.tensor([1000.0 * t for t in times])
         embedded = unet.time_embed(get_timestep_embedding(stamps, a.channels[0])).double()
@@ -204,31 +113,73 @@ def from_monai(
             x = b.conv(f"{name}.skip", m.skip_connection.conv, x)
         return b.conv(f"{name}.conv2", m.conv2.conv, b.norm(f"{name}.norm2", m.norm2, h), add=x)
 
+    def block(name: str, resnet_: Any, attention: Any, x: str) -> str:
+        h = resnet(name, resnet_, x)
+        if attention is None or isinstance(attention, torch.nn.Identity):
+            return h
+        m = attention.attn
+        layers = (m.to_q, m.to_k, m.to_v, m.out_proj)
+        return b.attend(f"{name}.attention", attention.norm, layers, m.num_heads, h)
+
     h = b.emit("unfold", ["x"], factor=a.fold) if a.fold > 1 else "x"
     h = b.conv("conv_in", unet.conv_in.conv, h)
     skips = [h]
-    for i, block in enumerate(unet.down_blocks):
-        for j, m in enumerate(block.resnets):
-            h = resnet(f"down{i}.{j}", m, h)
+    for i, part in enumerate(unet.down_blocks):
+        for j, (m, attention) in enumerate(_pairs(part)):
+            h = block(f"down{i}.{j}", m, attention, h)
             skips.append(h)
-        if block.downsampler is not None:
-            h = b.conv(f"down{i}.pool", block.downsampler.op.conv, h, stride=2)
+        if part.downsampler is not None:
+            h = b.conv(f"down{i}.pool", part.downsampler.op.conv, h, stride=2)
             skips.append(h)
-    h = resnet("middle.0", unet.middle_block.resnet_1, h)
-    h = resnet("middle.1", unet.middle_block.resnet_2, h)
-    for i, block in enumerate(unet.up_blocks):
-        for j, m in enumerate(block.resnets):
-            h = resnet(f"up{i}.{j}", m, b.emit("concat", [h, skips.pop()]))
-        if block.upsampler is not None:
-            h = b.conv(f"up{i}.grow", block.upsampler.postconv.conv, h, upsample=True)
+    h = block("middle.0", unet.middle_block.resnet_1, unet.middle_block.attention, h)
+    h = block("middle.1", unet.middle_block.resnet_2, None, h)
+    for i, part in enumerate(unet.up_blocks):
+        for j, (m, attention) in enumerate(_pairs(part)):
+            h = block(f"up{i}.{j}", m, attention, b.emit("concat", [h, skips.pop()]))
+        if part.upsampler is not None:
+            h = b.conv(f"up{i}.grow", part.upsampler.postconv.conv, h, upsample=True)
     h = b.conv("conv_out", unet.out[2].conv, b.norm("norm_out", unet.out[0], h))
     if a.fold > 1:
         b.emit("fold", [h], factor=a.fold)
     return program
 
 
+def _pairs(part: Any) -> list[tuple[Any, Any]]:
+    """Residual blocks of a part of a U-Net with the attention after each, None for none."""
+    attentions = list(getattr(part, "attentions", ()))
+    return list(zip(part.resnets, attentions or [None] * len(part.resnets), strict=True))
+
+
+UNDERSTOOD: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "center_input_sample": (False,),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "downsample_padding": (1,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "resnet_time_scale_shift": ("default",),
+    "time_embedding_type": ("positional", "learned"),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+}
+BLOCKS = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"}
+
+
+def _refuse_unknown(config: Any) -> None:
+    """Refuse every setting of a ``UNet2DModel`` that the steps would not follow."""
+    wrong = [f"{k}={config[k]!r}" for k, v in UNDERSTOOD.items() if config.get(k, v[0]) not in v]
+    wrong += sorted({*config.down_block_types, *config.up_block_types} - BLOCKS)
+    if wrong:
+        raise ParameterError(
+            f"network: settings that cannot be converted: {', '.join(wrong)}",
+            kind="unsupported-network",
+            hint="train with plain or attention blocks and default settings",
+        )
+
+
 def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgram:
-    """Turn a diffusers ``UNet2DModel`` (no attention, default resnets) into float steps.
+    """Turn a diffusers ``UNet2DModel`` into float steps.
 
     Parameters
     ----------
@@ -236,11 +187,14 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
         ``UNet2DModel`` whose input and output channels are the slices of a tile.
     timesteps : sequence of int
         Training time step of every noise level, as the network's embedding expects.
+
+    Raises
+    ------
+    ParameterError
+        A setting other than attention differs from diffusers' defaults.
     """
     unet: Any = net
-    blocks = [*unet.down_blocks, *unet.up_blocks]
-    _refuse_attention(any(getattr(k, "attentions", None) for k in blocks), "a block")
-    _refuse_attention(any(x is not None for x in unet.mid_block.attentions), "the middle block")
+    _refuse_unknown(unet.config)
     with torch.no_grad():
         stamps = torch.tensor(list(timesteps))
         embedded = unet.time_embedding(unet.time_proj(stamps).float()).double()
@@ -248,36 +202,37 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
     b = _Builder(program, embedded)
 
     def resnet(name: str, m: Any, x: str) -> str:
-        if m.output_scale_factor != 1.0 or m.time_embedding_norm != "default":
-            raise ParameterError(
-                f"network: resnet {name} scales its output or uses scale-shift norms",
-                kind="unsupported-network",
-            )
         h = b.conv(f"{name}.conv1", m.conv1, b.norm(f"{name}.norm1", m.norm1, x),
                    time=m.time_emb_proj)  # fmt: skip
         if m.conv_shortcut is not None:
             x = b.conv(f"{name}.skip", m.conv_shortcut, x)
         return b.conv(f"{name}.conv2", m.conv2, b.norm(f"{name}.norm2", m.norm2, h), add=x)
 
+    def block(name: str, resnet_: Any, m: Any, x: str) -> str:
+        h = resnet(name, resnet_, x)
+        if m is None:
+            return h
+        layers = (m.to_q, m.to_k, m.to_v, m.to_out[0])
+        return b.attend(f"{name}.attention", m.group_norm, layers, m.heads, h)
+
     h = b.conv("conv_in", unet.conv_in, "x")
     skips = [h]
-    for i, block in enumerate(unet.down_blocks):
-        for j, m in enumerate(block.resnets):
-            h = resnet(f"down{i}.{j}", m, h)
+    for i, part in enumerate(unet.down_blocks):
+        for j, (m, attention) in enumerate(_pairs(part)):
+            h = block(f"down{i}.{j}", m, attention, h)
             skips.append(h)
-        for m in block.downsamplers or ():
-            if m.padding != 1:
-                raise ParameterError(
-                    "network: downsample_padding must be 1", kind="unsupported-network"
-                )
+        for m in part.downsamplers or ():
             h = b.conv(f"down{i}.pool", m.conv, h, stride=2)
             skips.append(h)
-    for j, m in enumerate(unet.mid_block.resnets):
-        h = resnet(f"middle.{j}", m, h)
-    for i, block in enumerate(unet.up_blocks):
-        for j, m in enumerate(block.resnets):
-            h = resnet(f"up{i}.{j}", m, b.emit("concat", [h, skips.pop()]))
-        for m in block.upsamplers or ():
+    middle = unet.mid_block
+    for j, (m, attention) in enumerate(
+        zip(middle.resnets, [*middle.attentions, None], strict=True)
+    ):
+        h = block(f"middle.{j}", m, attention, h)
+    for i, part in enumerate(unet.up_blocks):
+        for j, (m, attention) in enumerate(_pairs(part)):
+            h = block(f"up{i}.{j}", m, attention, b.emit("concat", [h, skips.pop()]))
+        for m in part.upsamplers or ():
             h = b.conv(f"up{i}.grow", m.conv, h, upsample=True)
     b.conv("conv_out", unet.conv_out, b.norm("norm_out", unet.conv_norm_out, h))
     return program

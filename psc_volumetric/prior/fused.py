@@ -20,15 +20,16 @@ import torch.nn.functional as F
 from numba import njit
 from numpy.typing import NDArray
 
-from psc_volumetric.prior.program import (
+from psc_volumetric.prior.program import Program
+from psc_volumetric.prior.runtime import exact_float, usable_threads
+from psc_volumetric.prior.step import (
+    EXP_TABLE,
     NORM_BITS,
     RESIDUAL_LIMIT,
     TABLE_BITS,
     TABLE_HALF,
-    Program,
     Step,
 )
-from psc_volumetric.prior.runtime import exact_float, usable_threads
 
 __all__ = ["FusedRuntime", "run_split"]
 
@@ -170,6 +171,30 @@ def _double(x, out) -> None:  # type: ignore[no-untyped-def]
                     out[i, 2 * y + 1, 2 * z + 1, c] = v
 
 
+@njit(nogil=True, cache=True)
+def _weigh(scores, scale, table, weights, totals) -> None:  # type: ignore[no-untyped-def]
+    """SPEC 6.5: scores (n, n) float32 -> weights (n, n) float64 and their sums (n,) int64."""
+    last = np.float32(EXP_TABLE - 1)
+    for i in range(scores.shape[0]):
+        top = scores[i, 0]
+        for j in range(scores.shape[1]):
+            top = max(top, scores[i, j])
+        total = np.float64(0)
+        for j in range(scores.shape[1]):
+            w = table[np.int32(min((top - scores[i, j]) * scale, last))]
+            weights[i, j] = w
+            total += w
+        totals[i] = np.int64(total)
+
+
+@njit(nogil=True, cache=True)
+def _divide(sums, totals, out) -> None:  # type: ignore[no-untyped-def]
+    """Rounded quotients of sums (n, c) float64 and totals (n,) int64."""
+    for i in range(sums.shape[0]):
+        for c in range(sums.shape[1]):
+            out[i, c] = (2 * np.int64(sums[i, c]) + totals[i]) // (2 * totals[i])
+
+
 def _nhwc(tensor: torch.Tensor) -> Floats:
     """View of a channels-last tensor as a contiguous (b, h, w, c) array."""
     array: Floats = tensor.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()
@@ -208,6 +233,8 @@ class FusedRuntime:
                     self._t[name] = program.tensors[name].astype(np.int64)
                 table = np.minimum(program.tensors[step.table], step.limit)
                 self._t[f"{step.name}.table"] = table.astype(np.float32)
+            elif step.op == "attention":
+                self._t[step.out] = program.tensors[step.table].astype(np.float32)
         self._dying = _last_uses(program.steps)
 
     def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
@@ -252,6 +279,23 @@ class FusedRuntime:
             self._t[f"{step.name}.table"],
             _nhwc(out).reshape(b, h * w, channels),
         )
+        return out
+
+    def _attention(self, step: Step, r: dict[str, torch.Tensor], level: int) -> torch.Tensor:
+        q, k, v = (torch.from_numpy(_nhwc(r[name])).flatten(1, 2) for name in step.inputs)
+        b, channels, h, w = r[step.inputs[0]].shape
+        out = _new(b, channels, h, w)
+        target = _nhwc(out).reshape(b, h * w, channels)
+        weights = torch.empty((h * w, h * w), dtype=torch.float64)
+        totals = np.empty(h * w, np.int64)
+        scale, width = np.float32(2.0**-step.shift), channels // step.heads
+        for i in range(b):
+            for first in range(0, channels, width):
+                head = slice(first, first + width)
+                scores = q[i, :, head] @ k[i, :, head].T
+                _weigh(scores.numpy(), scale, self._t[step.out], weights.numpy(), totals)
+                sums = weights @ v[i, :, head].double()
+                _divide(sums.numpy(), totals, target[i, :, head])
         return out
 
     def _conv(self, step: Step, r: dict[str, torch.Tensor], level: int) -> torch.Tensor:

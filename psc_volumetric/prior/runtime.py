@@ -9,30 +9,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from psc_volumetric.prior.program import (
+from psc_volumetric.prior.program import Program
+from psc_volumetric.prior.step import (
+    EXP_TABLE,
     NORM_BITS,
     RESIDUAL_LIMIT,
     TABLE_BITS,
     TABLE_HALF,
-    Program,
     Step,
 )
 
 __all__ = [
     "TorchRuntime",
+    "attend",
     "exact_float",
     "integer_sqrt",
     "norm_affine",
     "one_thread",
     "usable_threads",
 ]
+
+
+SCORES_AT_ONCE = 1 << 24  # attention works through a batch in groups of this many scores
 
 
 def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
@@ -89,6 +94,34 @@ def norm_affine(
     return multiplier, beta - mean_part + (1 << (NORM_BITS - 1))
 
 
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shift: int, table: torch.Tensor
+) -> torch.Tensor:
+    """Attention of one head (SPEC section 6.5); exact wherever the carrier's products are.
+
+    Parameters
+    ----------
+    q, k, v : (b, tokens, width) float32 or float64
+        Integers; no score q k reaches 2^23.
+    shift : int
+        Right shift of a score's distance from the largest of its row to an index of ``table``.
+    table : (4096,) float64
+        Integers 0..32767, the first at least 1.
+
+    Returns
+    -------
+    (b, tokens, width) int64
+        Rounded means of v.
+    """
+    scores = q @ k.transpose(1, 2)
+    distance = scores.amax(2, keepdim=True) - scores
+    index = torch.floor(distance * 2.0**-shift).clamp_(max=EXP_TABLE - 1)
+    weights = table[index.int()]
+    total = weights.sum(2, keepdim=True).long()
+    sums = (weights @ v.double()).long()
+    return torch.div(2 * sums + total, 2 * total, rounding_mode="floor")
+
+
 _inside = 0
 _threads_outside = 1
 _thread_lock = threading.Lock()
@@ -123,28 +156,55 @@ def usable_threads() -> int:
         return _threads_outside if _inside else torch.get_num_threads()
 
 
-class exact_float:
-    """Switch off everything that makes float convolutions of integers inexact."""
+_exact_users = 0
+_settings_outside: tuple[str, Any] = ("highest", None)
 
-    def __enter__(self) -> None:
-        self._contexts: list[Any] = [
+
+def _enter_exact() -> None:
+    """Switch the process-wide settings on the first entry of any thread."""
+    global _exact_users, _settings_outside
+    with _thread_lock:
+        if _exact_users == 0:
+            flags = ExitStack()
+            _settings_outside = (torch.get_float32_matmul_precision(), flags)
+            torch.set_float32_matmul_precision("highest")
+            flags.enter_context(torch.backends.nnpack.flags(enabled=False))
+            flags.enter_context(
+                torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+                )
+            )
+        _exact_users += 1
+
+
+def _leave_exact() -> None:
+    """Restore them when the last thread leaves."""
+    global _exact_users
+    with _thread_lock:
+        _exact_users -= 1
+        if _exact_users == 0:
+            precision, flags = _settings_outside
+            flags.close()
+            torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def exact_float() -> Iterator[None]:
+    """Switch off everything that makes float products and convolutions of integers inexact.
+
+    May be entered from several threads and nested: what torch keeps for the whole process stays
+    off until the last one leaves.
+    """
+    _enter_exact()
+    try:
+        with (
             torch.no_grad(),
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
-            torch.backends.nnpack.flags(enabled=False),
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ),
-        ]
-        self._matmul_tf32 = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        for context in self._contexts:
-            context.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        for context in reversed(self._contexts):
-            context.__exit__(None, None, None)
-        torch.backends.cuda.matmul.allow_tf32 = self._matmul_tf32
+        ):
+            yield
+    finally:
+        _leave_exact()
 
 
 class TorchRuntime:
@@ -214,6 +274,17 @@ class TorchRuntime:
         index = torch.floor(products * 2.0**-NORM_BITS) + TABLE_HALF
         index = index.clamp_(0, 2 * TABLE_HALF - 1).long()
         return self._tensors[step.table][index].clamp_max_(step.limit)
+
+    def _attention(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
+        b, channels, height, width = r[step.inputs[0]].shape
+        tokens, table = height * width, self._tensors[step.table].double()
+        q, k, v = (
+            r[name].reshape(b * step.heads, -1, tokens).transpose(1, 2) for name in step.inputs
+        )
+        group = max(1, SCORES_AT_ONCE // tokens**2)
+        parts = [slice(i, i + group) for i in range(0, len(q), group)]
+        out = torch.cat([attend(q[p], k[p], v[p], step.shift, table) for p in parts])
+        return out.transpose(1, 2).reshape(b, channels, height, width).to(self.carrier)
 
     def _conv(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
         x = r[step.inputs[0]]

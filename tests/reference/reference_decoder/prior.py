@@ -12,6 +12,7 @@ from reference_decoder.fields import Refused, require
 from reference_decoder.tables import read_safetensors
 
 RESIDUAL = 32767
+OPS = ("unfold", "fold", "concat", "norm_act", "conv", "attention")
 NAMES = {"int8": "|i1", "int16": "<i2", "int32": "<i4", "int64": "<i8"}
 
 
@@ -50,7 +51,7 @@ class Prior:
         """Section 6.2: (n, slices, t, t) int64 -> the same shape."""
         registers = {"x": x}
         for step in self.steps:
-            if step["op"] not in ("unfold", "fold", "concat", "norm_act", "conv"):
+            if step["op"] not in OPS:
                 raise Refused(f"network step {step['op']!r}")
             registers[step["out"]] = getattr(self, "_" + step["op"])(step, registers, level)
         return registers[self.steps[-1]["out"]]
@@ -122,6 +123,19 @@ class Prior:
         if step.get("add"):
             y = np.clip(y + r[step["add"]], -RESIDUAL, RESIDUAL)
         return y
+
+    def _attention(self, step: dict, r: dict, level: int) -> np.ndarray:
+        """Section 6.5."""
+        heads, shift = step.get("heads", 1), step.get("shift", 0)
+        n, channels, height, width = r[step["inputs"][0]].shape
+        q, k, v = (r[name].reshape(n, heads, -1, height * width) for name in step["inputs"])
+        scores = matmul(q.swapaxes(2, 3), k)
+        distance = scores.max(3, keepdims=True) - scores
+        distance = distance >> shift if shift >= 0 else distance << -shift
+        weights = self.table(step["table"])[np.minimum(distance, 4095)]
+        total = weights.sum(3)[:, :, None, :]
+        sums = matmul(v, weights.swapaxes(2, 3))
+        return ((2 * sums + total) // (2 * total)).reshape(n, channels, height, width)
 
 
 def _convolve(x: np.ndarray, weight: np.ndarray, stride: int, pad: int) -> np.ndarray:
