@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.model_card import model_card
+from pipelines.model_card import HeldOutErrors, model_card
 from pipelines.recipe import Recipe
 from pipelines.train_prior import (
     NOISE_LEVELS_REPORTED,
@@ -27,13 +27,13 @@ from pipelines.train_prior import (
 )
 from pipelines.training_volumes import load_volumes, split_volumes
 from psc_volumetric.errors import StorageError
+from psc_volumetric.intensity import UNIT
 
 if TYPE_CHECKING:
     import torch
 
     from psc_volumetric.prior import Prior
     from psc_volumetric.prior.frontends import Denoising
-    from psc_volumetric.prior.program import Program
 
 __all__ = ["import_diffusers", "make_prior"]
 
@@ -94,6 +94,7 @@ def make_prior(
             training,
             recipe.architecture,
             recipe.settings,
+            start=_start(recipe),
             on_progress=lambda i, m, loss: report(f"step {i}, {m:.1f} min, loss {loss:.5f}"),
             on_checkpoint=save,
         )
@@ -105,6 +106,13 @@ def make_prior(
     alpha = np.cos(np.array(times) * (math.pi / 2 * 0.998))
     source = Denoising(from_monai(net, recipe.architecture, times), alpha, "v")
     return _finish(out, recipe, source, training, validation, report)
+
+
+def _start(recipe: Recipe) -> torch.nn.Module | None:
+    from pipelines.warm_start import float_network
+    from psc_volumetric.prior import load_prior
+
+    return float_network(load_prior(recipe.start), recipe.architecture) if recipe.start else None
 
 
 def import_diffusers(
@@ -146,6 +154,7 @@ def _finish(
     report: Any,
 ) -> Prior:
     """Convert to integers, measure the cost, calibrate scales, write the folder."""
+    from psc_volumetric.prior import load_prior
     from psc_volumetric.prior.build import build_bundle, calibrate
     from psc_volumetric.prior.convert import convert, observe
 
@@ -153,9 +162,6 @@ def _finish(
     shape = (floats.slices, floats.tile, floats.tile)
     sampler = TileSampler(training, shape, replace(recipe.settings, seed=3))
     program = convert(floats, observe(floats, _calibration_batches(sampler, source.alpha)))
-    losses = _losses(source, program, validation)
-    for level, (before, after) in losses.items():
-        report(f"t {level}: float {before:.6f}, integer {after:.6f} ({after / before - 1:+.2%})")
 
     def bundle(scales: Any = None) -> Prior:
         return build_bundle(
@@ -168,9 +174,14 @@ def _finish(
             scales=scales,
         )
 
-    settings = replace(recipe.settings, seed=9, flat_tiles_kept=0.0)
-    tiles = TileSampler(training, shape, settings).batch(recipe.calibration_tiles)
+    losses: HeldOutErrors = {}
     prior = bundle()
+    others = [load_prior(recipe.beside)] if recipe.beside else []
+    losses = _losses(source, [prior, *others], validation)
+    for level, errors in losses.items():
+        report(f"t {level}: " + ", ".join(f"{name} {mse:.6f}" for name, mse in errors.items()))
+    settings = recipe.settings.unaugmented(seed=9)
+    tiles = TileSampler(training, shape, settings).batch(recipe.calibration_tiles)
     for round_number in (1, 2):
         report(f"calibrating scales, round {round_number} of 2")
         prior = bundle(calibrate(prior, tiles))
@@ -196,41 +207,66 @@ def _calibration_batches(
 
 
 def _losses(
-    source: Denoising, program: Program, volumes: Sequence[TrainingVolume]
-) -> dict[str, tuple[float, float]]:
-    """Mean squared error of denoised held-out tiles, float and integer, per noise level."""
+    source: Denoising, priors: Sequence[Prior], volumes: Sequence[TrainingVolume]
+) -> HeldOutErrors:
+    """Mean squared error of denoised held-out tiles per noise level, in normalised units squared.
+
+    Of the float network (``"float"``), its integers (``"integer"``, the first prior), and of
+    other priors (their names) on the same tiles under the same noise.
+    """
     import torch
 
+    floats = source.program.single()
+    shape = (floats.slices, floats.tile, floats.tile)
+    sampler = TileSampler(volumes, shape, TrainingSettings().unaugmented(seed=1))
+    x = torch.from_numpy(sampler.batch(HELD_OUT_TILES))
+    names = ["integer", *(prior.name for prior in priors[1:])]
+    result: HeldOutErrors = {}
+    for time in NOISE_LEVELS_REPORTED:
+        level = max(0, round(time * floats.levels) - 1)
+        x_t = _noisy(x, float(source.alpha[level]), torch.Generator().manual_seed(1))
+        errors = {"float": _float_error(source, floats.run, level, x, x_t)}
+        for name, prior in zip(names, priors, strict=True):
+            errors[name] = _integer_error(prior, float(source.alpha[level]), x, x_t)
+        result[f"{time:g}"] = errors
+    return result
+
+
+def _float_error(
+    source: Denoising,
+    run: Callable[[torch.Tensor, int], torch.Tensor],
+    level: int,
+    x: torch.Tensor,
+    x_t: torch.Tensor,
+) -> float:
     from psc_volumetric.prior.build import predicted_tile
+
+    alpha, total = float(source.alpha[level]), 0.0
+    for part, noisy in zip(x.split(16), x_t.split(16), strict=True):
+        x0 = predicted_tile(noisy, run(noisy, level), alpha, source.prediction)
+        total += float(((x0 - part) ** 2).sum())
+    return total / x.numel()
+
+
+def _integer_error(prior: Prior, alpha: float, x: torch.Tensor, x_t: torch.Tensor) -> float:
+    """As the float error, at the prior's noise level nearest to ``alpha``."""
+    import torch
+
     from psc_volumetric.prior.runtime import TorchRuntime
 
-    runtime, floats = TorchRuntime(program), source.program.single()
-    shape = (program.slices, program.tile, program.tile)
-    x = torch.from_numpy(
-        TileSampler(volumes, shape, TrainingSettings().unaugmented(seed=1)).batch(HELD_OUT_TILES)
-    )
-    result = {}
-    for time in NOISE_LEVELS_REPORTED:
-        level = max(0, round(time * program.levels) - 1)
-        alpha, generator = float(source.alpha[level]), torch.Generator().manual_seed(1)
-        total = np.zeros(2)
-        for part in x.split(16):
-            x_t = _noisy(part, alpha, generator)
-            samples = torch.round(x_t * 2048).clamp(-32767, 32767).to(torch.int32)
-            outputs = (
-                floats.run(x_t, level),
-                runtime(samples, level).float() * 2.0**-program.out_bits,
-            )
-            for i, output in enumerate(outputs):
-                x0 = predicted_tile(x_t, output, alpha, source.prediction)
-                total[i] += float(((x0 - part) ** 2).mean()) * len(part)
-        result[f"{time:g}"] = (float(total[0] / len(x)), float(total[1] / len(x)))
-    return result
+    runtime, total = TorchRuntime(prior.program), 0.0
+    level = int(np.abs(prior.alpha - alpha * 65536).argmin())
+    gains = float(prior.x_gain[level]) / 65536, float(prior.out_gain[level]) / 65536
+    for part, noisy in zip(x.split(16), x_t.split(16), strict=True):
+        samples = torch.round(noisy * UNIT).clamp(-32767, 32767).to(torch.int32)
+        output = runtime(samples, level).float() * 2.0**-prior.program.out_bits
+        total += float(((gains[0] * noisy + gains[1] * output - part) ** 2).sum())
+    return total / x.numel()
 
 
 def _metadata(
     recipe: Recipe,
-    losses: dict[str, tuple[float, float]],
+    losses: HeldOutErrors,
     training: list[TrainingVolume],
     validation: list[TrainingVolume],
 ) -> dict[str, Any]:
@@ -251,7 +287,7 @@ def _metadata(
             "recipe": recipe.to_dict(),
             "training_volumes": _names(training),
             "held_out_volumes": _names(validation),
-            "held_out_mse": {k: {"float": f, "integer": i} for k, (f, i) in losses.items()},
+            "held_out_mse": losses,
         },
     }
 
@@ -260,7 +296,7 @@ def _write(
     out: Path,
     prior: Prior,
     recipe: Recipe,
-    losses: dict[str, tuple[float, float]],
+    losses: HeldOutErrors,
     training: Sequence[str],
     validation: Sequence[str],
 ) -> None:

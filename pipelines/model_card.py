@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pipelines.recipe import Recipe
 from psc_volumetric.prior import Prior
 
-__all__ = ["model_card"]
+__all__ = ["HeldOutErrors", "model_card"]
+
+HeldOutErrors = dict[str, dict[str, float]]  # noise level -> "float", "integer", other priors
 
 
 def model_card(
     recipe: Recipe,
     prior: Prior,
-    losses: Mapping[str, tuple[float, float]],
+    losses: HeldOutErrors,
     training: Sequence[str],
     validation: Sequence[str],
 ) -> str:
     """Text of ``docs/README.md`` in the prior's folder.
 
-    ``losses`` maps a noise level to its held-out error before and after conversion.
+    ``losses`` maps a noise level to its held-out errors before and after conversion, and of other
+    priors on the same tiles.
     """
-    rows = "\n".join(
-        f"| {k} | {before:.6f} | {after:.6f} | {after / before - 1:+.2%} |"
-        for k, (before, after) in losses.items()
-    )
     a, s = recipe.architecture, recipe.settings
     return f"""# Prior `{recipe.name}`
 
@@ -37,21 +36,43 @@ def model_card(
   v-prediction, cosine schedule, EMA; recipe in `configs/metadata.json`, rerun with
   `psc-archive prior train {recipe.name} DATA --out NEW_FOLDER`.
 - Trained on {len(training)} volumes: {", ".join(sorted(training))}.
-- Held out, by patient, {len(validation)} volumes: {", ".join(sorted(validation))}.
+- Held out, by patient or source, {len(validation)} volumes: {", ".join(sorted(validation))}.
 
 Mean squared error of the denoised tile on held-out volumes, normalised units squared, before and
 after conversion to integers:
 
-| t (1 = pure noise) | float | integer | cost |
-|---|---|---|---|
-{rows}
+{_table(losses)}
 
 ## Data
 
-{recipe.data_notes or "Synthetic; no licence applies."}
+{recipe.data_notes or "Synthetic; no licence applies."}{_start(recipe)}
 
 ## Limits
 
 A prior describes what it was trained on. Elsewhere it still decodes exactly, only larger. What a
 low-rate decode shows beyond its measurements is an estimate: not for primary diagnosis.
 """
+
+
+def _start(recipe: Recipe) -> str:
+    if not recipe.start:
+        return ""
+    return (
+        f"\n\nTraining went on from the weights of `{recipe.start}`, so what that prior was trained "
+        "on is in here too, under the licences its card names."
+    )
+
+
+def _table(losses: HeldOutErrors) -> str:
+    """Markdown: one row per noise level; what conversion cost, what other priors leave over."""
+    others = [name for name in next(iter(losses.values())) if name not in ("float", "integer")]
+    head = ["t (1 = pure noise)", "float", "integer", "cost"]
+    head += [column for name in others for column in (f"`{name}`", f"error of `{name}`")]
+    rows = [head, ["---"] * len(head)]
+    for level, errors in losses.items():
+        mse = errors["integer"]
+        row = [level, f"{errors['float']:.6f}", f"{mse:.6f}", f"{mse / errors['float'] - 1:+.2%}"]
+        for name in others:
+            row += [f"{errors[name]:.6f}", f"{errors[name] / mse:.2f} times as large"]
+        rows.append(row)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -233,6 +233,7 @@ def train(
     architecture: Architecture,
     settings: TrainingSettings,
     *,
+    start: torch.nn.Module | None = None,
     on_progress: Callable[[int, float, float], None] | None = None,
     on_checkpoint: Callable[[torch.nn.Module], None] | None = None,
 ) -> torch.nn.Module:
@@ -244,6 +245,8 @@ def train(
         The training side of the split.
     architecture, settings
         What to build and how to train it.
+    start : torch.nn.Module, optional
+        A network of this architecture to go on from; it is trained in place.
     on_progress : callable, optional
         Called with (iteration, minutes, mean loss of the last 200 iterations).
     on_checkpoint : callable, optional
@@ -261,7 +264,7 @@ def train(
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (architecture.slices, architecture.tile, architecture.tile)
     sampler = TileSampler(volumes, shape, settings)
-    net: torch.nn.Module = build_network(architecture).to(settings.device)
+    net = (build_network(architecture) if start is None else start).to(settings.device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(net).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(

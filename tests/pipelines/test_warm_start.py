@@ -1,0 +1,36 @@
+"""A shipped prior gives its float network back, to train on from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipelines.recipe import Recipe
+from pipelines.warm_start import float_network
+from psc_volumetric.errors import ParameterError
+from psc_volumetric.prior import load_prior
+from psc_volumetric.prior.runtime import TorchRuntime
+
+
+@pytest.mark.parametrize("name", ["test-tiny", "mr-head"])
+def test_the_float_network_says_what_the_integers_say(name):
+    prior, architecture = load_prior(name), Recipe.load(name).architecture
+    net = float_network(prior, architecture).eval()
+    runtime = TorchRuntime(prior.program)
+    samples = torch.randint(-3000, 3000, (2, *prior.tile_shape), dtype=torch.int32,
+                            generator=torch.Generator().manual_seed(0))  # fmt: skip
+    for level in range(0, prior.levels, prior.levels // 8):
+        want = runtime(samples, level).float() * 2.0**-prior.program.out_bits
+        time = torch.full((2,), 1000 * (level + 1) / prior.levels)
+        with torch.no_grad():
+            got = net(samples.float() / 2048, time)
+        assert float(((got - want) ** 2).mean() / (want**2).mean()) < 2e-3, level
+
+
+def test_another_architecture_is_refused():
+    architecture = replace(Recipe.load("mr-head").architecture, channels=(48, 72, 64))
+    with pytest.raises(ParameterError) as caught:
+        float_network(load_prior("mr-head"), architecture)
+    assert caught.value.kind == "bad-start"
