@@ -58,8 +58,8 @@ def _start(recipe: Recipe) -> str:
     if not recipe.start:
         return ""
     return (
-        f"\n\nTraining went on from the weights of `{recipe.start}`, so what that prior was trained "
-        "on is in here too, under the licences its card names."
+        f"\n\nTraining went on from the weights of `{recipe.start}`, so what that prior was "
+        "trained on is in here too, under the licences its card names."
     )
 
 

@@ -264,7 +264,8 @@ def train(
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (architecture.slices, architecture.tile, architecture.tile)
     sampler = TileSampler(volumes, shape, settings)
-    net = (build_network(architecture) if start is None else start).to(settings.device)
+    chosen: torch.nn.Module = build_network(architecture) if start is None else start
+    net = chosen.to(settings.device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(net).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(
@@ -273,8 +274,8 @@ def train(
         weight_decay=settings.weight_decay,
         betas=(0.9, 0.99),
     )
-    start, losses, i = time.monotonic(), [], 0
-    while (minutes := (time.monotonic() - start) / 60) < settings.minutes:
+    began, losses, i = time.monotonic(), [], 0
+    while (minutes := (time.monotonic() - began) / 60) < settings.minutes:
         cosine = 0.5 * (1 + math.cos(math.pi * minutes / settings.minutes)) + 0.01
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, (i + 1) / settings.warmup) * cosine
