@@ -264,8 +264,8 @@ def train(
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (architecture.slices, architecture.tile, architecture.tile)
     sampler = TileSampler(volumes, shape, settings)
-    chosen: torch.nn.Module = build_network(architecture) if start is None else start
-    net = chosen.to(settings.device)
+    net: torch.nn.Module = build_network(architecture) if start is None else start
+    net = net.to(settings.device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(net).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(
