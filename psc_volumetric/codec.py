@@ -1,20 +1,21 @@
 """Bricks of voxels to bytes and back: the only place where the parts of the codec meet.
 
-Part of the format. A brick is a base method (``constant``, ``none``, or ``psc``: a coarse base for
-the whole brick, then one progressive word sequence per tile) under up to two exact layers
+Part of the format. A brick is a base method (``constant``, ``none``, ``av1``, or ``psc``: a coarse
+base for the whole brick, then one progressive word sequence per tile) under up to two exact layers
 (``bounded``, ``lossless``). Decoding reads only the byte ranges that a region and a level need.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream import constants as c
+from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.brick import (
     BrickIndex,
     PscFields,
@@ -50,20 +51,21 @@ __all__ = [
 
 Values = NDArray[np.generic]
 Mask = NDArray[np.bool_]
-PSC_KINDS = {"u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"}
-BASES = ("auto", "psc", "none")
+BASES = ("auto", "psc", "av1", "none")
 
 
 @dataclass(frozen=True)
 class EncodedBrick:
     """Bytes of a brick and what is known about them.
 
-    ``method`` is the base with its layers and their coders: ``"none+lossless:context"``.
+    ``method`` is the base with its layers and their coders: ``"none+lossless:context"``; ``choice``
+    says why this base, where there was a choice.
     """
 
     data: bytes
     method: str
     records: tuple[TileRecord, ...]
+    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class EncodedBase:
 
     Attributes
     ----------
-    psc : PscFields
-        Header fields.
+    psc, av1 : header fields
+        Of the method; None for the other one.
     sections : list of (name, bytes)
         Without ``special``.
     levels : tuple of (z, y, x) arrays
@@ -83,14 +85,18 @@ class EncodedBase:
     method : str
     needs_network : bool
         Whether its last level takes a network to decode.
+    choice : str
+        Why this method: bytes of both at the same error.
     """
 
-    psc: PscFields
+    psc: PscFields | None
     sections: list[tuple[str, bytes]]
     levels: tuple[Values, ...]
     tile_nbytes: tuple[tuple[int, ...], ...]
     method: str = "psc"
     needs_network: bool = True
+    av1: Av1Fields | None = None
+    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,9 @@ def encode_brick(
         Error promised for every voxel. A brick that its base method cannot code (label maps,
         booleans, too many special values) is lossless whatever is asked for.
     base : str
-        ``"auto"`` (the prior where it is given and can code the values), ``"psc"`` (the same), or
-        ``"none"``.
+        ``"psc"`` (the prior, where it is given and can code the values), ``"av1"`` (the classical
+        method), ``"auto"`` (the smaller of the two at the error of ``psc``; without a prior AV1 for
+        a lossy brick and nothing for another), or ``"none"``.
     exact_mask : (vz, vy, vx) array of bool, optional
         Voxels to keep exactly although the rest is not.
     tile_shape : (z, y, x), optional
@@ -174,17 +181,18 @@ def encode_brick(
     fits = SpecialMap.fits(values, special_values)
     special = SpecialMap.find(values, special_values) if fits else None
     coded = None
-    if base != "none" and fits and prior and mapping and _prior_can(values.dtype, mapping):
-        from psc_volumetric.psc_brick import encode_psc
+    if fits and base != "none":
+        from psc_volumetric.base_choice import encode_base
 
-        coded = encode_psc(
-            values, header=replace(header, method="psc"), mapping=mapping, parameters=parameters,
-            prior=prior, special=special, seed=seed, device=device,
+        coded = encode_base(
+            values, base=base, header=header, mapping=mapping, parameters=parameters, prior=prior,
+            special=special, seed=seed, device=device, tile=tile_shape,
+            lossy=guarantee.mode == "lossy",
         )  # fmt: skip
     layers = encode_layers(
         values, coded, guarantee, special=special, lossless_only=not fits, exact_mask=exact_mask
     )
-    tile = tile_shape or valid if coded is None else coded.psc.tile
+    tile = coded.psc.tile if coded is not None and coded.psc is not None else tile_shape or valid
     return join(header, values, coded, layers, special=special, tile=tile)
 
 
@@ -304,11 +312,6 @@ def _check_arguments(
         )
     z, y, x = values.shape
     return z, y, x
-
-
-def _prior_can(dtype: np.dtype[np.generic], mapping: IntensityMapping) -> bool:
-    """Whether the ``psc`` method codes the dtype; not floats too large for a spread in binary32."""
-    return dtype.str[1:] in PSC_KINDS and (dtype.kind != "f" or mapping.fits(dtype))
 
 
 def _bits(values: Values) -> Values:

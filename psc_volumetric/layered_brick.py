@@ -105,6 +105,7 @@ def join(
         replace(header, method="none" if base is None else base.method),
         sections,
         psc=None if base is None else base.psc,
+        av1=None if base is None else base.av1,
         layers=[(layer.fields, layer.segments) for layer in layers],
     )
     index = read_index(lambda start, length: data[start : start + length], len(data))
@@ -117,7 +118,7 @@ def join(
         nbytes.append((*(() if base is None else base.tile_nbytes[number]), *share))
     measured = special.index == 0 if lossy and special is not None else None
     records = tile_records(values, levels, grid, nbytes, measured)
-    return EncodedBrick(data, index.coding, records)
+    return EncodedBrick(data, index.coding, records, "" if base is None else base.choice)
 
 
 def decode_level(
@@ -134,6 +135,10 @@ def decode_level(
 
     Levels below are decoded only where a layer refers to them.
     """
+    if level < index.base_levels and index.method == "av1":
+        from psc_volumetric.av1_brick import decode_av1
+
+        return decode_av1(read, index, selection=selection, spread=spread)
     if level < index.base_levels:
         from psc_volumetric.psc_brick import decode_psc
 

@@ -18,6 +18,7 @@ from itertools import accumulate
 import numpy as np
 
 from psc_volumetric.bitstream import constants as c
+from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.layers import LayerFields, check_layers
 from psc_volumetric.bitstream.psc_fields import WORD, PscFields
@@ -56,6 +57,7 @@ class BrickIndex:
     psc: PscFields | None = None
     constant: bytes = b""
     layers: tuple[LayerFields, ...] = ()
+    av1: Av1Fields | None = None
     _starts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     _segments: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
@@ -169,6 +171,7 @@ def write_brick(
     sections: list[tuple[str, bytes]],
     *,
     psc: PscFields | None = None,
+    av1: Av1Fields | None = None,
     constant: bytes = b"",
     layers: Sequence[tuple[LayerFields, Sequence[bytes]]] = (),
 ) -> bytes:
@@ -182,6 +185,8 @@ def write_brick(
         body.raw(constant)
     if psc is not None:
         psc.write(body)
+    if av1 is not None:
+        av1.write(body)
     if header.method != "constant":
         body.pack("B", len(layers))
     for fields, segments in layers:
@@ -257,7 +262,7 @@ def read_index(read: ReadRange, size: int | None = None) -> BrickIndex:
 def _parse(body: bytes, header_size: int) -> BrickIndex:
     data = FieldReader(body, what="brick header")
     header = BrickHeader.read(data)
-    psc, constant = None, b""
+    psc, av1, constant = None, None, b""
     layers: tuple[LayerFields, ...] = ()
     names: list[str] = []
     if header.method == "constant":
@@ -265,14 +270,11 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
     elif header.method == "psc":
         psc = PscFields.read(data, header)
         names = ["base", *(f"level{k + 1}" for k in range(len(psc.words)))]
-    elif header.method != "none":
-        raise UnsupportedVersionError(
-            f"brick header: this reader does not decode method {header.method}",
-            kind="unknown-method",
-        )
+    elif header.method == "av1":
+        av1, names = Av1Fields.read(data, header.dtype), ["base"]
     if header.method != "constant":
         layers = _parse_layers(data, header, _base_levels(header.method, psc))
-    if psc is not None or any(layer.kind == "bounded" for layer in layers):
+    if names or any(layer.kind == "bounded" for layer in layers):
         names = ["special", *names]
     sections, offset = [], header_size
     for name in names:
@@ -296,7 +298,7 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
         segments.append(ends[:-1])
         offset = ends[-1]
     return BrickIndex(
-        header, header_size, tuple(sections), psc, constant, layers, starts, tuple(segments)
+        header, header_size, tuple(sections), psc, constant, layers, av1, starts, tuple(segments)
     )
 
 
