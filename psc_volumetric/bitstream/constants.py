@@ -27,6 +27,7 @@ __all__ = [
     "MAX_ROUNDS",
     "MAX_ROW_PARTICLES",
     "MAX_SEGMENTS",
+    "MAX_SIGMA_BYTES",
     "MAX_SPECIAL_VALUES",
     "MAX_STEPS",
     "MAX_TILE_ROWS",
@@ -54,9 +55,7 @@ CODERS = {  # section 8.1: what codes the integers of a layer
     4: "htj2k",
     5: "jpeg2000",
     6: "pcodec",
-    7: "sz3",
-    8: "sperr",
-}
+}  # 7 (SZ3) and 8 (SPERR) are reserved
 CODER_CODES = {name: code for code, name in CODERS.items()}
 
 DTYPES = {  # section 3; all little-endian
@@ -85,6 +84,7 @@ MAX_STEPS = 250
 MAX_PARTICLES = 64
 MAX_ROUNDS = 4096
 MAX_SEGMENTS = 32768  # of one layer
+MAX_SIGMA_BYTES = 4096  # of the sigma tables
 MAX_SPECIAL_VALUES = 15
 MAX_TILE_WORDS = 1 << 24  # of one level
 MAX_TILE_ROWS = 4096  # rows of H the pca family may reach on one tile

@@ -178,8 +178,6 @@ def check_layers(layers: tuple[LayerFields, ...], *, base_levels: int) -> None:
             problems.append("a bounded layer has an empty segment")
         if layer.on_base and layer.coder not in ("zstd", "context"):
             problems.append(f"differences coded with {layer.coder}")
-        if layer.kind == "lossless" and layer.coder in ("sz3", "sperr"):
-            problems.append(f"a lossless layer coded with {layer.coder}")
     if not layers and base_levels == 0:
         problems.append("method none without a layer")
     if problems:

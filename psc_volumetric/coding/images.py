@@ -1,7 +1,8 @@
 """Coders of others, through imagecodecs: still images of integers, and Pcodec. Part of the format.
 
-SPEC sections 8.4 and 8.5. imagecodecs is loaded at first use. What a payload says about its size
-is compared with the segment before its library may allocate from it.
+SPEC sections 8.4 and 8.5. imagecodecs is loaded at first use. What a payload says about its image
+is compared with the segment before its library sees it, and what the library gives back with a
+checksum: some report no error when they stop half way.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.errors import FormatError
+from psc_volumetric.bitstream.wire import crc32c
+from psc_volumetric.errors import ChecksumError, FormatError
 
 __all__ = ["ImageCoder", "PcodecCoder"]
 
@@ -26,14 +28,14 @@ SAMPLE_TYPES: dict[int, np.dtype[np.unsignedinteger]] = {
     1: np.dtype("<u1"),
     2: np.dtype("<u2"),
 }
-PREFIX = 9  # minimum, bytes per sample
+PREFIX = 13  # smallest value, bytes per sample, CRC-32C of the samples
 
 
 class ImageCoder:
     """Integers whose range fits 16 bits, as one tall greyscale image.
 
-    The payload is the smallest value (8 bytes, two's complement), the bytes per sample (1 or 2)
-    and one code stream of ``value - smallest`` with z * y rows.
+    The payload is the smallest value (8 bytes, two's complement), the bytes per sample (1 or 2),
+    the CRC-32C of the samples, and one code stream of ``value - smallest`` with z * y rows.
 
     Parameters
     ----------
@@ -59,7 +61,8 @@ class ImageCoder:
         wide = values.astype(np.uint64) - np.uint64(low & 0xFFFFFFFFFFFFFFFF)
         itemsize = 1 if span < 256 else 2
         image = wide.astype(SAMPLE_TYPES[itemsize]).reshape(-1, values.shape[-1])
-        prefix = struct.pack("<QB", low & 0xFFFFFFFFFFFFFFFF, itemsize)
+        check = crc32c(image.tobytes())
+        prefix = struct.pack("<QBI", low & 0xFFFFFFFFFFFFFFFF, itemsize, check)
         return prefix + bytes(_encoder(self.name)(image))
 
     def decode(
@@ -74,17 +77,17 @@ class ImageCoder:
         """Inverse of :meth:`encode`."""
         if reference is not None or dtype.kind not in "iu" or len(data) <= PREFIX:
             raise _bad(what, self.name, f"{len(data)} bytes for {dtype}")
-        low, itemsize = struct.unpack("<QB", data[:PREFIX])
+        low, itemsize, check = struct.unpack("<QBI", data[:PREFIX])
         if itemsize not in SAMPLE_TYPES:
             raise _bad(what, self.name, f"samples of {itemsize} bytes")
         z, y, x = shape
         if max(z * y, x) > LONGEST_SIDE:
             raise _bad(what, self.name, f"an image of {z * y} x {x}")
-        image = np.empty((z * y, x), SAMPLE_TYPES[itemsize])
         stream = data[PREFIX:]
-        if self.name == "jpeg2000" and stream[8:24] != struct.pack(">IIII", x, z * y, 0, 0):
-            raise _bad(what, self.name, "another image size")
-        _call(_decoder(self.name), stream, image, what, self.name)
+        if not HEADER_CHECKS[self.name](stream, z * y, x, itemsize):
+            raise _bad(what, self.name, f"it is no image of {z * y} x {x}, {itemsize} bytes each")
+        image = np.zeros((z * y, x), SAMPLE_TYPES[itemsize])
+        _call(_decoder(self.name), stream, image, check, what, self.name)
         values: Values = (image.astype(np.uint64) + np.uint64(low)).astype(f"<u{dtype.itemsize}")
         return values.view(dtype).reshape(shape)
 
@@ -101,7 +104,9 @@ class PcodecCoder:
         assert reference is None
         import imagecodecs
 
-        return bytes(imagecodecs.pcodec_encode(np.ascontiguousarray(values)))
+        items = np.ascontiguousarray(values)
+        check = struct.pack("<I", crc32c(items.tobytes()))
+        return check + bytes(imagecodecs.pcodec_encode(items))
 
     def decode(
         self,
@@ -113,12 +118,13 @@ class PcodecCoder:
         what: str,
     ) -> Values:
         """Inverse of :meth:`encode`."""
-        if reference is not None or dtype.kind not in "iuf":
-            raise _bad(what, "pcodec", f"{dtype}")
+        if reference is not None or dtype.kind not in "iuf" or len(data) <= 4:
+            raise _bad(what, "pcodec", f"{len(data)} bytes for {dtype}")
         import imagecodecs
 
-        values = np.empty(shape, dtype)
-        _call(imagecodecs.pcodec_decode, data, values, what, "pcodec")
+        values = np.zeros(shape, dtype)
+        check = int.from_bytes(data[:4], "little")
+        _call(imagecodecs.pcodec_decode, data[4:], values, check, what, "pcodec")
         return values
 
 
@@ -148,7 +154,9 @@ def _decoder(name: str) -> Callable[..., Any]:
     return decoders[name]
 
 
-def _call(decode: Callable[..., Any], data: bytes, out: Values, what: str, name: str) -> None:
+def _call(
+    decode: Callable[..., Any], data: bytes, out: Values, check: int, what: str, name: str
+) -> None:
     """Let a library decode into ``out``; it compares shape and dtype before it decodes."""
     try:
         found = decode(data, out=out)
@@ -156,6 +164,53 @@ def _call(decode: Callable[..., Any], data: bytes, out: Values, what: str, name:
         raise _bad(what, name, str(error)) from error
     if found is not out:
         raise _bad(what, name, f"an array {getattr(found, 'shape', None)}")
+    if crc32c(out.tobytes()) != check:
+        raise ChecksumError(
+            f"{what}: coder {name} gave other values than the encoder had",
+            kind="decoded-checksum",
+            hint="the chunk is damaged, or this library decodes differently",
+        )
+
+
+def _is_jpeg2000(stream: bytes, rows: int, columns: int, itemsize: int) -> bool:
+    """Whether a JPEG 2000 code stream begins with the SIZ marker of this image, in one tile."""
+    size = struct.pack(">IIII", columns, rows, 0, 0)
+    sample = struct.pack(">HBBB", 1, 8 * itemsize - 1, 1, 1)
+    start = stream[:6] == b"\xff\x4f\xff\x51\0\x29"
+    return start and stream[8:45] == size + size + sample
+
+
+def _is_jpegls(stream: bytes, rows: int, columns: int, itemsize: int) -> bool:
+    """Whether a JPEG-LS code stream is closed, and its headers are those of this image."""
+    frame = struct.pack(">BHHBBBB", 8 * itemsize, rows, columns, 1, 1, 0x11, 0)
+    at, found = 2, False
+    if stream[:2] != b"\xff\xd8" or stream[-2:] != b"\xff\xd9":
+        return False
+    while stream[at : at + 2] in JPEGLS_HEADERS:
+        length = int.from_bytes(stream[at + 2 : at + 4], "big")
+        body = stream[at + 4 : at + 2 + length]
+        if stream[at : at + 2] == b"\xff\xf7":
+            if body != frame or found:
+                return False
+            found = True
+        at += 2 + length
+        if stream[at : at + 2] == b"\xff\xda":
+            return found
+    return False
+
+
+def _any_header(stream: bytes, rows: int, columns: int, itemsize: int) -> bool:
+    """JPEG XL's library compares the image with the array it is given."""
+    return True
+
+
+JPEGLS_HEADERS = (b"\xff\xe8", b"\xff\xf7", b"\xff\xf8")
+HEADER_CHECKS = {
+    "jpegxl": _any_header,
+    "jpegls": _is_jpegls,
+    "htj2k": _is_jpeg2000,
+    "jpeg2000": _is_jpeg2000,
+}
 
 
 def _bad(what: str, name: str, problem: str) -> FormatError:

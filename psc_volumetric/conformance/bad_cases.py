@@ -153,8 +153,6 @@ def _layers(parts: Parts, bounded: Parts) -> Iterator[Bad]:
     yield "bad-layer-order", "two lossless layers", twice.join(), kind
     many = replace(parts, layers=parts.layers * 3)
     yield "bad-layer-count", "three layers", many.join(), "limit"
-    lossy = parts.with_layer(0, coder="sz3")
-    yield "bad-layer-coder", "a lossless layer by an approximate coder", lossy.join(), kind
     z, y, x = parts.header.shape
     large = parts.with_layer(0, segment=(z + 1, y, x))
     yield "bad-segment", "a segment larger than the brick", large.join(), "bad-segment"
