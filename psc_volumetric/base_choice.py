@@ -68,13 +68,12 @@ def encode_base(
         )  # fmt: skip
     if not can_av1:
         return psc
-    source = Av1Source(values, special)
+    source, whole = Av1Source(values, special), tile or header.valid
     if psc is not None:
-        return _better(source, psc)
+        return _better(source, psc, whole)
     if base == "auto" and not lossy:
         return None  # exact levels alone are smaller than on top of a base nobody asked for
     step = parameters.step * (mapping.high - mapping.low) / 2
-    whole = tile or header.valid
     why = "av1: asked for" if base == "av1" else "av1: no prior for these values"
     return replace(source.finish(source.code(step), whole), choice=why)
 
@@ -114,7 +113,7 @@ def encode_av1_at(
     return source.finish(_search(source, kind, wanted, quick.step, SPEED), tile or (z, y, x))
 
 
-def _better(source: Av1Source, psc: EncodedBase) -> EncodedBase:
+def _better(source: Av1Source, psc: EncodedBase, tile: Triple) -> EncodedBase:
     """The smaller of two codings of a brick; AV1's has at most the error of the prior's."""
     mse = float(np.mean(source.error(psc.levels[-1]) ** 2))
     nbytes = _nbytes(psc)
@@ -126,8 +125,7 @@ def _better(source: Av1Source, psc: EncodedBase) -> EncodedBase:
         about = f"psc: {nbytes} bytes against about {len(quick.data)} of av1 {at}"
         return replace(psc, choice=about)
     trial = _search(source, "mse", mse, quick.step, SPEED)
-    assert psc.psc is not None
-    av1 = source.finish(trial, psc.psc.tile)
+    av1 = source.finish(trial, tile)
     if trial.mse <= mse and _nbytes(av1) < nbytes:
         return replace(av1, choice=f"av1: {_nbytes(av1)} bytes against {nbytes} of psc {at}")
     return replace(psc, choice=f"psc: {nbytes} bytes against {_nbytes(av1)} of av1 {at}")
