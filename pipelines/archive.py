@@ -11,16 +11,20 @@ import datetime
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psc_volumetric
+from adapters import keep_originals
 from adapters.errors import SourceError
 from pipelines.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
 from pipelines.options import ArchiveOptions
 from pipelines.plan import ArchivePlan, ItemPlan, VariablePlan, brick_prior, open_item, plan
 from pipelines.progress import Progress, Silent
+from pipelines.proof import PROMISES, promises_of
+from pipelines.rate_control import deferred, reached, settle, with_steps
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.errors import FormatError, PscError, StorageError
@@ -37,6 +41,7 @@ __all__ = [
     "finish",
     "outstanding",
     "plan",
+    "resumed_bricks",
     "run_item",
     "sealed_state",
 ]
@@ -51,8 +56,8 @@ class ItemReport:
     name, target, kind : str
     prior : str or None
     variables : tuple of dict
-        Per variable: name, shape, method, bytes, bpv, rmse, max_error, psnr_db (peak: sampled
-        data range), in stored units.
+        Per variable: name, shape, mode, bytes, bpv, rmse, max_error, psnr_db (peak: sampled data
+        range), target and what was reached, in stored units.
     archive_bytes, brick_bytes, source_bytes : int
         The whole tree with its manifest; the coded bricks; the stored values uncoded.
     bricks, resumed : int
@@ -160,7 +165,11 @@ def _provenance(item: ItemPlan) -> dict[str, Any]:
     return {
         "software": f"psc-archive {psc_volumetric.__version__}",
         "source_kind": item.candidate.kind,
-        "parameters": item.options.parameters().to_dict(),
+        "options": {
+            key: value
+            for key, value in item.options.to_dict().items()
+            if key not in ("device", "prior") and value is not None
+        },
     }
 
 
@@ -178,11 +187,17 @@ def _created() -> str:
 def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
     """Begin or continue the archive of an item; gives the brick jobs that are still to do.
 
+    A target of rate or PSNR is turned into a quantiser step first. The bricks that this was found
+    on are no jobs: `finish` codes them when it knows what the others became.
+
     Raises
     ------
+    ParameterError : the target cannot be reached (kind ``"target-unreachable"``); nothing is
+        written.
     StorageError : a sealed archive, or an unfinished one of another input or other settings, is
         there (kinds ``"target-exists"``, ``"partial-differs"``), or the target is not writable.
     """
+    item = with_steps(item)
     source = open_item(item.candidate)
     volumes = {volume.name: volume for volume in source.volumes}
     writer = ArchiveWriter.create(
@@ -194,15 +209,18 @@ def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
         created=_created(),
         provenance=_provenance(item),
     )
-    return tuple(
-        jobs_of(item, variable, position)
-        for variable in item.variables
-        for position in writer.pending(variable.spec.name)
-    )
+    jobs = []
+    for variable in item.variables:
+        last, step = deferred(variable), variable.spec.parameters.get("step")
+        pending = (p for p in writer.pending(variable.spec.name) if p not in last)
+        jobs += [jobs_of(item, variable, position, step) for position in pending]
+    return tuple(jobs)
 
 
 def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemReport:
-    """Add source, prior, tile tables, preview and manifest; after this the archive is sealed.
+    """Add what is left and the manifest; after this the archive is sealed.
+
+    That is: the last bricks of an archive with a target, source, prior, tile tables and preview.
 
     Parameters
     ----------
@@ -217,9 +235,15 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
     StorageError : a brick is missing (kind ``"incomplete"``), or the store fails.
     """
     start = time.perf_counter()
+    item = with_steps(item)
+    settle(item)
     source = open_item(item.candidate)
+    if item.options.keep_original:
+        source = keep_originals(source, item.candidate)
     writer = ArchiveWriter.open_partial(item.target)
-    writer.write_source(source.kind, source.document, source.blobs, source.files)
+    promises = promises_of(source, item.candidate.paths)
+    document = {**source.document, PROMISES: promises}
+    writer.write_source(source.kind, document, source.blobs, source.files)
     if item.prior is not None:
         writer.write_prior(brick_prior(item.prior))
     manifest = writer.seal()
@@ -238,20 +262,42 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         bricks=item.bricks,
         resumed=resumed,
         seconds=seconds + time.perf_counter() - start,
-        notes=item.notes,
+        notes=(*item.notes, *_missed(rows)),
     )
+
+
+def _missed(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Targets that were not met, in words."""
+    unit = {"bpv": "bpv", "psnr": "dB"}
+    targets = [(row["name"], row["target"]) for row in rows if row["target"] is not None]
+    return [
+        f"{name}: the target of {target['wanted']:g} {unit[target['kind']]} was missed, reached "
+        f"are {target['reached']:.4g}"
+        for name, target in targets
+        if not target["met"]
+    ]
+
+
+def resumed_bricks(item: ItemPlan, jobs: Sequence[BrickJob]) -> int:
+    """Bricks that an earlier run had finished when `begin` gave these jobs."""
+    return item.bricks - len(jobs) - sum(len(deferred(v)) for v in item.variables)
 
 
 def _variable_row(variable: VariablePlan, recorded: dict[str, Any]) -> dict[str, Any]:
     found = recorded[variable.spec.name]
     last = found["levels"][-1]
     rmse = last["rmse"]
-    peak = None if variable.range is None else variable.range.largest - variable.range.low
+    peak = variable.kept.peak
+    target = reached(variable, found["bytes"], rmse)
     return {
         "name": variable.spec.name,
         "shape": found["shape"],
         "dtype": found["dtype"],
         "method": variable.method,
+        "mode": variable.kept.mode,
+        "max_error_allowed": variable.kept.max_error,
+        "exact_roi": found["parameters"].get("exact_roi"),
+        "target": None if target is None else target.to_dict(),
         "reason": variable.reason,
         "bytes": found["bytes"],
         "bpv": found["bpv"],
@@ -274,7 +320,7 @@ def run_item(item: ItemPlan, progress: Progress | None = None) -> ItemReport:
     start = time.perf_counter()
     shown = progress or Silent()
     jobs = begin(item)
-    resumed = item.bricks - len(jobs)
+    resumed = resumed_bricks(item, jobs)
     shown.begin(item.candidate.name, item.bricks)
     shown.advance(resumed)
     done = resumed

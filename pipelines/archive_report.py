@@ -33,7 +33,7 @@ def plan_lines(plan: ArchivePlan) -> list[str]:
             row = variable.to_dict()
             shape = " x ".join(map(str, row["shape"]))
             why = f": {row['reason']}" if row["reason"] else ""
-            lines.append(f"          {row['name']}: {shape} {row['dtype']}, {row['method']}{why}")
+            lines.append(f"          {row['name']}: {shape} {row['dtype']}, {_promise(row)}{why}")
         lines += [f"          note: {note}" for note in item.notes]
     return lines + _skipped(plan)
 
@@ -59,12 +59,29 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
     return lines + _skipped(plan)
 
 
+def _promise(row: dict[str, Any]) -> str:
+    """What is promised for a variable, in a few words."""
+    bound = row["max_error_allowed"]
+    text = str(row["mode"])
+    if row["mode"] == "bounded":
+        text += f" (no error above {bound:g})"
+    elif row["mode"] == "lossless" and bound is not None:
+        text += f", with a level of no error above {bound:g}"
+    return text + (f", exact in {row['exact_roi']}" if row["exact_roi"] else "")
+
+
 def _variable_line(row: dict[str, Any]) -> str:
-    if row["method"] == "psc":
+    quality = _promise(row)
+    if row["mode"] != "lossless":
         psnr = "" if row["psnr_db"] is None else f", PSNR {row['psnr_db']:.2f} dB"
-        quality = f"rmse {row['rmse']:.4g}, max error {row['max_error']:.4g}{psnr} (lossy)"
-    else:
-        quality = f"lossless: {row['reason']}"
+        quality += f", rmse {row['rmse']:.4g}, max error {row['max_error']:.4g}{psnr}"
+    elif row["reason"]:
+        quality += f": {row['reason']}"
+    target = row["target"]
+    if target is not None:
+        word = "met" if target["met"] else "missed"
+        unit = "bpv" if target["kind"] == "bpv" else "dB"
+        quality += f"; target {target['wanted']:g} {unit} {word} with {target['reached']:.4g}"
     return f"          {row['name']}: {row['bytes']} bytes, {row['bpv']:.4f} bpv, {quality}"
 
 

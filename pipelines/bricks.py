@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters.base import Candidate
+from pipelines.modes import VariableMode
 from pipelines.options import ArchiveOptions
 from pipelines.plan import ItemPlan, VariablePlan, brick_prior, open_item
 from psc_volumetric.archive.writer import ArchiveWriter
-from psc_volumetric.codec import IntensityMapping, encode_brick
+from psc_volumetric.codec import EncodedBrick, IntensityMapping, encode_brick
+from psc_volumetric.guarantee import Guarantee
 
-__all__ = ["BrickJob", "BrickResult", "encode_brick_job", "jobs_of"]
+__all__ = ["BrickJob", "BrickResult", "encode_brick_job", "encoded", "jobs_of", "voxels"]
+
+Box = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,17 @@ class BrickJob:
         Chunk grid index, all axes.
     box : tuple of (start, stop)
         Voxels of the array that the brick covers.
-    brick_shape : (z, y, x)
-        Nominal shape.
-    low, high : float or None
-        Stored values that map to -1 and +1; None for a network-free method.
+    brick_shape, tile_shape : (z, y, x)
+        Nominal shapes.
+    kept : VariableMode
+        What is promised, and how.
+    exact : tuple of (start, stop) or None
+        Voxels of the array to keep exactly though the rest is not.
     special_values : tuple of numbers
     prior : str or None
-        Name or folder of the prior; None for a network-free method.
+        Name or folder of the prior; None for a method without a network.
+    step : float or None
+        Quantiser step that rate control found; None takes that of the options.
     options : ArchiveOptions
     """
 
@@ -47,12 +58,14 @@ class BrickJob:
     variable: str
     volume: str
     position: tuple[int, ...]
-    box: tuple[tuple[int, int], ...]
+    box: Box
     brick_shape: tuple[int, int, int]
-    low: float | None
-    high: float | None
+    tile_shape: tuple[int, int, int]
+    kept: VariableMode
+    exact: Box | None
     special_values: tuple[float | int, ...]
     prior: str | None
+    step: float | None
     options: ArchiveOptions
 
 
@@ -65,7 +78,7 @@ class BrickResult:
     variable, position
         Which one.
     method : str
-        ``"constant"``, ``"lossless"`` or ``"psc"``.
+        Base method, layers and their coders: ``"psc"``, ``"none+lossless:context"``.
     nbytes, voxels : int
         Bytes of the brick; voxels of the source in it.
     seconds : float
@@ -80,24 +93,88 @@ class BrickResult:
     seconds: float
 
 
-def jobs_of(item: ItemPlan, variable: VariablePlan, position: tuple[int, ...]) -> BrickJob:
+def jobs_of(
+    item: ItemPlan, variable: VariablePlan, position: tuple[int, ...], step: float | None = None
+) -> BrickJob:
     """The job of one brick of a plan."""
-    spec, sampled = variable.spec, variable.range
-    coded = variable.method == "psc" and sampled is not None
+    spec = variable.spec
     return BrickJob(
         candidate=item.candidate,
         target=item.target,
         variable=spec.name,
         volume=variable.volume,
         position=position,
-        box=tuple((part.start, part.stop) for part in spec.box(position)),
+        box=_pairs(spec.box(position)),
         brick_shape=spec.brick_shape,
-        low=sampled.low if coded and sampled else None,
-        high=sampled.high if coded and sampled else None,
+        tile_shape=spec.tile_shape,
+        kept=variable.kept,
+        exact=None if variable.exact is None else _pairs(variable.exact),
         special_values=spec.special_values,
-        prior=item.prior if coded else None,
+        prior=item.prior if variable.kept.needs_prior else None,
+        step=step,
         options=item.options,
     )
+
+
+def _pairs(box: Sequence[slice]) -> Box:
+    return tuple((part.start, part.stop) for part in box)
+
+
+def voxels(job: BrickJob) -> NDArray[Any]:
+    """Stored values of a brick, (z, y, x).
+
+    Raises
+    ------
+    SourceError : the voxels cannot be read.
+    """
+    item = open_item(job.candidate)
+    volume = next(v for v in item.volumes if v.name == job.volume)
+    values = np.asarray(volume.array[tuple(slice(start, stop) for start, stop in job.box)])
+    return values.reshape(((1,) * (3 - min(values.ndim, 3)) + values.shape)[-3:])
+
+
+def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
+    """Read the voxels of a brick and encode them; nothing is written.
+
+    Raises
+    ------
+    SourceError : the voxels cannot be read.
+    PriorMismatchError : the prior does not exist here.
+    """
+    values = voxels(job)
+    sampled = job.kept.range
+    brick = encode_brick(
+        values,
+        position=job.position,
+        shape=job.brick_shape,
+        mapping=None if sampled is None else IntensityMapping(sampled.low, sampled.high),
+        parameters=job.options.parameters(job.step),
+        prior=None if job.prior is None else brick_prior(job.prior),
+        special_values=job.special_values,
+        device=job.options.device,
+        guarantee=Guarantee(job.kept.mode, job.kept.max_error, coders=job.options.coder_names),
+        base=job.kept.base,
+        exact_mask=_exact_mask(job, (values.shape[0], values.shape[1], values.shape[2])),
+        tile_shape=job.tile_shape,
+    )
+    return values, brick
+
+
+def _exact_mask(job: BrickJob, shape: tuple[int, int, int]) -> NDArray[np.bool_] | None:
+    """Voxels of the brick to keep exactly; None when there are none."""
+    if job.exact is None:
+        return None
+    inside = [
+        (max(first, start) - start, min(last, stop) - start)
+        for (start, stop), (first, last) in zip(job.box, job.exact, strict=True)
+    ]
+    if any(first >= last for first, last in inside):
+        return None
+    mask = np.zeros(shape, dtype=bool)
+    spatial = inside[-3:]
+    box = [slice(0, 1)] * (3 - len(spatial)) + [slice(first, last) for first, last in spatial]
+    mask[tuple(box)] = True
+    return mask
 
 
 def encode_brick_job(job: BrickJob) -> BrickResult:
@@ -122,29 +199,13 @@ def encode_brick_job(job: BrickJob) -> BrickResult:
     Doing a job twice writes the same bytes. Memory is bounded by one brick.
     """
     begin = time.perf_counter()
-    item = open_item(job.candidate)
-    volume = next(v for v in item.volumes if v.name == job.volume)
-    values = np.asarray(volume.array[tuple(slice(start, stop) for start, stop in job.box)])
-    values = values.reshape(((1,) * (3 - min(values.ndim, 3)) + values.shape)[-3:])
-    coded = job.prior is not None and job.low is not None and job.high is not None
-    brick = encode_brick(
-        values,
-        position=job.position,
-        shape=job.brick_shape,
-        mapping=IntensityMapping(job.low, job.high)
-        if job.low is not None and job.high is not None
-        else None,
-        parameters=job.options.parameters(),
-        prior=brick_prior(job.prior) if coded and job.prior is not None else None,
-        special_values=job.special_values,
-        device=job.options.device,
-    )
+    values, brick = encoded(job)
     writer = ArchiveWriter.open_partial(job.target)
     record = writer.write_brick(job.variable, job.position, brick, values=values)
     return BrickResult(
         variable=job.variable,
         position=job.position,
-        method=record.method,
+        method=brick.method,
         nbytes=record.size,
         voxels=values.size,
         seconds=time.perf_counter() - begin,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from psc_volumetric.errors import ParameterError, PriorMismatchError
+from psc_volumetric.guarantee import Guarantee
 from psc_volumetric.parameters import CodecParameters
 
 __all__ = [
@@ -23,6 +24,7 @@ ERROR_UNITS = ("stored", "physical", "relative")
 PREVIEWS = ("none", "psc")
 BASES = ("auto", "psc", "av1")
 DEVICES = ("auto", "cpu", "cuda")
+FAST_CODERS = ("jpegls", "htj2k", "pcodec", "zstd")
 DEFAULT_STEP = 0.5
 LARGEST_BPV = 64.0
 LARGEST_PSNR_DB = 150.0
@@ -57,6 +59,9 @@ class ArchiveOptions:
         Lossy method: ``"psc"``, ``"av1"`` or ``"auto"``, the better one in each brick.
     exact_roi, exact_roi_mm : str or None
         Region of a bounded or lossy archive that is kept exactly, in indices or millimetres.
+    coders : str
+        Coders of exact levels to try: ``"smallest"`` (all), ``"fast"`` (tens of MB/s), or names
+        with commas between.
     keep_original : bool
         Also keep, verbatim, source files that cannot be made again byte for byte.
     effort : int
@@ -83,6 +88,7 @@ class ArchiveOptions:
     base: str = "auto"
     exact_roi: str | None = None
     exact_roi_mm: str | None = None
+    coders: str = "smallest"
     keep_original: bool = False
     effort: int = 5
     setting: str = "fast"
@@ -100,6 +106,7 @@ class ArchiveOptions:
         self._check_targets()
         self._check_regions()
         self.parameters()
+        Guarantee("lossless", coders=self.coder_names)
 
     def _check_bound(self) -> None:
         bound = self.max_error
@@ -149,7 +156,7 @@ class ArchiveOptions:
             )
         if self.mode != "lossy" and (self.bpv is not None or self.psnr is not None):
             raise ParameterError(
-                f"mode {self.mode} has no target of rate or PSNR: its size follows from the promise",
+                f"mode {self.mode} has no target of rate or PSNR: the promise decides its size",
                 kind="target-without-loss",
                 hint="use --mode lossy for --bpv and --psnr",
             )
@@ -177,6 +184,14 @@ class ArchiveOptions:
                 "a lossless archive is exact everywhere: leave the exact region out",
                 kind="needless-roi",
             )
+
+    @property
+    def coder_names(self) -> tuple[str, ...] | None:
+        """Coders of exact levels to try; None is all."""
+        if self.coders == "fast":
+            return FAST_CODERS
+        names = tuple(name.strip() for name in self.coders.split(","))
+        return None if names == ("smallest",) else names
 
     @property
     def lossy_base(self) -> str:

@@ -7,6 +7,7 @@ follow are small frozen records, so that any process can do any of them and get 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +18,10 @@ import numpy as np
 import adapters
 from adapters.base import Candidate, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
-from pipelines.intensity import SampledRange, judge
+from pipelines.intensity import SampledRange
+from pipelines.modes import VariableMode, decide
 from pipelines.options import CT_PRIOR, ArchiveOptions, choose_prior
+from pipelines.roi import box_text, roi_from_indices, roi_from_mm
 from psc_volumetric.archive.layout import SUFFIXES, VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
@@ -52,19 +55,31 @@ class VariablePlan:
         The array.
     volume : str
         Name of the volume in the source item.
-    method : str
-        ``"psc"`` or ``"lossless"`` (the prior cannot code it).
-    reason : str or None
-        Why it is lossless, in words.
-    range : SampledRange or None
-        Stored values behind the intensity mapping; None without measured variation.
+    kept : VariableMode
+        What is promised, and how.
+    exact : tuple of slice or None
+        Region that is kept exactly though the rest is not.
     """
 
     spec: VariableSpec
     volume: str
-    method: str
-    reason: str | None
-    range: SampledRange | None
+    kept: VariableMode
+    exact: tuple[slice, ...] | None = None
+
+    @property
+    def method(self) -> str:
+        """``"psc"`` when it has lossy levels, else ``"lossless"``."""
+        return "lossless" if self.kept.base == "none" else "psc"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is kept more exactly than was asked for, in words."""
+        return self.kept.reason
+
+    @property
+    def range(self) -> SampledRange | None:
+        """Stored values behind the intensity mapping; None where they were not sampled."""
+        return self.kept.range
 
     @property
     def bricks(self) -> int:
@@ -88,6 +103,9 @@ class VariablePlan:
             "tiles": self.tiles,
             "source_bytes": self.spec.nbytes,
             "method": self.method,
+            "mode": self.kept.mode,
+            "max_error_allowed": self.kept.max_error,
+            "exact_roi": None if self.exact is None else box_text(self.exact, self.spec.dims),
             "reason": self.reason,
         }
 
@@ -254,14 +272,16 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
     PriorMismatchError : the prior does not exist.
     """
     item = open_item(candidate)
-    judged = [(volume, *judge(volume)) for volume in item.volumes]
-    notes = [*item.notes, *(note for _, sampled, _ in judged if sampled for note in sampled.notes)]
-    if not judged:
+    if not item.volumes:
         raise SourceError("no volume found", kind="nothing-found", path=candidate.paths[0])
+    decided = [(volume, decide(volume, options)) for volume in item.volumes]
+    ranges = [kept.range for _, kept in decided if kept.range is not None]
+    notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
     name, tile, digest = None, PLAIN_TILE, None
-    if any(reason is None for _, _, reason in judged):
-        hounsfield = any(sampled is not None and sampled.hounsfield for _, sampled, _ in judged)
-        suggested = item.suggested_prior or (CT_PRIOR if hounsfield else None)
+    if any(kept.needs_prior for _, kept in decided):
+        suggested = item.suggested_prior
+        if suggested is None and any(sampled.hounsfield for sampled in ranges):
+            suggested = CT_PRIOR
         name, note = choose_prior(options.prior, suggested, tuple(installed_priors()))
         prior = brick_prior(name)
         tile, digest = prior.tile_shape, prior.digest
@@ -270,35 +290,66 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
         brick_prior(options.prior)
     variables: list[VariablePlan] = []
     taken: set[str] = set()
-    for volume, sampled, reason in judged:
+    for volume, kept in decided:
         key = free_name(volume.name, taken)
         taken.add(key)
-        spec = _spec(
-            volume,
-            key,
-            tile if reason is None else PLAIN_TILE,
-            digest if reason is None else None,
-            _parameters(volume, options, sampled if reason is None else None),
-            sampled,
-        )
-        method = "psc" if reason is None else "lossless"
-        variables.append(VariablePlan(spec, volume.name, method, reason, sampled))
+        exact = _exact_region(volume, options) if kept.mode != "lossless" else None
+        shape, prior_digest = (tile, digest) if kept.needs_prior else (PLAIN_TILE, None)
+        parameters = _parameters(volume, options, kept, exact)
+        spec = _spec(volume, key, shape, prior_digest, parameters, kept.range)
+        variables.append(VariablePlan(spec, volume.name, kept, exact))
+    if options.exact_roi or options.exact_roi_mm:
+        _check_region_is_used(variables, options)
     return ItemPlan(candidate, target, options, name, tuple(variables), tuple(notes))
 
 
+def _exact_region(volume: Volume, options: ArchiveOptions) -> tuple[slice, ...] | None:
+    """Box of the region to keep exactly, or None.
+
+    Raises
+    ------
+    ParameterError : the region names other axes or is outside the volume.
+    """
+    shape = tuple(volume.array.shape)
+    if options.exact_roi is not None:
+        return roi_from_indices(options.exact_roi, dims=volume.dims, shape=shape)
+    if options.exact_roi_mm is not None:
+        return roi_from_mm(options.exact_roi_mm, affine=volume.affine, shape=shape)
+    return None
+
+
+def _check_region_is_used(variables: Sequence[VariablePlan], options: ArchiveOptions) -> None:
+    if all(variable.exact is None for variable in variables):
+        raise ParameterError(
+            f"expected a variable that mode {options.mode} changes, found none: everything is kept "
+            "exactly anyway",
+            kind="needless-roi",
+            hint="leave --roi-lossless out",
+        )
+
+
 def _parameters(
-    volume: Volume, options: ArchiveOptions, sampled: SampledRange | None
+    volume: Volume,
+    options: ArchiveOptions,
+    kept: VariableMode,
+    exact: tuple[slice, ...] | None,
 ) -> dict[str, Any]:
-    """Record of how a variable is coded; ``volume`` is its name in the source."""
-    if sampled is None:
-        return {"volume": volume.name, "method": "lossless"}
-    return {
-        "volume": volume.name,
-        "method": "psc",
-        **options.parameters().to_dict(),
-        "low": sampled.low,
-        "high": sampled.high,
-    }
+    """Record of how a variable is coded; ``volume`` is its name in the source.
+
+    The step of a target is not known yet: rate control adds it.
+    """
+    record: dict[str, Any] = {"volume": volume.name, **kept.to_dict()}
+    if exact is not None:
+        record["exact_roi"] = box_text(exact, volume.dims)
+    if kept.max_error is not None:
+        record["max_error_wanted"] = [options.max_error, options.max_error_unit]
+    if kept.base == "none" or kept.range is None:
+        return record
+    coding = options.parameters().to_dict()
+    if options.target is not None:
+        record["target"] = list(options.target)
+        del coding["step"]
+    return {**record, **coding, "low": kept.range.low, "high": kept.range.high}
 
 
 def _spec(

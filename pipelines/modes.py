@@ -1,0 +1,116 @@
+"""What an archive promises for each of its variables: every bit, a largest error, or neither.
+
+The archive's mode is what the user asked for. A variable may get more: label maps, colours and
+masks are kept exactly in every mode, because an approximation of them means nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adapters.base import Volume
+from pipelines.intensity import SampledRange, judge
+from pipelines.options import ArchiveOptions
+from psc_volumetric.errors import ParameterError
+
+__all__ = ["VariableMode", "decide"]
+
+
+@dataclass(frozen=True)
+class VariableMode:
+    """How one variable is kept.
+
+    Attributes
+    ----------
+    mode : str
+        ``"lossless"``, ``"bounded"`` or ``"lossy"``.
+    max_error : float or None
+        Bound of the bounded level in stored units; None without one.
+    base : str
+        Lossy method below the exact levels: ``"auto"``, ``"psc"``, ``"av1"``, or ``"none"``.
+    reason : str or None
+        Why the variable is kept exactly though less was asked for, or has no lossy levels.
+    range : SampledRange or None
+        Stored values that were sampled; None where nobody needed them.
+    """
+
+    mode: str
+    max_error: float | None
+    base: str
+    reason: str | None
+    range: SampledRange | None
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether bricks are coded with a prior."""
+        return self.base in ("auto", "psc")
+
+    @property
+    def peak(self) -> float | None:
+        """Range of the sampled values, the peak of PSNR; None without one."""
+        return None if self.range is None else self.range.largest - self.range.low
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record for the archive's attributes."""
+        return {
+            "mode": self.mode,
+            "max_error": self.max_error,
+            "base": self.base,
+            "reason": self.reason,
+            "peak": self.peak,
+        }
+
+
+def decide(volume: Volume, options: ArchiveOptions) -> VariableMode:
+    """Decide how a volume is kept; samples its values only where the answer depends on them.
+
+    Raises
+    ------
+    ParameterError : the bound reaches past the range of the values (kind ``"bad-bound"``), or a
+        relative one has no range to refer to.
+    """
+    if options.lossy_base == "none" and options.max_error is None:
+        return VariableMode("lossless", None, "none", None, None)
+    sampled, reason = (None, volume.exact_only) if volume.exact_only else judge(volume)
+    if reason is not None:
+        return VariableMode("lossless", None, "none", reason, sampled)
+    base = options.lossy_base
+    if options.max_error is None:
+        return VariableMode(options.mode, None, base, None, sampled)
+    bound = _stored_bound(volume, options, sampled)
+    if np.dtype(volume.array.dtype).kind in "iu":
+        bound = float(math.floor(bound))
+        if not bound:
+            why = "the largest error allowed is below one stored unit"
+            return VariableMode("lossless", None, base, why, sampled)
+    return VariableMode(options.mode, bound, base, None, sampled)
+
+
+def _stored_bound(volume: Volume, options: ArchiveOptions, sampled: SampledRange | None) -> float:
+    """Largest error in stored units."""
+    assert options.max_error is not None and sampled is not None
+    span = sampled.largest - sampled.low
+    if options.max_error_unit == "relative":
+        return options.max_error * span
+    bound = options.max_error
+    if options.max_error_unit == "physical":
+        bound /= _largest_slope(volume)
+    if not bound < span:
+        raise ParameterError(
+            f"variable {volume.name!r}: expected a largest error below {span:g}, the range of its "
+            f"stored values, found {bound:g}",
+            kind="bad-bound",
+            hint="--max-error-unit relative takes a share of each variable's range",
+        )
+    return bound
+
+
+def _largest_slope(volume: Volume) -> float:
+    """Physical units per stored unit, the largest where it varies by slice."""
+    table = volume.attrs.get("slice_slope")
+    slopes = np.abs(np.asarray(volume.slope or 1.0 if table is None else table, np.float64))
+    return float(slopes.max()) or 1.0
