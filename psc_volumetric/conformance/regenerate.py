@@ -69,6 +69,7 @@ class Recipe:
     position: tuple[int, ...] = (0, 0, 0)
     network: bool = True
     guarantee: Guarantee = PLAIN
+    base: str = "psc"
     exact: tuple[slice, slice, slice] | None = None
 
 
@@ -195,6 +196,7 @@ def encode_recipe(recipe: Recipe) -> Case:
         prior=prior,
         special_values=recipe.special,
         guarantee=recipe.guarantee,
+        base=recipe.base,
         exact_mask=mask,
     )
     used = prior.digest if prior is not None and encoded.method.startswith("psc") else None
