@@ -1,0 +1,220 @@
+"""Bricks of the method ``av1``: what comes back, what is recorded, and when it is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from psc_volumetric.av1_brick import Av1Source, to_stored
+from psc_volumetric.base_choice import encode_av1_at
+from psc_volumetric.bitstream.av1_fields import Av1Fields
+from psc_volumetric.bitstream.brick import BrickIndex, read_index, write_brick
+from psc_volumetric.codec import (
+    CodecParameters,
+    DecodedBrick,
+    EncodedBrick,
+    Guarantee,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
+from psc_volumetric.coding.av1_spread import activity_classes, spread_of_codes
+from psc_volumetric.errors import FormatError, ParameterError
+
+WHOLE = (slice(None),) * 3
+
+
+def blobs(shape: tuple[int, int, int], dtype: str = "<i2", seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices(shape)
+    field = 300 * np.sin(z / 5 + x / 9) * np.cos(y / 7) + 40 * (x // 11 % 2) + 500
+    return (field + rng.normal(0, 8, shape)).astype(dtype)
+
+
+def encode(values: np.ndarray, **options: Any) -> EncodedBrick:
+    defaults: dict[str, Any] = {
+        "position": (0, 0, 0),
+        "shape": values.shape,
+        "mapping": IntensityMapping(0, 1000),
+        "parameters": CodecParameters(step=0.05),
+        "prior": None,
+        "base": "av1",
+    }
+    return encode_brick(values, **{**defaults, **options})
+
+
+def parse(data: bytes) -> BrickIndex:
+    return read_index(lambda start, length: data[start : start + length])
+
+
+def decode(brick: EncodedBrick, selection: Any = WHOLE, **options: Any) -> DecodedBrick:
+    return decode_brick(lambda a, n: brick.data[a : a + n], selection=selection, **options)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<i2", "<i4", "<u4", "<f4", "<f8", ">i2"])
+def test_round_trip_records_and_regions(dtype: str) -> None:
+    values = blobs((5, 33, 40), dtype)
+    brick = encode(values, tile_shape=(5, 16, 16))
+    decoded = decode(brick, spread=True)
+    assert brick.method == "av1"
+    assert decoded.values.dtype == values.dtype.newbyteorder("<")
+    error = decoded.values.astype(float) - values
+    assert 0 < np.sqrt(np.mean(error**2)) < 25
+    assert len(brick.records) == 3 * 3
+    assert max(r.max_error[0] for r in brick.records) == pytest.approx(np.abs(error).max())
+    box = (slice(1, 4), slice(3, 30), slice(17, 18))
+    region = decode(brick, box, spread=True)
+    assert np.array_equal(region.values, decoded.values[box])
+    assert decoded.spread is not None and region.spread is not None
+    assert np.array_equal(region.spread, decoded.spread[box])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_spread_covers_the_errors(seed: int) -> None:
+    values = blobs((8, 96, 96), seed=seed)
+    decoded = decode(encode(values), spread=True)
+    assert decoded.spread is not None
+    error = np.abs(decoded.values.astype(float) - values)
+    share = [float(np.mean(error <= k * decoded.spread)) for k in (1, 2, 3)]
+    assert share == pytest.approx([0.683, 0.954, 0.997], abs=0.05)
+
+
+def test_special_values_are_kept_and_not_measured() -> None:
+    values = blobs((3, 24, 30), "<f4")
+    values[:, 4:9, 5:14] = np.nan
+    values[0, 0, :3] = -9999
+    brick = encode(values, special_values=(-9999.0,))
+    decoded = decode(brick, spread=True)
+    special = np.isnan(values) | (values == -9999)
+    assert decoded.values[special].tobytes() == values[special].tobytes()
+    assert decoded.spread is not None and not decoded.spread[special].any()
+    assert brick.records[0].max_error[0] < 200
+
+
+def test_the_range_of_twelve_bits_survives_a_fine_step() -> None:
+    values = np.arange(4096, dtype=np.uint16).reshape(1, 64, 64) * 3
+    brick = encode(values, parameters=CodecParameters(step=0.002))
+    assert brick.records[0].max_error[0] <= 24  # 3 per sample, quantiser step 35 / 8
+
+
+def test_only_specials_and_tiny_ranges() -> None:
+    nothing = np.full((2, 9, 9), np.nan, np.float32)
+    nothing[0, 0, 0] = np.inf
+    assert np.array_equal(decode(encode(nothing)).values, nothing, equal_nan=True)
+    flags = np.zeros((2, 20, 20), np.uint8)
+    flags[:, 5:12, 5:12] = 1
+    brick = encode(flags, mapping=IntensityMapping(0, 1))
+    assert set(np.unique(decode(brick).values)) <= {0, 1}
+
+
+@pytest.mark.parametrize("dtype", ["<i2", "<f4"])
+def test_exact_levels_stand_on_an_av1_base(dtype: str) -> None:
+    values = blobs((4, 32, 32), dtype)
+    lossless = encode(values, guarantee=Guarantee("lossless", reference="base"))
+    assert lossless.method.startswith("av1+lossless:")
+    assert decode(lossless).values.tobytes() == values.tobytes()
+    assert decode(lossless, level=0).values.tobytes() != values.tobytes()
+    bounded = encode(values, guarantee=Guarantee("bounded", 3.0, reference="base"))
+    assert bounded.method.startswith("av1+bounded:")
+    assert np.abs(decode(bounded).values.astype(float) - values).max() <= 3
+
+
+def test_without_a_prior_av1_stands_in_for_lossy_bricks_only() -> None:
+    values = blobs((4, 32, 32))
+    lossy = encode(values, base="auto")
+    assert (lossy.method, lossy.choice) == ("av1", "av1: no prior for these values")
+    exact = encode(values, base="auto", guarantee=Guarantee("lossless"))
+    assert exact.method.startswith("none+lossless:")
+
+
+def test_values_av1_cannot_code_stay_exact() -> None:
+    for values in (blobs((2, 9, 9), "<i8"), blobs((2, 9, 9), "<f8") * 1e300):
+        brick = encode(values, mapping=IntensityMapping(0, 1))
+        assert brick.method.startswith("none+lossless:")
+        assert decode(brick).values.tobytes() == values.tobytes()
+
+
+def test_targets_are_met() -> None:
+    values = blobs((6, 64, 64))
+    for wanted in (200.0, 2000.0):
+        found = encode_av1_at(values, special=None, kind="mse", wanted=wanted)
+        mse = np.mean((found.levels[0].astype(float) - values) ** 2)
+        assert 0.9 * wanted <= mse <= wanted
+    found = encode_av1_at(values, special=None, kind="nbytes", wanted=1500)
+    assert len(found.sections[0][1]) == pytest.approx(1500, rel=0.05)
+    with pytest.raises(ParameterError):
+        encode_av1_at(values, special=None, kind="mse", wanted=0)
+
+
+def test_error_grows_steadily_with_the_step() -> None:
+    source = Av1Source(blobs((4, 48, 48)), None)
+    steps = 40.0 * 1.09 ** np.arange(10)  # closer than AV1's own steps
+    errors = [source.code(float(step), speed=8).mse for step in steps]
+    rises = np.diff(np.log(errors))
+    assert np.mean(rises > 0) > 0.7
+    assert rises.max() < 0.5
+
+
+def test_mapping_is_exact_integer_arithmetic() -> None:
+    samples = np.array([[[0, 1, 2047, 4094, 4095]]], np.uint16)
+    fields = Av1Fields(-5.0, 3 + 2.0**-16, (0,))
+    wanted = [-5 + (int(s) * (3 * 65536 + 1) + 32768 >> 16) for s in samples.ravel()]
+    assert to_stored(samples, fields, np.dtype("<i4")).ravel().tolist() == wanted
+    assert to_stored(samples, fields, np.dtype("u1")).ravel().tolist() == [0, 0, 255, 255, 255]
+    floats = to_stored(samples, replace(fields, low=0.1, step=0.3), np.dtype("<f8"))
+    assert floats.ravel().tolist() == [0.1 + int(s) * 0.3 for s in samples.ravel()]
+
+
+def test_activity_and_codes_follow_their_definition() -> None:
+    rng = np.random.default_rng(3)
+    samples = rng.integers(0, 4096, (2, 7, 9)).astype(np.uint16)
+    samples[1] //= 256
+    z, y, x = 1, 6, 2
+
+    def at(z: int, y: int, x: int) -> int:
+        return int(samples[z, min(max(y, 0), 6), min(max(x, 0), 8)])
+
+    def sums(y: int, x: int) -> int:
+        y, x = min(max(y, 0), 6), min(max(x, 0), 8)
+        return sum(abs(at(z, y + i, x + j) - at(z, y, x)) for i in (-1, 0, 1) for j in (-1, 0, 1))
+
+    total = sum(sums(y + i, x + j) for i in range(-2, 3) for j in range(-2, 3))
+    assert activity_classes(samples)[z, y, x] == min((total >> 4).bit_length(), 15)
+    assert activity_classes(samples, 3).max() == 2
+    assert spread_of_codes((0, 15, 16, 31, 32, 33, 255)).tolist() == [0, 15, 16, 31, 32, 34, 507904]
+
+
+def test_impossible_fields_are_refused() -> None:
+    brick = encode(blobs((2, 20, 20)))
+    index = parse(brick.data)
+    assert index.av1 is not None
+    sections = [
+        (s.name, brick.data[s.offset : s.offset + s.nbytes]) for s in index.sections
+    ]  # fmt: skip
+    for change in (
+        {"low": float("nan")},
+        {"low": 0.5},
+        {"low": 2.0**39},
+        {"step": 0.0},
+        {"step": -1.0},
+        {"step": float("inf")},
+        {"step": 2.0**-17},
+        {"step": 2.0**27},
+        {"spreads": ()},
+        {"spreads": (1,) * 17},
+    ):
+        data = write_brick(index.header, sections, av1=replace(index.av1, **change))
+        with pytest.raises(FormatError):
+            parse(data)
+    other = replace(index.header, valid=(2, 20, 19))
+    data = write_brick(other, sections, av1=index.av1)
+    with pytest.raises(FormatError) as caught:
+        decode_brick(lambda a, n: data[a : a + n], selection=WHOLE)
+    assert caught.value.kind == "bad-av1"
+    for name in ("<i8", "bool"):
+        with pytest.raises(FormatError):
+            data = write_brick(replace(other, dtype=np.dtype(name)), sections, av1=index.av1)
+            parse(data)
