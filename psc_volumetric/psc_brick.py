@@ -26,7 +26,6 @@ from psc_volumetric.prior.runtime import one_thread
 from psc_volumetric.sampler.denoiser import Denoiser, denoiser_for
 from psc_volumetric.sampler.loop import (
     COEFFICIENT_LIMIT,
-    SPREAD_BITS,
     LevelResult,
     Observer,
     TileBatch,
@@ -35,6 +34,8 @@ from psc_volumetric.sampler.loop import (
 )
 from psc_volumetric.sensing.transform import BLOCK, BlockTransform
 from psc_volumetric.tiling import Box, TileGrid
+from psc_volumetric.uncertainty import SPREAD_BITS, Classes, SigmaTables, voxel_classes
+from psc_volumetric.uncertainty_fit import LevelErrors, fit_tables
 
 __all__ = ["decode_psc", "encode_psc"]
 
@@ -42,6 +43,8 @@ PARTICLES_PER_BATCH = {"cpu": 64, "cuda": 1024}
 
 Values = NDArray[np.generic]
 Samples = NDArray[np.int64]
+Means = NDArray[np.int32]
+Results = list[dict[int, tuple[Means, Classes]]]  # of every tile: level -> what it ends with
 
 
 @one_thread()
@@ -76,37 +79,37 @@ def encode_psc(
     coarse = job.code_means(base, tiles)
     base.mark()
     words: list[list[bytes]] = [[b""] * len(stream.level_ends) for _ in range(len(grid))]
-    results: list[dict[int, NDArray[np.int32]]] = [{} for _ in range(len(grid))]
+    results: Results = [{} for _ in range(len(grid))]
     coded = [n for n in range(len(grid)) if not job.is_flat(tiles[n], coarse[n])]
     for batch in job.batches(coded):
         ports = [SymbolWriter() for _ in batch]
         for result in job.run(batch, ports, coarse, tiles, None, observer):
-            for port in ports:
+            for port in ports if result.level else ():
                 port.mark()
-            for n, mean in zip(batch, result.mean.cpu().numpy(), strict=True):
-                results[n][result.level] = mean
+            means = result.mean.cpu().numpy()
+            classes = voxel_classes(means, result.spread.cpu().numpy())
+            for n, mean, own in zip(batch, means, classes, strict=True):
+                results[n][result.level] = mean, own
         for n, port in zip(batch, ports, strict=True):
             words[n] = port.finish()
     base_bytes = base.finish()[0]
-    levels = range(len(stream.level_ends))
-    psc = PscFields(
-        bytes.fromhex(prior.digest[:32]),
-        prior.tile_shape,
-        mapping,
-        stream,
-        tuple(tuple(len(words[n][k]) // 4 for n in range(len(grid))) for k in levels),
-    )
     sections = [("base", base_bytes)]
-    sections += [(f"level{k + 1}", b"".join(w[k] for w in words)) for k in levels]
-    flat = job.base_tiles(coarse)
+    sections += [(f"level{k + 1}", b"".join(w[k] for w in words)) for k in range(len(words[0]))]
+    decoded = job.assemble(job.base_tiles(coarse), results, special)
+    tables = job.fit(values, decoded, special, sum(len(data) for _, data in sections))
     share = len(base_bytes) // len(grid)
     return EncodedBase(
-        psc,
-        sections,
-        tuple(
-            job.assemble(flat, results, level, special, values) for level in range(len(levels) + 1)
+        PscFields(
+            bytes.fromhex(prior.digest[:32]),
+            prior.tile_shape,
+            mapping,
+            stream,
+            tuple(tuple(len(w[k]) // 4 for w in words) for k in range(len(words[0]))),
+            b"" if tables is None else tables.pack(),
         ),
-        tuple((share, *(len(w) for w in words[n])) for n in range(len(grid))),
+        sections,
+        tuple(level for level, _ in decoded),
+        tuple((share, *(len(part) for part in w)) for w in words),
     )
 
 
@@ -137,24 +140,28 @@ def decode_psc(
     wanted = grid.covering(selection)
     data = _read_tiles(read, index, wanted, level, what)
     samples = dict(zip(wanted, job.base_tiles(coarse[list(wanted)]), strict=True)) if wanted else {}
-    sigmas = {n: np.full(grid.tile, job.flat_spread, np.int32) for n in wanted}
+    spreads = {n: np.full(grid.tile, job.flat_spread, np.int32) for n in wanted}
     coded = [n for n in wanted if any(row[n] for row in fields.words)]
     active = [n for n in coded if level or job.restarts]
     for batch in job.batches(active):
         ports = [SymbolReader(data[n]) for n in batch]
         for result in job.run(batch, ports, coarse, None, level):
             if result.level == level:
-                means, spreads = result.mean.cpu().numpy(), result.spread.cpu().numpy()
-                samples.update(zip(batch, means, strict=True))
-                sigmas.update(zip(batch, spreads, strict=True))
+                samples.update(zip(batch, result.mean.cpu().numpy(), strict=True))
+                spreads.update(zip(batch, result.spread.cpu().numpy(), strict=True))
     shape = tuple(s.stop - s.start for s in selection)
     out = np.empty(shape, index.dtype)
     sigma = np.zeros(shape, np.float32) if spread else None
-    unit = np.float32((fields.mapping.high - fields.mapping.low) / (2 << SPREAD_BITS))
+    tables = (
+        SigmaTables.unpack(fields.sigma, index.base_levels) if spread and fields.sigma else None
+    )
     for n, inside, target in grid.overlaps(selection, wanted):
         out[target] = denormalise(samples[n][inside], fields.mapping, index.dtype)
         if sigma is not None:
-            sigma[target] = sigmas[n][inside].astype(np.float32) * unit
+            own = spreads[n]
+            if tables is not None:
+                own = tables.sigma(level, voxel_classes(samples[n], own))
+            sigma[target] = own[inside].astype(np.float32) * np.float32(job.sigma_unit)
     if special is not None:
         special.apply(out, selection)
         if sigma is not None:
@@ -193,6 +200,11 @@ class _Job:
         """Spread given to tiles that are coded by their base alone."""
         return self.parameters.coarse_step >> (SAMPLE_FRACTION_BITS - SPREAD_BITS + 6)
 
+    @property
+    def sigma_unit(self) -> float:
+        """Stored units in one unit of a spread."""
+        return (self.mapping.high - self.mapping.low) / (2 << SPREAD_BITS)
+
     def transform(self) -> BlockTransform:
         """Block transform of a tile on the CPU."""
         return BlockTransform(self.grid.tile[0], self.grid.tile[1], torch.device("cpu"))
@@ -224,23 +236,41 @@ class _Job:
         return rebuilt
 
     def assemble(
+        self, flat: Means, results: Results, special: SpecialMap | None
+    ) -> list[tuple[Values, Classes]]:
+        """Stored values of the valid part at every level as a reader gets them, and classes."""
+        flat_classes = voxel_classes(flat, self.flat_spread)
+        levels = []
+        for level in range(1 + len(self.parameters.level_ends)):
+            out = np.empty(self.grid.valid, self.dtype)
+            classes = np.empty(self.grid.valid, np.uint16)
+            for n in range(len(self.grid)):
+                box = self.grid.box(n)
+                inside = tuple(slice(0, b.stop - b.start) for b in box)
+                mean, own = results[n].get(level, (flat[n], flat_classes[n]))
+                out[box] = denormalise(mean[inside], self.mapping, self.dtype)
+                classes[box] = own[inside]
+            if special is not None:
+                special.apply(out, (slice(None),) * 3)
+            levels.append((out, classes))
+        return levels
+
+    def fit(
         self,
-        flat: NDArray[np.int32],
-        results: list[dict[int, NDArray[np.int32]]],
-        level: int,
-        special: SpecialMap | None,
         values: Values,
-    ) -> Values:
-        """Stored values of the valid part at a level, as a reader gets them."""
-        out = np.empty_like(values)
-        for n in range(len(self.grid)):
-            box = self.grid.box(n)
-            inside = tuple(slice(0, b.stop - b.start) for b in box)
-            samples = results[n].get(level, flat[n])
-            out[box] = denormalise(samples[inside], self.mapping, self.dtype)
-        if special is not None:
-            special.apply(out, (slice(None),) * 3)
-        return out
+        decoded: list[tuple[Values, Classes]],
+        special: SpecialMap | None,
+        nbytes: int,
+    ) -> SigmaTables | None:
+        """Sigma tables from the errors of all levels."""
+        keep = np.ones(values.shape, bool) if special is None else special.index == 0
+        source = values[keep].astype(np.float64)
+        errors = [
+            LevelErrors(classes[keep], np.abs(level[keep].astype(np.float64) - source))
+            for level, classes in decoded
+        ]
+        rounded = self.dtype.kind in "iu"
+        return fit_tables(errors, unit=self.sigma_unit, rounded=rounded, nbytes=nbytes)
 
     def is_flat(self, tile: Samples, coarse: Samples) -> bool:
         """Encoder's choice: nothing beyond the base would be coded."""
@@ -279,7 +309,7 @@ class _Job:
         )
         last = len(self.parameters.level_ends)
         if self.restarts:
-            wanted = set(range(1, last + 1)) if level is None else {level}
+            wanted = set(range(last + 1)) if level is None else {level}
             return restart(self.denoiser, self.parameters, job, levels=wanted)
         return single_pass(
             self.denoiser,

@@ -31,6 +31,9 @@ class PscFields:
         Sampler and coder.
     words : (levels - 1, tiles) tuple of tuples of int
         32-bit words each tile adds at each level above the base.
+    sigma : bytes
+        Packed :class:`~psc_volumetric.uncertainty.SigmaTables`; empty when the spread of the
+        particles stands as it is.
     """
 
     prior_digest: bytes
@@ -38,6 +41,7 @@ class PscFields:
     mapping: IntensityMapping
     parameters: StreamParameters
     words: tuple[tuple[int, ...], ...] = ()
+    sigma: bytes = b""
 
     def write(self, out: FieldWriter) -> None:
         """Append the fields in SPEC order."""
@@ -49,6 +53,8 @@ class PscFields:
         for row in self.words:
             for count in row:
                 out.varint(count)
+        out.varint(len(self.sigma))
+        out.raw(self.sigma)
 
     @classmethod
     def read(cls, data: FieldReader, header: BrickHeader) -> PscFields:
@@ -77,7 +83,8 @@ class PscFields:
             tuple(data.varint(limit=c.MAX_TILE_WORDS, name="tile length") for _ in range(tiles))
             for _ in parameters.level_ends
         )
-        return cls(digest, tile, mapping, parameters, words)
+        sigma = data.raw(data.varint(limit=c.MAX_SIGMA_BYTES, name="size of the sigma tables"))
+        return cls(digest, tile, mapping, parameters, words, sigma)
 
 
 def _check_gram(particles: int, elements: int) -> None:

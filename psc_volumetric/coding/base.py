@@ -14,7 +14,7 @@ from psc_volumetric.coding.adaptive import AdaptiveScale
 from psc_volumetric.coding.symbols import SymbolPort
 from psc_volumetric.errors import FormatError
 
-__all__ = ["code_base"]
+__all__ = ["code_base", "predict_mean"]
 
 ACTIVITY_EDGES = (0, 1, 3, 7, 15, 31, 63, 127)
 VALUE_LIMIT = 1 << 22
@@ -46,7 +46,7 @@ def code_base(
         before = out[z - 1].tolist() if z else None
         for y in range(shape[1]):
             for x in range(shape[2]):
-                predicted, activity = _predict(plane, before, y, x)
+                predicted, activity = predict_mean(plane, before, y, x)
                 context = contexts[sum(activity > e for e in ACTIVITY_EDGES)]
                 wanted = None if means is None else int(means[z, y, x]) - predicted
                 given = None if wanted is None else np.array([wanted], np.int32)
@@ -60,7 +60,7 @@ def code_base(
     return out
 
 
-def _predict(
+def predict_mean(
     plane: list[list[int]], before: list[list[int]] | None, y: int, x: int
 ) -> tuple[int, int]:
     """Median edge detector in the plane, and the local activity."""

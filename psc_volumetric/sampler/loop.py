@@ -34,7 +34,6 @@ __all__ = ["LevelResult", "Observer", "TileBatch", "restart", "single_pass", "su
 
 COEFFICIENT_LIMIT = 1 << 19
 SAMPLE_LIMIT = (1 << 13) - 1
-SPREAD_BITS = 14
 DIGEST_MASK = 0xFFFF
 
 

@@ -10,6 +10,7 @@ from numcodecs import Zstd
 from reference_decoder import restart, single_pass
 from reference_decoder.fields import Fields, Header, Refused, crc32c, read_header, require
 from reference_decoder.prior import Prior
+from reference_decoder.sigma import read_tables, sigma_of_tile
 
 
 @dataclass
@@ -94,6 +95,8 @@ def _decode_psc(brick: bytes, h: Header, prior: Prior, last: int) -> Decoded:
     values = np.empty(h.valid, h.dtype)
     sigma = np.empty(h.valid, np.float32)
     unit = np.float32((h.high - h.low) / 32768)
+    if h.sigma:
+        first_octave, tables = read_tables(h.sigma, len(h.level_ends) + 1)
     for tile in range(tiles):
         data = b"".join(_words(levels[k], h.words[k], tile) for k in range(last))
         if not any(row[tile] for row in h.words) or (last == 0 and not paper):
@@ -103,6 +106,8 @@ def _decode_psc(brick: bytes, h: Header, prior: Prior, last: int) -> Decoded:
             mean, spread = restart.run(prior, h, tile, data, last)
         else:
             mean, spread = single_pass.run(prior, h, tile, data, means[tile], last)
+        if h.sigma:
+            spread = sigma_of_tile(mean, spread, first_octave, tables[last])
         box, inside = _box(h, tile)
         values[box] = _stored(mean[inside], h)
         sigma[box] = spread[inside].astype(np.float32) * unit

@@ -81,6 +81,7 @@ class Header:
     thresholds: tuple = ()
     level_ends: tuple = ()
     words: list = field(default_factory=list)
+    sigma: bytes = b""
     sections: dict = field(default_factory=dict)
 
     @property
@@ -140,6 +141,7 @@ def _read_psc(data: Fields, h: Header) -> None:
     _read_parameters(data, h)
     tiles = math.prod(h.counts)
     h.words = [tuple(data.varint(1 << 24) for _ in range(tiles)) for _ in h.level_ends]
+    h.sigma = data.bytes(data.varint(4096))
 
 
 def _read_parameters(data: Fields, h: Header) -> None:
