@@ -6,7 +6,6 @@ region at an exact level reads the segments it touches and nothing else.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,8 +66,9 @@ class GridFields:
     def fits(self, dtype: np.dtype[np.generic]) -> bool:
         """Whether a stream of ``dtype`` may carry this grid (SPEC section 10.2)."""
         if dtype.kind == "f":
-            near = math.isfinite(self.bound) and abs(self.offset) <= c.MAX_MAPPED_FLOAT
-            return near and self.bound > 0 and c.MIN_GRID_STEP <= self.step <= c.MAX_GRID_STEP
+            near = self.bound <= self.step <= 2 * self.bound
+            size = c.MIN_GRID_STEP <= self.step <= c.MAX_GRID_STEP
+            return near and size and abs(self.offset) <= c.MAX_MAPPED_FLOAT
         if dtype.kind not in "iu":
             return False
         whole = 1 <= self.bound <= c.MAX_INTEGER_BOUND and self.bound == int(self.bound)
