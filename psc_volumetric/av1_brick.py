@@ -1,4 +1,4 @@
-"""The base method ``av1``: one lossy level for the whole brick. Part of the format (SPEC 3.6).
+"""The base method ``av1``: one lossy level for the whole brick. Part of the format (SPEC 3.7).
 
 Samples are 12-bit, spread over the range of the brick; slices are the frames of one AV1 stream.
 An encoder has one lever, the quantiser step in stored units: it picks the nearest coarser of AV1's
@@ -176,7 +176,7 @@ def decode_av1(read: ReadRange, index: BrickIndex, *, selection: Box, spread: bo
 
 
 def to_stored(samples: Samples, fields: Av1Fields, dtype: np.dtype[np.generic]) -> Values:
-    """Samples to stored values (SPEC 3.6).
+    """Samples to stored values (SPEC 3.7).
 
     Integers: ``low + rshift(sample * step * 2^16, 16)``, saturating. Floats: one multiplication and
     one addition in IEEE double, then one conversion.

@@ -1,4 +1,4 @@
-"""Header fields of the ``av1`` method. Part of the format (SPEC section 3.6)."""
+"""Header fields of the ``av1`` method. Part of the format (SPEC section 3.7)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Av1Fields:
     step : float
         Stored units between neighbouring samples; for integers a multiple of 2^-16.
     spreads : tuple of int
-        Code of the spread of each class of activity (SPEC 3.6), 1 to 16 of them.
+        Code of the spread of each class of activity (SPEC 3.7), 1 to 16 of them.
     """
 
     low: float

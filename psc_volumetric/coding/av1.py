@@ -1,4 +1,4 @@
-"""Frames of 12-bit samples under AV1. Part of the format (SPEC section 3.6).
+"""Frames of 12-bit samples under AV1. Part of the format (SPEC section 3.7).
 
 AV1's decoder is integer arithmetic without freedom (AV1 Bitstream & Decoding Process
 Specification, AOM 2019, section 7.1: every conforming decoder gives the same samples), so a stream

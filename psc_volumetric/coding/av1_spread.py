@@ -1,6 +1,6 @@
 """Expected error of AV1 slices: one sigma per class of local activity. Part of the format.
 
-SPEC section 3.6. Coding errors gather where the decoded slice is busy; the encoder measures them
+SPEC section 3.7. Coding errors gather where the decoded slice is busy; the encoder measures them
 there and lists one spread per class, a decoder finds the class of a voxel from decoded samples.
 """
 

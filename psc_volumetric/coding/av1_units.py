@@ -1,8 +1,8 @@
-"""Strict reading of an AV1 stream before any AV1 decoder sees it. Part of the format (SPEC 3.6).
+"""Strict reading of an AV1 stream before any AV1 decoder sees it. Part of the format (SPEC 3.7).
 
 The stream is the low-overhead bitstream format of the AV1 Bitstream & Decoding Process
 Specification (AOM, version 1.0.0 with errata 1, 2019-01-08), section 5; "5.5.1" and the like below
-are sections of that document. Only the subset that SPEC 3.6 lists passes: 12-bit monochrome, frames
+are sections of that document. Only the subset that SPEC 3.7 lists passes: 12-bit monochrome, frames
 of one size, one shown frame per temporal unit.
 """
 
@@ -62,7 +62,7 @@ class _Bits:
 
 
 def split_units(data: bytes, shape: tuple[int, int, int], *, what: str) -> list[bytes]:
-    """Temporal units of a stream, one per slice, after checking all of SPEC 3.6.
+    """Temporal units of a stream, one per slice, after checking all of SPEC 3.7.
 
     Parameters
     ----------
@@ -135,7 +135,9 @@ def _payload(data: bytes, offset: int, what: str) -> tuple[int, int]:
 def _read_sequence(body: bytes, shape: tuple[int, int, int], what: str) -> SequenceHeader:
     """Check a sequence header field by field (5.5.1, 5.5.2)."""
     slices, height, width = shape
-    bits = _Bits(body[:MAX_SEQUENCE_BYTES], what)
+    if len(body) > MAX_SEQUENCE_BYTES:
+        raise _refusal(what, f"a sequence header of {len(body)} bytes")
+    bits = _Bits(body, what)
     bits.expect(3, 2, "seq_profile")
     reduced = bits.take(1)
     bits.expect(1, reduced, "reduced_still_picture_header as still_picture")
