@@ -89,7 +89,7 @@ class PscArray(BackendArray):
     """One variable (or its uncertainty), decoded on indexing. Can be pickled."""
 
     def __init__(
-        self, place: _Place, variable: str, *, level: int | None = None, spread: bool = False
+        self, place: _Place, variable: str, *, level: int | str | None = None, spread: bool = False
     ) -> None:
         spec = place.reader.variables[variable]
         self._place = place
@@ -155,7 +155,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         decode_coords: bool = True,
         use_cftime: bool | None = None,
         decode_timedelta: bool | None = None,
-        level: int | None = None,
+        level: int | str | None = None,
         uncertainty: bool = False,
         device: str = "auto",
         storage_options: Mapping[str, Any] | None = None,
@@ -169,8 +169,9 @@ class PscBackendEntrypoint(BackendEntrypoint):
 use_cftime, decode_timedelta
             As for other engines; with ``mask_and_scale`` the values are physical
             (stored * slope + intercept) and fill values are NaN.
-        level : int, optional
-            Quality level, 0 the coarsest; None is everything there is.
+        level : int or str, optional
+            Quality level, 0 the coarsest, or ``"preview"``, ``"bounded"``, ``"lossless"``; None
+            is everything there is.
         uncertainty : bool
             Add ``<variable>_sigma``: one sigma per voxel.
         device : str
@@ -254,12 +255,13 @@ class PscAccessor:
     @property
     def is_lossy(self) -> bool:
         """Whether values may differ from the source; also at a level below the last."""
-        return self.mode != "lossless" or self.level is not None
+        exact_by_default = self.mode == "lossless" and self.level is None
+        return self.level != "lossless" and not exact_by_default
 
     @property
-    def level(self) -> int | None:
+    def level(self) -> int | str | None:
         """Quality level the dataset was opened at; None is everything there is."""
-        level: int | None = self._dataset.attrs.get("psc_level")
+        level: int | str | None = self._dataset.attrs.get("psc_level")
         return level
 
     @property

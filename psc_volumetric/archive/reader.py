@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from psc_volumetric.archive.access import SealedStore, load_manifest
 from psc_volumetric.archive.attributes import read_attributes
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec, chunk_key
+from psc_volumetric.archive.levels import Level, check_level, level_number
 from psc_volumetric.archive.manifest import Manifest, check_format
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.skeleton import PlainCoordinate
@@ -141,7 +142,7 @@ class ArchiveReader:
         variable: str,
         selection: Selection | None = None,
         *,
-        level: int | None = None,
+        level: Level = None,
         spread: bool = False,
     ) -> NDArray[Any]:
         """Stored values of a region, or their uncertainty.
@@ -151,8 +152,8 @@ class ArchiveReader:
         variable : str
         selection : tuple of slice, optional
             One half-open slice (step 1) per axis; None is everything.
-        level : int, optional
-            0 is the coarsest; None, or one past the last, is everything there is.
+        level : int or str, optional
+            0 is the coarsest; None, or one past the last, is everything; names: `level_number`.
         spread : bool
             Return one sigma per voxel (float32, stored units) instead of the values.
 
@@ -179,14 +180,13 @@ class ArchiveReader:
         variable: str,
         selection: Selection | None = None,
         *,
-        level: int | None = None,
+        level: Level = None,
         spread: bool = False,
     ) -> DecodedRegion:
         """Like :meth:`read`, values and spread from one decoding."""
         spec = self._spec(variable)
         box = self._normalise(spec, selection)
-        if level is not None and level < 0:
-            raise ParameterError(f"level must be >= 0, found {level}", kind="bad-level")
+        check_level(level)
         shape = tuple(s.stop - s.start for s in box)
         values = np.empty(shape, spec.dtype)
         sigma = np.zeros(shape, np.float32) if spread else None
@@ -203,7 +203,7 @@ class ArchiveReader:
         position: tuple[int, ...],
         selection: Box | None = None,
         *,
-        level: int | None = None,
+        level: Level = None,
         spread: bool = False,
     ) -> DecodedRegion:
         """Part of one brick; ``selection`` is a (z, y, x) box within its valid part."""
@@ -219,7 +219,7 @@ class ArchiveReader:
             decoded = decode_brick(
                 lambda start, length: self._sealed.read_range(key, start, length),
                 selection=box,
-                level=level,
+                level=level_number(index, level),
                 prior=self._priors,
                 spread=spread,
                 device=self.device,
