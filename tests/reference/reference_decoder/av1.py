@@ -1,0 +1,186 @@
+"""Section 3.7 of SPEC-v1.md: fields, the subset of AV1, and what samples mean.
+
+AV1 itself is another document; an AV1 decoder is handed in as a function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from reference_decoder.fields import Fields, Header, require
+
+
+@dataclass
+class Av1:
+    """Method fields."""
+
+    low: float
+    step: float
+    codes: bytes
+
+
+def read_av1(data: Fields, h: Header) -> Av1:
+    require(h.dtype.str[1:] not in ("b1", "u8", "i8"), "dtype of an av1 brick")
+    low, step = data.number("d"), data.number("d")
+    codes = data.bytes(data.number("B"))
+    require(1 <= len(codes) <= 16, "classes")
+    require(math.isfinite(low) and math.isfinite(step) and step > 0, "mapping")
+    limit = 2.0**125 if h.dtype.kind == "f" else 2.0**38
+    require(abs(low) < limit and step <= limit / 4096, "mapping")
+    if h.dtype.kind != "f":
+        require(low.is_integer() and (step * 65536).is_integer(), "mapping")
+    return Av1(low, step, codes)
+
+
+def check_stream(data: bytes, valid: tuple) -> None:
+    """Points 1 to 4: the OBUs of a stream, before an AV1 decoder sees it."""
+    require(max(valid[1:]) <= 16384, "extent")
+    units: list[list[tuple[int, bytes]]] = []
+    at = 0
+    while at < len(data):
+        header, size, position = data[at], 0, 0
+        while True:
+            require(position < 4 and at + 1 + position < len(data), "OBU size")
+            byte = data[at + 1 + position]
+            size |= (byte & 127) << (7 * position)
+            position += 1
+            if byte < 128:
+                break
+        start = at + 1 + position
+        at = start + size
+        require(at <= len(data), "OBU past the end")
+        if header == 0x12:
+            require(size == 0, "delimiter")
+            units.append([])
+        else:
+            require(bool(units) and header in (0x0A, 0x1A, 0x32), "OBU")
+            units[-1].append((header, data[start:at]))
+    require(len(units) == valid[0], "temporal units")
+    _check_units(units, valid)
+
+
+def _check_units(units: list, valid: tuple) -> None:
+    sequence, fields = None, {}
+    frames = 0
+    for unit in units:
+        shown = []
+        for header, body in unit:
+            if header == 0x0A and sequence is None:
+                sequence, fields = body, _sequence(body, valid)
+            elif header == 0x0A:
+                require(body == sequence, "another sequence header")
+            else:
+                require(sequence is not None, "frame before the sequence header")
+                shown.append(_shown(header, body, fields))
+        frames += len(shown)
+        require(bool(shown) and shown[-1] and not any(shown[:-1]), "one shown frame, the last")
+    require(frames <= 2 * len(units), "frames")
+
+
+def _bits(body: bytes) -> list[int]:
+    return [byte >> shift & 1 for byte in body for shift in range(7, -1, -1)]
+
+
+class _Reader:
+    def __init__(self, body: bytes) -> None:
+        self.bits = _bits(body)
+
+    def __call__(self, count: int = 1) -> int:
+        require(count <= len(self.bits), "end of an OBU")
+        taken, self.bits = self.bits[:count], self.bits[count:]
+        return int("".join(map(str, taken)), 2)
+
+
+def _sequence(body: bytes, valid: tuple) -> dict:
+    """AV1 5.5.1 and 5.5.2."""
+    require(len(body) <= 32, "sequence header")
+    f = _Reader(body)
+    require(f(3) == 2, "seq_profile")
+    still, reduced = f(), f()
+    require(still == reduced and not (still and valid[0] > 1), "still picture")
+    if reduced:
+        f(5)
+    else:
+        require(f(1 + 1 + 5 + 12) == 0, "timing, display delay, operating points")
+        if f(5) > 7:
+            f()
+    widths = f(4) + 1, f(4) + 1
+    require(f(widths[0]) + 1 == valid[2] and f(widths[1]) + 1 == valid[1], "frame size")
+    tools = vectors = 2
+    if not reduced:
+        require(f() == 0, "frame_id_numbers_present_flag")
+        f(3 + 4)
+        hint = f()
+        if hint:
+            f(2)
+        tools = 2 if f() else f()
+        if tools:
+            vectors = 2 if f() else f()
+        if hint:
+            f(3)
+    else:
+        f(3)
+    require(f() == 0, "enable_superres")
+    f(2)
+    require(f(3) == 0b111, "twelve bits, monochrome")
+    if f():
+        f(24)
+    require(f() == 1, "color_range")
+    require(f() == 0, "film_grain_params_present")
+    require(1 <= len(f.bits) <= 8 and f.bits[0] == 1 and not any(f.bits[1:]), "trailing bits")
+    return {"still": still, "tools": tools, "vectors": vectors}
+
+
+def _shown(header: int, body: bytes, sequence: dict) -> bool:
+    """AV1 5.9.2, as far as the frame size."""
+    if sequence["still"]:
+        require(header == 0x32, "repeated frame of a still picture")
+        return True
+    f = _Reader(body)
+    require(f() == int(header == 0x1A), "show_existing_frame")
+    if header == 0x1A:
+        return True
+    kind, shown = f(2), f()
+    require(kind != 3, "switch frame")
+    if not shown:
+        f()
+    if kind != 0 or not shown:
+        f()
+    f()
+    tools = f() if sequence["tools"] == 2 else sequence["tools"]
+    if tools and sequence["vectors"] == 2:
+        f()
+    require(f() == 0, "frame_size_override_flag")
+    return bool(shown)
+
+
+def stored(samples: np.ndarray, av1: Av1, dtype: np.dtype) -> np.ndarray:
+    """Values of samples."""
+    m = samples.astype(np.int64)
+    if dtype.kind == "f":
+        return (av1.low + m.astype(np.float64) * av1.step).astype(dtype)
+    info = np.iinfo(dtype)
+    wide = int(av1.low) + ((m * int(av1.step * 65536) + 32768) >> 16)
+    return np.clip(wide, info.min, info.max).astype(dtype)
+
+
+def sigma(samples: np.ndarray, av1: Av1) -> np.ndarray:
+    """Sigma of every voxel in stored units, binary32."""
+    _, height, width = samples.shape
+
+    def moved(plane: np.ndarray, y: int, x: int) -> np.ndarray:
+        rows = np.clip(np.arange(height) + y, 0, height - 1)
+        columns = np.clip(np.arange(width) + x, 0, width - 1)
+        return plane[:, rows][:, :, columns]
+
+    m = samples.astype(np.int64)
+    near, around = range(-1, 2), range(-2, 3)
+    d = sum(np.abs(moved(m, i, j) - m) for i in near for j in near)
+    a = sum(moved(d, i, j) for i in around for j in around) >> 4
+    bits = sum((a >> k > 0).astype(np.int64) for k in range(40))
+    codes = np.array([c if c < 16 else (16 + c % 16) << (c // 16 - 1) for c in av1.codes])
+    spread = codes[np.minimum(bits, len(codes) - 1)]
+    return spread.astype(np.float32) * np.float32(av1.step / 16)
