@@ -17,6 +17,7 @@ from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.layers import LayerFields
 from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.coding.plain import compress_lossless
+from psc_volumetric.conformance.bad_av1 import bad_av1_streams
 from psc_volumetric.conformance.damage import Parts, flip_bit, split
 
 __all__ = ["bad_streams"]
@@ -45,6 +46,7 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _outliers(split(good["bounded-float32"]))
     yield from _symbols(split(stream))
     yield from _paper(split(good["paper-float64"]))
+    yield from bad_av1_streams(split(good["av1-int16"]))
 
 
 def _damaged(stream: bytes) -> Iterator[Bad]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.brick import PROLOGUE, BrickIndex, PscFields, read_index, write_brick
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
 from psc_volumetric.bitstream.layers import LayerFields
@@ -27,6 +28,7 @@ class Parts:
     psc: PscFields | None
     constant: bytes
     layers: tuple[tuple[LayerFields, tuple[bytes, ...]], ...] = ()
+    av1: Av1Fields | None = None
 
     def join(self) -> bytes:
         """The brick as bytes."""
@@ -34,6 +36,7 @@ class Parts:
             self.header,
             list(self.sections),
             psc=self.psc,
+            av1=self.av1,
             constant=self.constant,
             layers=self.layers,
         )
@@ -68,6 +71,11 @@ class Parts:
         assert self.psc is not None
         return replace(self, psc=replace(self.psc, **changes))  # type: ignore[arg-type]
 
+    def with_av1(self, **changes: object) -> Parts:
+        """Other fields of the method av1."""
+        assert self.av1 is not None
+        return replace(self, av1=replace(self.av1, **changes))  # type: ignore[arg-type]
+
     def with_parameters(self, **changes: object) -> Parts:
         """Other stream parameters."""
         assert self.psc is not None
@@ -90,7 +98,7 @@ def split(stream: bytes) -> Parts:
     for number, fields in enumerate(index.layers):
         places = [index.segment(number, n) for n in range(len(fields.sizes))]
         layers.append((fields, tuple(stream[p.offset : p.offset + p.nbytes] for p in places)))
-    return Parts(index.header, sections, index.psc, index.constant, tuple(layers))
+    return Parts(index.header, sections, index.psc, index.constant, tuple(layers), index.av1)
 
 
 def flip_bit(stream: bytes, bit: int) -> bytes:
