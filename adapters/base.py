@@ -267,12 +267,13 @@ class RestoredVolume:
 
 @dataclass(frozen=True)
 class RestoreInfo:
-    """How the restored values came to be; ``ratio`` is source bytes over archive bytes."""
+    """How values came to be; ``ratio``: source over archive bytes, ``max_error``: their bound."""
 
     lossless: bool
     ratio: float | None
     method: str
-    level: int | None
+    level: int | str | None
+    max_error: float | None = None
 
 
 class Adapter(Protocol):

@@ -303,6 +303,8 @@ def _lossy_words(info: RestoreInfo) -> str:
         parts.append(f"level {info.level}")
     if info.ratio is not None:
         parts.append(f"ratio {info.ratio:.4g}")
+    if info.max_error is not None:
+        parts.append(f"no stored value off by more than {info.max_error:g}")
     return ", ".join(parts)
 
 

@@ -127,6 +127,7 @@ def _loss_note(info: RestoreInfo) -> str:
     return (
         f"values restored with loss by psc-archive; method {info.method}; level {info.level}; "
         f"ratio {ratio}"
+        + ("" if info.max_error is None else f"; largest error {info.max_error:g} stored units")
     )
 
 

@@ -178,6 +178,8 @@ def _with_comment(header: NiftiHeader, head: bytes, info: RestoreInfo) -> bytes:
     extensions = head[size + 4 :] if head[size : size + 1] not in (b"", b"\0") else b""
     text = f"psc-archive: values restored with loss; method {info.method}; level {info.level}; "
     text += "ratio unknown" if info.ratio is None else f"ratio {info.ratio:.4g}"
+    if info.max_error is not None:
+        text += f"; largest error {info.max_error:g} stored units"
     body = text.encode()
     body += b"\0" * (-(len(body) + 8) % 16)
     order = "big" if header.dtype_order == ">" else "little"

@@ -95,6 +95,8 @@ def restore_plan_lines(plan: RestorePlan) -> list[str]:
 def restore_lines(report: RestoreReport) -> list[str]:
     """What was written."""
     word = "the source's values exactly" if report.lossless else "lossy values"
+    if report.max_error is not None:
+        word = f"values off by {report.max_error:g} at most"
     return [
         *restore_plan_lines(report.plan),
         f"wrote {len(report.files)} {report.kind} file(s) with {word}",

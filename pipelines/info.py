@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ def archive_info(archive: str) -> dict[str, Any]:
     FormatError : not an archive, not sealed, or damaged.
     """
     with ArchiveReader.open(archive) as reader:
-        return {"archive": archive, **reader.info()}
+        info = reader.info()
+    for entry in info["variables"].values():
+        _name_levels(entry)
+    return {"archive": archive, **info}
 
 
 def _size(nbytes: float) -> str:
@@ -54,20 +58,65 @@ def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
     axes = ", ".join(f"{d} {n}" for d, n in zip(entry["dims"], entry["shape"], strict=True))
     spacing = entry["spacing_mm"]
     where = "" if spacing is None else " x ".join(f"{s:.4g}" for s in spacing) + " mm (z, y, x)"
-    methods = ", ".join(f"{method} {count} tiles" for method, count in entry["methods"].items())
+    methods = ", ".join(f"{count} {name}" for name, count in entry["brick_methods"].items())
     lines = [
         "",
         f"{name}: {entry['dtype']} ({axes}) {entry['unit'] or ''}".rstrip(),
         f"  spacing {where}" if where else "  no spacing in mm",
-        f"  bricks  {entry['bricks']} of {' x '.join(map(str, entry['brick_shape']))}; {methods}",
-        f"  {'level':>7}{'bytes':>12}{'bpv':>10}{'rmse':>12}{'max error':>12}",
+        *_promise_lines(entry["parameters"], entry),
+        f"  bricks  {entry['bricks']} of {' x '.join(map(str, entry['brick_shape']))}: {methods}",
+        f"  {'level':>12}{'bytes':>12}{'bpv':>10}{'rmse':>12}{'max error':>12}{'PSNR dB':>10}",
     ]
     for row in entry["levels"]:
+        name = f"{row['level']} {row['name'] or ''}".rstrip()
+        psnr = "" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"
         lines.append(
-            f"  {row['level']:>7}{row['bytes']:>12}{row['bpv']:>10.4f}{row['rmse']:>12.4g}"
-            f"{row['max_error']:>12.4g}"
+            f"  {name:>12}{row['bytes']:>12}{row['bpv']:>10.4f}{row['rmse']:>12.4g}"
+            f"{row['max_error']:>12.4g}{psnr:>10}"
         )
     return lines
+
+
+def _promise_lines(parameters: dict[str, Any], entry: dict[str, Any]) -> list[str]:
+    """Mode, bound, exact region and target of a variable."""
+    mode, bound = parameters.get("mode"), parameters.get("max_error")
+    if mode is None:
+        return []
+    text = f"  mode    {mode}"
+    if bound is not None:
+        text += f", no stored value off by more than {bound:g}"
+        text += " at level bounded" if mode == "lossless" else ""
+    text += f" ({parameters['reason']})" if parameters.get("reason") else ""
+    lines = [text]
+    if "exact_roi" in parameters:
+        lines.append(f"  exact   in {parameters['exact_roi']}")
+    if "target" in parameters:
+        kind, wanted = parameters["target"]
+        last = entry["levels"][-1]
+        found = last["bpv"] if kind == "bpv" else last["psnr_db"]
+        unit = "bpv" if kind == "bpv" else "dB"
+        shown = "no error" if found is None else f"{found:.4g} {unit}"
+        lines.append(f"  target  {wanted:g} {unit}, reached {shown}")
+    return lines
+
+
+def _name_levels(entry: dict[str, Any]) -> None:
+    """Add name and PSNR to every level.
+
+    Names need all bricks to have the same layers over their base; constant bricks keep any promise.
+    """
+    kinds = {
+        tuple(part.split(":")[0] for part in name.split("+")[1:])
+        for name in entry["brick_methods"]
+        if name != "constant"
+    }
+    layers = kinds.pop() if len(kinds) == 1 else ()
+    rows, peak = entry["levels"], entry["parameters"].get("peak")
+    for row in rows:
+        above = row["level"] - (len(rows) - len(layers))
+        row["name"] = layers[above] if above >= 0 else None
+        error = row["rmse"]
+        row["psnr_db"] = 20 * math.log10(peak / error) if peak and error else None
 
 
 def list_target(target: str) -> list[dict[str, Any]]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import adapters
+from adapters.base import RestoredVolume, RestoreInfo
 from pipelines.progress import Progress, Silent
 from pipelines.proof import PROMISES, FileProof, describe, outcome_counts, prove
 from pipelines.roi import box_text, roi_from_coordinates, roi_from_indices, roi_from_mm
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.levels import Level, check_level, is_exact_at, level_number
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.bitstream.brick import BrickIndex
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = [
@@ -35,8 +40,9 @@ class RestoreOptions:
     ----------
     roi, roi_mm, roi_coords : str or None
         A region in indices, millimetres (RAS+) or coordinate values; at most one of them.
-    level : int or None
-        Quality level, 0 is the coarsest; None is everything.
+    level : int, str or None
+        Quality level: 0 is the coarsest, ``"preview"``, ``"bounded"``, ``"lossless"``; None is
+        everything.
     variables : tuple of str
         Names to restore; empty is all.
     device : str
@@ -49,7 +55,7 @@ class RestoreOptions:
     roi: str | None = None
     roi_mm: str | None = None
     roi_coords: str | None = None
-    level: int | None = None
+    level: Level = None
     variables: tuple[str, ...] = ()
     device: str = "auto"
     prove: bool = True
@@ -60,8 +66,7 @@ class RestoreOptions:
                 "expected one region, found several of --roi, --roi-mm and --roi-coords",
                 kind="several-rois",
             )
-        if self.level is not None and self.level < 0:
-            raise ParameterError(f"level must be >= 0, found {self.level}", kind="bad-level")
+        check_level(self.level)
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,13 @@ class RestorePlan:
     ----------
     boxes : dict
         Variable name -> one half-open slice per axis.
-    level : int or None
+    level : int, str or None
     levels : int
         Quality levels the archive has.
     """
 
     boxes: dict[str, tuple[slice, ...]]
-    level: int | None
+    level: Level
     levels: int
     dims: dict[str, tuple[str, ...]]
 
@@ -108,6 +113,8 @@ class RestoreReport:
         Source format.
     lossless : bool
         Whether every restored value is the source's.
+    max_error : float or None
+        Bound that lossy values keep, in stored units; None when there is none.
     plan : RestorePlan
     proofs : tuple of FileProof
         What each file is, compared with its source; same order as ``files``.
@@ -117,6 +124,7 @@ class RestoreReport:
     files: tuple[str, ...]
     kind: str
     lossless: bool
+    max_error: float | None
     plan: RestorePlan
     proofs: tuple[FileProof, ...]
     notes: tuple[str, ...]
@@ -126,6 +134,7 @@ class RestoreReport:
         return {
             "kind": self.kind,
             "lossless": self.lossless,
+            "max_error": self.max_error,
             "files": list(self.files),
             "outcomes": outcome_counts(self.proofs),
             "proofs": [proof.to_dict() for proof in self.proofs],
@@ -212,9 +221,6 @@ def restore(
     -----
     The decoded region is held in memory; restore large archives region by region.
     """
-    import adapters
-    from adapters.base import RestoredVolume, RestoreInfo
-
     shown = progress or Silent()
     with ArchiveReader.open(archive, device=options.device) as reader:
         plan = plan_restore(reader, options)
@@ -233,7 +239,7 @@ def restore(
                 )
             )
             shown.advance()
-        info = _restore_info(reader, tuple(plan.boxes), plan.level)
+        info = _restore_info(reader, plan.boxes, plan.level)
         notes = _notes(reader, tuple(plan.boxes))
     written = adapters.restore_source(
         source.kind,
@@ -241,7 +247,7 @@ def restore(
         source.blobs,
         volumes,
         target,
-        RestoreInfo(**info),
+        info,
     )
     promises = source.document.get(PROMISES, [])
     proofs = (
@@ -252,7 +258,8 @@ def restore(
     return RestoreReport(
         files=tuple(str(file.path) for file in written),
         kind=source.kind,
-        lossless=info["lossless"],
+        lossless=info.lossless,
+        max_error=info.max_error,
         plan=plan,
         proofs=proofs,
         notes=tuple(notes),
@@ -266,21 +273,62 @@ def _notes(reader: ArchiveReader, names: Sequence[str]) -> list[str]:
     return [note] if before else []
 
 
-def _restore_info(reader: ArchiveReader, names: Sequence[str], level: int | None) -> dict[str, Any]:
-    """Whether the values are the source's, compression ratio and method, for labels."""
+def _restore_info(
+    reader: ArchiveReader, boxes: Mapping[str, tuple[slice, ...]], level: Level
+) -> RestoreInfo:
+    """Whether the values are the source's, compression ratio, method and bound, for labels."""
     stored, raw, exact = 0, 0, True
-    for name in names:
-        table = reader.tile_table(name)
-        used = table.levels - 1 if level is None else min(level, table.levels - 1)
-        stored += int(table.brick_bytes[..., used].sum())
-        raw += math.prod(reader.variables[name].shape) * reader.variables[name].dtype.itemsize
-        exact = exact and not float(table.max_error[..., used].max())
-    return {
-        "lossless": exact,
-        "ratio": raw / stored if stored else None,
-        "method": "PSC",
-        "level": level,
-    }
+    bounds: list[float | None] = []
+    methods: set[str] = set()
+    for name, box in boxes.items():
+        spec = reader.variables[name]
+        for position in touched(spec, box):
+            index = reader.brick_index(name, position)
+            number = level_number(index, level)
+            stored += index.level_nbytes(number)
+            raw += math.prod(index.valid) * spec.dtype.itemsize
+            if is_exact_at(index, level) or _in_exact_region(spec, box, level):
+                continue
+            exact = False
+            bounds.append(_bound(index, number))
+            methods.add("BOUNDED" if bounds[-1] is not None else index.method.upper())
+    known = [bound for bound in bounds if bound is not None]
+    return RestoreInfo(
+        lossless=exact,
+        ratio=raw / stored if stored else None,
+        method=" ".join(sorted(methods)) or "EXACT",
+        level=level,
+        max_error=max(known) if known and len(known) == len(bounds) else None,
+    )
+
+
+def touched(spec: VariableSpec, box: Sequence[slice]) -> Iterator[tuple[int, ...]]:
+    """Chunk grid indices of the bricks that a region touches."""
+    return product(
+        *(
+            range(part.start // size, (part.stop - 1) // size + 1)
+            for part, size in zip(box, spec.chunk_shape, strict=True)
+        )
+    )
+
+
+def _bound(index: BrickIndex, level: int) -> float | None:
+    """Bound of a brick's level, when it is a bounded one."""
+    layer = level - index.base_levels
+    grid = index.layers[layer].grid if layer >= 0 else None
+    return None if grid is None else grid.bound
+
+
+def _in_exact_region(spec: VariableSpec, box: Sequence[slice], level: Level) -> bool:
+    """Whether a region lies in the one that was kept exactly, and its last level is asked for."""
+    text = spec.parameters.get("exact_roi")
+    if text is None or level is not None:
+        return False
+    region = roi_from_indices(str(text), dims=spec.dims, shape=spec.shape)
+    return all(
+        kept.start <= part.start and part.stop <= kept.stop
+        for kept, part in zip(region, box, strict=True)
+    )
 
 
 def refuse_existing(kind: str, target: Path) -> None:

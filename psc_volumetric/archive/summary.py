@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest
@@ -69,7 +70,8 @@ def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[
         "tile_shape": list(spec.tile_shape),
         "bricks": math.prod(spec.grid_shape),
         "tiles": math.prod(spec.tile_grid_shape),
-        "methods": _methods(table),
+        "methods": _methods(table, table.method),
+        "brick_methods": _methods(table, table.method[_first_tiles(spec)]),
         "prior": spec.prior,
         "parameters": dict(spec.parameters),
         "coordinates": list(spec.coordinates),
@@ -82,8 +84,14 @@ def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[
     }
 
 
-def _methods(table: TileTable) -> Mapping[str, int]:
-    codes, counts = np.unique(table.method, return_counts=True)
+def _first_tiles(spec: VariableSpec) -> tuple[slice, ...]:
+    """The first tile of every brick, in the tile grid."""
+    per_brick = (b // t for b, t in zip(spec.chunk_shape, spec.tile_chunk, strict=True))
+    return tuple(slice(None, None, step) for step in per_brick)
+
+
+def _methods(table: TileTable, chosen: NDArray[np.uint16]) -> Mapping[str, int]:
+    codes, counts = np.unique(chosen, return_counts=True)
     names = {code: method for method, code in table.codes.items()}
     return {names.get(int(c), f"code {c}"): int(n) for c, n in zip(codes, counts, strict=True)}
 
