@@ -12,7 +12,7 @@ from reference_decoder import decode
 from reference_decoder.exact import noise
 from reference_decoder.fields import crc32c
 
-from psc_volumetric.bitstream import brick, constants
+from psc_volumetric.bitstream import constants
 from psc_volumetric.bitstream import wire as package_wire
 from psc_volumetric.prior import load_prior
 from psc_volumetric.sensing.transform import basis
@@ -45,6 +45,8 @@ def test_prologue_matches() -> None:
 
 def test_codes_match() -> None:
     assert {int(row[0]): row[1] for row in rows("3.1")} == constants.METHODS
+    coders = [row for row in rows("8.1") if not row[1].startswith("reserved")]
+    assert {int(row[0]): row[1] for row in coders} == constants.CODERS
     dtypes = {
         int(row[0]): np.dtype(row[1] if row[1] == "bool" else "<" + row[1]) for row in rows("3.2")
     }
@@ -52,10 +54,10 @@ def test_codes_match() -> None:
 
 
 def test_limits_match() -> None:
-    limits = {row[0]: int(row[1]) for row in (*rows("10"), *rows("10.1"))}
-    named = {n for n in constants.__all__ if n.startswith("MAX_")} | {"SAMPLE_FRACTION_BITS"}
-    assert set(limits) == named | {"MAX_TILE_WORDS"}
-    assert limits.pop("MAX_TILE_WORDS") == brick.MAX_TILE_WORDS
+    written = [row[:2] for number in ("10", "10.1", "10.2") for row in rows(number)]
+    limits = {name: 2.0**-1000 if n == "2^-1000" else int(n) for name, n in written}
+    named = {n for n in constants.__all__ if n.startswith(("MAX_", "MIN_"))}
+    assert set(limits) == named | {"SAMPLE_FRACTION_BITS"}
     assert {name: getattr(constants, name) for name in limits} == limits
 
 
@@ -85,7 +87,7 @@ def examples() -> dict[str, tuple[bytes, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["constant", "lossless", "fast", "paper"])
+@pytest.mark.parametrize("name", ["constant", "lossless", "bounded", "fast", "paper"])
 def test_worked_examples_decode(name: str) -> None:
     data, digests = examples()[name]
     prior = load_prior("test-tiny")

@@ -13,12 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
+from psc_volumetric.codec import (
+    CodecParameters,
+    Guarantee,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
 from psc_volumetric.prior import load_prior
 
 SPEC = Path(__file__).resolve().parents[2] / "psc_volumetric" / "bitstream" / "SPEC-v1.md"
 BEGIN = "<!-- examples begin: written by tests/reference/write_examples.py -->\n"
 END = "<!-- examples end -->\n"
+
+
+PLAIN = Guarantee(coders=("zstd",))
 
 
 def examples() -> Iterator[tuple[str, str, dict]]:
@@ -38,6 +47,17 @@ def examples() -> Iterator[tuple[str, str, dict]]:
             **plain,
             "values": np.array([[[0, 1, 2], [256, 257, 65535]]], "<u2"),
             "shape": (1, 2, 3),
+        },
+    )
+    yield (
+        "bounded",
+        "the values 0 / 3 / 1000 / NaN / 2.5 / -7, f4, at most 0.5 away, then the stored bits as "
+        "differences",
+        {
+            **plain,
+            "values": np.array([0, 3, 1000, np.nan, 2.5, -7], "<f4").reshape(1, 2, 3),
+            "shape": (1, 2, 3),
+            "guarantee": Guarantee("lossless", 0.5, "base", ("zstd",)),
         },
     )
     yield (
@@ -65,7 +85,8 @@ def examples() -> Iterator[tuple[str, str, dict]]:
 
 
 def block(name: str, words: str, arguments: dict) -> str:
-    arguments = {"parameters": CodecParameters(), "prior": None, **arguments}
+    plain = {"parameters": CodecParameters(), "prior": None, "guarantee": PLAIN, "base": "psc"}
+    arguments = {**plain, **arguments}
     encoded = encode_brick(**arguments)
     data, prior = encoded.data, arguments["prior"]
     lines = [f"**Example `{name}`**: {words}. {len(data)} bytes.", ""]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numcodecs import Zstd
 
 from reference_decoder import restart, single_pass
-from reference_decoder.fields import Fields, Header, Refused, crc32c, read_header, require
+from reference_decoder.fields import Fields, Header, crc32c, read_header, require
+from reference_decoder.layers import decode_layer, zstd
 from reference_decoder.prior import Prior
 from reference_decoder.sigma import read_tables, sigma_of_tile
 
@@ -33,16 +33,37 @@ def decode(brick: bytes, files: dict[str, bytes] | None = None, level: int | Non
     if h.method == "constant":
         values = np.frombuffer(h.constant * int(np.prod(h.valid)), h.dtype).reshape(h.valid)
         return Decoded(values, np.zeros(h.valid, np.float32), 0)
-    if h.method == "lossless":
-        values = _planes(_section(brick, h, "data"), h)
-        return Decoded(values, np.zeros(h.valid, np.float32), 0)
+    base = {"none": 0, "psc": len(h.level_ends) + 1}[h.method]
+    last = base + len(h.layers) - 1
+    return _decode_level(brick, h, base, files, last if level is None else min(level, last))
+
+
+def _decode_level(brick: bytes, h: Header, base: int, files: dict | None, level: int) -> Decoded:
+    """Section 3.1: the levels of the method, then one per layer."""
+    if level < base:
+        return _decode_base(brick, h, files, level)
+    layer = h.layers[level - base]
+
+    def below() -> tuple[np.ndarray, np.ndarray]:
+        found = _decode_level(brick, h, base, files, level - 1)
+        return found.values, found.spread
+
+    values, spread = decode_layer(brick, h, layer, below)
+    if layer.bounded:
+        index, patterns = _special(_section(brick, h, "special"), h)
+        for number, pattern in enumerate(patterns, start=1):
+            values[index == number] = pattern
+        spread[index > 0] = 0
+    return Decoded(values, spread, level)
+
+
+def _decode_base(brick: bytes, h: Header, files: dict | None, level: int) -> Decoded:
     require(files is not None, "a psc brick needs its prior")
     prior = Prior(files)
     require(prior.digest.startswith(h.prior.hex()), "the brick was coded with another prior")
     require(h.tile == (prior.slices, prior.size, prior.size), "tile of the prior")
     require(h.noise_levels[0] < prior.levels, "noise level of the prior")
-    last = len(h.level_ends) if level is None else min(level, len(h.level_ends))
-    return _decode_psc(brick, h, prior, last)
+    return _decode_psc(brick, h, prior, level)
 
 
 def _section(brick: bytes, h: Header, name: str) -> bytes:
@@ -52,25 +73,6 @@ def _section(brick: bytes, h: Header, name: str) -> bytes:
     return data
 
 
-def _zstd(data: bytes, size: int) -> np.ndarray:
-    """One Zstandard frame (RFC 8878) of ``size`` bytes."""
-    require(data[:4] == b"\x28\xb5\x2f\xfd", "Zstandard frame")
-    try:
-        plain = bytes(Zstd().decode(data))
-    except (RuntimeError, ValueError) as error:
-        raise Refused("damaged Zstandard frame") from error
-    require(len(plain) == size, "size of the Zstandard frame")
-    return np.frombuffer(plain, np.uint8)
-
-
-def _planes(data: bytes, h: Header) -> np.ndarray:
-    """Section 8."""
-    plain = _zstd(data, int(np.prod(h.valid)) * h.dtype.itemsize)
-    require(h.dtype != np.dtype("?") or plain.max() <= 1, "boolean byte")
-    items = np.ascontiguousarray(plain.reshape(h.dtype.itemsize, -1).T)
-    return items.view(h.dtype).reshape(h.valid)
-
-
 def _special(data: bytes, h: Header) -> tuple[np.ndarray, np.ndarray]:
     """Section 9: index per voxel (0 none) and table of bit patterns."""
     if not data:
@@ -78,7 +80,7 @@ def _special(data: bytes, h: Header) -> tuple[np.ndarray, np.ndarray]:
     fields = Fields(data)
     count = fields.varint(15)
     patterns = np.frombuffer(fields.bytes(count * h.dtype.itemsize), h.dtype)
-    index = _zstd(data[fields.at :], int(np.prod(h.valid))).reshape(h.valid)
+    index = zstd(data[fields.at :], int(np.prod(h.valid))).reshape(h.valid)
     require(int(index.max()) <= count, "index past the table of special values")
     return index, patterns
 

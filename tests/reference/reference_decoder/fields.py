@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
-METHODS = {0: "constant", 1: "lossless", 2: "psc"}
+METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1"}
 
 
 class Refused(ValueError):
@@ -83,6 +83,12 @@ class Header:
     words: list = field(default_factory=list)
     sigma: bytes = b""
     sections: dict = field(default_factory=dict)
+    layers: list = field(default_factory=list)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a layer needs a coder of another library."""
+        return any(layer.coder >= 2 for layer in self.layers)
 
     @property
     def counts(self) -> tuple:
@@ -92,6 +98,8 @@ class Header:
 
 def read_header(brick: bytes) -> Header:
     """Section 3."""
+    from reference_decoder.layers import place_segments, read_layers
+
     prologue = Fields(brick)
     require(prologue.bytes(4) == b"PSCb", "magic")
     require(prologue.number("I") == 0, "format number")
@@ -108,12 +116,17 @@ def read_header(brick: bytes) -> Header:
     h.valid = tuple(data.varint(1 << 26) for _ in range(3))
     require(math.prod(h.shape) <= 1 << 26, "brick too large")
     require(all(1 <= v <= s for v, s in zip(h.valid, h.shape, strict=True)), "valid part")
-    names = {"constant": [], "lossless": ["data"], "psc": ["special", "base"]}[h.method]
+    require(h.method != "av1", "a method of another library")
+    names = []
     if h.method == "constant":
         h.constant = data.bytes(h.dtype.itemsize)
     if h.method == "psc":
         _read_psc(data, h)
-        names += [f"level{k + 1}" for k in range(len(h.words))]
+        names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
+    if h.method != "constant":
+        h.layers = read_layers(data, h, len(names))
+    if names or any(layer.bounded for layer in h.layers):
+        names = ["special", *names]
     offset = size
     for name in names:
         words = h.words[int(name[5:]) - 1] if name.startswith("level") else None
@@ -121,7 +134,7 @@ def read_header(brick: bytes) -> Header:
         h.sections[name] = (offset, length, data.number("I"))
         offset += length
     require(data.at == len(data.data), "bytes after the last field")
-    require(offset == len(brick), "size of the brick")
+    require(place_segments(h.layers, offset) == len(brick), "size of the brick")
     return h
 
 

@@ -1,0 +1,205 @@
+"""Sections 3.4 and 8 of SPEC-v1.md: the header of layers, and the coders 0 and 1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numcodecs import Zstd
+
+from reference_decoder.fields import Fields, Header, Refused, crc32c, require
+
+FOREIGN = range(2, 7)  # coders of other libraries: parsed, not decoded here
+
+
+@dataclass
+class Layer:
+    """One layer; ``places`` are (offset, size, CRC-32C) of its segments."""
+
+    bounded: bool
+    reference: bool
+    coder: int
+    bound: float
+    step: float
+    offset: float
+    segment: tuple
+    places: list
+
+
+def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
+    """Section 3.4."""
+    count = data.number("B")
+    require(count <= 2 and count + base_levels >= 1, "number of layers")
+    layers = [_read_layer(data, h) for _ in range(count)]
+    require([layer.bounded for layer in layers] in ([], [True], [False], [True, False]), "order")
+    for number, layer in enumerate(layers):
+        below = base_levels + number > 0
+        require(not layer.reference or (below and layer.coder < 2), "reference of a layer")
+        empty = any(size == 0 for _, size, _ in layer.places)
+        require(not empty or (below and not layer.bounded), "empty segment")
+    return layers
+
+
+def _read_layer(data: Fields, h: Header) -> Layer:
+    kind, reference, coder = (data.number("B") for _ in range(3))
+    require(kind in (1, 2) and reference in (0, 1) and coder <= 6, "layer")
+    bound = step = offset = 0.0
+    if kind == 1:
+        bound, step = data.number("d"), data.number("d")
+        offset = data.number({"i": "q", "u": "Q"}.get(h.dtype.kind, "d"))
+        _check_grid(h.dtype, bound, step, offset)
+    segment = tuple(data.varint(1 << 26) for _ in range(3))
+    require(all(1 <= s <= n for s, n in zip(segment, h.shape, strict=True)), "segment")
+    count = math.prod(-(-v // s) for v, s in zip(h.valid, segment, strict=True))
+    require(count <= 32768, "segments")
+    places = []
+    for _ in range(count):
+        size = data.varint(1 << 30)
+        places.append((0, size, data.number("I") if size else 0))
+    return Layer(kind == 1, bool(reference), coder, bound, step, offset, segment, places)
+
+
+def _check_grid(dtype: np.dtype, bound: float, step: float, offset: float) -> None:
+    """Section 10.2."""
+    if dtype.kind == "f":
+        require(bound <= step <= 2 * bound and abs(offset) <= 2.0**125, "grid")
+        require(2.0**-1000 <= step <= 2.0**90, "grid")
+        return
+    require(dtype.kind in "iu" and 1 <= bound < 1 << 31 and bound.is_integer(), "grid")
+    info = np.iinfo(dtype)
+    require(step == 2 * bound + 1 and info.min <= offset <= info.max, "grid")
+
+
+def place_segments(layers: list[Layer], offset: int) -> int:
+    """Fill in where the segments are; returns the end of the brick."""
+    for layer in layers:
+        for number, (_, size, crc) in enumerate(layer.places):
+            layer.places[number] = (offset, size, crc)
+            offset += size
+    return offset
+
+
+def zstd(data: bytes, size: int) -> np.ndarray:
+    """One Zstandard frame (RFC 8878) of ``size`` bytes."""
+    require(data[:4] == b"\x28\xb5\x2f\xfd", "Zstandard frame")
+    try:
+        plain = bytes(Zstd().decode(data))
+    except (RuntimeError, ValueError) as error:
+        raise Refused("damaged Zstandard frame") from error
+    require(len(plain) == size, "size of the Zstandard frame")
+    return np.frombuffer(plain, np.uint8)
+
+
+def planes(data: bytes, shape: tuple, dtype: np.dtype) -> np.ndarray:
+    """Section 8.2 without a reference."""
+    plain = zstd(data, int(np.prod(shape)) * dtype.itemsize)
+    require(dtype != np.dtype("?") or plain.max() <= 1, "boolean byte")
+    items = np.ascontiguousarray(plain.reshape(dtype.itemsize, -1).T)
+    return items.view(dtype).reshape(shape)
+
+
+def decode_layer(brick: bytes, h: Header, layer: Layer, below) -> tuple[np.ndarray, np.ndarray]:
+    """Values and spread of a level; ``below()`` gives those of the level below."""
+    require(layer.coder not in FOREIGN, "a coder of another library")
+    values, spread = np.empty(h.valid, h.dtype), np.zeros(h.valid, np.float32)
+    under = below() if layer.reference or not all(size for _, size, _ in layer.places) else None
+    counts = [-(-v // s) for v, s in zip(h.valid, layer.segment, strict=True)]
+    for number, at in enumerate(np.ndindex(*counts)):
+        box = tuple(
+            slice(a * s, min((a + 1) * s, v))
+            for a, s, v in zip(at, layer.segment, h.valid, strict=True)
+        )
+        offset, size, crc = layer.places[number]
+        if size == 0:
+            values[box], spread[box] = under[0][box], under[1][box]
+            continue
+        data = brick[offset : offset + size]
+        require(crc32c(data) == crc, f"CRC-32C of segment {number}")
+        reference = np.ascontiguousarray(under[0][box]) if layer.reference else None
+        shape = values[box].shape
+        if layer.bounded:
+            values[box], spread[box] = _bounded(data, layer, shape, h.dtype, reference)
+        else:
+            values[box] = _payload(layer.coder, data, shape, h.dtype, reference)
+    return values, spread
+
+
+def _payload(coder: int, data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarray:
+    """Sections 8.2 and 8.3."""
+    if coder == 1:
+        return _context(data, shape, dtype, reference)
+    if reference is None:
+        return planes(data, shape, dtype)
+    width = 8 * dtype.itemsize
+    u = planes(data, shape, np.dtype(f"<u{dtype.itemsize}")).reshape(-1).tolist()
+    bits = reference.reshape(-1).view(f"<u{dtype.itemsize}").tolist()
+    sums = [(b + (v >> 1 if v % 2 == 0 else -((v + 1) >> 1))) % (1 << width)
+            for b, v in zip(bits, u, strict=True)]  # fmt: skip
+    require(dtype != np.dtype("?") or max(sums) <= 1, "boolean byte")
+    return np.array(sums, f"<u{dtype.itemsize}").view(dtype).reshape(shape)
+
+
+def _context(data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarray:
+    """Section 8.3."""
+    from reference_decoder.residual import decode_integers
+
+    require(dtype.itemsize <= 4, "dtype of coder context")
+    given = None
+    if reference is not None:
+        given = np.clip(16 * _ordered(reference), -(2**31 - 1), 2**31 - 1)
+    numbers = decode_integers(data, shape, given)
+    if dtype.kind == "f":
+        require(numbers.min() >= -(1 << 31) and numbers.max() < 1 << 31, "a number no float is")
+        b = np.where(numbers < 0, numbers ^ 0x7FFFFFFF, numbers).astype("<i4")
+        return b.view(dtype)
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    require(low <= numbers.min() and numbers.max() <= high, "a number the dtype has not")
+    return numbers.astype(dtype)
+
+
+def _ordered(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind != "f":
+        return values.astype(np.int64)
+    b = values.view("<i4").astype(np.int64)
+    return np.where(b >= 0, b, b ^ 0x7FFFFFFF)
+
+
+def _bounded(data: bytes, layer: Layer, shape: tuple, dtype: np.dtype, reference) -> tuple:
+    """Sections 8.6 and 8.7."""
+    fields, voxels = Fields(data), int(np.prod(shape))
+    n = fields.varint(voxels)
+    places, exact = np.zeros(0, np.int64), np.zeros(0, dtype)
+    if n:
+        gaps = planes(fields.bytes(fields.varint(len(data))), (n,), np.dtype("<u4"))
+        exact = planes(fields.bytes(fields.varint(len(data))), (n,), dtype)
+        places = np.cumsum(gaps.astype(np.int64))
+        require(all(gaps[1:]) and places[-1] < voxels, "exact voxels")
+    under = None if reference is None else _index(reference, layer)
+    q = _payload(layer.coder, data[fields.at :], shape, np.dtype("<i4"), under)
+    values = _on_grid(q, layer, dtype)
+    values.reshape(-1)[places] = exact
+    root = np.array([0x3FDDB3D7], "<u4").view("<f4")[0]
+    spread = np.full(shape, np.float32(layer.bound) / root, np.float32)
+    spread.reshape(-1)[places] = 0
+    return values, spread
+
+
+def _on_grid(q: np.ndarray, layer: Layer, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return (layer.offset + q.astype(np.float64) * layer.step).astype(dtype)
+    info, step, offset = np.iinfo(dtype), int(layer.step), int(layer.offset)
+    whole = [min(max(offset + v * step, info.min), info.max) for v in q.reshape(-1).tolist()]
+    return np.array(whole, dtype).reshape(q.shape)
+
+
+def _index(values: np.ndarray, layer: Layer) -> np.ndarray:
+    """Index nearest to each value."""
+    top = 2**31 - 1
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            q = np.rint((values.astype(np.float64) - layer.offset) / layer.step)
+        return np.clip(np.where(np.isnan(q), 0, q), -top, top).astype("<i4")
+    offset, step, bound = int(layer.offset), int(layer.step), int(layer.bound)
+    q = [(v - offset + bound) // step for v in values.reshape(-1).tolist()]
+    return np.clip(np.array(q, np.int64), -top, top).astype("<i4").reshape(values.shape)
