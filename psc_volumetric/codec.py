@@ -59,13 +59,15 @@ class EncodedBrick:
     """Bytes of a brick and what is known about them.
 
     ``method`` is the base with its layers and their coders: ``"none+lossless:context"``; ``choice``
-    says why this base, where there was a choice.
+    says why this base, where there was a choice. ``coverage`` has, per level of the base, the share
+    of measured voxels within 1, 2 and 3 sigma; empty where nothing was measured.
     """
 
     data: bytes
     method: str
     records: tuple[TileRecord, ...]
     choice: str = ""
+    coverage: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class EncodedBase:
         Whether its last level takes a network to decode.
     choice : str
         Why this method: bytes of both at the same error.
+    coverage : tuple of (float, float, float)
+        Share of voxels within 1, 2 and 3 sigma at each level.
     """
 
     psc: PscFields | None
@@ -97,6 +101,7 @@ class EncodedBase:
     needs_network: bool = True
     av1: Av1Fields | None = None
     choice: str = ""
+    coverage: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,9 @@ def join(
         nbytes.append((*(() if base is None else base.tile_nbytes[number]), *share))
     measured = special.index == 0 if lossy and special is not None else None
     records = tile_records(values, levels, grid, nbytes, measured)
-    return EncodedBrick(data, index.coding, records, "" if base is None else base.choice)
+    if base is None:
+        return EncodedBrick(data, index.coding, records)
+    return EncodedBrick(data, index.coding, records, base.choice, base.coverage)
 
 
 def decode_level(

@@ -34,7 +34,13 @@ from psc_volumetric.sampler.loop import (
 )
 from psc_volumetric.sensing.transform import BLOCK, BlockTransform
 from psc_volumetric.tiling import Box, TileGrid
-from psc_volumetric.uncertainty import SPREAD_BITS, Classes, SigmaTables, voxel_classes
+from psc_volumetric.uncertainty import (
+    SPREAD_BITS,
+    Classes,
+    SigmaTables,
+    coverage,
+    voxel_classes,
+)
 from psc_volumetric.uncertainty_fit import LevelErrors, fit_tables
 
 __all__ = ["decode_psc", "encode_psc"]
@@ -44,6 +50,7 @@ PARTICLES_PER_BATCH = {"cpu": 64, "cuda": 1024}
 Values = NDArray[np.generic]
 Samples = NDArray[np.int64]
 Means = NDArray[np.int32]
+Shares = tuple[float, float, float]
 Results = list[dict[int, tuple[Means, Classes]]]  # of every tile: level -> what it ends with
 
 
@@ -96,7 +103,8 @@ def encode_psc(
     sections = [("base", base_bytes)]
     sections += [(f"level{k + 1}", b"".join(w[k] for w in words)) for k in range(len(words[0]))]
     decoded = job.assemble(job.base_tiles(coarse), results, special)
-    tables = job.fit(values, decoded, special, sum(len(data) for _, data in sections))
+    nbytes = sum(len(data) for _, data in sections)
+    tables, covered = job.fit(values, decoded, special, nbytes)
     share = len(base_bytes) // len(grid)
     return EncodedBase(
         PscFields(
@@ -110,6 +118,7 @@ def encode_psc(
         sections,
         tuple(level for level, _ in decoded),
         tuple((share, *(len(part) for part in w)) for w in words),
+        coverage=covered,
     )
 
 
@@ -261,16 +270,24 @@ class _Job:
         decoded: list[tuple[Values, Classes]],
         special: SpecialMap | None,
         nbytes: int,
-    ) -> SigmaTables | None:
-        """Sigma tables from the errors of all levels."""
+    ) -> tuple[SigmaTables | None, tuple[Shares, ...]]:
+        """Sigma tables from the errors of all levels, and what they cover."""
         keep = np.ones(values.shape, bool) if special is None else special.index == 0
-        source = values[keep].astype(np.float64)
-        errors = [
-            LevelErrors(classes[keep], np.abs(level[keep].astype(np.float64) - source))
+        source, unit = values[keep], self.sigma_unit
+        exact = source.astype(np.float64)
+        levels = [
+            LevelErrors(classes[keep], np.abs(level[keep].astype(np.float64) - exact))
             for level, classes in decoded
         ]
         rounded = self.dtype.kind in "iu"
-        return fit_tables(errors, unit=self.sigma_unit, rounded=rounded, nbytes=nbytes)
+        tables = fit_tables(levels, unit=unit, rounded=rounded, nbytes=nbytes)
+        if tables is None:
+            return None, ()
+        covered = [
+            coverage(source, out[keep], tables.sigma(number, level.classes) * np.float32(unit))
+            for number, ((out, _), level) in enumerate(zip(decoded, levels, strict=True))
+        ]
+        return tables, tuple(covered)
 
     def is_flat(self, tile: Samples, coarse: Samples) -> bool:
         """Encoder's choice: nothing beyond the base would be coded."""

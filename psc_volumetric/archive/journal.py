@@ -61,6 +61,8 @@ class BrickRecord:
     level_nbytes : tuple of int
         Bytes of the brick needed up to each level.
     tiles : tuple of TileEntry
+    coverage : tuple of (float, float, float)
+        Share of voxels within 1, 2 and 3 sigma at each lossy level; empty where not measured.
     """
 
     position: tuple[int, ...]
@@ -70,6 +72,7 @@ class BrickRecord:
     prior: str | None
     level_nbytes: tuple[int, ...]
     tiles: tuple[TileEntry, ...]
+    coverage: tuple[tuple[float, float, float], ...] = ()
 
     def to_bytes(self) -> bytes:
         """JSON; floats keep every bit."""
@@ -80,6 +83,7 @@ class BrickRecord:
             "method": self.method,
             "prior": self.prior,
             "level_nbytes": self.level_nbytes,
+            "coverage": self.coverage,
             "tiles": [[t.position, t.nbytes, t.mse, t.max_error, t.sha256] for t in self.tiles],
         }
         return json.dumps(document, sort_keys=True).encode()
@@ -97,6 +101,7 @@ class BrickRecord:
                 prior=document["prior"],
                 level_nbytes=tuple(document["level_nbytes"]),
                 tiles=tuple(_tile(item) for item in document["tiles"]),
+                coverage=tuple((one, two, three) for one, two, three in document["coverage"]),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise FormatError(

@@ -6,11 +6,12 @@
     tiles/<variable>/method      (tiles...)         uint16   see its attribute ``codes``
     tiles/<variable>/sha256      (tiles..., 32)     uint8    digest of the decoded stored values
     tiles/<variable>/brick_bytes (bricks..., level) uint64   bytes of the brick up to each level
+    tiles/<variable>/coverage    (bricks..., level, 3) float32  share within 1, 2 and 3 sigma
 
 The codes are given per variable: base method with its layers and their coders, for example
 ``none+lossless:context``. A brick that was recorded as one unit (a constant one) has its record at
 its first tile, the digest of its other tiles is zero. Levels a brick does not have repeat its last
-one (and add no bytes).
+one (and add no bytes), but for ``coverage``: NaN where no sigma was measured.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from psc_volumetric.errors import FormatError
 
 __all__ = ["TILE_ARRAYS", "TileTable", "write_tile_table"]
 
-TILE_ARRAYS = ("bytes", "mse", "max_error", "method", "sha256", "brick_bytes")
+BRICK_ARRAYS = ("brick_bytes", "coverage")
+TILE_ARRAYS = ("bytes", "mse", "max_error", "method", "sha256", *BRICK_ARRAYS)
 TILES_PER_CHUNK = 1 << 15
 
 Region = tuple[slice, ...]
@@ -51,6 +53,7 @@ class TileTable:
     method: NDArray[np.uint16]
     sha256: NDArray[np.uint8]
     brick_bytes: NDArray[np.uint64]
+    coverage: NDArray[np.float32]
     codes: Mapping[str, int]
 
     @property
@@ -99,7 +102,7 @@ def write_tile_table(
         for position in positions:
             _place(band, record(position), position, first, spec, levels)
         for name, array in arrays.items():
-            rows = slice(first, last) if name == "brick_bytes" else tiles
+            rows = slice(first, last) if name in BRICK_ARRAYS else tiles
             array[rows] = getattr(band, name)
         stage.flush()
 
@@ -127,12 +130,13 @@ def _create(
         "method": ((), [], "u2"),
         "sha256": ((32,), ["byte"], "u1"),
         "brick_bytes": ((levels,), ["level"], "u8"),
+        "coverage": ((levels, 3), ["level", "sigmas"], "f4"),
     }
     stage.group("tiles")
     stage.group(f"tiles/{spec.name}", {"tile_shape": list(spec.tile_chunk)})
     arrays = {}
     for name, (end, end_dims, dtype) in ends.items():
-        of_bricks = name == "brick_bytes"
+        of_bricks = name in BRICK_ARRAYS
         grid = spec.grid_shape if of_bricks else spec.tile_grid_shape
         rows = bricks if of_bricks else bricks * _tiles_per_brick(spec)[0]
         names = [f"brick_{dim}" for dim in spec.dims] if of_bricks else dims
@@ -157,6 +161,7 @@ def _blank(
         np.zeros(tuple(tiles), np.uint16),
         np.zeros((*tiles, 32), np.uint8),
         np.zeros((*bricks, levels), np.uint64),
+        np.full((*bricks, levels, 3), np.nan, np.float32),
         codes,
     )
 
@@ -174,6 +179,8 @@ def _place(
     local = (position[0] - first, *position[1:])
     corner = tuple(p * n for p, n in zip(local, per_brick, strict=True))
     band.brick_bytes[local] = _repeat_last(record.level_nbytes, levels)
+    for level, shares in enumerate(record.coverage):
+        band.coverage[local][level] = shares
     whole = tuple(slice(c, c + n) for c, n in zip(corner, per_brick, strict=True))
     band.method[whole] = band.codes[record.method]
     for tile in record.tiles:
