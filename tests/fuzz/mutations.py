@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,33 @@ def _section(parts: Parts, rng: random.Random) -> Parts:
     return parts.with_section(name, data)
 
 
+def _layer(parts: Parts, rng: random.Random) -> Parts:
+    """Other fields of a layer, other bytes in a segment, layers lost or doubled."""
+    number = rng.randrange(len(parts.layers))
+    fields, segments = parts.layers[number]
+    kind = rng.randrange(8)
+    if kind == 0:
+        layers = list(parts.layers)
+        rng.choice((layers.pop, lambda: layers.append(layers[0]), layers.reverse))()
+        return replace(parts, layers=tuple(layers))
+    if kind == 1:
+        return parts.with_layer(number, coder=rng.choice(list(c.CODERS.values())))
+    if kind == 2:
+        return parts.with_layer(number, on_base=not fields.on_base)
+    if kind == 3:
+        segment = tuple(rng.choice(EXTENTS) if rng.random() < 0.4 else s for s in fields.segment)
+        return parts.with_layer(number, segment=segment)
+    if kind == 4 and fields.grid is not None:
+        name = rng.choice(("bound", "step", "offset"))
+        value = rng.choice((*FLOATS, *map(float, NUMBERS)))
+        if name == "offset" and parts.header.dtype.kind != "f":
+            value = rng.choice(NUMBERS)
+        return parts.with_layer(number, grid=replace(fields.grid, **{name: value}))
+    at = rng.randrange(len(segments))
+    data = rng.choice((_bytes(segments[at], rng), _bytes(segments[at][:40], rng), b""))
+    return parts.with_segment(number, at, data)
+
+
 def _brick(stream: bytes, rng: random.Random) -> bytes:
     """Change something by name; every check is correct afterwards."""
     parts = split(stream)
@@ -224,6 +251,8 @@ def _brick(stream: bytes, rng: random.Random) -> bytes:
         choices = [_shape]
         if parts.sections:
             choices += [_section, _section, _section]
+        if parts.layers:
+            choices += [_layer, _layer, _layer]
         if parts.psc is not None:
             choices += [_parameters, _parameters, _words, _mapping, _tile]
         parts = rng.choice(choices)(parts, rng)

@@ -40,6 +40,10 @@ def brick_header(data: bytes) -> None:
     """Parse a header and ask it for every place it knows."""
     index = read_index(lambda start, length: data[start : start + length], len(data))
     tiles = len(index.grid)
+    for number, layer in enumerate(index.layers):
+        for segment in {0, len(layer.sizes) - 1}:
+            found = index.segment(number, segment)
+            assert 0 <= found.offset <= found.offset + found.nbytes <= len(data)
     for level in range(index.levels):
         assert index.level_nbytes(level) <= index.nbytes == len(data)
         for tile in {0, tiles // 2, tiles - 1}:
