@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.cli_options import Debug, Device, Effort, Json, PriorName, Quiet, Setting
+from pipelines.evaluate_command import evaluate
 from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
 from pipelines.session import Session, print_failure
 
@@ -34,17 +36,8 @@ prior_app = typer.Typer(
 )
 app.add_typer(prior_app, name="prior")
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; never changes a bit.")]
 ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")]
-PriorName = Annotated[
-    str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")
-]
-Effort = Annotated[int, typer.Option(help="1..9: network evaluations per tile, 8 to 304.")]
-Setting = Annotated[str, typer.Option(help="fast, or paper (the published algorithm, slow).")]
 
 
 def _archive_options(mode: str | None, **choices: Any) -> Any:
@@ -202,46 +195,7 @@ def verify(
             raise typer.Exit(EXIT_DAMAGE)
 
 
-@app.command(epilog=_EPILOG)
-def evaluate(
-    sources: Annotated[list[Path], typer.Argument(help="Files or folders; whole volumes.")],
-    bpv: Annotated[str, typer.Option(help="Rates to bring peers to.")] = "0.05,0.1,0.25,0.5",
-    step: Annotated[str, typer.Option(help="Quantiser steps of our points.")] = "0.25,0.5,1",
-    peers: Annotated[
-        str, typer.Option(help="jpeg2000, jpegxl, sperr, sz3, x265 (x265 needs PyAV).")
-    ] = "jpeg2000,jpegxl,sperr,sz3",
-    effort: Effort = 5,
-    setting: Setting = "fast",
-    prior: PriorName = None,
-    device: Device = "auto",
-    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG.")] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Compare rate and PSNR with other codecs on the same volumes, every byte counted."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.evaluate import EvaluateOptions, parse_numbers
-        from pipelines.evaluate import evaluate as measure
-        from pipelines.evaluate_report import draw_curves, result_lines
-        from pipelines.progress import progress_bars
-
-        options = EvaluateOptions(
-            bpv=parse_numbers(bpv, "--bpv"),
-            steps=parse_numbers(step, "--step"),
-            peers=tuple(name.strip() for name in peers.split(",") if name.strip()),
-            archive=_archive_options(
-                "lossy", effort=effort, setting=setting, prior=prior, device=device
-            ),
-        )
-        with progress_bars(enabled=session.shows_progress) as progress:
-            results = measure(sources, options, progress)
-        if plot is not None:
-            draw_curves(results, plot)
-        session.result(
-            [result.to_dict() for result in results],
-            lambda: [line for result in results for line in result_lines(result)],
-        )
+app.command(epilog=_EPILOG)(evaluate)
 
 
 @prior_app.command("list", epilog=_EPILOG)

@@ -1,37 +1,47 @@
-"""Rate and distortion of this codec beside its peers, on whole volumes, every byte counted.
+"""Sizes and errors of this codec beside its peers, on whole volumes, every byte counted.
 
 Both sides code the same voxels in the same run. Special values (padding, NaN) do not count for
-PSNR; peers, which cannot code them, see the mean of the measured values there, while our bytes
-include what it costs to keep them exactly. The peak of every PSNR is the data range of the volume.
+distortion; lossy peers, which cannot code them, see the mean of the measured values there, while
+our bytes include what it costs to keep them exactly. Without loss all codecs get the stored bits.
+The peak of every PSNR is the data range of the volume. One volume is in memory at a time.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import adapters
-from adapters.base import Volume
+from adapters.base import Candidate, Volume
+from pipelines.evaluate_compare import Comparison, compare
+from pipelines.evaluate_modes import ModeWork, measure_bounded, measure_lossless, measure_lossy
+from pipelines.evaluate_ours import Run, workers
+from pipelines.evaluate_point import RatePoint
+from pipelines.evaluate_sets import Source
 from pipelines.intensity import special_mask
 from pipelines.options import ArchiveOptions
-from pipelines.peers import PEERS, RatePoint, missing_peers, peer_points
-from pipelines.plan import VariablePlan, brick_prior, open_item, plan_item
+from pipelines.peers import PEERS, missing_peers
+from pipelines.peers_exact import BOUNDED_PEERS, LOSSLESS_PEERS
+from pipelines.plan import ItemPlan, VariablePlan, open_item, plan_item
 from pipelines.progress import Progress, Silent
-from psc_volumetric.bitstream.brick import read_index
-from psc_volumetric.codec import IntensityMapping, encode_brick
+from psc_volumetric.codec import BASES
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.metrics import bd_psnr_db, data_range, rate_bpv
+from psc_volumetric.metrics import data_range
 
-__all__ = ["EvaluateOptions", "VolumeResult", "evaluate", "evaluate_volume", "parse_numbers"]
+__all__ = ["EVALUATE_MODES", "EvaluateOptions", "VolumeResult", "evaluate", "parse_numbers"]
 
-OURS = "psc"
+LOSSY_PEERS = ("jpeg2000", "htj2k", "jpegxl", "av1", "sperr", "sz3", "zfp")
+_KNOWN = {
+    "lossy": tuple(PEERS),
+    "bounded": tuple(BOUNDED_PEERS),
+    "lossless": tuple(LOSSLESS_PEERS),
+}
+_MEASURE = {"lossy": measure_lossy, "bounded": measure_bounded, "lossless": measure_lossless}
+EVALUATE_MODES = tuple(_KNOWN)
 
 
 @dataclass(frozen=True)
@@ -40,28 +50,89 @@ class EvaluateOptions:
 
     Attributes
     ----------
+    mode : str
+        ``"lossy"``: rate against distortion; ``"bounded"``: size at a largest error;
+        ``"lossless"``: size.
     bpv : tuple of float
-        Rates that peers are brought to.
+        Lossy: rates that peers are brought to.
     steps : tuple of float
-        Quantiser steps of our points.
-    peers : tuple of str
-        Names from `PEERS`.
+        Quantiser steps of our points; the exact modes use the first, for bases with a network.
+    bounds : tuple of float
+        Bounded: largest errors. Empty means 1, 2, 5, 10 stored units for integers and 1e-4,
+        1e-3, 1e-2 of the data range for floats.
+    peers : tuple of str or None
+        Names of peers; None takes all of the mode, for lossy without the slow extras.
+    ours : tuple of str or None
+        Variants of our streams: a base method, or base:coders. None takes ``auto`` for lossy,
+        and ``none`` and ``none:fast`` for the exact modes.
+    wants_quality : bool
+        Lossy: SSIM, HaarPSI and power spectra as well; ours is then decoded from its bytes too.
+    jobs : int
+        Processes.
     archive : ArchiveOptions
         Effort, setting, prior and device of our points.
+
+    Raises
+    ------
+    ParameterError : a value outside its range, or an unknown peer.
     """
 
+    mode: str = "lossy"
     bpv: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)
     steps: tuple[float, ...] = (0.25, 0.5, 1.0)
-    peers: tuple[str, ...] = ("jpeg2000", "jpegxl", "sperr", "sz3")
+    bounds: tuple[float, ...] = ()
+    peers: tuple[str, ...] | None = None
+    ours: tuple[str, ...] | None = None
+    wants_quality: bool = True
+    jobs: int = 1
     archive: ArchiveOptions = field(default_factory=lambda: ArchiveOptions(mode="lossy"))
 
     def __post_init__(self) -> None:
+        if self.mode not in EVALUATE_MODES:
+            raise ParameterError(
+                f"mode must be one of {', '.join(EVALUATE_MODES)}, found {self.mode!r}",
+                kind="bad-mode",
+            )
         wrong = [rate for rate in self.bpv if not 0 < rate <= 64]
         if wrong or not self.bpv:
             raise ParameterError(
                 f"expected rates above 0 and at most 64 bits per voxel, found {self.bpv!r}",
                 kind="bad-rate",
             )
+        if not self.steps or any(not bound > 0 for bound in self.bounds) or self.jobs < 1:
+            raise ParameterError(
+                f"expected a step, positive bounds and at least one job, found {self.steps!r}, "
+                f"{self.bounds!r} and {self.jobs!r}",
+                kind="bad-number",
+            )
+        missing_peers(self.peers or (), _KNOWN[self.mode])
+        for variant in self.variants:
+            base, _, coders = variant.partition(":")
+            if base not in BASES:
+                raise ParameterError(
+                    f"base must be one of {', '.join(BASES)}, found {variant!r}", kind="bad-base"
+                )
+            replace(self.archive, coders=coders or self.archive.coders)
+
+    @property
+    def chosen_peers(self) -> tuple[str, ...]:
+        """Peers of the mode."""
+        every = LOSSY_PEERS if self.mode == "lossy" else _KNOWN[self.mode]
+        return every if self.peers is None else self.peers
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Variants of our streams."""
+        return self.ours or (("auto",) if self.mode == "lossy" else ("none", "none:fast"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings as plain JSON values."""
+        return {
+            **vars(self),
+            "peers": list(self.chosen_peers),
+            "ours": list(self.variants),
+            "archive": self.archive.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -70,37 +141,41 @@ class VolumeResult:
 
     Attributes
     ----------
-    name, shape, dtype, peak
-        The volume and its data range in stored units.
+    name, group : str
+        The volume, and the set it belongs to; averages are taken within a set.
+    mode, shape, dtype, peak
+        Mode of the evaluation; the volume and its data range in stored units.
     prior : str or None
         Prior of our points; None when the volume took a network-free method.
     points : tuple of RatePoint
-        Ours first (codec ``"psc"``), by quantiser step and level, then the peers.
-    gains_db : dict
-        Peer -> BD-PSNR of ours over it in dB; None where the rates do not overlap.
+        Ours first (codecs ``"ours-<variant>"``), then the peers.
+    comparisons : tuple of Comparison
+        Ours against each peer.
+    methods : dict
+        Ours, by codec and setting: method of bricks -> (bricks, bytes).
     notes : tuple of str
         What was left out, and why.
     """
 
     name: str
+    group: str
+    mode: str
     shape: tuple[int, ...]
     dtype: str
     peak: float
     prior: str | None
     points: tuple[RatePoint, ...]
-    gains_db: dict[str, float | None]
+    comparisons: tuple[Comparison, ...]
+    methods: dict[str, dict[str, tuple[int, int]]]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Record in JSON types; PSNR is infinite where values agree exactly."""
         return {
-            "name": self.name,
+            **vars(self),
             "shape": list(self.shape),
-            "dtype": self.dtype,
-            "peak": self.peak,
-            "prior": self.prior,
             "points": [point.to_dict() for point in self.points],
-            "gains_db": self.gains_db,
+            "comparisons": [dict(vars(entry)) for entry in self.comparisons],
             "notes": list(self.notes),
         }
 
@@ -121,14 +196,14 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
 
 
 def evaluate(
-    sources: Sequence[Path], options: EvaluateOptions, progress: Progress | None = None
+    sources: Sequence[Source], options: EvaluateOptions, progress: Progress | None = None
 ) -> list[VolumeResult]:
     """Measure every volume of every source.
 
     Parameters
     ----------
-    sources : sequence of Path
-        Files or folders.
+    sources : sequence of Source
+        Files or folders with the sets they belong to, see `pipelines.evaluate_sets`.
     options : EvaluateOptions
     progress : Progress, optional
 
@@ -140,31 +215,39 @@ def evaluate(
     ------
     SourceError, PriorMismatchError, ParameterError : as for archiving.
     """
-    absent = missing_peers(options.peers)
+    peers = options.chosen_peers
+    absent = missing_peers(peers, _KNOWN[options.mode])
+    options = replace(options, peers=tuple(name for name in peers if name not in absent))
     results = []
-    for source in sources:
-        for candidate in adapters.discover(Path(source)).candidates:
-            item = plan_item(candidate, "", options.archive)
+    with workers(options.jobs) as run:
+        for source, candidate, item, variable in _variables(sources, options.archive):
             volumes = {volume.name: volume for volume in open_item(candidate).volumes}
-            for variable in item.variables:
-                result = evaluate_volume(
-                    volumes[variable.volume],
-                    variable,
-                    item.prior,
-                    replace(options, peers=tuple(p for p in options.peers if p not in absent)),
-                    progress or Silent(),
-                )
-                notes = (*result.notes, *item.notes, *map(": ".join, absent.items()))
-                name = f"{candidate.name}/{result.name}"
-                results.append(replace(result, name=name, notes=notes))
+            result = _evaluate_volume(
+                volumes[variable.volume], variable, item.prior, options, run, progress or Silent()
+            )
+            notes = (*result.notes, *item.notes, *map(": ".join, absent.items()))
+            name = source.title or f"{candidate.name}/{result.name}"
+            results.append(replace(result, name=name, group=source.group, notes=notes))
     return results
 
 
-def evaluate_volume(
+def _variables(
+    sources: Sequence[Source], archive: ArchiveOptions
+) -> Iterator[tuple[Source, Candidate, ItemPlan, VariablePlan]]:
+    for source in sources:
+        for candidate in adapters.discover(source.path).candidates:
+            item = plan_item(candidate, "", archive)
+            for variable in item.variables:
+                if not source.variables or variable.volume in source.variables:
+                    yield source, candidate, item, variable
+
+
+def _evaluate_volume(
     volume: Volume,
     variable: VariablePlan,
     prior: str | None,
     options: EvaluateOptions,
+    run: Run,
     progress: Progress,
 ) -> VolumeResult:
     """Measure one volume, which is read whole into memory.
@@ -172,150 +255,46 @@ def evaluate_volume(
     Returns
     -------
     VolumeResult
-        Without points when the volume holds a single value.
+        Without points when all measured values are equal.
     """
     values = np.asarray(volume.array[tuple(slice(0, n) for n in volume.array.shape)])
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     measured = ~special_mask(values, variable.spec.special_values)
     peak = data_range(values, measured)
-    name = variable.spec.name
-    head = (name, values.shape, values.dtype.name, peak)
+    uses_prior = variable.method == "psc" and any(
+        v.split(":")[0] in ("psc", "auto") for v in options.variants
+    )
+    result = VolumeResult(
+        name=variable.spec.name,
+        group="",
+        mode=options.mode,
+        shape=values.shape,
+        dtype=values.dtype.name,
+        peak=peak,
+        prior=prior if uses_prior else None,
+        points=(),
+        comparisons=(),
+        methods={},
+        notes=() if variable.reason is None else (variable.reason,),
+    )
     if peak == 0:
-        return VolumeResult(*head, None, (), {}, ("all measured values are equal",))
-    mask = None if measured.all() else measured
-    notes = [] if variable.reason is None else [variable.reason]
-    points: list[RatePoint] = []
-    steps = options.steps if variable.method == "psc" else options.steps[:1]
-    progress.begin(f"{name}: psc", variable.bricks * len(steps))
-    for step in steps:
-        choice = replace(options.archive, step=step)
-        points += _our_points(values, measured, variable, prior, choice, peak, progress)
-    stack = _stack(values, measured)
-    flat = None if mask is None else mask.reshape(stack.shape)
-    progress.begin(f"{name}: peers", len(options.peers))
-    for peer in options.peers:
-        points += peer_points(PEERS[peer], stack, options.bpv, peak=peak, mask=flat)
-        progress.advance()
-    return VolumeResult(
-        *head,
-        prior if variable.method == "psc" else None,
-        tuple(points),
-        _gains(points, options.peers),
-        tuple(notes),
+        return replace(result, notes=(*result.notes, "all measured values are equal"))
+    work = ModeWork(
+        values, measured, _stack(values, measured), peak, variable, prior, run, progress
+    )
+    points, methods, notes = _MEASURE[options.mode](work, options)
+    return replace(
+        result,
+        points=tuple(points),
+        comparisons=tuple(compare(points, options.mode)),
+        methods=methods,
+        notes=(*result.notes, *notes),
     )
 
 
 def _stack(values: NDArray[Any], measured: NDArray[np.bool_]) -> NDArray[Any]:
-    """Slices (n, y, x) for the peers, special values replaced by the mean of the others."""
+    """Slices (n, y, x) for lossy peers, special values replaced by the mean of the others."""
     if not measured.all():
         values = values.copy()
         values[~measured] = np.asarray(values[measured].mean(dtype=np.float64), values.dtype)
     return np.ascontiguousarray(values.reshape(-1, *values.shape[-2:]))
-
-
-def _our_points(
-    values: NDArray[Any],
-    measured: NDArray[np.bool_],
-    variable: VariablePlan,
-    prior: str | None,
-    options: ArchiveOptions,
-    peak: float,
-    progress: Progress,
-) -> list[RatePoint]:
-    """One point per quality level of one quantiser step.
-
-    Errors are those the encoder measured by decoding again, the same integers as any decoder's.
-    """
-    begin = time.perf_counter()
-    totals = _Totals()
-    for position in variable.spec.positions():
-        box = variable.spec.box(position)
-        totals.add(*_encode(values[box], measured[box], position, variable, prior, options))
-        progress.advance()
-    seconds = time.perf_counter() - begin
-    count = int(measured.sum())
-    return [
-        RatePoint(
-            codec=OURS,
-            parameter=f"step {options.step:g}, level {level} of {len(totals.nbytes) - 1}",
-            nbytes=nbytes,
-            rate_bpv=rate_bpv(nbytes, values.size),
-            psnr_db=10 * math.log10(peak**2 * count / error) if error else math.inf,
-            seconds=seconds,
-        )
-        for level, (nbytes, error) in enumerate(
-            zip(totals.nbytes, totals.squared_error, strict=True)
-        )
-    ]
-
-
-class _Totals:
-    """Bytes and squared error up to each level, over bricks with their own number of levels."""
-
-    def __init__(self) -> None:
-        self.nbytes: list[int] = [0]
-        self.squared_error: list[float] = [0.0]
-
-    def add(self, nbytes: list[int], squared_error: list[float]) -> None:
-        levels = max(len(self.nbytes), len(nbytes))
-        self.nbytes = [a + b for a, b in zip(*_padded(self.nbytes, nbytes, levels), strict=True)]
-        errors = _padded(self.squared_error, squared_error, levels)
-        self.squared_error = [a + b for a, b in zip(*errors, strict=True)]
-
-
-def _padded(first: list[Any], second: list[Any], levels: int) -> tuple[list[Any], list[Any]]:
-    """Both lists made `levels` long by repeating their last entry."""
-    one, two = ([*x, *[x[-1]] * (levels - len(x))] for x in (first, second))
-    return one, two
-
-
-def _encode(
-    values: NDArray[Any],
-    measured: NDArray[np.bool_],
-    position: tuple[int, ...],
-    variable: VariablePlan,
-    prior: str | None,
-    options: ArchiveOptions,
-) -> tuple[list[int], list[float]]:
-    """Bytes, and squared error over measured voxels, of one brick up to each level."""
-    spec, sampled = variable.spec, variable.range
-    by_prior = variable.method == "psc" and prior is not None and sampled is not None
-    valid = spec.valid(position)
-    brick = encode_brick(
-        values.reshape(valid),
-        position=position,
-        shape=spec.brick_shape,
-        mapping=IntensityMapping(sampled.low, sampled.high) if by_prior and sampled else None,
-        parameters=options.parameters(),
-        prior=brick_prior(prior) if by_prior and prior else None,
-        special_values=spec.special_values,
-        device=options.device,
-    )
-    index = read_index(lambda start, length: brick.data[start : start + length])
-    nbytes = [index.level_nbytes(level) for level in range(index.levels)]
-    squared = np.zeros(index.levels)
-    counts = measured.reshape(valid)
-    for record in brick.records:
-        part = tuple(
-            slice(p * t, (p + 1) * t) for p, t in zip(record.position, spec.tile_shape, strict=True)
-        )
-        squared += np.asarray(record.mse) * int(counts[part].sum())
-    return nbytes, squared.tolist()
-
-
-def _gains(points: Sequence[RatePoint], peers: Sequence[str]) -> dict[str, float | None]:
-    ours = _curve(points, OURS)
-    gains: dict[str, float | None] = {}
-    for peer in peers:
-        theirs = _curve(points, peer)
-        enough = min(len(set(ours[0])), len(set(theirs[0]))) >= 2
-        gains[peer] = bd_psnr_db(*theirs, *ours) if enough else None
-    return gains
-
-
-def _curve(points: Sequence[RatePoint], codec: str) -> tuple[list[float], list[float]]:
-    """Rates and PSNR of a codec's curve: for ours, the last level of each step."""
-    chosen = [p for p in points if p.codec == codec and math.isfinite(p.psnr_db)]
-    if codec == OURS:
-        last = {point.parameter.split(",")[0]: point for point in chosen}
-        chosen = list(last.values())
-    return [point.rate_bpv for point in chosen], [point.psnr_db for point in chosen]

@@ -1,67 +1,168 @@
-"""How evaluation results are shown: a table for people and a picture of the curves."""
+"""How evaluation results are shown: lines for people, and one document for programs."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
+import platform
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from pipelines.peers import PEERS, RatePoint
+from pipelines.evaluate import EvaluateOptions, VolumeResult
+from pipelines.evaluate_compare import BEST, averages
+from pipelines.evaluate_point import RatePoint
+from pipelines.peers import PEERS
+from pipelines.peers_exact import BOUNDED_PEERS, LOSSLESS_PEERS
 
-if TYPE_CHECKING:
-    from pipelines.evaluate import VolumeResult
+__all__ = ["codec_title", "document", "result_lines", "signed", "speed", "summary_lines"]
 
-__all__ = ["draw_curves", "result_lines"]
+_CODECS = ("avif", "htj2k", "jpeg2k", "jpegls", "jpegxl", "pcodec", "sperr", "sz3", "zfp", "zstd")
 
 
-def _row(point: RatePoint) -> str:
-    psnr = "exact" if math.isinf(point.psnr_db) else f"{point.psnr_db:.2f}"
-    target = "" if point.target_bpv is None else f"{point.target_bpv:g}"
+def codec_title(codec: str, mode: str) -> str:
+    """Name of a codec for people."""
+    known: dict[str, Any] = {"lossy": PEERS, "bounded": BOUNDED_PEERS, "lossless": LOSSLESS_PEERS}
+    if codec.startswith("ours-"):
+        base, _, coders = codec.removeprefix("ours-").partition(":")
+        main = base == ("auto" if mode == "lossy" else "none")
+        words = ["ours", "" if main else f"base {base}", f"{coders} coders" if coders else ""]
+        return ", ".join(word for word in words if word)
+    return str(known[mode][codec].title) if codec in known[mode] else codec
+
+
+def versions() -> dict[str, str]:
+    """Versions that the numbers depend on."""
+    import imagecodecs
+
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("psc-archive", "numpy", "torch", "imagecodecs", "av"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for codec in _CODECS:
+        tell = getattr(imagecodecs, f"{codec}_version", None)
+        if tell is not None:
+            found[codec] = str(tell())
+    return found
+
+
+def document(results: Sequence[VolumeResult], options: EvaluateOptions) -> dict[str, Any]:
+    """Everything as plain JSON values.
+
+    Returns
+    -------
+    dict
+        ``mode``, ``settings``, ``versions``, ``volumes`` (with every point) and ``averages``.
+    """
+    return {
+        "mode": options.mode,
+        "settings": options.to_dict(),
+        "versions": versions(),
+        "volumes": [result.to_dict() for result in results],
+        "averages": averages(results),
+    }
+
+
+def signed(value: float | None, unit: str) -> str:
+    """A difference with its sign, or a dash where there is none."""
+    return "-" if value is None else f"{value:+.1f}{unit}"
+
+
+def speed(result: VolumeResult, seconds: float | None) -> str:
+    """Source megabytes per second."""
+    size = math.prod(result.shape) * _item_size(result.dtype)
+    return f"{size / seconds / 1e6:.1f}" if seconds else "-"
+
+
+def _item_size(dtype: str) -> int:
+    import numpy as np
+
+    return int(np.dtype(dtype).itemsize)
+
+
+def _psnr(value: float) -> str:
+    return "exact" if math.isinf(value) else f"{value:.2f}"
+
+
+def _optional(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _lossy_row(point: RatePoint) -> str:
+    likeness = point.quality
+    parts = ("-", "-", "-")
+    if likeness is not None:
+        spectrum = f"{likeness.spectrum_error_db:.2f}"
+        parts = (_optional(likeness.ssim, 4), _optional(likeness.haarpsi, 4), spectrum)
+    target = "" if point.target is None else f"{point.target:g}"
     return (
-        f"  {point.codec:<10}{point.parameter:<26}{target:>8}{point.rate_bpv:>10.4f}"
-        f"{psnr:>9}{point.nbytes:>12}{point.seconds:>9.1f}"
+        f"  {point.codec:<15}{point.parameter:<26}{target:>7}{point.rate_bpv:>9.4f}"
+        f"{_psnr(point.psnr_db):>8}{parts[0]:>8}{parts[1]:>8}{parts[2]:>7}{point.nbytes:>11}"
+        f"{_optional(point.encode_s, 1):>8}{_optional(point.decode_s, 1):>8}"
     )
+
+
+def _exact_row(result: VolumeResult, point: RatePoint) -> str:
+    ratio = math.prod(result.shape) * _item_size(result.dtype) / point.nbytes
+    kept = "yes" if point.holds else "NO"
+    return (
+        f"  {point.codec:<15}{point.parameter:<20}{point.rate_bpv:>9.4f}{ratio:>8.2f}"
+        f"{point.max_error:>12.6g}{kept:>6}{_psnr(point.psnr_db):>8}{point.nbytes:>11}"
+        f"{speed(result, point.encode_s):>9}{speed(result, point.decode_s):>9}"
+    )
+
+
+_LOSSY_HEAD = (
+    f"  {'codec':<15}{'setting':<26}{'target':>7}{'bpv':>9}{'PSNR':>8}{'SSIM':>8}{'HaarPSI':>8}"
+    f"{'spec':>7}{'bytes':>11}{'enc s':>8}{'dec s':>8}"
+)
+_EXACT_HEAD = (
+    f"  {'codec':<15}{'promise':<20}{'bpv':>9}{'ratio':>8}{'max error':>12}{'kept':>6}{'PSNR':>8}"
+    f"{'bytes':>11}{'enc MB/s':>9}{'dec MB/s':>9}"
+)
 
 
 def result_lines(result: VolumeResult) -> list[str]:
     """The table of one volume."""
     shape = " x ".join(map(str, result.shape))
-    lines = [
-        f"{result.name}: {shape} {result.dtype}, peak {result.peak:g}, prior {result.prior}",
-        f"  {'codec':<10}{'setting':<26}{'target':>8}{'bpv':>10}{'PSNR dB':>9}{'bytes':>12}"
-        f"{'seconds':>9}",
-        *map(_row, result.points),
-    ]
-    for peer, gain in result.gains_db.items():
-        text = "rates do not overlap" if gain is None else f"{gain:+.2f} dB"
-        lines.append(f"  BD-PSNR of psc over {PEERS[peer].title}: {text}")
+    name = f"{result.group}: {result.name}" if result.group else result.name
+    lines = [f"{name}: {shape} {result.dtype}, range {result.peak:g}, prior {result.prior}"]
+    if result.mode == "lossy":
+        lines += [_LOSSY_HEAD, *map(_lossy_row, result.points)]
+    else:
+        lines += [_EXACT_HEAD, *(_exact_row(result, point) for point in result.points)]
+    for entry in result.comparisons:
+        if result.mode != "lossy" and entry.peer != BEST:
+            continue
+        title = BEST if entry.peer == BEST else codec_title(entry.peer, result.mode)
+        text = f"bytes {signed(entry.bytes_percent, ' %')}"
+        if result.mode == "lossy":
+            text = f"BD-rate {signed(entry.bytes_percent, ' %')}, BD-PSNR "
+            text += signed(entry.psnr_db, " dB")
+        setting = f", {entry.setting}" if entry.setting else ""
+        lines.append(f"  {entry.ours} against {title}{setting}: {text}")
+    for setting, methods in result.methods.items():
+        for method, (bricks, nbytes) in methods.items():
+            lines.append(f"  {setting}: {bricks} bricks {method}, {nbytes} bytes")
     return [*lines, *(f"  note: {note}" for note in result.notes)]
 
 
-def draw_curves(results: Sequence[VolumeResult], target: Path) -> None:
-    """Draw one rate-distortion diagram per volume into one PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    shown = [result for result in results if result.points]
-    figure, axes = pyplot.subplots(
-        max(len(shown), 1), 1, figsize=(7, 4.5 * max(len(shown), 1)), squeeze=False
-    )
-    for result, axis in zip(shown, axes[:, 0], strict=False):
-        for codec in dict.fromkeys(point.codec for point in result.points):
-            chosen = sorted(
-                (p for p in result.points if p.codec == codec and math.isfinite(p.psnr_db)),
-                key=lambda point: point.rate_bpv,
-            )
-            title = PEERS[codec].title if codec in PEERS else "psc (levels and steps)"
-            axis.plot([p.rate_bpv for p in chosen], [p.psnr_db for p in chosen], "o-", label=title)
-        axis.set(xscale="log", xlabel="bits per voxel, all bytes", ylabel="PSNR dB")
-        axis.set_title(result.name, fontsize="small")
-        axis.grid(visible=True, alpha=0.3)
-        axis.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(target, dpi=120)
-    pyplot.close(figure)
+def summary_lines(results: Sequence[VolumeResult], mode: str) -> list[str]:
+    """Means over the volumes of each set; nothing for a single volume."""
+    if len(results) < 2:
+        return []
+    lines = ["means over volumes:"]
+    for row in averages(results):
+        if mode != "lossy" and row["peer"] != BEST:
+            continue
+        title = BEST if row["peer"] == BEST else codec_title(row["peer"], mode)
+        gain = f", {signed(row['psnr_db'], ' dB')}" if mode == "lossy" else ""
+        have, _, every = row["volumes"]
+        group = f"{row['group']}: " if row["group"] else ""
+        setting = f", {row['setting']}" if row["setting"] else ""
+        lines.append(
+            f"  {group}{row['ours']} against {title}{setting}: bytes "
+            f"{signed(row['bytes_percent'], ' %')}{gain} ({have} of {every} volumes)"
+        )
+    return lines

@@ -248,21 +248,33 @@ def bd_rate_percent(
 
 
 def interpolate_at_rate(
-    rates: Sequence[float], values: Sequence[float], rate: float
+    rates: Sequence[float], values: Sequence[float], rate: float, slack: float = 0.0
 ) -> float | None:
     """Value of a curve at a rate, by the interpolation of `bd_psnr_db`.
+
+    Parameters
+    ----------
+    rates, values : sequences of float
+        The curve, any order.
+    rate : float
+        Where to read it, bits per voxel.
+    slack : float
+        Share of a rate that the curve is extended by, in a straight line, at both ends; 0 or more.
 
     Returns
     -------
     float or None
-        None where the curve has no points on both sides; nothing is extrapolated.
+        None farther out.
 
     Raises
     ------
     ParameterError : fewer than two finite points.
     """
-    curve = _curve(np.log10(rates), values)
-    at = np.log10(rate)
-    if not curve[0][0] <= at <= curve[0][-1]:
+    x, y, slope = _curve(np.log10(rates), values)
+    at = float(np.log10(rate))
+    if not x[0] - np.log10(1 + slack) <= at <= x[-1] + np.log10(1 + slack):
         return None
-    return float(_evaluate(curve, np.array([at]))[0])
+    end = 0 if at < x[0] else -1
+    if at < x[0] or at > x[-1]:
+        return float(y[end] + slope[end] * (at - x[end]))
+    return float(_evaluate((x, y, slope), np.array([at]))[0])

@@ -1,7 +1,8 @@
-"""Peers reach the rates they are asked for, and the benchmark counts every byte of ours."""
+"""The evaluation counts every byte of ours, and shows all codecs in every mode."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,65 +11,33 @@ import nibabel
 import numpy as np
 import pytest
 
-from pipelines.peers import PEERS, SIDE_BYTES, missing_peers, peer_points
+from pipelines.evaluate_compare import BEST, Comparison, averages, compare, curve_of
+from pipelines.evaluate_markdown import markdown
+from pipelines.evaluate_point import RatePoint
+from pipelines.evaluate_sets import SET_NAMES, load_sets
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.metrics import data_range
 
 Run = Callable[..., Any]
 
-NIBABEL_FILES = Path(nibabel.__file__).parent / "tests" / "data"
+TINY = ("--prior", "test-tiny", "--effort", "1")
+POINT_KEYS = set(RatePoint.__dataclass_fields__)
 
 
-@pytest.fixture(scope="module")
-def stack() -> np.ndarray:
-    """Twelve slices of a real T1 image, (z, y, x)."""
-    image = nibabel.load(NIBABEL_FILES / "example4d.nii.gz")
-    return np.ascontiguousarray(np.asanyarray(image.dataobj.get_unscaled())[..., 4:16, 0].T)
-
-
-@pytest.mark.parametrize("name", PEERS)
-def test_peer_comes_close_to_the_rate_and_improves_with_it(name, stack):
-    if missing_peers((name,)):
-        pytest.skip(missing_peers((name,))[name])
-    peak = data_range(stack)
-    low, high = peer_points(PEERS[name], stack, (0.4, 1.5), peak=peak)
-    for point, target in ((low, 0.4), (high, 1.5)):
-        assert point.rate_bpv == pytest.approx(8 * point.nbytes / stack.size)
-        assert point.rate_bpv == pytest.approx(target, rel=0.15)
-        assert point.nbytes > SIDE_BYTES
-    assert high.psnr_db > low.psnr_db + 3
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint8])
-def test_peers_take_any_range_of_values(dtype, stack):
-    values = (stack[:4, :64, :64] // 8).astype(dtype)
-    for name in ("jpeg2000", "jpegxl", "sperr", "sz3"):
-        (point,) = peer_points(PEERS[name], values, (2.0,), peak=data_range(values))
-        assert point.psnr_db > 25
-
-
-def test_unknown_peer_is_refused():
-    with pytest.raises(ParameterError) as caught:
-        missing_peers(("jpeg2000", "zip"))
-    assert caught.value.kind == "unknown-peer"
-
-
-def test_evaluate_prints_all_codecs_and_counts_what_the_archive_stores(
-    archives, sources, tmp_path, run
-):
-    words = ["--prior", "test-tiny", "--effort", "1", "--step", "0.3,0.8", "--bpv", "0.5,1"]
-    words += ["--peers", "jpeg2000,sperr,sz3"]
-    picture = tmp_path / "curves.png"
-    outcome = run("evaluate", sources["nifti"], *words, "--plot", picture, "--json")
+def test_lossy_counts_what_the_archive_stores(archives, sources, tmp_path, run):
+    words = [*TINY, "--step", "0.3,0.8", "--bpv", "0.5,1", "--peers", "jpeg2000,sperr,sz3"]
+    picture, tables = tmp_path / "curves.png", tmp_path / "tables.md"
+    words += ["--plot", picture, "--markdown", tables, "--json"]
+    outcome = run("evaluate", sources["nifti"], *words)
     assert outcome.code == 0, outcome.err
-    (result,) = outcome.document
-    assert {point["codec"] for point in result["points"]} == {
-        "psc",
-        "jpeg2000",
-        "sperr",
-        "sz3",
-    }
+    document = outcome.document
+    assert set(document) == {"mode", "settings", "versions", "volumes", "averages"}
+    assert document["settings"]["steps"] == [0.3, 0.8]
+    assert "imagecodecs" in document["versions"]
+    (result,) = document["volumes"]
+    codecs = {point["codec"] for point in result["points"]}
+    assert codecs == {"ours-auto", "jpeg2000", "sperr", "sz3"}
+    assert all(set(point) == POINT_KEYS for point in result["points"])
     ours = [p for p in result["points"] if p["parameter"].startswith("step 0.3,")]
     with ArchiveReader.open(archives["nifti"]) as reader:
         levels = reader.info()["variables"]["image"]["levels"]
@@ -78,12 +47,201 @@ def test_evaluate_prints_all_codecs_and_counts_what_the_archive_stores(
     error = np.sqrt(np.mean((stored - source) ** 2))
     expected = 20 * np.log10(result["peak"] / error)
     assert ours[-1]["psnr_db"] == pytest.approx(expected, abs=1e-6)
+    assert ours[-1]["max_error"] == np.abs(stored - source).max()
+    assert 0 < ours[-1]["quality"]["ssim"] < 1
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert set(result["gains_db"]) == {"jpeg2000", "sperr", "sz3"}
+    assert {row["peer"] for row in result["comparisons"]} == codecs - {"ours-auto"}
+    text = tables.read_text("utf-8")
+    assert "| SPERR-3D |" in text
+    assert "HaarPSI" in text
+
+
+def test_lossless_sizes_are_checked_and_drawn(sources, tmp_path, run):
+    picture, tables = tmp_path / "sizes.svg", tmp_path / "sizes.md"
+    words = ["--mode", "lossless", *TINY, "--plot", picture, "--markdown", tables, "--json"]
+    outcome = run("evaluate", sources["nifti"], *words)
+    assert outcome.code == 0, outcome.err
+    (result,) = outcome.document["volumes"]
+    points = {point["codec"]: point for point in result["points"]}
+    assert {"ours-none", "ours-none:fast", "jpegxl", "jpegls", "htj2k", "jpeg2000"} <= set(points)
+    assert {"zstd", "pcodec", "zfp"} <= set(points)
+    assert all(p["holds"] and p["max_error"] == 0 for p in points.values())
+    assert points["ours-none"]["nbytes"] <= points["ours-none:fast"]["nbytes"]
+    assert (
+        sum(n for _, n in result["methods"]["ours-none"].values())
+        == (points["ours-none"]["nbytes"])
+    )
+    peers = min(p["nbytes"] for name, p in points.items() if not name.startswith("ours"))
+    (best,) = [
+        row["bytes_percent"]
+        for row in result["comparisons"]
+        if (row["ours"], row["peer"]) == ("ours-none", BEST)
+    ]
+    assert best == pytest.approx(100 * (points["ours-none"]["nbytes"] / peers - 1))
+    assert b"<svg" in picture.read_bytes()
+    assert "Methods that our encoder chose" in tables.read_text("utf-8")
+
+
+def test_bounded_integers_keep_the_bound(sources, tmp_path, run):
+    words = ["--mode", "bounded", *TINY, "--max-error", "1,5", "--ours", "none,psc"]
+    words += ["--plot", tmp_path / "b.png", "--json"]
+    outcome = run("evaluate", sources["nifti"], *words)
+    assert outcome.code == 0, outcome.err
+    (result,) = outcome.document["volumes"]
+    ours = [p for p in result["points"] if p["codec"].startswith("ours")]
+    assert [(p["codec"], p["target"]) for p in ours] == [
+        ("ours-none", 1), ("ours-none", 5), ("ours-psc", 1), ("ours-psc", 5),
+    ]  # fmt: skip
+    assert all(p["holds"] and p["max_error"] <= p["target"] for p in ours)
+    jpegls = [p for p in result["points"] if p["codec"] == "jpegls"]
+    assert [p["max_error"] for p in jpegls] == [1, 5]
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_bounded_floats_take_shares_of_the_range_and_leave_fill_values_out(tmp_path, run):
+    import netCDF4
+
+    path = tmp_path / "field.nc"
+    y, x = np.mgrid[:24, :36]
+    field = (20 * np.sin(y / 5) * np.cos(x / 7)).astype(np.float32) + np.zeros((4, 1, 1), "f4")
+    field[:, :3] = np.float32(1e30)
+    with netCDF4.Dataset(path, "w") as nc:
+        for name, size in zip(("t", "y", "x"), field.shape, strict=True):
+            nc.createDimension(name, size)
+        nc.createVariable("heat", "f4", ("t", "y", "x"), fill_value=1e30)[:] = field
+    words = ["--mode", "bounded", *TINY, "--max-error", "0.01", "--ours", "none", "--json"]
+    outcome = run("evaluate", path, *words)
+    assert outcome.code == 0, outcome.err
+    (result,) = outcome.document["volumes"]
+    assert result["peak"] < 41
+    assert {p["codec"] for p in result["points"]} == {"ours-none", "sperr", "sz3", "zfp"}
+    bound = 0.01 * result["peak"]
+    assert all(p["max_error"] <= 1.001 * bound for p in result["points"])
+    assert any("jpegls codes integers only" in note for note in result["notes"])
+
+
+def test_text_for_people_names_every_codec(sources, run):
+    words = ["--mode", "lossless", "--peers", "jpegls,zstd", "--ours", "none:fast", *TINY]
+    outcome = run("evaluate", sources["nifti"], *words)
+    assert outcome.code == 0, outcome.err
+    assert "ours-none:fast" in outcome.out
+    assert "jpegls" in outcome.out
+    assert "against best peer" in outcome.out
 
 
 @pytest.mark.parametrize(
-    "words", [("--bpv", "0"), ("--bpv", "a"), ("--peers", "zip"), ("--bpv", "")]
+    "words",
+    [
+        ("--bpv", "0"),
+        ("--bpv", "a"),
+        ("--bpv", ""),
+        ("--peers", "zip"),
+        ("--mode", "lossless", "--peers", "av1"),
+        ("--mode", "loud"),
+        ("--ours", "jpeg"),
+        ("--ours", "none:zip"),
+        ("--jobs", "0"),
+        ("--mode", "bounded", "--max-error", "0"),
+        ("--plot", "curves.pdf"),
+        ("--set", "mr"),
+        ("--set", "nobody", "--data", "."),
+    ],
 )
-def test_evaluate_refuses_wrong_numbers(words, sources, run):
-    assert run("evaluate", sources["nifti"], "--prior", "test-tiny", *words).code == 2
+def test_wrong_words_are_refused(words, sources, run):
+    assert run("evaluate", sources["nifti"], *TINY, *words).code == 2
+
+
+def test_nothing_to_evaluate_is_refused(run):
+    assert run("evaluate").code == 2
+
+
+def test_sets_are_paths_below_the_data_folder(tmp_path):
+    (tmp_path / "set.json").write_text(
+        json.dumps(
+            {"name": "mine", "volumes": [{"path": "a.nc", "title": "A", "variables": ["t"]}]}
+        )
+    )
+    (tmp_path / "a.nc").touch()
+    (source,) = load_sets([str(tmp_path / "set.json")], tmp_path)
+    assert (source.path, source.group, source.title) == (tmp_path / "a.nc", "mine", "A")
+    assert source.variables == ("t",)
+    assert {"mr", "ct", "climate"} <= set(SET_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"name": "mine", "volumes": [{"path": "a.nc", "title": "A"}]}', "missing-data"),
+        ('{"name": "mine"}', "bad-set"),
+        ("[1]", "bad-set"),
+        ("{", "bad-set"),
+    ],
+)
+def test_bad_sets_are_refused(text, kind, tmp_path):
+    path = tmp_path / "set.json"
+    path.write_text(text)
+    with pytest.raises(ParameterError) as caught:
+        load_sets([str(path)], tmp_path)
+    assert caught.value.kind == kind
+
+
+def test_held_out_volumes_are_in_the_data_folder_and_out_of_training(data_folder):
+    recipes = Path(__file__).parents[2] / "pipelines" / "recipes"
+    trained = {"mr": "mr-head", "ct": "ct-body", "climate": "climate-grid"}
+    for source in load_sets(list(trained), data_folder):
+        recipe = json.loads((recipes / f"{trained[source.group]}.json").read_text())
+        assert any(pattern in str(source.path) for pattern in recipe["held_out"]), source.title
+
+
+def _point(codec: str, rate: float, psnr: float, parameter: str = "q", **other: Any) -> RatePoint:
+    fields = {"nbytes": round(rate * 1000), "rate_bpv": rate, "max_error": 1.0, **other}
+    return RatePoint(codec=codec, parameter=parameter, psnr_db=psnr, **fields)
+
+
+def test_curve_of_ours_takes_the_last_level_of_each_step():
+    points = [
+        _point("ours-psc", 0.1, 30, "step 0.5, level 0 of 1"),
+        _point("ours-psc", 0.2, 35, "step 0.5, level 1 of 1"),
+        _point("ours-psc", 0.5, 40, "step 0.2, level 1 of 1"),
+        _point("sperr", 0.2, 31),
+        _point("sperr", 0.3, 30),  # costs more and is worse
+        _point("sperr", 0.5, 38),
+    ]
+    assert [p.psnr_db for p in curve_of(points, "ours-psc")] == [35, 40]
+    assert [p.psnr_db for p in curve_of(points, "sperr")] == [31, 38]
+    (entry,) = compare(points, "lossy")
+    assert entry.psnr_db > 1
+    assert entry.bytes_percent < 0
+
+
+def test_peers_that_break_a_bound_by_more_than_rounding_are_no_rivals():
+    def at(codec: str, nbytes: int, error: float) -> RatePoint:
+        return _point(
+            codec, nbytes / 1000, 50, "b", max_error=error, target=2.0, holds=error <= 2.0
+        )
+
+    points = [at("ours-none", 80, 2.0), at("sz3", 100, 2.0), at("sperr", 90, 2.001)]
+    points.append(at("zfp", 40, 2.5))
+    changes = {e.peer: e.bytes_percent for e in compare(points, "bounded")}
+    assert changes == {
+        "sz3": pytest.approx(-20.0),
+        "sperr": pytest.approx(-100 / 9),
+        BEST: pytest.approx(-100 / 9),
+    }
+
+
+def test_averages_are_geometric_and_say_how_many_volumes_they_stand_on(sources, run):
+    class Fake:
+        def __init__(self, percent: float | None) -> None:
+            self.group = "mr"
+            self.comparisons = (Comparison("ours-auto", "sperr", "", percent, 1.0),)
+
+    (row,) = averages([Fake(-50.0), Fake(100.0), Fake(None)])  # type: ignore[list-item]
+    assert row["bytes_percent"] == pytest.approx(0.0)
+    assert row["volumes"] == [2, 3, 3]
+
+
+def test_markdown_without_results_is_empty():
+    from pipelines.evaluate import EvaluateOptions
+
+    assert markdown([], EvaluateOptions()).strip() == ""

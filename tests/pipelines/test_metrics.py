@@ -94,3 +94,7 @@ def test_curve_is_read_between_its_points_and_not_beyond():
     assert interpolate_at_rate(rates, psnrs, 0.1) == pytest.approx(33.0)
     assert 33 < interpolate_at_rate(rates, psnrs, 0.2) < 41
     assert interpolate_at_rate(rates, psnrs, 0.6) is None
+    assert interpolate_at_rate(rates, psnrs, 0.49, slack=0.05) < 41
+    assert 41 < interpolate_at_rate(rates, psnrs, 0.52, slack=0.05) < 42
+    assert 29 < interpolate_at_rate(rates, psnrs, 0.048, slack=0.05) < 30
+    assert interpolate_at_rate(rates, psnrs, 0.53, slack=0.05) is None
