@@ -1,6 +1,7 @@
-"""Run the archive flow from a shell: ``python -m flows SOURCE TARGET --mode lossy``.
+"""Run the archive flow from a shell: ``python -m flows SOURCE TARGET``.
 
-For one machine without Prefect and Dask, ``psc-archive archive`` does the same.
+Options mean what they mean in ``psc-archive archive``, which does the same on one machine without
+Prefect and Dask.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def run(
     source: Annotated[str, typer.Argument(help="Folder that all workers reach by this path.")],
     target: Annotated[str, typer.Argument(help="Folder or URL for one archive per item.")],
-    mode: Annotated[str, typer.Option(help="lossy is the only one for now.")],
+    mode: Annotated[str, typer.Option(help="lossless, bounded or lossy.")] = "lossless",
+    max_error: Annotated[float | None, typer.Option(help="Largest error of any value.")] = None,
+    max_error_unit: Annotated[str, typer.Option(help="stored, physical or relative.")] = "stored",
+    bpv: Annotated[float | None, typer.Option(help="Lossy: bits per voxel.")] = None,
+    psnr: Annotated[float | None, typer.Option(help="Lossy: PSNR in dB.")] = None,
+    step: Annotated[float | None, typer.Option(help="Lossy: quantiser step.")] = None,
+    preview: Annotated[
+        str | None, typer.Option(help="Lossy levels below exact ones: none or psc.")
+    ] = None,
+    coders: Annotated[str, typer.Option(help="smallest, fast, or names.")] = "smallest",
+    keep_original: Annotated[bool, typer.Option("--keep-original")] = False,
     effort: Annotated[int, typer.Option(help="1..9, network evaluations per tile.")] = 5,
     prior: Annotated[str | None, typer.Option(help="Name or folder of a prior.")] = None,
     scheduler: Annotated[
@@ -39,7 +50,20 @@ def run(
             task_runner=DaskTaskRunner(address=scheduler)  # type: ignore[arg-type]
         )
     try:
-        report = flow(source, target, ArchiveOptions(mode=mode, effort=effort, prior=prior))
+        options = ArchiveOptions(
+            mode=mode,
+            max_error=max_error,
+            max_error_unit=max_error_unit,
+            bpv=bpv,
+            psnr=psnr,
+            step=step,
+            preview=preview,
+            coders=coders,
+            keep_original=keep_original,
+            effort=effort,
+            prior=prior,
+        )
+        report = flow(source, target, options)
     except PscError as error:
         failure = describe_failure(error)
         typer.echo("\n".join(failure.lines()), err=True)

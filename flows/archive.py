@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from dask.base import annotate
@@ -27,7 +28,7 @@ from flows.records import (
     ItemWork,
 )
 from flows.tasks import begin_item, encode_brick, find_items, seal_item
-from pipelines.archive import ArchiveOptions, BrickResult, ItemReport
+from pipelines.archive import ArchiveOptions, BrickResult, ItemReport, resumed_bricks
 from pipelines.plan import is_archive_name
 from psc_volumetric.errors import ParameterError
 
@@ -89,7 +90,8 @@ def archive_folder(
     get_run_logger().info(
         "%d items, %d files skipped, %d slots", len(found.requests), found.skipped, slots
     )
-    started = [(request, begin_item.submit(request, options)) for request in found.requests]
+    with _slot_for(options):
+        started = [(request, begin_item.submit(request, options)) for request in found.requests]
     running = [(request, *_submit_bricks(request, begun)) for request, begun in started]
     outcomes = tuple(_settle(*item) for item in running)
     report = FolderReport(outcomes, found.skipped)
@@ -111,6 +113,13 @@ def _dask_client() -> Any:
             hint="leave `task_runner` out, or give a DaskTaskRunner with the address of a cluster",
         )
     return context.task_runner.client
+
+
+def _slot_for(options: ArchiveOptions) -> AbstractContextManager[Any]:
+    """Slots for tasks that search a quantiser step, because they encode bricks themselves."""
+    encodes = options.target is not None
+    slot: AbstractContextManager[Any] = annotate(resources={SLOT: 1}) if encodes else nullcontext()
+    return slot
 
 
 def _submit_bricks(
@@ -140,9 +149,9 @@ def _settle(
         if isinstance(result, BaseException):
             return ItemOutcome(number, kind, "failed", error=_why(result))
         seconds += result.seconds
-    sealed = _result(
-        seal_item.submit(number, work.plan, work.plan.bricks - len(work.jobs), seconds)
-    )
+    resumed = resumed_bricks(work.plan, work.jobs)
+    with _slot_for(work.plan.options):
+        sealed = _result(seal_item.submit(number, work.plan, resumed, seconds))
     if isinstance(sealed, BaseException):
         return ItemOutcome(number, kind, "failed", error=_why(sealed))
     return ItemOutcome(number, kind, "archived", report=sealed)
@@ -173,7 +182,11 @@ def _row(item: ItemOutcome) -> dict[str, Any]:
     row: dict[str, Any] = {"item": item.number, "kind": item.kind, "status": item.status}
     report: ItemReport | None = item.report
     if report is not None:
+        rows = report.variables
         row |= {
+            "mode": ", ".join(sorted({kept["mode"] for kept in rows})),
+            "largest error allowed": max(kept["max_error_allowed"] or 0 for kept in rows),
+            "targets missed": sum(not (kept["target"] or {"met": True})["met"] for kept in rows),
             "bricks": report.bricks,
             "resumed": report.resumed,
             "source bytes": report.source_bytes,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipelines.cli_options import Debug, Device, Effort, Json, PriorName, Quiet, Setting
+from pipelines.archive_command import DryRun, archive
+from pipelines.cli_options import Debug, Device, Json, Quiet
 from pipelines.evaluate_command import evaluate
 from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
 from pipelines.session import Session, print_failure
@@ -36,59 +37,10 @@ prior_app = typer.Typer(
 )
 app.add_typer(prior_app, name="prior")
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
 ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")]
 
 
-def _archive_options(mode: str | None, **choices: Any) -> Any:
-    from pipelines.options import ArchiveOptions
-    from psc_volumetric.errors import ParameterError
-
-    if mode is None:
-        raise ParameterError(
-            "the mode has to be named, because values change",
-            kind="mode-missing",
-            hint="add --mode lossy; lossless and bounded archives come with a later version",
-        )
-    return ArchiveOptions(mode=mode, **choices)
-
-
-@app.command(epilog=_EPILOG)
-def archive(
-    source: Annotated[Path, typer.Argument(help="File or folder, any mixture of formats.")],
-    target: Annotated[
-        str, typer.Argument(help="NAME.psc.zarr, NAME.psc.zarr.zip, or a folder for many.")
-    ],
-    mode: Annotated[str | None, typer.Option(help="lossy (the only one; must be named).")] = None,
-    step: Annotated[float, typer.Option(help="Quantiser step; smaller is better, larger.")] = 0.5,
-    effort: Effort = 5,
-    setting: Setting = "fast",
-    prior: PriorName = None,
-    device: Device = "auto",
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Archive volumes. Continues an unfinished archive; never replaces a sealed one."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.archive import archive as make_archives
-        from pipelines.archive import outstanding, plan
-        from pipelines.archive_report import plan_lines, report_lines
-        from pipelines.progress import progress_bars
-
-        options = _archive_options(
-            mode, step=step, effort=effort, setting=setting, prior=prior, device=device
-        )
-        chosen = plan(source, target, options)
-        if dry_run:
-            outstanding(chosen)
-            session.result(chosen.to_dict(), lambda: plan_lines(chosen))
-            return
-        with progress_bars(enabled=session.shows_progress) as progress:
-            reports = make_archives(chosen, progress)
-        document = {**chosen.to_dict(), "archives": [report.to_dict() for report in reports]}
-        session.result(document, lambda: report_lines(chosen, reports))
+app.command(epilog=_EPILOG)(archive)
 
 
 @app.command(epilog=_EPILOG)
@@ -106,10 +58,15 @@ def restore(
     roi_coords: Annotated[
         str | None, typer.Option(help='Coordinate values, ends included: "lat=40:60,lon=0:30".')
     ] = None,
-    level: Annotated[int | None, typer.Option(help="Quality level, 0 is coarsest.")] = None,
+    level: Annotated[
+        str | None, typer.Option(help="A number, 0 is coarsest; or preview, bounded, lossless.")
+    ] = None,
     variable: Annotated[
         list[str] | None, typer.Option(help="Restore only this variable; may be repeated.")
     ] = None,
+    unproven: Annotated[
+        bool, typer.Option("--unproven", help="Do not compare files with their sources' digests.")
+    ] = False,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -122,8 +79,17 @@ def restore(
         from pipelines.progress import progress_bars
         from pipelines.restore import RestoreOptions, dry_restore
         from pipelines.restore import restore as write_source
+        from psc_volumetric.archive.levels import parse_level
 
-        options = RestoreOptions(roi, roi_mm, roi_coords, level, tuple(variable or ()), device)
+        options = RestoreOptions(
+            roi,
+            roi_mm,
+            roi_coords,
+            parse_level(level),
+            tuple(variable or ()),
+            device,
+            prove=not unproven,
+        )
         if dry_run:
             planned = dry_restore(source, target, options)
             session.result(planned.to_dict(), lambda: restore_plan_lines(planned))

@@ -74,7 +74,14 @@ def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
             f"  {name:>12}{row['bytes']:>12}{row['bpv']:>10.4f}{row['rmse']:>12.4g}"
             f"{row['max_error']:>12.4g}{psnr:>10}"
         )
-    return lines
+    return lines + _coverage_lines(entry["levels"])
+
+
+def _coverage_lines(levels: list[dict[str, Any]]) -> list[str]:
+    """Share of voxels within 1, 2 and 3 sigma, for the levels where it was measured."""
+    known = [(row["level"], row["coverage"]) for row in levels if row["coverage"]]
+    shares = [f"{level}: " + " ".join(f"{100 * s:.1f}" for s in found) for level, found in known]
+    return ["  within 1, 2, 3 sigma, % at level " + "; ".join(shares)] if known else []
 
 
 def _promise_lines(parameters: dict[str, Any], entry: dict[str, Any]) -> list[str]:
@@ -111,6 +118,8 @@ def _name_levels(entry: dict[str, Any]) -> None:
         if name != "constant"
     }
     layers = kinds.pop() if len(kinds) == 1 else ()
+    if "exact_roi" in entry["parameters"]:  # its last level is exact in that region only
+        layers = tuple("exact roi" if kind == "lossless" else kind for kind in layers)
     rows, peak = entry["levels"], entry["parameters"].get("peak")
     for row in rows:
         above = row["level"] - (len(rows) - len(layers))

@@ -313,10 +313,10 @@ def touched(spec: VariableSpec, box: Sequence[slice]) -> Iterator[tuple[int, ...
 
 
 def _bound(index: BrickIndex, level: int) -> float | None:
-    """Bound of a brick's level, when it is a bounded one."""
-    layer = level - index.base_levels
-    grid = index.layers[layer].grid if layer >= 0 else None
-    return None if grid is None else grid.bound
+    """Bound that a brick's level keeps: its own, or that of the one an exact region lies in."""
+    layers = index.layers[: max(0, level - index.base_levels + 1)]
+    bounds = [layer.grid.bound for layer in layers if layer.grid is not None]
+    return bounds[-1] if bounds else None
 
 
 def _in_exact_region(spec: VariableSpec, box: Sequence[slice], level: Level) -> bool:
