@@ -8,7 +8,7 @@ base for the whole brick, then one progressive word sequence per tile) under up 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +60,8 @@ class EncodedBrick:
 
     ``method`` is the base with its layers and their coders: ``"none+lossless:context"``; ``choice``
     says why this base, where there was a choice. ``coverage`` has, per level of the base, the share
-    of measured voxels within 1, 2 and 3 sigma; empty where nothing was measured.
+    of measured voxels within 1, 2 and 3 sigma; empty where nothing was measured. ``last`` are the
+    stored values (z, y, x) that a reader gets at the last level.
     """
 
     data: bytes
@@ -68,6 +69,7 @@ class EncodedBrick:
     records: tuple[TileRecord, ...]
     choice: str = ""
     coverage: tuple[tuple[float, float, float], ...] = ()
+    last: Values | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,8 @@ def encode_brick(
     if np.array_equal(_bits(values), np.broadcast_to(_bits(first), values.shape)):
         data = write_brick(header, [], constant=first.tobytes())
         whole = TileGrid(valid, valid)
-        return EncodedBrick(
-            data, "constant", tile_records(values, [values], whole, [(len(data),)], None)
-        )
+        records = tile_records(values, [values], whole, [(len(data),)], None)
+        return EncodedBrick(data, "constant", records, last=values)
     from psc_volumetric.layered_brick import encode_layers, join
 
     fits = SpecialMap.fits(values, special_values)

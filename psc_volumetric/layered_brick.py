@@ -119,8 +119,8 @@ def join(
     measured = special.index == 0 if lossy and special is not None else None
     records = tile_records(values, levels, grid, nbytes, measured)
     if base is None:
-        return EncodedBrick(data, index.coding, records)
-    return EncodedBrick(data, index.coding, records, base.choice, base.coverage)
+        return EncodedBrick(data, index.coding, records, last=levels[-1])
+    return EncodedBrick(data, index.coding, records, base.choice, base.coverage, levels[-1])
 
 
 def decode_level(
