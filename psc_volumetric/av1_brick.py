@@ -8,7 +8,7 @@ An encoder has one lever, the quantiser step in stored units: it picks the neare
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,15 +24,11 @@ from psc_volumetric.coding.av1 import (
     encode_frames,
     quantiser_step,
 )
-from psc_volumetric.coding.av1_spread import (
-    SPREAD_FRACTION_BITS,
-    activity_classes,
-    fit_spreads,
-    spread_of_codes,
-)
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import FormatError
 from psc_volumetric.tiling import Box, TileGrid
+from psc_volumetric.uncertainty import Classes, SigmaTables, coverage, voxel_classes
+from psc_volumetric.uncertainty_fit import LevelErrors, fit_tables
 
 __all__ = ["Av1Source", "Trial", "decode_av1", "to_stored"]
 
@@ -41,6 +37,7 @@ Samples = NDArray[np.uint16]
 
 SPEED = 3  # of libaom
 FEWEST_SAMPLES = 16  # that the range of a brick is spread over
+MIDDLE = 2048  # sample of 0 normalised units
 HALF = 1 << (STEP_FRACTION_BITS - 1)
 
 
@@ -109,7 +106,7 @@ class Av1Source:
         """Header fields for a step between samples, rounded outwards for integers."""
         if self.values.dtype.kind != "f":
             step = math.ceil(step * (1 << STEP_FRACTION_BITS)) / (1 << STEP_FRACTION_BITS)
-        return Av1Fields(self.low, step, (0,))
+        return Av1Fields(self.low, step)
 
     def code(self, step: float, *, speed: int = SPEED) -> Trial:
         """Code at a quantiser step in stored units, the nearest there is."""
@@ -129,11 +126,19 @@ class Av1Source:
         return _difference(decoded[inside], self.values[inside])
 
     def finish(self, trial: Trial, tile: tuple[int, int, int]) -> EncodedBase:
-        """The base of a brick from one of its codings, with spreads; ``tile`` is of the records."""
-        dtype = self.values.dtype
-        decoded = to_stored(trial.samples, trial.fields, dtype)
-        error = _difference(decoded, self.clean) / trial.fields.step
-        spreads = fit_spreads(trial.samples, error, self.measured)
+        """The base of a brick from one of its codings, with sigma; ``tile`` is of the records."""
+        decoded = to_stored(trial.samples, trial.fields, self.values.dtype)
+        classes, unit = _classes(trial.samples)[self.measured], _sigma_unit(trial.fields)
+        tables = fit_tables(
+            [LevelErrors(classes, np.abs(self.error(decoded)))],
+            unit=float(unit),
+            rounded=self.values.dtype.kind in "iu",
+            nbytes=len(trial.data),
+        )
+        covered: tuple[tuple[float, float, float], ...] = ()
+        if tables is not None:
+            inside, sigma = self.measured, tables.sigma(0, classes) * unit
+            covered = (coverage(self.values[inside], decoded[inside], sigma),)
         if self.special is not None:
             self.special.apply(decoded, (slice(None),) * 3)
         z, y, x = self.values.shape
@@ -141,7 +146,8 @@ class Av1Source:
         extents = [tuple(s.stop - s.start for s in grid.box(n)) for n in range(len(grid))]
         return EncodedBase(
             psc=None,
-            av1=Av1Fields(trial.fields.low, trial.fields.step, spreads),
+            av1=replace(trial.fields, sigma=b"" if tables is None else tables.pack()),
+            coverage=covered,
             sections=[("base", trial.data)],
             levels=(decoded,),
             tile_nbytes=tuple(
@@ -165,9 +171,11 @@ def decode_av1(read: ReadRange, index: BrickIndex, *, selection: Box, spread: bo
     values = to_stored(samples[selection], fields, index.dtype)
     sigma = None
     if spread:
-        classes = activity_classes(samples[selection[0]], len(fields.spreads))[:, *selection[1:]]
-        unit = np.float32(fields.step / (1 << SPREAD_FRACTION_BITS))
-        sigma = spread_of_codes(fields.spreads)[classes].astype(np.float32) * unit
+        sigma = np.zeros(values.shape, np.float32)
+        if fields.sigma:
+            tables = SigmaTables.unpack(fields.sigma, 1)
+            classes = _classes(samples[selection[0]])[:, *selection[1:]]
+            sigma = tables.sigma(0, classes).astype(np.float32) * _sigma_unit(fields)
     if special is not None:
         special.apply(values, selection)
         if sigma is not None:
@@ -189,6 +197,16 @@ def to_stored(samples: Samples, fields: Av1Fields, dtype: np.dtype[np.generic]) 
     info = np.iinfo(dtype.str)
     values: Values = np.clip(wide, info.min, info.max).astype(dtype)
     return values
+
+
+def _classes(samples: Samples) -> Classes:
+    """Classes of slices: samples are 11 fraction bits between -1 and 1 unit."""
+    return voxel_classes(samples.astype(np.int32) - MIDDLE, 0)
+
+
+def _sigma_unit(fields: Av1Fields) -> np.float32:
+    """Stored units of a sigma of 1: there are eight in a sample."""
+    return np.float32(fields.step / 8)
 
 
 def _to_samples(values: Values, fields: Av1Fields) -> Samples:

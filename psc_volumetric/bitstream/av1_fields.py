@@ -15,7 +15,6 @@ __all__ = ["Av1Fields"]
 
 STEP_FRACTION_BITS = 16  # of the step of integers
 SAMPLES = 4096
-MAX_CLASSES = 16
 CODED_DTYPES = {"u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"}
 
 
@@ -29,13 +28,14 @@ class Av1Fields:
         Stored value of sample 0.
     step : float
         Stored units between neighbouring samples; for integers a multiple of 2^-16.
-    spreads : tuple of int
-        Code of the spread of each class of activity (SPEC 3.7), 1 to 16 of them.
+    sigma : bytes
+        Packed :class:`~psc_volumetric.uncertainty.SigmaTables` of one level; empty when nothing
+        was measured.
     """
 
     low: float
     step: float
-    spreads: tuple[int, ...]
+    sigma: bytes = b""
 
     @property
     def whole_step(self) -> int:
@@ -60,21 +60,17 @@ class Av1Fields:
     def write(self, out: FieldWriter) -> None:
         """Append the fields in SPEC order."""
         out.pack("dd", self.low, self.step)
-        out.pack("B", len(self.spreads))
-        out.raw(bytes(self.spreads))
+        out.varint(len(self.sigma))
+        out.raw(self.sigma)
 
     @classmethod
     def read(cls, data: FieldReader, dtype: np.dtype[np.generic]) -> Av1Fields:
         """Parse and check; FormatError when a field is out of range."""
         if not cls.codes(dtype):
             raise FormatError(f"brick header: method av1 does not code {dtype}", kind="bad-method")
-        low, step, count = data.float64(), data.float64(), data.unpack("B")[0]
-        if not 1 <= count <= MAX_CLASSES:
-            raise FormatError(
-                f"brick header: expected 1 to {MAX_CLASSES} spreads, found {count}",
-                kind="bad-parameter",
-            )
-        fields = cls(low, step, tuple(data.raw(count)))
+        low, step = data.float64(), data.float64()
+        sigma = data.raw(data.varint(limit=c.MAX_SIGMA_BYTES, name="size of the sigma tables"))
+        fields = cls(low, step, sigma)
         if not fields.fits(dtype):
             raise FormatError(
                 f"brick header: samples from {low!r} in steps of {step!r} are out of range for "

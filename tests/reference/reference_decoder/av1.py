@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reference_decoder.fields import Fields, Header, require
+from reference_decoder.sigma import read_tables, sigma_of_tile
 
 
 @dataclass
@@ -19,20 +20,19 @@ class Av1:
 
     low: float
     step: float
-    codes: bytes
+    sigma: bytes
 
 
 def read_av1(data: Fields, h: Header) -> Av1:
     require(h.dtype.str[1:] not in ("b1", "u8", "i8"), "dtype of an av1 brick")
     low, step = data.number("d"), data.number("d")
-    codes = data.bytes(data.number("B"))
-    require(1 <= len(codes) <= 16, "classes")
+    table = data.bytes(data.varint(4096))
     require(math.isfinite(low) and math.isfinite(step) and step > 0, "mapping")
     limit = 2.0**125 if h.dtype.kind == "f" else 2.0**38
     require(abs(low) < limit and step <= limit / 4096, "mapping")
     if h.dtype.kind != "f":
         require(low.is_integer() and (step * 65536).is_integer(), "mapping")
-    return Av1(low, step, codes)
+    return Av1(low, step, table)
 
 
 def check_stream(data: bytes, valid: tuple) -> None:
@@ -169,18 +169,8 @@ def stored(samples: np.ndarray, av1: Av1, dtype: np.dtype) -> np.ndarray:
 
 def sigma(samples: np.ndarray, av1: Av1) -> np.ndarray:
     """Sigma of every voxel in stored units, binary32."""
-    _, height, width = samples.shape
-
-    def moved(plane: np.ndarray, y: int, x: int) -> np.ndarray:
-        rows = np.clip(np.arange(height) + y, 0, height - 1)
-        columns = np.clip(np.arange(width) + x, 0, width - 1)
-        return plane[:, rows][:, :, columns]
-
-    m = samples.astype(np.int64)
-    near, around = range(-1, 2), range(-2, 3)
-    d = sum(np.abs(moved(m, i, j) - m) for i in near for j in near)
-    a = sum(moved(d, i, j) for i in around for j in around) >> 4
-    bits = sum((a >> k > 0).astype(np.int64) for k in range(40))
-    codes = np.array([c if c < 16 else (16 + c % 16) << (c // 16 - 1) for c in av1.codes])
-    spread = codes[np.minimum(bits, len(codes) - 1)]
-    return spread.astype(np.float32) * np.float32(av1.step / 16)
+    spread = np.zeros(samples.shape, np.int64)
+    if av1.sigma:
+        first_octave, tables = read_tables(av1.sigma, 1)
+        spread = sigma_of_tile(samples.astype(np.int64) - 2048, spread, first_octave, tables[0])
+    return spread.astype(np.float32) * np.float32(av1.step / 8)

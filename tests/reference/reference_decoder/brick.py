@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from reference_decoder import restart, single_pass
+from reference_decoder.av1 import check_stream, sigma, stored
 from reference_decoder.fields import Fields, Header, crc32c, read_header, require
 from reference_decoder.layers import decode_layer, zstd
 from reference_decoder.prior import Prior
 from reference_decoder.sigma import read_tables, sigma_of_tile
+
+Frames = Callable[[bytes, tuple], np.ndarray]
 
 
 @dataclass
@@ -27,25 +31,42 @@ def parse(brick: bytes) -> Header:
     return read_header(brick)
 
 
-def decode(brick: bytes, files: dict[str, bytes] | None = None, level: int | None = None):
-    """Decode the valid part of a brick at a level (None: all there is)."""
+def decode(
+    brick: bytes,
+    files: dict[str, bytes] | None = None,
+    level: int | None = None,
+    frames: Frames | None = None,
+) -> Decoded:
+    """Decode the valid part of a brick at a level (None: all there is).
+
+    ``frames`` is an AV1 decoder: stream and extent to samples.
+    """
     h = read_header(brick)
     if h.method == "constant":
         values = np.frombuffer(h.constant * int(np.prod(h.valid)), h.dtype).reshape(h.valid)
         return Decoded(values, np.zeros(h.valid, np.float32), 0)
-    base = {"none": 0, "psc": len(h.level_ends) + 1}[h.method]
+    base = {"none": 0, "psc": len(h.level_ends) + 1, "av1": 1}[h.method]
     last = base + len(h.layers) - 1
-    return _decode_level(brick, h, base, files, last if level is None else min(level, last))
+    wanted = last if level is None else min(level, last)
+
+    def decode_base(number: int) -> Decoded:
+        if h.method == "av1":
+            return _decode_av1(brick, h, frames)
+        return _decode_base(brick, h, files, number)
+
+    return _decode_level(brick, h, base, decode_base, wanted)
 
 
-def _decode_level(brick: bytes, h: Header, base: int, files: dict | None, level: int) -> Decoded:
+def _decode_level(
+    brick: bytes, h: Header, base: int, decode_base: Callable[[int], Decoded], level: int
+) -> Decoded:
     """Section 3.1: the levels of the method, then one per layer."""
     if level < base:
-        return _decode_base(brick, h, files, level)
+        return decode_base(level)
     layer = h.layers[level - base]
 
     def below() -> tuple[np.ndarray, np.ndarray]:
-        found = _decode_level(brick, h, base, files, level - 1)
+        found = _decode_level(brick, h, base, decode_base, level - 1)
         return found.values, found.spread
 
     values, spread = decode_layer(brick, h, layer, below)
@@ -64,6 +85,20 @@ def _decode_base(brick: bytes, h: Header, files: dict | None, level: int) -> Dec
     require(h.tile == (prior.slices, prior.size, prior.size), "tile of the prior")
     require(h.noise_levels[0] < prior.levels, "noise level of the prior")
     return _decode_psc(brick, h, prior, level)
+
+
+def _decode_av1(brick: bytes, h: Header, frames: Frames | None) -> Decoded:
+    """Section 3.7."""
+    data = _section(brick, h, "base")
+    check_stream(data, h.valid)
+    require(frames is not None, "AV1 is decoded by another library")
+    samples = frames(data, h.valid)
+    values, spread = stored(samples, h.av1, h.dtype), sigma(samples, h.av1)
+    index, patterns = _special(_section(brick, h, "special"), h)
+    for number, pattern in enumerate(patterns, start=1):
+        values[index == number] = pattern
+    spread[index > 0] = 0
+    return Decoded(values, spread, 0)
 
 
 def _section(brick: bytes, h: Header, name: str) -> bytes:

@@ -84,6 +84,7 @@ class Header:
     sigma: bytes = b""
     sections: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
+    av1: object = None
 
     @property
     def foreign(self) -> bool:
@@ -98,6 +99,7 @@ class Header:
 
 def read_header(brick: bytes) -> Header:
     """Section 3."""
+    from reference_decoder.av1 import read_av1
     from reference_decoder.layers import place_segments, read_layers
 
     prologue = Fields(brick)
@@ -116,13 +118,14 @@ def read_header(brick: bytes) -> Header:
     h.valid = tuple(data.varint(1 << 26) for _ in range(3))
     require(math.prod(h.shape) <= 1 << 26, "brick too large")
     require(all(1 <= v <= s for v, s in zip(h.valid, h.shape, strict=True)), "valid part")
-    require(h.method != "av1", "a method of another library")
     names = []
     if h.method == "constant":
         h.constant = data.bytes(h.dtype.itemsize)
     if h.method == "psc":
         _read_psc(data, h)
         names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
+    if h.method == "av1":
+        h.av1, names = read_av1(data, h), ["base"]
     if h.method != "constant":
         h.layers = read_layers(data, h, len(names))
     if names or any(layer.bounded for layer in h.layers):

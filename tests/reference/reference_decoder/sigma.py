@@ -7,13 +7,13 @@ import numpy as np
 from reference_decoder.fields import require
 from reference_decoder.symbols import AdaptiveScale, RangeDecoder
 
-BANDS, COLUMNS = 18, 8
+BANDS, COLUMNS = 18, 16
 Q = (16384, 19484, 23170, 27554)
 
 
 def read_tables(data: bytes, levels: int) -> tuple[int, np.ndarray]:
-    """First octave, and the entries (levels, 18, 8)."""
-    require(data[0] <= 15, "first octave")
+    """First half octave, and the entries (levels, 18, 16)."""
+    require(data[0] <= 31, "first half octave")
     coder = RangeDecoder(data[1:])
     contexts = [AdaptiveScale(1, 32), AdaptiveScale(4, 4), AdaptiveScale(12, 4)]
     t = np.zeros((levels, BANDS, COLUMNS), np.int64)
@@ -32,7 +32,7 @@ def read_tables(data: bytes, levels: int) -> tuple[int, np.ndarray]:
 
 
 def _predict(t: np.ndarray, level: int, y: int, x: int) -> int:
-    """Section 5.8, with planes of 18 x 8."""
+    """Section 5.8, with planes of 18 x 16."""
     if y == 0 and x == 0:
         return int(t[level - 1, 0, 0]) if level else 40
     plane = t[level]
@@ -47,23 +47,27 @@ def _predict(t: np.ndarray, level: int, y: int, x: int) -> int:
 
 
 def sigma_of_tile(
-    mean: np.ndarray, spread: np.ndarray, first_octave: int, table: np.ndarray
+    mean: np.ndarray, spread: np.ndarray, first: int, table: np.ndarray
 ) -> np.ndarray:
-    """Sigma (slices, size, size), 14 fraction bits; one table of (18, 8) entries."""
+    """Sigma (slices, height, width), 14 fraction bits; one table of (18, 16) entries."""
     out = np.zeros(mean.shape, np.int64)
-    size = mean.shape[1]
     c = np.clip(mean, -2048, 2048) << 3
-    places = np.arange(size)
-    moved = [np.clip(places + step, 0, size - 1) for step in range(-4, 5)]
+
+    def near(axis: int, shift: int) -> np.ndarray:
+        size = mean.shape[1 + axis]
+        return np.clip(np.arange(size) + shift, 0, size - 1)
+
+    around = range(-8, 9)
     for z in range(len(mean)):
         rough = spread[z].astype(np.int64)
         for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
-            near = np.clip(places + shift, 0, size - 1)  # at the edge the voxel itself: adds 0
-            rough = rough + abs(np.take(c[z], near, axis=axis) - c[z])
-        total = sum(rough[rows][:, columns] for rows in moved for columns in moved)
-        for y, x in np.ndindex(size, size):
+            # at the edge the voxel itself: adds 0
+            rough = rough + abs(np.take(c[z], near(axis, shift), axis=axis) - c[z])
+        total = sum(rough[near(0, i)][:, near(1, j)] for i in around for j in around)
+        for y, x in np.ndindex(*mean.shape[1:]):
             band = min(max(((int(mean[z, y, x]) + 2048) >> 8) + 1, 0), 17)
-            octave = max(0, (int(total[y, x]) // 81).bit_length() - 1)
-            entry = int(table[band, min(max(octave - first_octave, 0), 7)])
+            activity = int(total[y, x]) // 289
+            half = max(0, (activity * activity).bit_length() - 1)
+            entry = int(table[band, min(max(half - first, 0), 15)])
             out[z, y, x] = (Q[entry & 3] << (entry >> 2)) >> 14
     return out
