@@ -12,16 +12,25 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coding.images import ImageCoder, PcodecCoder
 from psc_volumetric.coding.plain import compress_lossless, decompress_lossless
+from psc_volumetric.coding.residual_floats import (
+    float_keys,
+    floats_from_keys,
+    join_words,
+    split_words,
+)
 from psc_volumetric.errors import FormatError
 
 __all__ = ["EXACT_CODERS", "Coder", "wrapped_difference", "wrapped_sum"]
 
 Values = NDArray[np.generic]
+Integers = NDArray[np.int64]
 Triple = tuple[int, int, int]
 
 REFERENCE_BITS = 4
+TOP_BIT = np.uint64(1 << 63)
 
 
 class Coder(Protocol):
@@ -106,17 +115,26 @@ class ZstdCoder:
 
 
 class ContextCoder:
-    """Our own residual coder (SPEC section 15): integers up to 32 bits, and float32 by keys."""
+    """Our own residual coder (SPEC section 15) on keys; 64 bits as two words (SPEC section 8.3)."""
 
     def suits(self, values: Values) -> bool:
-        """Everything up to four bytes."""
-        return values.dtype.itemsize <= 4
+        """Always."""
+        return True
 
     def encode(self, values: Values, reference: Values | None) -> bytes:
         """Code the keys of ``values``, predicted with the help of those of ``reference``."""
         from psc_volumetric.coding.residual import encode_integers
 
-        return encode_integers(to_keys(values), reference=_fixed_point(reference))
+        streams = [
+            encode_integers(word, reference=_fixed_point(near))
+            for word, near in zip(_words(values), _reference_words(reference), strict=False)
+        ]
+        out = FieldWriter()
+        for stream in streams[:-1]:
+            out.varint(len(stream))
+            out.raw(stream)
+        out.raw(streams[-1])
+        return out.getvalue()
 
     def decode(
         self,
@@ -130,45 +148,67 @@ class ContextCoder:
         """Inverse of :meth:`encode`."""
         from psc_volumetric.coding.residual import decode_integers
 
-        if dtype.itemsize > 4:
-            raise FormatError(f"{what}: coder context does not code {dtype}", kind="bad-payload")
-        keys = decode_integers(data, shape, reference=_fixed_point(reference), what=what)
-        return from_keys(keys, dtype, what=what)
+        streams, near = [data], _reference_words(reference)
+        if dtype.itemsize == 8:
+            fields = FieldReader(data, what=what)
+            high = fields.raw(fields.varint(limit=len(data), name="length of the upper words"))
+            streams = [high, fields.raw(len(data) - fields.offset)]
+        words = [
+            decode_integers(stream, shape, reference=_fixed_point(one), what=what)
+            for stream, one in zip(streams, near, strict=False)
+        ]
+        return _from_words(words, dtype, what=what)
 
 
-def to_keys(values: Values) -> NDArray[np.int64]:
-    """Integers in the order of the values (SPEC section 8.3)."""
+def _keys(values: Values) -> Integers:
+    """Integers in the order of the values, within the signed width of the dtype or of 64 bits."""
     if values.dtype.kind == "f":
-        bits = values.view("<i4").astype(np.int64)
-        return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        return float_keys(values)  # type: ignore[arg-type]
+    if values.dtype == np.dtype("<u8"):
+        return (values ^ TOP_BIT).view("<i8")  # type: ignore[operator, no-any-return]
     return values.astype(np.int64)
 
 
-def from_keys(keys: NDArray[np.int64], dtype: np.dtype[np.generic], *, what: str) -> Values:
-    """Inverse of :func:`to_keys`; FormatError when a key is none of the dtype."""
-    if dtype.kind == "f":
-        low, high = -(1 << 31), (1 << 31) - 1
-    elif dtype.kind == "b":
-        low, high = 0, 1
-    else:
-        low, high = int(np.iinfo(dtype.str).min), int(np.iinfo(dtype.str).max)
-    if keys.min() < low or keys.max() > high:
+def _words(values: Values) -> list[Integers]:
+    """Keys as one array, or of 64 bits as upper and lower words."""
+    keys = _keys(values)
+    return list(split_words(keys)) if values.dtype.itemsize == 8 else [keys]
+
+
+def _reference_words(reference: Values | None) -> list[Integers | None]:
+    return [None, None] if reference is None else list(_words(reference))
+
+
+def _from_words(words: list[Integers], dtype: np.dtype[np.generic], *, what: str) -> Values:
+    """Inverse of :func:`_words`; FormatError when a number is none of the dtype."""
+    low, high = _range(dtype)
+    if any(word.min() < low or word.max() > high for word in words):
         raise FormatError(f"{what}: a number is out of range of {dtype}", kind="bad-payload")
+    keys = join_words(words[0], words[1]) if len(words) > 1 else words[0]
     if dtype.kind == "f":
-        bits = np.where(keys < 0, keys ^ 0x7FFFFFFF, keys).astype("<i4")
-        return bits.view(dtype)
+        return floats_from_keys(keys, dtype)
+    if dtype == np.dtype("<u8"):
+        return keys.view("<u8") ^ TOP_BIT
     values: Values = keys.astype(dtype)
     return values
 
 
-def _fixed_point(reference: Values | None) -> NDArray[np.int32] | None:
+def _range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
+    """Smallest and largest number of one word."""
+    if dtype.kind == "b":
+        return 0, 1
+    if dtype.kind == "f" or dtype.itemsize == 8:
+        return -(1 << 31), (1 << 31) - 1
+    info = np.iinfo(dtype.str)
+    return int(info.min), int(info.max)
+
+
+def _fixed_point(reference: Integers | None) -> NDArray[np.int32] | None:
     """Keys with the fraction bits the residual coder takes references in, saturating."""
     if reference is None:
         return None
     top = (1 << 31) - 1
-    fixed: NDArray[np.int32] = np.clip(to_keys(reference) << REFERENCE_BITS, -top, top).astype(
-        "<i4"
-    )
+    fixed: NDArray[np.int32] = np.clip(reference << REFERENCE_BITS, -top, top).astype("<i4")
     return fixed
 
 

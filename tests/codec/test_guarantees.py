@@ -21,7 +21,8 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.errors import ParameterError
+from psc_volumetric.coding.candidates import EXACT_CODERS
+from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.prior import Prior, load_prior
 
 CODES = [dtype.str[1:] if dtype.kind != "b" else "?" for dtype in DTYPES.values()]
@@ -255,3 +256,54 @@ def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(ParameterError) as caught:
         encode(ramps("i2"), Guarantee("lossless"), exact_mask=np.ones((1, 2, 3), bool))
     assert caught.value.kind == "bad-mask"
+
+
+@pytest.mark.parametrize("coder", ["zstd", "context"])
+@pytest.mark.parametrize("code", CODES)
+def test_coders_that_take_anything_do_with_and_without_a_reference(code: str, coder: str) -> None:
+    for values in [ramps(code)] if code == "?" else [ramps(code), extremes(code)]:
+        for reference in (None, np.ascontiguousarray(np.roll(values, 1, 2))):
+            data = EXACT_CODERS[coder].encode(values, reference)
+            decoded = EXACT_CODERS[coder].decode(
+                data, values.shape, values.dtype, reference, what="segment"
+            )
+            assert decoded.tobytes() == values.tobytes() and decoded.dtype == values.dtype
+
+
+FOREIGN = ["jpegxl", "jpegls", "jpeg2000", "pcodec"]  # htj2k writes to stderr when damaged
+
+
+@pytest.mark.parametrize("coder", FOREIGN)
+def test_damaged_foreign_payloads_are_refused_or_give_the_same(coder: str) -> None:
+    values = ramps("u2")
+    good = EXACT_CODERS[coder].encode(values, None)
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(150):
+        data = bytearray(good)
+        place = (
+            int(rng.integers(8, len(data))) if coder != "pcodec" else int(rng.integers(len(data)))
+        )
+        if rng.random() < 0.7:
+            data[place] ^= 1 << int(rng.integers(8))
+        else:
+            del data[place : place + int(rng.integers(1, 40))]
+        try:
+            found = EXACT_CODERS[coder].decode(
+                bytes(data), values.shape, values.dtype, None, what="segment"
+            )
+        except FormatError as error:
+            assert error.kind in ("bad-payload", "decoded-checksum")
+            refused += 1
+        else:
+            assert np.array_equal(found, values)  # a byte that says nothing about samples
+    assert refused > 75
+
+
+@pytest.mark.parametrize("coder", [*FOREIGN, "htj2k"])
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(coder: str) -> None:
+    other = np.arange(4 * 300 * 300, dtype="<u2").reshape(4, 300, 300)
+    data = EXACT_CODERS[coder].encode(other, None)
+    with pytest.raises(FormatError) as caught:
+        EXACT_CODERS[coder].decode(data, (1, 8, 8), np.dtype("<u2"), None, what="segment")
+    assert caught.value.kind in ("bad-payload", "decoded-checksum")

@@ -144,25 +144,45 @@ def _context(data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarra
     """Section 8.3."""
     from reference_decoder.residual import decode_integers
 
-    require(dtype.itemsize <= 4, "dtype of coder context")
-    given = None
-    if reference is not None:
-        given = np.clip(16 * _ordered(reference), -(2**31 - 1), 2**31 - 1)
-    numbers = decode_integers(data, shape, given)
+    given = [None, None] if reference is None else _numbers(reference)
+    if dtype.itemsize < 8:
+        k = decode_integers(data, shape, _times_16(given[0]))
+        low, high = -(1 << 31), (1 << 31) - 1
+        if dtype.kind != "f":
+            low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        require(low <= k.min() and k.max() <= high, "a number the dtype has not")
+    else:
+        fields = Fields(data)
+        first = fields.bytes(fields.varint(len(data)))
+        parts = [
+            decode_integers(stream, shape, _times_16(near))
+            for stream, near in zip((first, data[fields.at :]), given, strict=True)
+        ]
+        require(all(p.min() >= -(1 << 31) and p.max() < 1 << 31 for p in parts), "32 bits")
+        k = (parts[0] << 32) + (parts[1] + (1 << 31))
     if dtype.kind == "f":
-        require(numbers.min() >= -(1 << 31) and numbers.max() < 1 << 31, "a number no float is")
-        b = np.where(numbers < 0, numbers ^ 0x7FFFFFFF, numbers).astype("<i4")
-        return b.view(dtype)
-    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    require(low <= numbers.min() and numbers.max() <= high, "a number the dtype has not")
-    return numbers.astype(dtype)
+        top = (1 << (8 * dtype.itemsize - 1)) - 1
+        return np.where(k < 0, k ^ top, k).astype(f"<i{dtype.itemsize}").view(dtype)
+    if dtype == np.dtype("<u8"):
+        return k.view("<u8") ^ np.uint64(1 << 63)
+    return k.astype(dtype)
 
 
-def _ordered(values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind != "f":
-        return values.astype(np.int64)
-    b = values.view("<i4").astype(np.int64)
-    return np.where(b >= 0, b, b ^ 0x7FFFFFFF)
+def _numbers(values: np.ndarray) -> list:
+    """Section 8.3: the numbers, in one array or two."""
+    size = values.dtype.itemsize
+    if values.dtype.kind == "f":
+        b = values.view(f"<i{size}").astype(np.int64)
+        k = np.where(b >= 0, b, b ^ ((1 << (8 * size - 1)) - 1))
+    elif values.dtype == np.dtype("<u8"):
+        k = (values ^ np.uint64(1 << 63)).view("<i8")
+    else:
+        k = values.astype(np.int64)
+    return [k >> 32, (k & 0xFFFFFFFF) - (1 << 31)] if size == 8 else [k, None]
+
+
+def _times_16(numbers: np.ndarray | None) -> np.ndarray | None:
+    return None if numbers is None else np.clip(16 * numbers, -(2**31 - 1), 2**31 - 1)
 
 
 def _bounded(data: bytes, layer: Layer, shape: tuple, dtype: np.dtype, reference) -> tuple:
