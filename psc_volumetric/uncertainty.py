@@ -1,10 +1,11 @@
 """One sigma per voxel from a small table per level. Part of the format (SPEC section 5.10).
 
 Particles know where they disagree, but not by how much they are all wrong. A brick therefore
-carries, per lossy level, one sigma for each of 144 classes of voxels: 18 bands of intensity times
-8 octaves of activity, where activity is what the decoded tile itself shows in a window (gradients
-of the mean, and the spread of the particles). The encoder measures sigma after decoding its own
-bytes (:mod:`psc_volumetric.uncertainty_fit`), so it holds for volumes that no prior was trained on.
+carries, per lossy level, one sigma for each of 288 classes of voxels: 18 bands of intensity times
+16 half octaves of activity, where activity is what the decoded tile itself shows in a window
+(gradients of the mean, and the spread of the particles). The encoder measures sigma after decoding
+its own bytes (:mod:`psc_volumetric.uncertainty_fit`), so it holds for volumes that no prior was
+trained on.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from psc_volumetric.errors import FormatError
 __all__ = [
     "ACTIVITIES",
     "INTENSITIES",
-    "MAX_FIRST_OCTAVE",
+    "MAX_FIRST",
     "NOMINAL",
+    "ROUGHNESSES",
     "SIGMA_STEPS",
     "SPREAD_BITS",
     "SigmaTables",
@@ -36,11 +38,11 @@ __all__ = [
 ]
 
 SPREAD_BITS = 14  # fraction bits of spreads and sigmas
-INTENSITIES, ACTIVITIES = 18, 8
+INTENSITIES, ACTIVITIES = 18, 16
 INTENSITY_SHIFT = 8  # bands of 1/8 unit
-RADIUS = 4  # of the window, 9 x 9 voxels
-OCTAVES = 32  # room for an octave in the number of a class
-MAX_FIRST_OCTAVE = 15
+RADIUS = 8  # of the window, 17 x 17 voxels
+ROUGHNESSES = 64  # room for a half octave in the number of a class
+MAX_FIRST = 31  # half octave of column 0
 SIGMA_STEPS = 88  # entries 0 .. 87: quarter octaves from 2^-14 unit
 FIRST_ENTRY = 40  # predicted before anything is known
 CONTEXTS = ((1, 32), (4, 4), (12, 4))  # start of the adaptive scales: total, count
@@ -66,7 +68,7 @@ def voxel_classes(mean: NDArray[np.integer], spread: NDArray[np.integer] | int) 
     Returns
     -------
     (..., z, y, x) uint16
-        Intensity band times 32 plus octave of the activity.
+        Intensity band times 64 plus half octave of the activity.
     """
     unit = 1 << SAMPLE_FRACTION_BITS
     band = np.clip(((mean + unit) >> INTENSITY_SHIFT) + 1, 0, INTENSITIES - 1)
@@ -77,14 +79,14 @@ def voxel_classes(mean: NDArray[np.integer], spread: NDArray[np.integer] | int) 
     rough[..., 1:, :] += np.abs(np.diff(inside, axis=-2))
     rough[..., :-1, :] += np.abs(np.diff(inside, axis=-2))
     window = _window_sum(_window_sum(rough + spread, -1), -2) // (2 * RADIUS + 1) ** 2
-    powers = 1 << np.arange(1, OCTAVES - 1)  # octave: number of powers 2, 4, 8 ... not above
-    octave = np.searchsorted(powers, window, side="right")
-    classes: Classes = (band * OCTAVES + octave).astype(np.uint16)
+    powers = 1 << np.arange(1, ROUGHNESSES - 1)  # half octave: powers 2, 4 ... not above the square
+    half_octave = np.searchsorted(powers, window * window, side="right")
+    classes: Classes = (band * ROUGHNESSES + half_octave).astype(np.uint16)
     return classes
 
 
 def _window_sum(values: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
-    """Sum over 9 neighbours along an axis; the first and last repeat past the edges."""
+    """Sum over 17 neighbours along an axis; the first and last repeat past the edges."""
     padding = [(0, 0)] * values.ndim
     padding[axis] = (RADIUS + 1, RADIUS)
     total = np.cumsum(np.pad(values, padding, mode="edge"), axis=axis)
@@ -100,18 +102,18 @@ class SigmaTables:
 
     Attributes
     ----------
-    first_octave : int
-        Octave of the activity that column 0 ends with, 0 .. 15.
-    entries : (levels, 18, 8) int64
+    first : int
+        Half octave of the activity that column 0 ends with, 0 .. 31.
+    entries : (levels, 18, 16) int64
         Sigma in quarter octaves, 0 .. 87.
     """
 
-    first_octave: int
+    first: int
     entries: NDArray[np.int64]
 
     def cells(self, classes: Classes) -> NDArray[np.int64]:
-        """Number of each voxel's table entry, 0 .. 143."""
-        return class_cells(classes, self.first_octave)
+        """Number of each voxel's table entry, 0 .. 287."""
+        return class_cells(classes, self.first)
 
     def sigma(self, level: int, classes: Classes) -> NDArray[np.int32]:
         """One sigma per voxel with 14 fraction bits."""
@@ -121,18 +123,18 @@ class SigmaTables:
         return sigma
 
     def pack(self) -> bytes:
-        """The octave, then the entries as range-coder words."""
+        """The half octave, then the entries as range-coder words."""
         port = SymbolWriter()
         _code_entries(port, self.entries.tolist(), len(self.entries))
         port.mark()
-        return bytes([self.first_octave]) + port.finish()[0]
+        return bytes([self.first]) + port.finish()[0]
 
     @classmethod
     def unpack(cls, data: bytes, levels: int) -> SigmaTables:
         """Inverse of :meth:`pack`; FormatError when the bytes are something else."""
-        if not data or data[0] > MAX_FIRST_OCTAVE:
+        if not data or data[0] > MAX_FIRST:
             raise FormatError(
-                f"sigma tables: expected an octave of 0 .. {MAX_FIRST_OCTAVE}, found {data[:1]!r}",
+                f"sigma tables: expected a half octave of 0 .. {MAX_FIRST}, found {data[:1]!r}",
                 kind="bad-uncertainty",
             )
         entries = _code_entries(SymbolReader(data[1:]), None, levels)
@@ -173,11 +175,11 @@ def _code_entries(port: SymbolPort, planes: list[Plane] | None, levels: int) -> 
     return out
 
 
-def class_cells(classes: Classes, first_octave: int) -> NDArray[np.int64]:
-    """Number of the table entry of each class when column 0 ends with an octave."""
-    numbers = np.arange(INTENSITIES * OCTAVES)
-    column = np.clip(numbers % OCTAVES - first_octave, 0, ACTIVITIES - 1)
-    cells: NDArray[np.int64] = (numbers // OCTAVES * ACTIVITIES + column)[classes]
+def class_cells(classes: Classes, first: int) -> NDArray[np.int64]:
+    """Number of the table entry of each class when column 0 ends with a half octave."""
+    numbers = np.arange(INTENSITIES * ROUGHNESSES)
+    column = np.clip(numbers % ROUGHNESSES - first, 0, ACTIVITIES - 1)
+    cells: NDArray[np.int64] = (numbers // ROUGHNESSES * ACTIVITIES + column)[classes]
     return cells
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from psc_volumetric.uncertainty import (
     ACTIVITIES,
     INTENSITIES,
-    MAX_FIRST_OCTAVE,
+    MAX_FIRST,
     NOMINAL,
-    OCTAVES,
     QUARTERS,
+    ROUGHNESSES,
     SIGMA_STEPS,
     SPREAD_BITS,
     Classes,
@@ -36,8 +36,8 @@ MOST_VOXELS = 1 << 18  # looked at per level
 GOLDEN = 0.6180339887498949
 PASSES = 6
 CLASS_WEIGHT = 0.02  # of the deviation of single classes beside that of the level
-BIT_WEIGHTS = (0.1, 0.4, 1.6)  # of a bit of a table, tried until the tables are small
-LEAST_BUDGET, BUDGET_SHARE = 64, 0.01  # bytes; of the bytes of the brick
+BIT_WEIGHTS = (0.1, 0.3, 0.9)  # of a bit of a table, tried until the tables are small
+LEAST_BUDGET, BUDGET_SHARE = 96, 0.01  # bytes; of the bytes of the brick
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fit_tables(
         Stored values are integers: an error stands for half a unit more or less.
     nbytes : int
         Size of the brick so far; the tables take about a hundredth of it, but no less than about
-        32 bytes.
+        96 bytes.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def fit_tables(
     """
     if not levels or not len(levels[0].classes):
         return None
-    first = _first_octave(levels)
+    first = _first_column(levels)
     counts = [_counts(level, first, unit, rounded) for level in levels]
     limit = max(LEAST_BUDGET, BUDGET_SHARE * nbytes)
     for weight in BIT_WEIGHTS:
@@ -90,15 +90,15 @@ def fit_tables(
     return tables
 
 
-def _first_octave(levels: Sequence[LevelErrors]) -> int:
+def _first_column(levels: Sequence[LevelErrors]) -> int:
     """Such that the last column begins near the top of what occurs."""
-    octaves = np.concatenate([level.classes % OCTAVES for level in levels])
-    top = np.flatnonzero(np.cumsum(np.bincount(octaves)) >= 0.98 * len(octaves))[0]
-    return int(np.clip(top - ACTIVITIES + 1, 0, MAX_FIRST_OCTAVE))
+    found = np.concatenate([level.classes % ROUGHNESSES for level in levels])
+    top = np.flatnonzero(np.cumsum(np.bincount(found)) >= 0.98 * len(found))[0]
+    return int(np.clip(top - ACTIVITIES + 1, 0, MAX_FIRST))
 
 
 def _counts(level: LevelErrors, first: int, unit: float, rounded: bool) -> NDArray[np.float64]:
-    """Share of all voxels of the level, (3, 144, 88): in the cell and within k x entry."""
+    """Share of all voxels of the level, (3, 288, 88): in the cell and within k x entry."""
     stride = -(-len(level.classes) // MOST_VOXELS) | 1
     errors = level.errors[::stride]
     cells = class_cells(level.classes[::stride], first)
@@ -116,7 +116,7 @@ def _counts(level: LevelErrors, first: int, unit: float, rounded: bool) -> NDArr
 
 
 def _choose(levels: list[NDArray[np.float64]], bit_weight: float) -> NDArray[np.int64]:
-    """Entries (levels, 18, 8), one plane after the other."""
+    """Entries (levels, 18, 16), one plane after the other."""
     planes: list[Plane] = []
     for shares in levels:
         planes.append(_choose_plane(shares, planes[-1] if planes else None, bit_weight))

@@ -31,8 +31,8 @@ def _fields(parts: Parts) -> Iterator[Bad]:
         ("fraction", "integers from one half", {"low": 0.5}),
     ):
         yield f"bad-av1-step-{name}", covers, parts.with_av1(**changes).join(), kind
-    none = parts.with_av1(sigma=b"\x10" + bytes(8))
-    yield "bad-av1-octave", "sigma table from octave 16", none.join(), "bad-uncertainty"
+    none = parts.with_av1(sigma=b"\x20" + bytes(8))
+    yield "bad-av1-octave", "sigma tables from half octave 32", none.join(), "bad-uncertainty"
     many = parts.with_av1(sigma=bytes(4097))
     yield "bad-av1-sigma", "a sigma table of 4097 bytes", many.join(), "limit"
     wide = parts.with_header(dtype=np.dtype("<i8"))
