@@ -66,7 +66,9 @@ class EvaluateOptions:
         Variants of our streams: a base method, or base:coders. None takes ``auto`` for lossy,
         and ``none`` and ``none:fast`` for the exact modes.
     wants_quality : bool
-        Lossy: SSIM, HaarPSI and power spectra as well; ours is then decoded from its bytes too.
+        Lossy: SSIM, HaarPSI and power spectra as well.
+    decodes : bool
+        Lossy: also decode ours from its bytes, as proof and for times. The exact modes always do.
     jobs : int
         Processes.
     archive : ArchiveOptions
@@ -84,6 +86,7 @@ class EvaluateOptions:
     peers: tuple[str, ...] | None = None
     ours: tuple[str, ...] | None = None
     wants_quality: bool = True
+    decodes: bool = False
     jobs: int = 1
     archive: ArchiveOptions = field(default_factory=lambda: ArchiveOptions(mode="lossy"))
 
@@ -197,8 +200,8 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
 
 def evaluate(
     sources: Sequence[Source], options: EvaluateOptions, progress: Progress | None = None
-) -> list[VolumeResult]:
-    """Measure every volume of every source.
+) -> Iterator[VolumeResult]:
+    """Measure every volume of every source, one after the other.
 
     Parameters
     ----------
@@ -207,9 +210,10 @@ def evaluate(
     options : EvaluateOptions
     progress : Progress, optional
 
-    Returns
-    -------
-    list of VolumeResult
+    Yields
+    ------
+    VolumeResult
+        As soon as it is measured.
 
     Raises
     ------
@@ -218,7 +222,6 @@ def evaluate(
     peers = options.chosen_peers
     absent = missing_peers(peers, _KNOWN[options.mode])
     options = replace(options, peers=tuple(name for name in peers if name not in absent))
-    results = []
     with workers(options.jobs) as run:
         for source, candidate, item, variable in _variables(sources, options.archive):
             volumes = {volume.name: volume for volume in open_item(candidate).volumes}
@@ -227,8 +230,7 @@ def evaluate(
             )
             notes = (*result.notes, *item.notes, *map(": ".join, absent.items()))
             name = source.title or f"{candidate.name}/{result.name}"
-            results.append(replace(result, name=name, group=source.group, notes=notes))
-    return results
+            yield replace(result, name=name, group=source.group, notes=notes)
 
 
 def _variables(

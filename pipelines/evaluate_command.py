@@ -55,6 +55,9 @@ def evaluate(
     psnr_only: Annotated[
         bool, typer.Option("--psnr-only", help="Lossy: no SSIM, HaarPSI and spectra; faster.")
     ] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Lossy: decode ours from its bytes too, for times.")
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Processes; times are then less comparable.")] = 1,
     effort: Effort = 5,
     setting: Setting = "fast",
@@ -88,6 +91,7 @@ def evaluate(
             peers=_words(peers),
             ours=_words(ours),
             wants_quality=not psnr_only,
+            decodes=decode,
             jobs=jobs,
             archive=ArchiveOptions(
                 mode="lossy", effort=effort, setting=setting, prior=prior, device=device
@@ -102,12 +106,15 @@ def evaluate(
             )
         if plot is not None:
             check_picture(plot)
+        results = []
         with progress_bars(enabled=session.shows_progress) as progress:
-            results = measure(chosen, options, progress)
+            for result in measure(chosen, options, progress):
+                session.note(f"{result.group} {result.name}: {len(result.points)} points".strip())
+                results.append(result)
+                if markdown is not None:  # after each volume, so that nothing is lost
+                    markdown.write_text(tables(results, options), "utf-8")
         if plot is not None:
             draw_results(results, options.mode, plot)
-        if markdown is not None:
-            markdown.write_text(tables(results, options), "utf-8")
         session.result(
             document(results, options),
             lambda: [

@@ -80,7 +80,7 @@ class ModeWork:
             step=options.steps[0] if step is None else step,
             coders=coders or options.archive.coders,
         )
-        decodes = options.mode != "lossy" or options.wants_quality
+        decodes = options.mode != "lossy" or options.decodes
         choice = OurChoice(archive, base, options.mode, max_error, decodes)
         return code_volume(
             self.values, self.measured, self.variable, self.prior, choice, self.run, self.progress
@@ -119,7 +119,7 @@ def _peer_task(task: tuple[str, Reference, tuple[float, ...]]) -> list[RatePoint
 def _levels(
     work: ModeWork, reference: Reference, coded: OurVolume, codec: str, step: float
 ) -> list[RatePoint]:
-    """One point per quality level; the last one carries times and likeness.
+    """One point per quality level; the last one carries times and likeness (if wanted).
 
     Errors are those the encoder measured by decoding again, the same integers as any decoder's.
     """
@@ -137,11 +137,13 @@ def _levels(
             level=level,
         )
         if level == last:
-            point = replace(point, encode_s=coded.encode_s)
-            if coded.decoded is not None:
-                decoded = coded.decoded.reshape(work.stack.shape)
-                likeness = reference.quality(decoded)
-                point = replace(point, decode_s=coded.decode_s, quality=likeness)
+            decoded = coded.decoded.reshape(work.stack.shape)
+            point = replace(
+                point,
+                encode_s=coded.encode_s,
+                decode_s=coded.decode_s or None,
+                quality=reference.quality(decoded) if reference.wants_quality else None,
+            )
         points.append(point)
     return points
 
@@ -154,7 +156,7 @@ def measure_lossless(work: ModeWork, options: EvaluateOptions) -> Measured:
         work.begin(our_name(variant), work.variable.bricks)
         coded = work.ours(variant, options)
         methods[our_name(variant)] = coded.methods
-        same = coded.decoded is not None and coded.decoded.tobytes() == work.values.tobytes()
+        same = coded.decoded.tobytes() == work.values.tobytes()
         size = _size(our_name(variant), "lossless", coded)
         points.append(exact_point(size, work.values.size, holds=same))
     stack = np.ascontiguousarray(work.values.reshape(work.stack.shape))
@@ -182,10 +184,9 @@ def measure_bounded(work: ModeWork, options: EvaluateOptions) -> Measured:
         for label, bound in bounds.items():
             coded = work.ours(variant, options, max_error=bound)
             methods[f"{our_name(variant)}, {label}"] = coded.methods
-            if coded.decoded is not None:
-                size = replace(_size(our_name(variant), label, coded), target=bound)
-                decoded = coded.decoded.reshape(work.stack.shape)
-                points.append(reference.point(size, decoded, bound))
+            size = replace(_size(our_name(variant), label, coded), target=bound)
+            decoded = coded.decoded.reshape(work.stack.shape)
+            points.append(reference.point(size, decoded, bound))
     names, notes = _willing(BOUNDED_PEERS, options.chosen_peers, work.stack)
     tasks = [(name, reference, bound, label) for label, bound in bounds.items() for name in names]
     work.begin("peers", len(tasks))

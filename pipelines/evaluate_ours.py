@@ -18,8 +18,14 @@ from pipelines.options import ArchiveOptions
 from pipelines.plan import VariablePlan, brick_prior
 from pipelines.progress import Progress
 from psc_volumetric.bitstream.brick import read_index
-from psc_volumetric.codec import Guarantee, IntensityMapping, decode_brick, encode_brick
-from psc_volumetric.errors import PriorMismatchError
+from psc_volumetric.codec import (
+    EncodedBrick,
+    Guarantee,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
+from psc_volumetric.errors import NumericalError, PriorMismatchError
 from psc_volumetric.prior import Prior
 from psc_volumetric.tiling import TileGrid
 
@@ -60,7 +66,8 @@ class OurChoice:
     max_error : float or None
         Bound in stored units.
     decodes : bool
-        Whether the last level is decoded from the bytes and kept.
+        Whether the last level is decoded from the bytes, as proof and for times; else the values
+        are those that the encoder found by decoding, the same integers.
     """
 
     archive: ArchiveOptions
@@ -84,13 +91,16 @@ class _Brick:
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """Bytes, squared error and largest error over measured voxels, up to each level."""
+    """Bytes, squared error and largest error over measured voxels, up to each level.
+
+    ``decoded`` are the stored values at the last one.
+    """
 
     nbytes: list[int]
     squared: list[float]
     largest: list[float]
     method: str
-    decoded: NDArray[np.generic] | None
+    decoded: NDArray[np.generic]
     encode_s: float
     decode_s: float
 
@@ -106,13 +116,13 @@ class OurVolume:
         each level. Bricks with fewer levels count with their last one.
     methods : dict
         Method of bricks, as in metadata -> (bricks, bytes).
-    decoded : array or None
-        Values of the last level, stored dtype and shape, when the choice decodes.
+    decoded : array
+        Values of the last level, stored dtype and shape.
     encode_s, decode_s : float
         Seconds over all bricks; encoding includes the encoder's own decoding.
     """
 
-    decoded: NDArray[np.generic] | None = None
+    decoded: NDArray[np.generic]
     nbytes: list[int] = field(default_factory=lambda: [0])
     squared: list[float] = field(default_factory=lambda: [0.0])
     largest: list[float] = field(default_factory=lambda: [0.0])
@@ -182,24 +192,48 @@ def code_volume(
         )
         for position, box in boxes.items()
     )
-    total = OurVolume(np.empty_like(values) if choice.decodes else None)
+    total = OurVolume(np.empty_like(values))
     for box, outcome in zip(boxes.values(), run(_code_brick, bricks), strict=True):
         total.add(outcome)
-        if total.decoded is not None and outcome.decoded is not None:
-            total.decoded[box] = outcome.decoded.reshape(values[box].shape)
+        total.decoded[box] = outcome.decoded.reshape(values[box].shape)
         progress.advance()
     return total
 
 
 def _code_brick(brick: _Brick) -> _Outcome:
     """Encode a brick, and decode it from its bytes when the choice says so."""
+    begin = time.perf_counter()
+    coded = _encode(brick)
+    middle = time.perf_counter()
+    decoded = brick.values if coded.last is None else coded.last
+    if brick.choice.decodes:
+        decoded = _decode(brick, coded)
+    end = time.perf_counter()
+    index = read_index(lambda start, length: coded.data[start : start + length])
+    grid = TileGrid(brick.variable.spec.valid(brick.position), brick.variable.spec.tile_shape)
+    squared, largest = np.zeros(index.levels), np.zeros(index.levels)
+    for number, record in enumerate(coded.records):
+        box = grid.box(number) if len(coded.records) == len(grid) else np.s_[:, :, :]
+        squared += np.asarray(record.mse) * int(brick.measured[box].sum())
+        largest = np.maximum(largest, record.max_error)
+    return _Outcome(
+        nbytes=[index.level_nbytes(level) for level in range(index.levels)],
+        squared=squared.tolist(),
+        largest=largest.tolist(),
+        method=coded.method,
+        decoded=decoded,
+        encode_s=middle - begin,
+        decode_s=end - middle if brick.choice.decodes else 0.0,
+    )
+
+
+def _encode(brick: _Brick) -> EncodedBrick:
     variable, choice = brick.variable, brick.choice
     spec, sampled = variable.spec, variable.range
     by_base = choice.base != "none" and variable.method == "psc" and sampled is not None
     by_prior = by_base and choice.base != "av1" and brick.prior is not None
     kept_anyway = choice.mode == "lossy" and not by_base
-    begin = time.perf_counter()
-    coded = encode_brick(
+    return encode_brick(
         brick.values,
         position=brick.position,
         shape=spec.brick_shape,
@@ -216,33 +250,28 @@ def _code_brick(brick: _Brick) -> _Outcome:
         base=choice.base if by_base else "none",
         tile_shape=spec.tile_shape,
     )
-    middle = time.perf_counter()
-    index = read_index(lambda start, length: coded.data[start : start + length])
-    decoded = None
-    if choice.decodes:
-        decoded = decode_brick(
-            lambda start, length: coded.data[start : start + length],
-            selection=_whole(brick.values.shape),
-            prior=lambda digest: _named_prior(brick.prior, digest),
-            device=choice.archive.device,
-        ).values
-    end = time.perf_counter()
-    grid = TileGrid(spec.valid(brick.position), spec.tile_shape)
-    squared, largest = np.zeros(index.levels), np.zeros(index.levels)
-    for number, record in enumerate(coded.records):
-        box = grid.box(number) if len(coded.records) == len(grid) else np.s_[:, :, :]
-        squared += np.asarray(record.mse) * int(brick.measured[box].sum())
-        largest = np.maximum(largest, record.max_error)
-    nbytes = [index.level_nbytes(level) for level in range(index.levels)]
-    return _Outcome(
-        nbytes,
-        squared.tolist(),
-        largest.tolist(),
-        coded.method,
-        decoded,
-        middle - begin,
-        end - middle,
-    )
+
+
+def _decode(brick: _Brick, coded: EncodedBrick) -> NDArray[np.generic]:
+    """Last level from the bytes.
+
+    Raises
+    ------
+    NumericalError : other values than the encoder's (kind ``"self-test"``).
+    """
+    decoded = decode_brick(
+        lambda start, length: coded.data[start : start + length],
+        selection=_whole(brick.values.shape),
+        prior=lambda digest: _named_prior(brick.prior, digest),
+        device=brick.choice.archive.device,
+    ).values
+    if coded.last is not None and decoded.tobytes() != coded.last.tobytes():
+        raise NumericalError(
+            f"brick {brick.position}: decoding gave other values than the encoder's",
+            kind="self-test",
+            hint="run `psc-archive doctor --conformance`",
+        )
+    return decoded
 
 
 def _whole(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:

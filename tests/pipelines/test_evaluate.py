@@ -27,7 +27,7 @@ POINT_KEYS = set(RatePoint.__dataclass_fields__)
 def test_lossy_counts_what_the_archive_stores(archives, sources, tmp_path, run):
     words = [*TINY, "--step", "0.3,0.8", "--bpv", "0.5,1", "--peers", "jpeg2000,sperr,sz3"]
     picture, tables = tmp_path / "curves.png", tmp_path / "tables.md"
-    words += ["--plot", picture, "--markdown", tables, "--json"]
+    words += ["--plot", picture, "--markdown", tables, "--decode", "--json"]
     outcome = run("evaluate", sources["nifti"], *words)
     assert outcome.code == 0, outcome.err
     document = outcome.document
@@ -49,6 +49,7 @@ def test_lossy_counts_what_the_archive_stores(archives, sources, tmp_path, run):
     assert ours[-1]["psnr_db"] == pytest.approx(expected, abs=1e-6)
     assert ours[-1]["max_error"] == np.abs(stored - source).max()
     assert 0 < ours[-1]["quality"]["ssim"] < 1
+    assert ours[-1]["decode_s"] > 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert {row["peer"] for row in result["comparisons"]} == codecs - {"ours-auto"}
     text = tables.read_text("utf-8")
