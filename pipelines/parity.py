@@ -109,6 +109,7 @@ def _point(
             parameters=parameters,
             prior=prior,
             device="cpu",
+            base="psc",
         )
     error = float(np.mean([record.mse[-1] for record in coded.records]))
     return ParityPoint(

@@ -1,14 +1,15 @@
 """Convert a float network to integers: static calibration, proven bounds, measured cost.
 
-Run once on one machine; its output is data. The rules (decision 0005): weights 8 bits (first and
-last convolution: 10) with one power-of-two scale per output channel, inputs as many levels as
-the proof of "every sum below 2^24" leaves, residual registers 16 bits with one fraction count.
+Run once on one machine; its output is data. The rules (decision 0005): weights at most 8 bits
+(first, last and 1 x 1 convolutions: 10) with one power-of-two scale per output channel; the proof
+"every sum below 2^24" is shared between weights and inputs so that their errors together are least;
+residual registers 16 bits with one fraction count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,24 +19,33 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.prior.floats import FloatProgram, FloatStep
 from psc_volumetric.prior.program import Program
+from psc_volumetric.prior.quantise import (
+    CLIPS,
+    FRACTIONS,
+    Fit,
+    Grid,
+    Quantised,
+    grid_error,
+    score_grid,
+    shared_fraction,
+    smallest,
+    weight_loss,
+    weights_for,
+    widest,
+)
 from psc_volumetric.prior.step import (
-    EXACT_FLOAT32,
     EXP_TABLE,
     NORM_BITS,
     RESIDUAL_LIMIT,
-    SCORE_LIMIT,
     TABLE_BITS,
     TABLE_HALF,
     Step,
-    limit_of,
 )
 
 __all__ = ["Statistics", "convert", "observe"]
 
 WEIGHT_LIMIT = 127
-OUTER_WEIGHT_LIMIT = 511  # first and last convolution: most of the conversion error is theirs
-MAX_EXPONENT = 14  # of a weight scale; only channels that are nearly zero reach it
-HEADROOM = 0.95  # share of 2^24 given to products and bias; the rest holds the rounding half
+FINE_WEIGHT_LIMIT = 511  # first and last convolution (most of the error is theirs), and small ones
 SAMPLE = 40_000
 
 
@@ -115,6 +125,7 @@ class _Converter:
     ) -> None:
         self.program, self.statistics = program, statistics
         self.tensors: dict[str, NDArray[np.generic]] = {}
+        self.weights: dict[str, Quantised] = {}
         consumers: dict[str, set[str]] = {}
         for step in program.steps:
             for register in (*step.inputs, *([step.add] if step.add else [])):
@@ -135,12 +146,12 @@ class _Converter:
             if s.op in ("conv", "concat") and s.out not in self.private | outputs
         ]
         self.scores = {
-            r: _score_grid(statistics[r].values(), _width(produced[r], s.heads))
+            r: score_grid(statistics[r].values(), _width(produced[r], s.heads))
             for s in program.steps
             if s.op == "attention"
             for r in s.inputs[:2]
         }
-        self.residual_bits = _shared_fraction([statistics[r].values() for r in shared])
+        self.residual_bits = shared_fraction([statistics[r].values() for r in shared])
         self.bits = {"x": SAMPLE_FRACTION_BITS}
         self.outputs, self.out_bits = outputs, out_bits
 
@@ -163,7 +174,8 @@ class _Converter:
     def _norm_act(self, s: FloatStep) -> Step:
         assert s.gamma is not None and s.beta is not None
         in_bits = self.bits[s.inputs[0]]
-        fraction, hi = self._activation_grid(s)
+        readers = [step for step in self.program.steps if s.out in step.inputs]
+        fraction, _, hi = self._fit(s.out, readers, self._grids(s.out, s.activation))
         self.bits[s.out] = fraction
         inputs = np.arange(-TABLE_HALF, TABLE_HALF) / 2.0**TABLE_BITS
         outputs = inputs / (1 + np.exp(-inputs)) if s.activation == "silu" else inputs
@@ -192,41 +204,47 @@ class _Converter:
             return size // step.factor
         return size * (2 if step.upsample else 1) // step.stride
 
-    def _activation_grid(self, s: FloatStep) -> tuple[int, int]:
-        """Fraction bits and upper limit of the grid with the least squared error.
+    def _fit(self, register: str, readers: Sequence[FloatStep], grids: Iterable[Grid]) -> Grid:
+        """The input grid, and weights for it, with the least summed relative error of readers."""
+        values = self.statistics[register].values()[::4]
+        power = max(float((values**2).mean()), 1e-12)
+        best = Fit(math.inf, Grid(0, 0, 0), [])
+        for grid in grids:
+            coarse = len(readers) * grid_error(values, *grid) / power
+            if coarse < best.error:
+                weights = [weights_for(s, grid, self._weight_limit(s)) for s in readers]
+                losses = [weight_loss(s, *w) for s, w in zip(readers, weights, strict=True)]
+                best = min(best, Fit(coarse + sum(losses), grid, weights), key=lambda f: f.error)
+        for step, weight in zip(readers, best.weights, strict=True):
+            self.weights[step.name] = weight
+        return widest(best.grid, readers, best.weights)
 
-        The limit is what the proofs of the convolutions that read the register leave room for.
-        """
-        values = self.statistics[s.out].values()
-        readers = []
-        for reader in (step for step in self.program.steps if s.out in step.inputs):
-            assert reader.weight is not None and reader.bias is not None
-            weight, exponent = quantise_weight(reader.weight.numpy(), self._weight_limit(reader))
-            readers.append((weight, exponent, reader.bias))
-        best = (math.inf, 0, 0)
-        for fraction in range(2, 14 if s.activation == "silu" else TABLE_BITS + 1):
-            lo, hi = _smallest(s.activation, fraction), RESIDUAL_LIMIT
-            for weight, exponent, bias in readers:
-                room = _room(bias, exponent + fraction) - limit_of(weight, lo, 0)
-                hi = min(hi, int((room / np.maximum(limit_of(weight, 0, 1), 1)).min()))
-            if hi > 1:
-                best = min(best, (_grid_error(values, fraction, lo, hi), fraction, hi))
-        return best[1:]
+    def _grids(self, register: str, activation: str | None) -> Iterator[Grid]:
+        """Candidates, fine ones with few levels and coarse ones alike."""
+        largest = self.statistics[register].magnitude
+        for fraction in FRACTIONS.get(activation or "", range(self.bits.get(register, 0) + 1)):
+            for clip in CLIPS:
+                hi = min(max(math.ceil(largest * clip * 2.0**fraction), 2), RESIDUAL_LIMIT)
+                yield Grid(
+                    fraction, -hi if activation is None else smallest(activation, fraction), hi
+                )
 
     def _weight_limit(self, s: FloatStep) -> int:
+        assert s.weight is not None
         convolutions = [step for step in self.program.steps if step.op == "conv"]
         outer = s is convolutions[0] or s is convolutions[-1]
-        return OUTER_WEIGHT_LIMIT if outer else WEIGHT_LIMIT
+        return FINE_WEIGHT_LIMIT if outer or s.weight.shape[-1] == 1 else WEIGHT_LIMIT
 
     def _conv(self, s: FloatStep) -> Step:
         assert s.weight is not None and s.bias is not None
         source = s.inputs[0]
         produced = next((p for p in self.program.steps if p.out == source), None)
-        weight, exponent = quantise_weight(s.weight.numpy(), self._weight_limit(s))
         if produced is not None and produced.op == "norm_act":
             quant, in_bits = None, self.bits[source]
         else:
-            quant, in_bits = self._raw_grid(s, weight, exponent)
+            in_bits, lo, hi = self._fit(source, [s], self._grids(source, None))
+            quant = (self.bits[source] - in_bits, lo, hi)
+        weight, exponent = self.weights[s.name]
         self.tensors[f"{s.name}.weight"] = weight
         limit = RESIDUAL_LIMIT
         if s.out in self.outputs:
@@ -266,91 +284,11 @@ class _Converter:
         shift = q + k - TABLE_BITS
         return Step(s.op, s.out, s.inputs, heads=s.heads, shift=shift, table="falling")
 
-    def _raw_grid(
-        self, step: FloatStep, weight: NDArray[np.generic], exponent: NDArray[np.int64]
-    ) -> tuple[tuple[int, int, int], int]:
-        """Input quantisation of a raw register that fills 2^24 as far as it helps."""
-        assert step.bias is not None
-        register = step.inputs[0]
-        unit, available = np.maximum(limit_of(weight, -1, 1), 1), self.bits[register]
-        values = self.statistics[register].values()
-        best = (math.inf, 0, 0)
-        for fraction in range(0, available + 1):
-            hi = min(int((_room(step.bias, exponent + fraction) / unit).min()), RESIDUAL_LIMIT)
-            if hi > 1:
-                best = min(best, (_grid_error(values, fraction, -hi, hi), fraction, hi))
-        _, fraction, hi = best
-        return (available - fraction, -hi, hi), fraction
-
-
-def quantise_weight(
-    weight: NDArray[np.float64], limit: int = WEIGHT_LIMIT
-) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """Round (O, I, k, k) weights to +-limit with a power-of-two scale per output channel.
-
-    Returns
-    -------
-    weight : (O, I, k, k) int8, or int16 when limit exceeds 127
-    exponent : (O,) int64
-        ``weight * 2**-exponent`` approximates the input; of two candidate exponents the one
-        with the smaller squared error is taken.
-    """
-    largest = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), 1e-12)
-    base = np.floor(np.log2(limit / largest))
-    base = np.minimum(base, MAX_EXPONENT).astype(np.int64)
-    candidates = []
-    for extra in (0, 1):
-        scale = np.exp2((base + extra).astype(np.float64)).reshape(-1, 1, 1, 1)
-        rounded = np.clip(np.rint(weight * scale), -limit, limit)
-        error = ((rounded / scale - weight) ** 2).reshape(len(weight), -1).sum(1)
-        candidates.append((error, rounded))
-    second = (candidates[1][0] < candidates[0][0]) & (base < MAX_EXPONENT)
-    chosen = np.where(second.reshape(-1, 1, 1, 1), candidates[1][1], candidates[0][1])
-    return chosen.astype(np.int8 if limit <= 127 else np.int16), base + second
-
-
-def _room(bias: torch.Tensor, scale: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What 2^24 leaves for products when the bias is added at ``2**scale``, per channel."""
-    largest = bias.abs().max(0).values.numpy() * np.exp2(scale.astype(np.float64))
-    room: NDArray[np.float64] = EXACT_FLOAT32 * HEADROOM - largest
-    return room
-
-
-def _smallest(activation: str, fraction: int) -> int:
-    """Smallest entry of an activation table with so many fraction bits."""
-    lowest = -0.27846455 if activation == "silu" else -TABLE_HALF / 2.0**TABLE_BITS
-    return math.floor(lowest * float(1 << fraction) + 0.5)
-
 
 def _width(step: FloatStep, heads: int) -> int:
     """Channels per head of a register that ``step`` makes."""
     assert step.weight is not None
     return len(step.weight) // heads
-
-
-def _score_grid(values: NDArray[np.float64], width: int) -> tuple[int, int]:
-    """Fraction bits and limit of q or k: sums of ``width`` products stay below 2^23."""
-    limit = math.isqrt((SCORE_LIMIT - 1) // width)
-    return min(range(14), key=lambda f: _grid_error(values, f, -limit, limit)), limit
-
-
-def _shared_fraction(samples: list[NDArray[np.float64]]) -> int:
-    """Fraction bits for all residual registers with the least summed relative error.
-
-    Rare values may saturate when that buys a finer grid for the rest.
-    """
-    power = [max(float((v**2).mean()), 1e-12) for v in samples]
-
-    def cost(fraction: int) -> float:
-        errors = (_grid_error(v, fraction, -RESIDUAL_LIMIT, RESIDUAL_LIMIT) for v in samples)
-        return sum(e / p for e, p in zip(errors, power, strict=True))
-
-    return min(range(4, 14), key=cost)
-
-
-def _grid_error(values: NDArray[np.float64], fraction: int, lo: int, hi: int) -> float:
-    grid = np.clip(np.floor(values * 2.0**fraction + 0.5), lo, hi) * 2.0**-fraction
-    return float(((grid - values) ** 2).mean())
 
 
 def _round(tensor: torch.Tensor, bits: int) -> NDArray[np.float64]:

@@ -111,8 +111,8 @@ def _run_step(step: FloatStep, r: dict[str, Tensor], level: int) -> Tensor:
         normed = F.group_norm(x, step.groups, step.gamma, step.beta, step.eps)
         return F.silu(normed) if step.activation == "silu" else normed
     if step.op == "attention":
-        tiles = zip(*(r[name] for name in step.inputs), strict=True)
-        return torch.stack([_attend(*tile, step.heads) for tile in tiles])
+        q, k, v = (r[name] for name in step.inputs)
+        return torch.stack([_attend(*tile, step.heads) for tile in zip(q, k, v, strict=True)])
     assert step.weight is not None and step.bias is not None
     if step.upsample:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -136,6 +136,7 @@ def test_brick_of_an_attentive_prior_decodes_everywhere(prior: Prior) -> None:
         parameters=CodecParameters(effort=1, step=0.3),
         prior=prior,
         seed=4,
+        base="psc",
     ).data
     theirs = decode(data, prior.files())
     for name, network in carriers(prior).items():

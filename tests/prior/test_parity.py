@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def made(tmp_path_factory) -> tuple[Prior, FloatProgram, np.ndarray]:
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
     recipe = {"name": "small", "description": "", "modality": "", "architecture": SMALL.to_dict()}
     z, y, x = np.indices((4, 32, 96))
-    waves = 0.6 * np.sin(x / 5) * np.cos(y / 6 + z / 2)
+    texture = np.random.default_rng(4).normal(0, 0.15, x.shape)  # many symbols, so means are firm
+    waves = 0.5 * np.sin(x / 5) * np.cos(y / 6 + z / 2) + texture
     tiles = np.stack(np.split(waves.astype(np.float32), 3, axis=2))
     program = from_monai(net, SMALL, TIMES)
     noisy = [(torch.from_numpy(tiles) + k / 16 * torch.randn(tiles.shape), k) for k in range(16)]
@@ -58,16 +60,19 @@ def test_float_network_denoises_as_the_integers_do_up_to_their_error(made) -> No
 def test_same_loop_gives_nearly_the_same_curve(made) -> None:
     prior, program, tiles = made
     floats, integers, gain = compare(prior, program, tiles, steps=(0.1, 0.3), effort=1)
-    assert gain is not None and abs(gain) < 0.1
+    assert gain is not None and abs(gain) < 0.05
     assert floats != integers
     for a, b in zip(floats, integers, strict=True):
-        assert b.rate_bpv == pytest.approx(a.rate_bpv, rel=0.05)
+        assert b.rate_bpv == pytest.approx(a.rate_bpv, rel=0.01)
 
 
 def test_a_worse_network_is_seen_to_be_worse(made) -> None:
-    """The float side has other weights: the gap must show, with the right sign."""
+    """The float side gets wilder weights: the gap must show, with the right sign."""
     prior, _, tiles = made
-    torch.manual_seed(3)
-    other = from_monai(awake(build_network(SMALL)), SMALL, TIMES)
-    *_, gain = compare(prior, other, tiles, steps=(0.1, 0.3), effort=1)
+    torch.manual_seed(2)
+    net: Any = awake(build_network(SMALL))
+    with torch.no_grad():
+        net.unet.out[2].conv.weight.mul_(3)  # thirty times as large as in the fixture
+    wild = from_monai(net, SMALL, TIMES)
+    *_, gain = compare(prior, wild, tiles, steps=(0.1, 0.2, 0.3), effort=1)
     assert gain is not None and gain > 0.3
