@@ -283,10 +283,10 @@ class _Job:
         tables = fit_tables(levels, unit=unit, rounded=rounded, nbytes=nbytes)
         if tables is None:
             return None, ()
-        covered = [
-            coverage(source, out[keep], tables.sigma(number, level.classes) * np.float32(unit))
-            for number, ((out, _), level) in enumerate(zip(decoded, levels, strict=True))
-        ]
+        covered = []
+        for number, ((out, _), level) in enumerate(zip(decoded, levels, strict=True)):
+            sigma = tables.sigma(number, level.classes).astype(np.float32) * np.float32(unit)
+            covered.append(coverage(source, out[keep], sigma))
         return tables, tuple(covered)
 
     def is_flat(self, tile: Samples, coarse: Samples) -> bool:
