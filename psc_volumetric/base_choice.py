@@ -123,12 +123,15 @@ def _better(source: Av1Source, psc: EncodedBase, tile: Triple) -> EncodedBase:
     quick = _search(source, "mse", mse, math.sqrt(20 * mse), QUICK_SPEED)
     if quick.mse > mse * (1 + TOLERANCE) or len(quick.data) > HOPELESS * nbytes:
         about = f"psc: {nbytes} bytes against about {len(quick.data)} of av1 {at}"
-        return replace(psc, choice=about)
+        return replace(psc, choice=about, compared=(nbytes, len(quick.data)))
     trial = _search(source, "mse", mse, quick.step, SPEED)
     av1 = source.finish(trial, tile)
-    if trial.mse <= mse and _nbytes(av1) < nbytes:
-        return replace(av1, choice=f"av1: {_nbytes(av1)} bytes against {nbytes} of psc {at}")
-    return replace(psc, choice=f"psc: {nbytes} bytes against {_nbytes(av1)} of av1 {at}")
+    both = (nbytes, _nbytes(av1))
+    if trial.mse <= mse and both[1] < both[0]:
+        why = f"av1: {both[1]} bytes against {both[0]} of psc {at}"
+        return replace(av1, choice=why, compared=both)
+    why = f"psc: {both[0]} bytes against {both[1]} of av1 {at}"
+    return replace(psc, choice=why, compared=both)
 
 
 def _nbytes(base: EncodedBase) -> int:

@@ -61,7 +61,8 @@ class EncodedBrick:
     ``method`` is the base with its layers and their coders: ``"none+lossless:context"``; ``choice``
     says why this base, where there was a choice. ``coverage`` has, per level of the base, the share
     of measured voxels within 1, 2 and 3 sigma; empty where nothing was measured. ``last`` are the
-    stored values (z, y, x) that a reader gets at the last level.
+    stored values (z, y, x) that a reader gets at the last level. ``compared`` are the bytes of the
+    bases psc and av1 at the same error; (0, 0) where there was no choice.
     """
 
     data: bytes
@@ -70,6 +71,7 @@ class EncodedBrick:
     choice: str = ""
     coverage: tuple[tuple[float, float, float], ...] = ()
     last: Values | None = field(default=None, repr=False, compare=False)
+    compared: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class EncodedBase:
         Why this method: bytes of both at the same error.
     coverage : tuple of (float, float, float)
         Share of voxels within 1, 2 and 3 sigma at each level.
+    compared : (int, int)
+        Bytes of psc and av1 at the same error; (0, 0) without a comparison.
     """
 
     psc: PscFields | None
@@ -104,6 +108,7 @@ class EncodedBase:
     av1: Av1Fields | None = None
     choice: str = ""
     coverage: tuple[tuple[float, float, float], ...] = ()
+    compared: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,9 @@ def join(
     records = tile_records(values, levels, grid, nbytes, measured)
     if base is None:
         return EncodedBrick(data, index.coding, records, last=levels[-1])
-    return EncodedBrick(data, index.coding, records, base.choice, base.coverage, levels[-1])
+    return EncodedBrick(
+        data, index.coding, records, base.choice, base.coverage, levels[-1], base.compared
+    )
 
 
 def decode_level(

@@ -63,6 +63,8 @@ class BrickRecord:
     tiles : tuple of TileEntry
     coverage : tuple of (float, float, float)
         Share of voxels within 1, 2 and 3 sigma at each lossy level; empty where not measured.
+    compared : (int, int)
+        Bytes of the bases psc and av1 at the same error; (0, 0) where they were not compared.
     """
 
     position: tuple[int, ...]
@@ -73,6 +75,7 @@ class BrickRecord:
     level_nbytes: tuple[int, ...]
     tiles: tuple[TileEntry, ...]
     coverage: tuple[tuple[float, float, float], ...] = ()
+    compared: tuple[int, int] = (0, 0)
 
     def to_bytes(self) -> bytes:
         """JSON; floats keep every bit."""
@@ -84,6 +87,7 @@ class BrickRecord:
             "prior": self.prior,
             "level_nbytes": self.level_nbytes,
             "coverage": self.coverage,
+            "compared": self.compared,
             "tiles": [[t.position, t.nbytes, t.mse, t.max_error, t.sha256] for t in self.tiles],
         }
         return json.dumps(document, sort_keys=True).encode()
@@ -102,6 +106,7 @@ class BrickRecord:
                 level_nbytes=tuple(document["level_nbytes"]),
                 tiles=tuple(_tile(item) for item in document["tiles"]),
                 coverage=tuple((one, two, three) for one, two, three in document["coverage"]),
+                compared=(document["compared"][0], document["compared"][1]),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise FormatError(

@@ -7,6 +7,8 @@
     tiles/<variable>/sha256      (tiles..., 32)     uint8    digest of the decoded stored values
     tiles/<variable>/brick_bytes (bricks..., level) uint64   bytes of the brick up to each level
     tiles/<variable>/coverage    (bricks..., level, 3) float32  share within 1, 2 and 3 sigma
+    tiles/<variable>/compared    (bricks..., 2)     uint64   bytes of the bases psc and av1 at the
+                                                    same error; 0, 0 where they were not compared
 
 The codes are given per variable: base method with its layers and their coders, for example
 ``none+lossless:context``. A brick that was recorded as one unit (a constant one) has its record at
@@ -33,7 +35,7 @@ from psc_volumetric.errors import FormatError
 
 __all__ = ["TILE_ARRAYS", "TileTable", "write_tile_table"]
 
-BRICK_ARRAYS = ("brick_bytes", "coverage")
+BRICK_ARRAYS = ("brick_bytes", "coverage", "compared")
 TILE_ARRAYS = ("bytes", "mse", "max_error", "method", "sha256", *BRICK_ARRAYS)
 TILES_PER_CHUNK = 1 << 15
 
@@ -54,6 +56,7 @@ class TileTable:
     sha256: NDArray[np.uint8]
     brick_bytes: NDArray[np.uint64]
     coverage: NDArray[np.float32]
+    compared: NDArray[np.uint64]
     codes: Mapping[str, int]
 
     @property
@@ -131,6 +134,7 @@ def _create(
         "sha256": ((32,), ["byte"], "u1"),
         "brick_bytes": ((levels,), ["level"], "u8"),
         "coverage": ((levels, 3), ["level", "sigmas"], "f4"),
+        "compared": ((2,), ["base"], "u8"),
     }
     stage.group("tiles")
     stage.group(f"tiles/{spec.name}", {"tile_shape": list(spec.tile_chunk)})
@@ -162,6 +166,7 @@ def _blank(
         np.zeros((*tiles, 32), np.uint8),
         np.zeros((*bricks, levels), np.uint64),
         np.full((*bricks, levels, 3), np.nan, np.float32),
+        np.zeros((*bricks, 2), np.uint64),
         codes,
     )
 
@@ -181,6 +186,7 @@ def _place(
     band.brick_bytes[local] = _repeat_last(record.level_nbytes, levels)
     for level, shares in enumerate(record.coverage):
         band.coverage[local][level] = shares
+    band.compared[local] = record.compared
     whole = tuple(slice(c, c + n) for c, n in zip(corner, per_brick, strict=True))
     band.method[whole] = band.codes[record.method]
     for tile in record.tiles:

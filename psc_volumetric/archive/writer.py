@@ -251,6 +251,7 @@ class ArchiveWriter:
             level_nbytes=tuple(index.level_nbytes(level) for level in range(index.levels)),
             tiles=tuple(TileEntry.of(r) for r in brick.records),
             coverage=brick.coverage,
+            compared=brick.compared,
         )
         self._store.set(chunk_key(variable, position), brick.data)
         self._store.set(journal_key(variable, position), record.to_bytes())

@@ -39,6 +39,7 @@ def write(path: Path, values: np.ndarray, prior: Prior, make: SimpleNamespace) -
             mapping=mapping,
             parameters=CodecParameters(effort=1),
             prior=prior,
+            base="psc",
         )
         assert brick.method == "psc"
         writer.write_brick("volume", position, brick, values=part)

@@ -72,6 +72,7 @@ def test_more_special_values_than_a_brick_holds_are_kept_exactly() -> None:
         mapping=IntensityMapping(0, 1024),
         parameters=CodecParameters(effort=1),
         prior=load_prior("test-tiny"),
+        base="psc",
         special_values=special,
     )
     assert encoded.method.startswith("none+lossless:")

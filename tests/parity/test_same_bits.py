@@ -41,6 +41,7 @@ def encode(values, carrier: str = "fused", parameters: CodecParameters = QUICK):
             mapping=IntensityMapping(0, 4000),
             parameters=parameters,
             prior=PRIOR,
+            base="psc",
             seed=5,
         )
 
@@ -208,6 +209,7 @@ def test_cuda_decodes_and_encodes_the_same(brick, decoded, particles, monkeypatc
             mapping=IntensityMapping(0, 4000),
             parameters=QUICK,
             prior=PRIOR,
+            base="psc",
             seed=5,
         )
     assert_equal(found, decoded)

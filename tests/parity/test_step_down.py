@@ -32,6 +32,7 @@ def _encode():
         mapping=IntensityMapping(0, 1000),
         parameters=CodecParameters(effort=1, step=2.0),
         prior=load_prior("test-tiny"),
+        base="psc",
         device="cpu",
     ).data
 
