@@ -88,7 +88,7 @@ def _lossy(results: Sequence[VolumeResult], options: EvaluateOptions) -> list[st
     lines += _table(["volume", "bpv", *titles], rows)
     lines += _likeness(results, options, codecs, titles)
     lines += ["BD-rate (negative: ours needs fewer bytes) and BD-PSNR of ours over each peer:", ""]
-    return lines + _differences(results, "lossy")
+    return [*lines, *_differences(results, "lossy"), *_methods(results, "lossy")]
 
 
 def _bold(text: str, wanted: bool) -> str:
@@ -124,6 +124,8 @@ def _differences(results: Sequence[VolumeResult], mode: str) -> list[str]:
     """Ours against each peer: a column per volume, and the mean."""
     rows = []
     for row in averages(results):
+        if mode == "bounded" and row["peer"] != BEST:
+            continue
         key = (row["ours"], row["peer"], row["setting"])
         cells = []
         for result in results:
@@ -178,7 +180,7 @@ def _lossless(results: Sequence[VolumeResult], options: EvaluateOptions) -> list
     lines = ["Bits per voxel, all bytes:", "", *_table(head, rows(size))]
     lines += ["Encoding / decoding, source MB/s:", "", *_table(head, rows(speeds))]
     lines += ["Bytes of ours over each peer:", "", *_differences(results, "lossless")]
-    return lines + _methods(results)
+    return lines + _methods(results, "lossless")
 
 
 def _bounded(results: Sequence[VolumeResult], options: EvaluateOptions) -> list[str]:
@@ -197,19 +199,19 @@ def _bounded(results: Sequence[VolumeResult], options: EvaluateOptions) -> list[
     head = ["promise", "codec", *(result.name for result in results)]
     lines = ["Bits per voxel, all bytes (largest error found, stored units):", ""]
     lines += _table(head, [row for row in rows if any(cell != _DASH for cell in row[2:])])
-    lines += [
-        "Bytes of ours over each peer (those that broke a bound by 1 % or more are left out):",
-        "",
-    ]
-    return [*lines, *_differences(results, "bounded"), *_methods(results)]
+    lines += ["Bytes of ours over the best peer (none that broke the bound by 1 % or more):", ""]
+    return [*lines, *_differences(results, "bounded"), *_methods(results, "bounded")]
 
 
-def _methods(results: Sequence[VolumeResult]) -> list[str]:
-    """Which method won how many bricks."""
-    rows = []
+def _methods(results: Sequence[VolumeResult], mode: str) -> list[str]:
+    """Which method won how many bricks, over all volumes, steps and bounds."""
+    totals: dict[tuple[str, str], tuple[int, int]] = {}
     for result in results:
         for setting, methods in result.methods.items():
+            codec = codec_title(setting.split(", ")[0], mode)
             for method, (bricks, nbytes) in methods.items():
-                rows.append([result.name, setting, method, str(bricks), str(nbytes)])
+                before = totals.get((codec, method), (0, 0))
+                totals[codec, method] = (before[0] + bricks, before[1] + nbytes)
+    rows = [[*key, str(bricks), str(nbytes)] for key, (bricks, nbytes) in totals.items()]
     lines = ["Methods that our encoder chose:", ""]
-    return lines + _table(["volume", "setting", "method", "bricks", "bytes"], rows)
+    return lines + _table(["codec", "method", "bricks", "bytes"], rows)

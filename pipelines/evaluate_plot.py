@@ -50,6 +50,7 @@ def draw_results(results: Sequence[VolumeResult], mode: str, target: Path) -> No
         title = f"{result.group}: {result.name}" if result.group else result.name
         axis.set_title(f"{title}, {' x '.join(map(str, result.shape))}", fontsize="small")
         axis.grid(visible=True, alpha=0.3)
+        axis.set_axisbelow(True)
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
     figure.tight_layout()

@@ -85,7 +85,7 @@ def test_lossless_sizes_are_checked_and_drawn(sources, tmp_path, run):
 
 def test_bounded_integers_keep_the_bound(sources, tmp_path, run):
     words = ["--mode", "bounded", *TINY, "--max-error", "1,5", "--ours", "none,psc"]
-    words += ["--plot", tmp_path / "b.png", "--json"]
+    words += ["--plot", tmp_path / "b.png", "--markdown", tmp_path / "b.md", "--json"]
     outcome = run("evaluate", sources["nifti"], *words)
     assert outcome.code == 0, outcome.err
     (result,) = outcome.document["volumes"]
@@ -97,6 +97,10 @@ def test_bounded_integers_keep_the_bound(sources, tmp_path, run):
     jpegls = [p for p in result["points"] if p["codec"] == "jpegls"]
     assert [p["max_error"] for p in jpegls] == [1, 5]
     assert (tmp_path / "b.png").stat().st_size > 1000
+    text = (tmp_path / "b.md").read_text("utf-8")
+    assert "| max error 5 | JPEG-LS, slices |" in text
+    assert "| ours over best peer, max error 1 |" in text
+    assert "| ours | none+bounded:" in text
 
 
 def test_bounded_floats_take_shares_of_the_range_and_leave_fill_values_out(tmp_path, run):
