@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-SCORES_AT_ONCE = 1 << 24  # attention works through a batch in groups of this many scores
+SCORES_AT_ONCE = 1 << 22  # attention works through a batch in groups of this many scores
 
 
 def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
@@ -114,9 +114,9 @@ def attend(
         Rounded means of v.
     """
     scores = q @ k.transpose(1, 2)
-    distance = scores.amax(2, keepdim=True) - scores
-    index = torch.floor(distance * 2.0**-shift).clamp_(max=EXP_TABLE - 1)
-    weights = table[index.int()]
+    torch.sub(scores.amax(2, keepdim=True), scores, out=scores)
+    index = scores.mul_(2.0**-shift).floor_().clamp_(max=EXP_TABLE - 1).int()
+    weights = table.index_select(0, index.view(-1)).view(index.shape)
     total = weights.sum(2, keepdim=True).long()
     sums = (weights @ v.double()).long()
     return torch.div(2 * sums + total, 2 * total, rounding_mode="floor")
