@@ -58,7 +58,7 @@ def evaluate(
     decode: Annotated[
         bool, typer.Option("--decode", help="Lossy: decode ours from its bytes too, for times.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Processes; times are then less comparable.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     effort: Effort = 5,
     setting: Setting = "fast",
     prior: PriorName = None,

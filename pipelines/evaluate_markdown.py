@@ -178,7 +178,11 @@ def _lossless(results: Sequence[VolumeResult], options: EvaluateOptions) -> list
         ]
 
     lines = ["Bits per voxel, all bytes:", "", *_table(head, rows(size))]
-    lines += ["Encoding / decoding, source MB/s:", "", *_table(head, rows(speeds))]
+    lines += [
+        "Encoding / decoding, source MB per second of CPU time:",
+        "",
+        *_table(head, rows(speeds)),
+    ]
     lines += ["Bytes of ours over each peer:", "", *_differences(results, "lossless")]
     return lines + _methods(results, "lossless")
 

@@ -119,7 +119,7 @@ class OurVolume:
     decoded : array
         Values of the last level, stored dtype and shape.
     encode_s, decode_s : float
-        Seconds over all bricks; encoding includes the encoder's own decoding.
+        CPU seconds over all bricks; encoding includes the encoder's own decoding.
     """
 
     decoded: NDArray[np.generic]
@@ -202,13 +202,13 @@ def code_volume(
 
 def _code_brick(brick: _Brick) -> _Outcome:
     """Encode a brick, and decode it from its bytes when the choice says so."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     coded = _encode(brick)
-    middle = time.perf_counter()
+    middle = time.process_time()
     decoded = brick.values if coded.last is None else coded.last
     if brick.choice.decodes:
         decoded = _decode(brick, coded)
-    end = time.perf_counter()
+    end = time.process_time()
     index = read_index(lambda start, length: coded.data[start : start + length])
     grid = TileGrid(brick.variable.spec.valid(brick.position), brick.variable.spec.tile_shape)
     squared, largest = np.zeros(index.levels), np.zeros(index.levels)

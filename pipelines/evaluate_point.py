@@ -30,8 +30,8 @@ class RatePoint:
     max_error : float
         Largest error over the measured voxels, stored units.
     encode_s, decode_s : float or None
-        Seconds, one thread where the codec lets us choose. None for what was not run by itself;
-        our encoder decodes as well to measure.
+        Seconds of CPU time, one thread where the codec lets us choose. None for what was not run
+        by itself; our encoder decodes as well to measure.
     target : float or None
         What was asked for: bits per voxel, or the bound in stored units.
     holds : bool

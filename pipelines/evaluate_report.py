@@ -70,7 +70,7 @@ def signed(value: float | None, unit: str) -> str:
 
 
 def speed(result: VolumeResult, seconds: float | None) -> str:
-    """Source megabytes per second."""
+    """Source megabytes per second of CPU time."""
     size = math.prod(result.shape) * _item_size(result.dtype)
     return f"{size / seconds / 1e6:.1f}" if seconds else "-"
 

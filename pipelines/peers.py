@@ -122,9 +122,9 @@ class _Search:
         """Rate at a position, bits per voxel."""
         parameter = self.peer.parameter(position)
         if parameter not in self.tried:
-            begin = time.perf_counter()
+            begin = time.process_time()
             coded = self.peer.code(self.reference.stack, parameter)
-            seconds = time.perf_counter() - begin
+            seconds = time.process_time() - begin
             rate = rate_bpv(coded.nbytes, self.reference.stack.size)
             self.tried[parameter] = (position, rate, coded, seconds)
         return self.tried[parameter][1]
@@ -153,9 +153,9 @@ class _Search:
         parameter = min(self.tried, key=lambda p: abs(math.log(self.tried[p][1] / target)))
         if parameter not in self.points:
             _, _, coded, encode_s = self.tried[parameter]
-            begin = time.perf_counter()
+            begin = time.process_time()
             decoded = coded.decode()
-            decode_s = time.perf_counter() - begin
+            decode_s = time.process_time() - begin
             text = f"{self.peer.label} {parameter:.4g}"
             size = CodedSize(self.peer.name, text, coded.nbytes, encode_s, decode_s)
             self.points[parameter] = self.reference.point(size, decoded)

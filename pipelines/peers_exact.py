@@ -214,11 +214,11 @@ BOUNDED_PEERS: dict[str, ExactPeer] = {
 
 
 def _timed(peer: ExactPeer, stack: Stack, bound: float) -> tuple[CodedSize, Stack]:
-    begin = time.perf_counter()
+    begin = time.process_time()
     coded = peer.code(stack, bound)
-    middle = time.perf_counter()
+    middle = time.process_time()
     decoded = coded.decode()
-    end = time.perf_counter()
+    end = time.process_time()
     text = f"bound {bound:.6g}" if bound else "lossless"
     size = CodedSize(peer.name, text, coded.nbytes, middle - begin, end - middle, bound or None)
     return size, decoded
