@@ -96,6 +96,17 @@ def _methods(table: TileTable, chosen: NDArray[np.uint16]) -> Mapping[str, int]:
     return {names.get(int(c), f"code {c}"): int(n) for c, n in zip(codes, counts, strict=True)}
 
 
+def _coverage(spec: VariableSpec, shares: NDArray[np.float32]) -> list[float] | None:
+    """Mean share of voxels within 1, 2 and 3 sigma; bricks weighted by their voxels."""
+    sizes = np.array([math.prod(spec.valid(position)) for position in spec.positions()])
+    weights = sizes.reshape(spec.grid_shape) * np.isfinite(shares[..., 0])
+    if not weights.any():
+        return None
+    known = np.where(weights[..., None] > 0, shares.astype(np.float64), 0.0)
+    mean = (known * weights[..., None]).reshape(-1, 3).sum(0) / weights.sum()
+    return [float(share) for share in mean]
+
+
 def _levels(spec: VariableSpec, table: TileTable, voxels: int) -> list[dict[str, Any]]:
     """Per level: bytes, bpv, error. Tiles are weighted by their voxels inside the array."""
     weights = np.ones(spec.tile_grid_shape, np.float64)
@@ -113,6 +124,7 @@ def _levels(spec: VariableSpec, table: TileTable, voxels: int) -> list[dict[str,
                 "bpv": 8 * nbytes / voxels,
                 "rmse": math.sqrt(mse),
                 "max_error": float(table.max_error[..., level].max()),
+                "coverage": _coverage(spec, table.coverage[..., level, :]),
             }
         )
     return levels
