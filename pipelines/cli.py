@@ -17,6 +17,7 @@ from pipelines.cli_options import Debug, Device, Json, Quiet
 from pipelines.evaluate_command import evaluate
 from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
 from pipelines.session import Session, print_failure
+from pipelines.sigma_command import sigma
 
 __all__ = ["app", "main"]
 
@@ -162,6 +163,7 @@ def verify(
 
 
 app.command(epilog=_EPILOG)(evaluate)
+app.command(epilog=_EPILOG)(sigma)
 
 
 @prior_app.command("list", epilog=_EPILOG)

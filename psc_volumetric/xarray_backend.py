@@ -173,7 +173,8 @@ use_cftime, decode_timedelta
             Quality level, 0 the coarsest, or ``"preview"``, ``"bounded"``, ``"lossless"``; None
             is everything there is.
         uncertainty : bool
-            Add ``<variable>_sigma``: one sigma per voxel.
+            Add ``<variable>_sigma``: one sigma per voxel; its attributes say what share of the
+            voxels lie within 1, 2 and 3 sigma.
         device : str
             ``"auto"``, ``"cpu"`` or ``"cuda"``.
         storage_options : mapping, optional
@@ -193,7 +194,8 @@ use_cftime, decode_timedelta
             variables[name] = _variable(spec, PscArray(place, name, level=level), _attributes(spec))
             if uncertainty:
                 sigma = PscArray(place, name, level=level, spread=True)
-                variables[name + SIGMA] = _variable(spec, sigma, _sigma_attributes(spec))
+                attributes = _sigma_attributes(spec, reader, level)
+                variables[name + SIGMA] = _variable(spec, sigma, attributes)
         coordinates = {
             name: xr.Variable(c.dims, c.values, dict(c.attrs))
             for name in reader.metadata.get("coordinates", ())
@@ -231,8 +233,25 @@ def _attributes(spec: VariableSpec) -> dict[str, Any]:
     return attrs
 
 
-def _sigma_attributes(spec: VariableSpec) -> dict[str, Any]:
-    attrs = {"long_name": f"uncertainty of {spec.name} (one sigma)"}
+def _sigma_attributes(
+    spec: VariableSpec, reader: ArchiveReader, level: int | str | None
+) -> dict[str, Any]:
+    from psc_volumetric.archive.summary import mean_coverage
+    from psc_volumetric.uncertainty import NOMINAL
+
+    attrs: dict[str, Any] = {
+        "long_name": f"uncertainty of {spec.name} (one sigma)",
+        "comment": "standard deviation of the error of each decoded value at this level, rounding "
+        "of integers included; 0 where the value is exact",
+        "nominal_coverage_percent": [round(100 * share, 2) for share in NOMINAL],
+    }
+    table = reader.tile_table(spec.name)
+    number = table.levels - 1 if level is None else level
+    if isinstance(number, int):
+        attrs["level"] = min(number, table.levels - 1)
+        measured = mean_coverage(spec, table.coverage[..., attrs["level"], :])
+        if measured is not None:
+            attrs["measured_coverage_percent"] = [round(100 * share, 2) for share in measured]
     attrs |= {key: spec.attrs[key] for key in ("units",) if key in spec.attrs}
     if "scale_factor" in spec.attrs:
         attrs["scale_factor"] = abs(spec.attrs["scale_factor"])

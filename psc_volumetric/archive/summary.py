@@ -16,7 +16,7 @@ from psc_volumetric.archive.tiles import TileTable
 if TYPE_CHECKING:
     from psc_volumetric.archive.reader import ArchiveReader
 
-__all__ = ["summarise"]
+__all__ = ["mean_coverage", "summarise"]
 
 PARTS = ("tiles", "preview", "source", "priors")
 
@@ -96,7 +96,7 @@ def _methods(table: TileTable, chosen: NDArray[np.uint16]) -> Mapping[str, int]:
     return {names.get(int(c), f"code {c}"): int(n) for c, n in zip(codes, counts, strict=True)}
 
 
-def _coverage(spec: VariableSpec, shares: NDArray[np.float32]) -> list[float] | None:
+def mean_coverage(spec: VariableSpec, shares: NDArray[np.float32]) -> list[float] | None:
     """Mean share of voxels within 1, 2 and 3 sigma; bricks weighted by their voxels."""
     sizes = np.array([math.prod(spec.valid(position)) for position in spec.positions()])
     weights = sizes.reshape(spec.grid_shape) * np.isfinite(shares[..., 0])
@@ -124,7 +124,7 @@ def _levels(spec: VariableSpec, table: TileTable, voxels: int) -> list[dict[str,
                 "bpv": 8 * nbytes / voxels,
                 "rmse": math.sqrt(mse),
                 "max_error": float(table.max_error[..., level].max()),
-                "coverage": _coverage(spec, table.coverage[..., level, :]),
+                "coverage": mean_coverage(spec, table.coverage[..., level, :]),
             }
         )
     return levels

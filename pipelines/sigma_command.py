@@ -1,0 +1,36 @@
+"""``psc-archive sigma``: the uncertainty of an archive as a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_options import Debug, Device, Json, Quiet
+from pipelines.session import Session
+
+__all__ = ["sigma"]
+
+
+def sigma(
+    source: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")],
+    target: Annotated[Path, typer.Argument(help="NAME.nii, NAME.nii.gz, NAME.nc or NAME.npy.")],
+    variable: Annotated[
+        str | None, typer.Option(help="Which one; needed when there are several.")
+    ] = None,
+    roi: Annotated[
+        str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')
+    ] = None,
+    level: Annotated[int | None, typer.Option(help="Quality level, 0 is coarsest.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write one sigma per voxel in physical units: NIfTI, NetCDF or NumPy."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.sigma import sigma_lines, write_sigma
+
+        report = write_sigma(source, target, variable=variable, roi=roi, level=level, device=device)
+        session.result(report, lambda: sigma_lines(report))
