@@ -244,7 +244,7 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
     promises = promises_of(source, item.candidate.paths)
     document = {**source.document, PROMISES: promises}
     writer.write_source(source.kind, document, source.blobs, source.files)
-    if item.prior is not None:
+    if item.prior is not None and _some_brick_needs_prior(writer):
         writer.write_prior(brick_prior(item.prior))
     manifest = writer.seal()
     with ArchiveReader.open(item.target) as reader:
@@ -281,6 +281,16 @@ def _missed(rows: Sequence[dict[str, Any]]) -> list[str]:
 def resumed_bricks(item: ItemPlan, jobs: Sequence[BrickJob]) -> int:
     """Bricks that an earlier run had finished when `begin` gave these jobs."""
     return item.bricks - len(jobs) - sum(len(deferred(v)) for v in item.variables)
+
+
+def _some_brick_needs_prior(writer: ArchiveWriter) -> bool:
+    """Whether a prior has to travel; none does where AV1 won every brick."""
+    records = (
+        writer.brick_state(name, position)
+        for name, spec in writer.variables.items()
+        for position in spec.positions()
+    )
+    return any(record is not None and record.prior is not None for record in records)
 
 
 def _variable_row(variable: VariablePlan, recorded: dict[str, Any]) -> dict[str, Any]:
