@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.coding.tables import gaussian_table
 from psc_volumetric.prior.fused import run_split
+from psc_volumetric.sampler.noise import centring_gain
 from psc_volumetric.sensing.structured import VARIANCE_LIMIT, Prediction, StructuredSensing
 from psc_volumetric.sensing.transform import BASIS_BITS, basis
 
@@ -64,24 +65,35 @@ def _threefry(k0, k1, c0, c1):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _advance(x0, seed, tiles, first, particles, alpha, sigma, table, out) -> None:  # type: ignore[no-untyped-def]
-    """x0, out (rows, n) int32; row = tile * particles + particle."""
+def _advance(x0, seed, tiles, first, particles, alpha, sigma, gain, table, out) -> None:  # type: ignore[no-untyped-def]
+    """x0, out (rows, n) int32; row = tile * particles + particle; gain 0: independent noise."""
     low = np.uint64(0xFFFF)
     shift = np.uint64(16)
     half = np.int64(1 << 15)
     limit = np.int64(32767)
-    for row in range(x0.shape[0]):
-        k1 = np.uint64(tiles[row // particles])
-        c1 = np.uint64(first + row % particles)
+    noise = np.empty((particles, 4), np.int64)
+    for tile in range(x0.shape[0] // particles):
         for quad in range(x0.shape[1] // 4):
-            a, b = _threefry(np.uint64(seed), k1, np.uint64(quad), c1)
+            for p in range(particles):
+                a, b = _threefry(
+                    np.uint64(seed), np.uint64(tiles[tile]), np.uint64(quad), np.uint64(first + p)
+                )
+                noise[p, 0] = table[a & low]
+                noise[p, 1] = table[a >> shift]
+                noise[p, 2] = table[b & low]
+                noise[p, 3] = table[b >> shift]
             for lane in range(4):
-                word = a if lane < 2 else b
-                index = (word & low) if lane % 2 == 0 else (word >> shift)
                 i = 4 * quad + lane
-                mixed = np.int64(x0[row, i]) * alpha + np.int64(table[index]) * sigma
-                v = (mixed + half) >> np.int64(16)
-                out[row, i] = min(max(v, -limit), limit)
+                total = np.int64(0)
+                for p in range(particles):
+                    total += noise[p, lane]
+                for p in range(particles):
+                    z = noise[p, lane]
+                    if gain:
+                        z = ((particles * z - total) * gain + half) >> np.int64(16)
+                    row = tile * particles + p
+                    v = (np.int64(x0[row, i]) * alpha + z * sigma + half) >> np.int64(16)
+                    out[row, i] = min(max(v, -limit), limit)
 
 
 @functools.cache
@@ -97,6 +109,8 @@ def advance(
     particles: int,
     alpha: int,
     sigma: int,
+    *,
+    together: bool,
 ) -> torch.Tensor:
     """Noisy particles: (alpha * x0 + sigma * noise + 2^15) >> 16, saturating at +-32767.
 
@@ -108,14 +122,17 @@ def advance(
         Key and counter of the noise, as for :func:`psc_volumetric.sampler.noise.gaussian`.
     alpha, sigma : int
         16 fraction bits.
+    together : bool
+        Centred noise (:func:`psc_volumetric.sampler.noise.centred`).
     """
+    gain = np.int64(centring_gain(particles) if together else 0)
     out = torch.empty(x0.shape, dtype=torch.int32)
     source, target = x0.reshape(len(x0), -1).numpy(), out.reshape(len(x0), -1).numpy()
 
     def rows(part: slice) -> None:
         whole = slice(part.start // particles, -(-part.stop // particles))
         _advance(
-            source[part], seed, tiles[whole], pass_number * 64, particles, alpha, sigma,
+            source[part], seed, tiles[whole], pass_number * 64, particles, alpha, sigma, gain,
             _noise_table(), target[part],
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.errors import NumericalError, ParameterError
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.runtime import TorchRuntime
-from psc_volumetric.sampler.noise import gaussian
+from psc_volumetric.sampler.noise import centred, gaussian
 
 __all__ = ["Denoiser", "Network", "choose_device", "denoiser_for", "using_denoiser"]
 
@@ -96,7 +96,14 @@ class Denoiser:
         return x0.clamp_(*self.prior.clip).to(torch.int32)
 
     def renoise(
-        self, x0: torch.Tensor, seed: int, tiles: torch.Tensor, pass_number: int, level: int
+        self,
+        x0: torch.Tensor,
+        seed: int,
+        tiles: torch.Tensor,
+        pass_number: int,
+        level: int,
+        *,
+        together: bool = False,
     ) -> torch.Tensor:
         """Particles at ``level``: alpha * x0 + sigma * noise, rounded, saturating at +-32767.
 
@@ -108,6 +115,8 @@ class Denoiser:
             Key and counter of the noise (:func:`psc_volumetric.sampler.noise.gaussian`).
         level : int
             Noise level to go to.
+        together : bool
+            Noise that sums to zero over the particles of a tile (schedule ``single_pass``).
 
         Returns
         -------
@@ -120,9 +129,13 @@ class Denoiser:
 
             numbers = tiles.numpy()
             start = x0.to(torch.int32).contiguous()
-            return advance(start, seed, numbers, pass_number, particles, alpha, sigma)
-        noise = gaussian(seed, tiles, pass_number, particles, x0[0].numel()).reshape(x0.shape)
-        mixed = x0.long() * alpha + noise.long() * sigma
+            return advance(
+                start, seed, numbers, pass_number, particles, alpha, sigma, together=together
+            )
+        noise = gaussian(seed, tiles, pass_number, particles, x0[0].numel())
+        if together:
+            noise = centred(noise)
+        mixed = x0.long() * alpha + noise.reshape(x0.shape).long() * sigma
         half = 1 << (SCHEDULE_BITS - 1)
         return ((mixed + half) >> SCHEDULE_BITS).clamp_(-32767, 32767).to(torch.int32)
 

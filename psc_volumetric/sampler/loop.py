@@ -165,7 +165,7 @@ def single_pass(
     truth = None if batch.source is None else transform.forward(batch.source.double()).long()
     levels = parameters.noise_levels
     start = sensing.base().repeat_interleave(s, 0)
-    x = denoiser.renoise(start, parameters.seed, tiles, 0, levels[0])
+    x = denoiser.renoise(start, parameters.seed, tiles, 0, levels[0], together=True)
     with exact_float():
         for i, noise_level in enumerate(levels):
             x0 = denoiser.denoise(x, noise_level)
@@ -180,7 +180,7 @@ def single_pass(
                 yield LevelResult(level, *summarise(x0, s))
                 if level == last_level:
                     return
-            x = denoiser.renoise(x0, parameters.seed, tiles, i + 1, levels[i + 1])
+            x = denoiser.renoise(x0, parameters.seed, tiles, i + 1, levels[i + 1], together=True)
 
 
 def _sensing(

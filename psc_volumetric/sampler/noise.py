@@ -8,12 +8,13 @@ quantiles. Only additions, exclusive-ors and shifts of values below 2^33 are use
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
 from psc_volumetric.coding.tables import gaussian_table
 
-__all__ = ["gaussian", "threefry2x32"]
+__all__ = ["centred", "centring_gain", "gaussian", "threefry2x32"]
 
 MASK = 0xFFFFFFFF
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
@@ -84,3 +85,29 @@ def gaussian(
     a, b = threefry2x32((seed, tiles.view(-1, 1, 1)), c0, c1.view(-1, 1))
     index = torch.stack([a & 0xFFFF, a >> 16, b & 0xFFFF, b >> 16], dim=-1)
     return _table(str(device))[index].reshape(len(tiles), particles, elements)
+
+
+def centring_gain(particles: int) -> int:
+    """Factor of centred noise, 16 fraction bits: 1 / sqrt(s (s - 1)), rounded down twice."""
+    return math.isqrt((1 << 32) // (particles * (particles - 1)))
+
+
+def centred(noise: torch.Tensor) -> torch.Tensor:
+    """Noise whose sum over the particles of a tile vanishes, of the same variance.
+
+    The mean over ``s`` independent particles carries ``1 / s`` of their noise into every
+    prediction and into the picture; noise that sums to zero does not, to first order.
+
+    Parameters
+    ----------
+    noise : (b, particles, elements) int32
+        Independent noise, 11 fraction bits.
+
+    Returns
+    -------
+    (b, particles, elements) int64
+    """
+    particles = noise.shape[1]
+    wide = noise.long()
+    apart = particles * wide - wide.sum(1, keepdim=True)
+    return (apart * centring_gain(particles) + (1 << 15)) >> 16

@@ -26,7 +26,7 @@ from psc_volumetric.conformance.cases import array_digest
 from psc_volumetric.errors import FormatError
 from psc_volumetric.prior.runtime import integer_sqrt
 from psc_volumetric.sampler.cpu import _threefry, advance
-from psc_volumetric.sampler.noise import gaussian, threefry2x32
+from psc_volumetric.sampler.noise import centred, gaussian, threefry2x32
 from psc_volumetric.sensing.pca import FIXED, ROW_BITS, gram_matrix, jacobi, principal_rows
 from psc_volumetric.sensing.transform import BASIS_BITS, BlockTransform, basis
 
@@ -46,13 +46,22 @@ def test_threefry_gives_the_published_answers(counter, key, expected) -> None:
     assert tuple(int(word) for word in fused) == expected
 
 
-def test_fused_noise_is_the_plain_noise() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_fused_noise_is_the_plain_noise(together: bool) -> None:
     tiles = torch.tensor([3, 0, 2**31], dtype=torch.int64)
     x0 = torch.arange(6 * 128, dtype=torch.int32).reshape(6, 2, 8, 8) * 40 - 9000
-    noise = gaussian(0xFFFFFFFE, tiles, 7, 2, 128).reshape(x0.shape).long()
+    noise = gaussian(0xFFFFFFFE, tiles, 7, 2, 128)
+    noise = (centred(noise) if together else noise).reshape(x0.shape).long()
     plain = ((x0.long() * 40000 + noise * 51000 + (1 << 15)) >> 16).clamp(-32767, 32767)
-    fused = advance(x0, 0xFFFFFFFE, tiles.numpy(), 7, 2, 40000, 51000)
+    fused = advance(x0, 0xFFFFFFFE, tiles.numpy(), 7, 2, 40000, 51000, together=together)
     assert torch.equal(fused.long(), plain)
+
+
+@pytest.mark.parametrize("particles", [2, 8, 64])
+def test_centred_noise_sums_to_zero_and_keeps_its_variance(particles: int) -> None:
+    noise = centred(gaussian(1, torch.tensor([5]), 2, particles, 4096)).double()
+    assert noise.sum(1).abs().max() <= particles / 2
+    assert abs(float(noise.std()) / 2048 - 1) < 0.02
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def _posterior(prior: Prior, h: Header, tile: int, measured: Measured, number: i
     """One pass: (s, n) samples consistent with the measurements."""
     x0 = np.zeros((h.particles, *h.tile), np.int64)
     for i, level in enumerate(h.noise_levels):
-        x = renoise(prior, x0, h, tile, number * len(h.noise_levels) + i, level)
+        x = renoise(prior, x0, h, tile, number * len(h.noise_levels) + i, level, centred=False)
         flat = prior.denoise(x, level).reshape(h.particles, -1)
         x0 = measured.project(flat).reshape(x0.shape)
     return x0.reshape(h.particles, -1)

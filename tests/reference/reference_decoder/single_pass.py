@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from reference_decoder.exact import forward, inverse, isqrt, noise, rshift
@@ -14,11 +16,16 @@ COEFFICIENT_LIMIT = 1 << 19
 VARIANCE_LIMIT = 1 << 42
 
 
-def renoise(prior: Prior, x0: np.ndarray, h: Header, tile: int, done: int, level: int):
+def renoise(
+    prior: Prior, x0: np.ndarray, h: Header, tile: int, done: int, level: int, *, centred: bool
+):
     """Section 5.1: particles (s, slices, t, t) at a noise level."""
     alpha = int(prior.tensors["schedule.alpha"][level])
     sigma = int(prior.tensors["schedule.sigma"][level])
-    z = noise(h.seed, tile, done, len(x0), x0[0].size).reshape(x0.shape)
+    s = len(x0)
+    z = noise(h.seed, tile, done, s, x0[0].size).reshape(x0.shape)
+    if centred:
+        z = rshift((s * z - z.sum(0)) * math.isqrt(2**32 // (s * (s - 1))), 16)
     return np.clip(rshift(alpha * x0 + sigma * z, 16), -32767, 32767)
 
 
@@ -88,7 +95,7 @@ def run(prior: Prior, h: Header, tile: int, data: bytes, means: np.ndarray, last
     values = np.zeros(known.shape, np.int64)
     known[:: 64 * slices], values[:: 64 * slices] = True, means
     start = inverse(values[None], slices, size).repeat(h.particles, axis=0)
-    particles = renoise(prior, start, h, tile, 0, h.noise_levels[0])
+    particles = renoise(prior, start, h, tile, 0, h.noise_levels[0], centred=True)
     for i, noise_level in enumerate(h.noise_levels):
         x0 = prior.denoise(particles, noise_level)
         c = forward(x0)
@@ -99,7 +106,7 @@ def run(prior: Prior, h: Header, tile: int, data: bytes, means: np.ndarray, last
             check_digest(coder, mean, variance)
             if h.level_ends.index(i + 1) + 1 == last:
                 return summarise(x0)
-        particles = renoise(prior, x0, h, tile, i + 1, h.noise_levels[i + 1])
+        particles = renoise(prior, x0, h, tile, i + 1, h.noise_levels[i + 1], centred=True)
     raise AssertionError("the last level ends with the last step")
 
 
