@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 
 PRIOR = "test-tiny"
-CODED = ("--mode", "lossy", "--prior", PRIOR, "--effort", "1")
+CODED = ("--mode", "lossy", "--base", "psc", "--prior", PRIOR, "--effort", "1")
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 NIBABEL_FILES = Path(nibabel.__file__).parent / "tests" / "data"
