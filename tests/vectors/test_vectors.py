@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipelines.doctor import diagnose
+from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES, METHOD_CODES
 from psc_volumetric.conformance import (
     ConformanceReport,
     Outcome,
@@ -69,7 +70,11 @@ def test_index_and_folders_agree_and_are_small() -> None:
 
 def test_vectors_cover_every_method_setting_and_many_dtypes() -> None:
     documents = [case.document for case in GOOD]
-    assert {d["method"] for d in documents} == {"psc", "constant", "lossless"}
+    parts = [d["method"].split("+") for d in documents]
+    assert {base for base, *_ in parts} == set(METHOD_CODES)
+    layers = [layer.split(":") for _, *above in parts for layer in above]
+    assert {kind for kind, _ in layers} == set(LAYER_CODES)
+    assert {coder for _, coder in layers} == set(CODER_CODES)
     assert {d["parameters"]["setting"] for d in documents} == {"fast", "paper"}
     assert {"|u1", "<i2", "<u2", "<i4", "<f4", "<f8", "|b1", "<u8"} <= {
         d["dtype"] for d in documents
