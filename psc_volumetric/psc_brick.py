@@ -99,13 +99,11 @@ def encode_psc(
                 results[n][result.level] = mean, own
         for n, port in zip(batch, ports, strict=True):
             words[n] = port.finish()
-    base_bytes = base.finish()[0]
-    sections = [("base", base_bytes)]
+    sections = [("base", base.finish()[0])]
     sections += [(f"level{k + 1}", b"".join(w[k] for w in words)) for k in range(len(words[0]))]
     decoded = job.assemble(job.base_tiles(coarse), results, special)
-    nbytes = sum(len(data) for _, data in sections)
-    tables, covered = job.fit(values, decoded, special, nbytes)
-    share = len(base_bytes) // len(grid)
+    tables, covered = job.fit(values, decoded, special, sum(len(d) for _, d in sections))
+    share = len(sections[0][1]) // len(grid)
     return EncodedBase(
         PscFields(
             bytes.fromhex(prior.digest[:32]),
