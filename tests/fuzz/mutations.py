@@ -255,12 +255,21 @@ def _brick(stream: bytes, rng: random.Random) -> bytes:
             choices += [_layer, _layer, _layer]
         if parts.psc is not None:
             choices += [_parameters, _parameters, _words, _mapping, _tile]
+        if parts.av1 is not None:
+            choices += [_av1, _section, _section]
         parts = rng.choice(choices)(parts, rng)
     return parts.join()
 
 
 def _mapping(parts: Parts, rng: random.Random) -> Parts:
     return parts.with_mapping(rng.choice(FLOATS), rng.choice(FLOATS))
+
+
+def _av1(parts: Parts, rng: random.Random) -> Parts:
+    assert parts.av1 is not None
+    name = rng.choice(("low", "step", "sigma"))
+    value = _bytes(parts.av1.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
+    return parts.with_av1(**{name: value})
 
 
 def _tile(parts: Parts, rng: random.Random) -> Parts:
