@@ -3,7 +3,7 @@
 Run once on one machine; its output is data. The rules (decision 0005): weights at most 8 bits
 (first, last and 1 x 1 convolutions: 10) with one power-of-two scale per output channel; the proof
 "every sum below 2^24" is shared between weights and inputs so that their errors together are least;
-residual registers 16 bits with one fraction count.
+residual registers 16 bits, with one fraction count for those that are added or concatenated.
 """
 
 from __future__ import annotations
@@ -140,18 +140,17 @@ class _Converter:
             and produced[r].op == "conv"
             and produced[r].add is None
         } - outputs
-        shared = [
-            s.out
-            for s in program.steps
-            if s.op in ("conv", "concat") and s.out not in self.private | outputs
-        ]
+        self.residual_bits = {
+            register: shared_fraction([statistics[r].values() for r in together])
+            for together in _joined(program, self.private | outputs)
+            for register in together
+        }
         self.scores = {
             r: score_grid(statistics[r].values(), _width(produced[r], s.heads))
             for s in program.steps
             if s.op == "attention"
             for r in s.inputs[:2]
         }
-        self.residual_bits = shared_fraction([statistics[r].values() for r in shared])
         self.bits = {"x": SAMPLE_FRACTION_BITS}
         self.outputs, self.out_bits = outputs, out_bits
 
@@ -168,7 +167,7 @@ class _Converter:
     _fold = _unfold
 
     def _concat(self, s: FloatStep) -> Step:
-        self.bits[s.out] = self.residual_bits
+        self.bits[s.out] = self.residual_bits[s.out]
         return Step(s.op, s.out, s.inputs)
 
     def _norm_act(self, s: FloatStep) -> Step:
@@ -255,7 +254,7 @@ class _Converter:
             magnitude = self.statistics[s.out].magnitude * 1.5
             bits = min(12, 15 - math.ceil(math.log2(magnitude)))
         else:
-            bits = self.residual_bits
+            bits = self.residual_bits[s.out]
         self.bits[s.out] = bits
         shift = exponent + in_bits - bits
         half = np.where(shift > 0, np.exp2(shift - 1.0), 0.0)
@@ -283,6 +282,20 @@ class _Converter:
         self.tensors["falling"] = falling.astype(np.int16)
         shift = q + k - TABLE_BITS
         return Step(s.op, s.out, s.inputs, heads=s.heads, shift=shift, table="falling")
+
+
+def _joined(program: FloatProgram, apart: set[str]) -> list[list[str]]:
+    """Registers that additions and concatenations tie to one fraction count; others stay alone."""
+    groups: list[list[str]] = []
+    for step in program.steps:
+        if step.op not in ("conv", "concat") or step.out in apart:
+            continue
+        tied = {step.out, *(step.inputs if step.op == "concat" else ())}
+        tied |= {step.add} if step.add else set()
+        touched = [g for g in groups if tied & set(g)]
+        groups = [g for g in groups if g not in touched]
+        groups.append([r for g in touched for r in g] + [step.out])
+    return groups
 
 
 def _width(step: FloatStep, heads: int) -> int:

@@ -71,6 +71,21 @@ class _Builder:
             activation=activation,
         )
 
+    def shortcut(self, name: str, module: Any, sources: Sequence[str]) -> str:
+        """A 1 x 1 convolution of concatenated registers, one after the other.
+
+        Registers of different size then each get the input grid that suits them.
+        """
+        made = {s.out: s.weight for s in self.program.steps if s.weight is not None}
+        widths = [len(made[register]) for register in sources]
+        weights = module.weight.detach().double().split(widths, 1)
+        bias, out = module.bias.detach().double()[None], None
+        for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
+            fields = {"weight": weight, "bias": bias if number == 0 else 0 * bias, "add": out}
+            out = self.emit("conv", [source], name=f"{name}{number}", **fields)
+        assert out is not None
+        return out
+
     def attend(self, name: str, norm: Any, layers: Any, heads: int, source: str) -> str:
         """Self-attention over pixels with its residual; ``layers`` makes q, k, v and the output."""
         to_q, to_k, to_v, out = layers
@@ -106,15 +121,16 @@ def from_monai(
     program = FloatProgram(a.slices, a.tile, len(times))
     b = _Builder(program, embedded)
 
-    def resnet(name: str, m: Any, x: str) -> str:
+    def resnet(name: str, m: Any, *sources: str) -> str:
+        x = sources[0] if len(sources) == 1 else b.emit("concat", sources)
         h = b.conv(f"{name}.conv1", m.conv1.conv, b.norm(f"{name}.norm1", m.norm1, x),
                    time=m.time_emb_proj)  # fmt: skip
         if not isinstance(m.skip_connection, torch.nn.Identity):
-            x = b.conv(f"{name}.skip", m.skip_connection.conv, x)
+            x = b.shortcut(f"{name}.skip", m.skip_connection.conv, sources)
         return b.conv(f"{name}.conv2", m.conv2.conv, b.norm(f"{name}.norm2", m.norm2, h), add=x)
 
-    def block(name: str, resnet_: Any, attention: Any, x: str) -> str:
-        h = resnet(name, resnet_, x)
+    def block(name: str, resnet_: Any, attention: Any, *sources: str) -> str:
+        h = resnet(name, resnet_, *sources)
         if attention is None or isinstance(attention, torch.nn.Identity):
             return h
         m = attention.attn
@@ -135,7 +151,7 @@ def from_monai(
     h = block("middle.1", unet.middle_block.resnet_2, None, h)
     for i, part in enumerate(unet.up_blocks):
         for j, (m, attention) in enumerate(_pairs(part)):
-            h = block(f"up{i}.{j}", m, attention, b.emit("concat", [h, skips.pop()]))
+            h = block(f"up{i}.{j}", m, attention, h, skips.pop())
         if part.upsampler is not None:
             h = b.conv(f"up{i}.grow", part.upsampler.postconv.conv, h, upsample=True)
     h = b.conv("conv_out", unet.out[2].conv, b.norm("norm_out", unet.out[0], h))
@@ -201,15 +217,16 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
     program = FloatProgram(unet.config.in_channels, unet.config.sample_size, len(timesteps))
     b = _Builder(program, embedded)
 
-    def resnet(name: str, m: Any, x: str) -> str:
+    def resnet(name: str, m: Any, *sources: str) -> str:
+        x = sources[0] if len(sources) == 1 else b.emit("concat", sources)
         h = b.conv(f"{name}.conv1", m.conv1, b.norm(f"{name}.norm1", m.norm1, x),
                    time=m.time_emb_proj)  # fmt: skip
         if m.conv_shortcut is not None:
-            x = b.conv(f"{name}.skip", m.conv_shortcut, x)
+            x = b.shortcut(f"{name}.skip", m.conv_shortcut, sources)
         return b.conv(f"{name}.conv2", m.conv2, b.norm(f"{name}.norm2", m.norm2, h), add=x)
 
-    def block(name: str, resnet_: Any, m: Any, x: str) -> str:
-        h = resnet(name, resnet_, x)
+    def block(name: str, resnet_: Any, m: Any, *sources: str) -> str:
+        h = resnet(name, resnet_, *sources)
         if m is None:
             return h
         layers = (m.to_q, m.to_k, m.to_v, m.to_out[0])
@@ -231,7 +248,7 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
         h = block(f"middle.{j}", m, attention, h)
     for i, part in enumerate(unet.up_blocks):
         for j, (m, attention) in enumerate(_pairs(part)):
-            h = block(f"up{i}.{j}", m, attention, b.emit("concat", [h, skips.pop()]))
+            h = block(f"up{i}.{j}", m, attention, h, skips.pop())
         for m in part.upsamplers or ():
             h = b.conv(f"up{i}.grow", m.conv, h, upsample=True)
     b.conv("conv_out", unet.conv_out, b.norm("norm_out", unet.conv_norm_out, h))
