@@ -203,7 +203,7 @@ def _bounded(results: Sequence[VolumeResult], options: EvaluateOptions) -> list[
     head = ["promise", "codec", *(result.name for result in results)]
     lines = ["Bits per voxel, all bytes (largest error found, stored units):", ""]
     lines += _table(head, [row for row in rows if any(cell != _DASH for cell in row[2:])])
-    lines += ["Bytes of ours over the best peer (none that broke the bound by 1 % or more):", ""]
+    lines += ["Bytes of ours over the best peer (none that broke the bound by 10 % or more):", ""]
     return [*lines, *_differences(results, "bounded"), *_methods(results, "bounded")]
 
 
