@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.wire import crc32c
-from psc_volumetric.errors import ChecksumError, FormatError
+from psc_volumetric.errors import ChecksumError, FormatError, ParameterError
 
 __all__ = ["ImageCoder", "PcodecCoder"]
 
@@ -28,6 +28,7 @@ SAMPLE_TYPES: dict[int, np.dtype[np.unsignedinteger]] = {
     1: np.dtype("<u1"),
     2: np.dtype("<u2"),
 }
+LIBRARY_ERRORS = (ValueError, RuntimeError, TypeError, MemoryError, OverflowError)
 PREFIX = 13  # smallest value, bytes per sample, CRC-32C of the samples
 
 
@@ -63,7 +64,7 @@ class ImageCoder:
         image = wide.astype(SAMPLE_TYPES[itemsize]).reshape(-1, values.shape[-1])
         check = crc32c(image.tobytes())
         prefix = struct.pack("<QBI", low & 0xFFFFFFFFFFFFFFFF, itemsize, check)
-        return prefix + bytes(_encoder(self.name)(image))
+        return prefix + _made(_encoder(self.name), image, self.name)
 
     def decode(
         self,
@@ -106,7 +107,7 @@ class PcodecCoder:
 
         items = np.ascontiguousarray(values)
         check = struct.pack("<I", crc32c(items.tobytes()))
-        return check + bytes(imagecodecs.pcodec_encode(items))
+        return check + _made(imagecodecs.pcodec_encode, items, "pcodec")
 
     def decode(
         self,
@@ -154,13 +155,24 @@ def _decoder(name: str) -> Callable[..., Any]:
     return decoders[name]
 
 
+def _made(encode: Callable[..., Any], values: Values, name: str) -> bytes:
+    """Let a library encode; ParameterError (kind ``"coder-failed"``) when it cannot."""
+    try:
+        return bytes(encode(values))
+    except LIBRARY_ERRORS as error:
+        raise ParameterError(
+            f"coder {name} cannot code an array {values.shape} of {values.dtype} ({error})",
+            kind="coder-failed",
+        ) from error
+
+
 def _call(
     decode: Callable[..., Any], data: bytes, out: Values, check: int, what: str, name: str
 ) -> None:
     """Let a library decode into ``out``; it compares shape and dtype before it decodes."""
     try:
         found = decode(data, out=out)
-    except (ValueError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
+    except LIBRARY_ERRORS as error:
         raise _bad(what, name, str(error)) from error
     if found is not out:
         raise _bad(what, name, f"an array {getattr(found, 'shape', None)}")

@@ -277,10 +277,13 @@ class _Choice:
         boxes = [self.segments.box(n) for n in numbers]
         if not all(EXACT_CODERS[coder].suits(self.values[box]) for box in boxes):
             return None
-        return [
-            EXACT_CODERS[coder].encode(self._cut(self.values, box), self._under(on_base, box))
-            for box in boxes
-        ]
+        try:
+            return [
+                EXACT_CODERS[coder].encode(self._cut(self.values, box), self._under(on_base, box))
+                for box in boxes
+            ]
+        except ParameterError:  # a library refuses an array that others take
+            return None
 
     def _verified(self, coder: str, on_base: bool, pieces: list[bytes]) -> bool:
         """Decode everything again with the decoder that ships, and compare every bit."""

@@ -307,3 +307,12 @@ def test_an_image_of_another_size_is_refused_before_it_is_decoded(coder: str) ->
     with pytest.raises(FormatError) as caught:
         EXACT_CODERS[coder].decode(data, (1, 8, 8), np.dtype("<u2"), None, what="segment")
     assert caught.value.kind in ("bad-payload", "decoded-checksum")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 700), (1, 700, 1), (700, 1, 1), (2, 3, 1)])
+@pytest.mark.parametrize("code", ["u1", "i2", "f4"])
+def test_slim_bricks_of_every_coder(code: str, shape: tuple[int, int, int]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(code)
+    for coder in EXACT_CODERS:
+        guarantee = Guarantee("lossless", coders=(coder, "zstd"))
+        assert decode(encode(values, guarantee).data).values.tobytes() == values.tobytes()
