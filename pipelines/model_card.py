@@ -25,13 +25,14 @@ def model_card(
     priors on the same tiles.
     """
     a, s = recipe.architecture, recipe.settings
+    attention = "self-attention" if a.mid_attention or any(a.attention_levels) else "no attention"
     return f"""# Prior `{recipe.name}`
 
 {recipe.description}
 
 - Digest: `{prior.digest}`
 - Tile: {a.slices} x {a.tile} x {a.tile}; MONAI `DiffusionModelUNet`, channels {list(a.channels)},
-  {a.fold} x {a.fold} pixels folded into channels, no attention.
+  {a.fold} x {a.fold} pixels folded into channels, {attention}.
 - Training: {s.minutes:g} minutes on `{s.device}` with {s.threads} thread(s), batch {s.batch},
   v-prediction, cosine schedule, EMA; recipe in `configs/metadata.json`, rerun with
   `psc-archive prior train {recipe.name} DATA --out NEW_FOLDER`.
