@@ -7,85 +7,77 @@ A segment (z, y, x) of integers becomes one byte string that decodes alone. The 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
-from psc_volumetric.coding.residual_fit import fit_coefficients
-from psc_volumetric.coding.residual_kernel import (
+from psc_volumetric.coding.residual_fit import fit_predictors
+from psc_volumetric.coding.residual_layout import (
+    EXPERTS,
     FRONT,
     MAX_SETS,
+    MAX_SHIFT,
     NEIGHBOURS,
     PAD,
-    code_segment,
 )
+from psc_volumetric.coding.residual_levels import Levels
+from psc_volumetric.coding.residual_predictors import read_predictors, write_predictors
 from psc_volumetric.coding.residual_tables import residual_tables
 from psc_volumetric.errors import FormatError, ParameterError
 
-__all__ = ["decode_integers", "encode_integers"]
+__all__ = ["Model", "decode_integers", "encode_integers"]
 
 Integers = NDArray[np.int64]
 Shape = tuple[int, int, int]
-RAW, MIXED = 0, 1
-MAX_TOP = (1 << 32) - 1
-CLAMP_BITS = 15  # differences that adapt online are cut to this many bits
-REFERENCE_TERMS = 5
+PACKED, MIXED = 0, 1
+CLAMP_BITS = 15  # differences that the online predictors see are cut to this many bits
 
 
 def encode_integers(
     values: NDArray[np.integer],
     *,
-    reference: NDArray[np.int32] | None = None,
-    spread: NDArray[np.int32] | None = None,
+    reference: NDArray[np.integer] | None = None,
+    spread: NDArray[np.integer] | None = None,
 ) -> bytes:
     """Code a segment of integers without loss.
 
     Parameters
     ----------
     values : (z, y, x) integer
-        At least one voxel; largest minus smallest value below 2^32.
-    reference : (z, y, x) int32, optional
+        At least one voxel; largest minus smallest value below 2^32, none beyond +-2^62.
+    reference : (z, y, x) integer, optional
         A prediction of the values with 4 fraction bits. The decoder needs the same.
-    spread : (z, y, x) int32, optional
+    spread : (z, y, x) integer, optional
         Expected deviation of the values from ``reference``, 4 fraction bits, not negative.
 
     Returns
     -------
     bytes
-        A stream for :func:`decode_integers`, at most some 40 bytes longer than the values packed
-        into whole bytes.
+        A stream for :func:`decode_integers`, not much longer than the values packed into whole
+        bytes.
 
     Raises
     ------
     ParameterError
-        Not three axes, no voxel, or values too far apart.
+        Not three axes, no voxel, shapes that differ, or values too far apart.
     """
     shape = _checked_shape(values.shape)
-    lowest, highest = int(values.min()), int(values.max())
-    if highest - lowest > MAX_TOP:
-        raise ParameterError(
-            f"values must span less than 2^32, found {lowest} .. {highest}",
-            kind="bad-values",
-            hint="split wider integers into words",
-        )
-    index = values.astype(np.int64) - lowest
-    divisor = max(1, int(np.gcd.reduce(index, axis=None)))
-    index //= divisor
-    top = int(index.max())
+    levels, index = Levels.find(values)
+    extra, deviation = _side_information(levels, shape, reference, spread)
+    mixed = _encode_mixed(index, levels.top, extra, deviation) if levels.top else b""
+    width = (levels.top.bit_length() + 7) // 8
+    variant = MIXED if 0 < len(mixed) < width * index.size else PACKED
     out = FieldWriter()
-    extra = _regressors(reference, lowest, divisor, shape)
-    mixed = _encode_mixed(index, top, extra)
-    width = (top.bit_length() + 7) // 8
-    out.pack("B", RAW if len(mixed) > width * index.size else MIXED)
-    out.pack("q", lowest)
-    out.varint(divisor)
-    out.varint(top)
-    if len(mixed) <= width * index.size:
+    out.pack("B", variant)
+    levels.write(out)
+    if variant == MIXED:
         out.raw(mixed)
     else:
-        out.raw(index.astype("<u4").reshape(-1).view(np.uint8).reshape(-1, 4)[:, :width].tobytes())
+        planes = index.astype("<u4").reshape(-1).view(np.uint8).reshape(-1, 4)
+        out.raw(planes[:, :width].tobytes())
     return out.getvalue()
 
 
@@ -93,8 +85,8 @@ def decode_integers(
     data: bytes,
     shape: Shape,
     *,
-    reference: NDArray[np.int32] | None = None,
-    spread: NDArray[np.int32] | None = None,
+    reference: NDArray[np.integer] | None = None,
+    spread: NDArray[np.integer] | None = None,
     what: str,
 ) -> Integers:
     """Inverse of :func:`encode_integers`.
@@ -105,7 +97,7 @@ def decode_integers(
         One stream, whole.
     shape : tuple of int
         Extents (z, y, x), checked by the caller against its limits.
-    reference, spread : (z, y, x) int32, optional
+    reference, spread : (z, y, x) integer, optional
         As given to the encoder.
     what : str
         Name of the segment in messages.
@@ -119,21 +111,169 @@ def decode_integers(
     ------
     FormatError
         The bytes are not a stream of this shape (kinds ``truncated``, ``limit``, ``bad-payload``,
-        ``bad-symbol``).
+        ``bad-symbol``). Damage that leaves an intact stream of other values is for the caller's
+        checksum to find.
     """
     shape = _checked_shape(shape)
     fields = FieldReader(data, what=what)
-    variant, lowest = fields.unpack("Bq")
-    divisor = fields.varint(limit=MAX_TOP, name="divisor")
-    top = fields.varint(limit=MAX_TOP, name="largest index")
-    if top * divisor > MAX_TOP or abs(lowest) > (1 << 62) or variant > MIXED:
-        raise FormatError(f"{what}: impossible header of a residual stream", kind="bad-payload")
-    if variant == RAW:
-        index = _decode_raw(fields.raw(len(data) - fields.offset), top, shape, what)
+    (variant,) = fields.unpack("B")
+    levels = Levels.read(fields, what)
+    if variant == PACKED:
+        index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
+    elif variant == MIXED:
+        extra, deviation = _side_information(levels, shape, reference, spread)
+        index = _decode_mixed(fields, len(data), levels.top, extra, deviation, shape, what)
     else:
-        extra = _regressors(reference, lowest, max(1, divisor), shape)
-        index = _decode_mixed(fields, len(data), top, extra, shape, what)
-    return index * divisor + lowest
+        raise FormatError(
+            f"{what}: expected residual stream variant 0 or 1, found {variant}", kind="bad-payload"
+        )
+    return levels.values(index)
+
+
+class Model(NamedTuple):
+    """Memory of the compiled coder, all of it allocated by :func:`_run`; see SPEC section 15."""
+
+    volume: NDArray[np.int64]
+    data: NDArray[np.uint8]
+    coder: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    coefficients: NDArray[np.int64]
+    extra: NDArray[np.int64]
+    deviation: NDArray[np.int64]
+    errors: NDArray[np.int32]
+    final: NDArray[np.int64]
+    differences: NDArray[np.int64]
+    fast: NDArray[np.int64]
+    slow: NDArray[np.int64]
+    guesses: NDArray[np.int64]
+    sums: NDArray[np.int64]
+    bias_sum: NDArray[np.int64]
+    bias_count: NDArray[np.int64]
+    counters: NDArray[np.int32]
+    weights: NDArray[np.int32]
+    inputs: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    check: NDArray[np.int64]
+    means: NDArray[np.int64]
+    scales: NDArray[np.int64]
+    shift: NDArray[np.int64]
+    inverse: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    inner_left: NDArray[np.int64]
+    inner_right: NDArray[np.int64]
+    outer_left: NDArray[np.int64]
+    outer_right: NDArray[np.int64]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    squash: NDArray[np.int32]
+    stretch: NDArray[np.int32]
+    cdf: NDArray[np.int32]
+    rate: NDArray[np.int32]
+
+
+def _run(
+    padded: Integers,
+    top: int,
+    shift: int,
+    predictors: tuple[Integers, Integers],
+    extra: Integers,
+    deviation: Integers,
+    data: NDArray[np.uint8],
+    *,
+    decode: bool,
+) -> int:
+    """Code ``padded`` in place; returns the length of the stream, or -1."""
+    from psc_volumetric.coding import residual_coder as coder
+    from psc_volumetric.coding import residual_kernel as kernel
+    from psc_volumetric.coding.residual_values import NODES
+
+    depth, rows, row = padded.shape
+    plane = rows * row
+    weights = np.full((3 * kernel.WEIGHT_SETS, coder.INPUTS), 8000, np.int32)
+    weights[:, 0], weights[:, -1] = 32000, 0
+    nodes = sum(kernel.CONTEXTS) * NODES
+    scratch: list[Any] = list(np.zeros((11, coder.DISTRIBUTIONS), np.int64))
+
+    def zeros(count: int) -> Integers:
+        return np.zeros(count, np.int64)
+
+    model = Model(
+        padded.reshape(-1), data, zeros(coder.STATE_SIZE),
+        NEIGHBOURS @ np.array([plane, row, 1], np.int64), np.concatenate(predictors), extra,
+        deviation, np.zeros(2 * plane * EXPERTS, np.int32), zeros(2 * plane),
+        zeros(predictors[0].shape[1]), zeros(len(NEIGHBOURS)), zeros(len(NEIGHBOURS)),
+        zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
+        zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
+        weights.reshape(-1), zeros(coder.INPUTS), zeros(coder.COUNTERS), zeros(1),
+        *scratch, *list(residual_tables()),
+    )  # fmt: skip
+    model.inputs[-1] = coder.CONSTANT_INPUT
+    model.coder[coder.DECODE] = decode
+    size = depth - FRONT, rows - 2 * PAD, row - 2 * PAD
+    return int(kernel.code_segment(model, *size, top, shift, len(predictors[0])))
+
+
+def _encode_mixed(index: Integers, top: int, extra: Integers, deviation: Integers) -> bytes:
+    """Predictors and body of the model's stream; empty if longer than the packed integers."""
+    predictors = fit_predictors(index, extra)
+    shift = max(0, top.bit_length() - CLAMP_BITS)
+    out = FieldWriter()
+    out.pack("B", shift)
+    predictors = write_predictors(out, predictors, index.size)
+    padded = _padded(index.shape)
+    padded[FRONT:, PAD:-PAD, PAD:-PAD] = index
+    room = np.zeros(index.size * ((top.bit_length() + 7) // 8), np.uint8)
+    size = _run(padded, top, shift, predictors, extra, deviation, room, decode=False)
+    if size < 0:
+        return b""
+    out.raw(room[:size].tobytes())
+    return out.getvalue()
+
+
+def _decode_mixed(
+    fields: FieldReader,
+    end: int,
+    top: int,
+    extra: Integers,
+    deviation: Integers,
+    shape: Shape,
+    what: str,
+) -> Integers:
+    (shift,) = fields.unpack("B")
+    if shift > MAX_SHIFT or top == 0:
+        raise FormatError(f"{what}: impossible header of a residual stream", kind="bad-payload")
+    terms = len(NEIGHBOURS) + extra.shape[1]
+    predictors = read_predictors(fields, terms, MAX_SETS, shape[0] > 1, what)
+    body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
+    padded = _padded(shape)
+    size = _run(padded, top, shift, predictors, extra, deviation, body, decode=True)
+    if size != len(body):
+        raise FormatError(
+            f"{what}: the residual stream does not end with its check bits",
+            kind="bad-symbol",
+            hint="the stream is cut or damaged, run `psc-archive verify`",
+        )
+    return padded[FRONT:, PAD:-PAD, PAD:-PAD].copy()
+
+
+def _decode_packed(data: bytes, top: int, shape: Shape, what: str) -> Integers:
+    count, width = math.prod(shape), (top.bit_length() + 7) // 8
+    if len(data) != count * width:
+        raise FormatError(
+            f"{what}: expected {count * width} bytes of packed integers, found {len(data)}",
+            kind="bad-payload",
+        )
+    planes = np.zeros((count, 4), np.uint8)
+    planes[:, :width] = np.frombuffer(data, np.uint8).reshape(count, width)
+    index = planes.reshape(-1).view("<u4").astype(np.int64).reshape(shape)
+    if int(index.max()) > top:
+        raise FormatError(f"{what}: a packed integer exceeds {top}", kind="bad-symbol")
+    return index
+
+
+def _padded(shape: tuple[int, ...]) -> Integers:
+    z, y, x = shape
+    return np.zeros((z + FRONT, y + 2 * PAD, x + 2 * PAD), np.int64)
 
 
 def _checked_shape(shape: tuple[int, ...]) -> Shape:
@@ -145,100 +285,31 @@ def _checked_shape(shape: tuple[int, ...]) -> Shape:
     return (int(shape[0]), int(shape[1]), int(shape[2]))
 
 
-def _decode_raw(data: bytes, top: int, shape: Shape, what: str) -> Integers:
-    count, width = math.prod(shape), (top.bit_length() + 7) // 8
-    if len(data) != count * width:
-        raise FormatError(
-            f"{what}: expected {count * width} bytes of packed integers, found {len(data)}",
-            kind="bad-payload",
-        )
-    packed = np.zeros((count, 4), np.uint8)
-    packed[:, :width] = np.frombuffer(data, np.uint8).reshape(count, width)
-    index = packed.reshape(-1).view("<u4").astype(np.int64).reshape(shape)
-    if int(index.max()) > top:
-        raise FormatError(f"{what}: an integer exceeds {top}", kind="bad-symbol")
-    return index
+def _side_information(
+    levels: Levels,
+    shape: Shape,
+    reference: NDArray[np.integer] | None,
+    spread: NDArray[np.integer] | None,
+) -> tuple[Integers, Integers]:
+    """Reference at each voxel and its neighbours, (voxels, 0 or 5), and deviation, (0 or voxels,).
 
-
-def _encode_mixed(index: Integers, top: int, extra: Integers) -> bytes:
-    """Header and body of the model's stream; longer than the packed values if that did not fit."""
-    padded = _padded(index.shape)
-    padded[FRONT:, PAD:-PAD, PAD:-PAD] = index
-    coefficients, first_sets = fit_coefficients(index, extra)
-    shift = max(0, top.bit_length() - CLAMP_BITS)
-    room = np.zeros(index.size * ((top.bit_length() + 7) // 8) + 64, np.uint8)
-    size = _run(padded, top, shift, coefficients, first_sets, extra, room, decode=False)
-    head = bytes([shift, first_sets, len(coefficients)])
-    body = room.tobytes() if size < 0 else room[:size].tobytes()
-    return head + coefficients.astype("<i2").tobytes() + body
-
-
-def _decode_mixed(
-    fields: FieldReader, end: int, top: int, extra: Integers, shape: Shape, what: str
-) -> Integers:
-    shift, first_sets, sets = fields.unpack("BBB")
-    rest = sets - first_sets
-    if shift > 32 or not (1 <= first_sets <= MAX_SETS and (shape[0] == 1 or 1 <= rest <= MAX_SETS)):
-        raise FormatError(f"{what}: impossible predictors in a residual stream", kind="bad-payload")
-    terms = len(NEIGHBOURS) + extra.shape[1]
-    coefficients = np.frombuffer(fields.raw(2 * sets * terms), "<i2").reshape(sets, terms)
-    body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
-    padded = _padded(shape)
-    size = _run(
-        padded, top, shift, coefficients.astype(np.int64), first_sets, extra, body, decode=True
-    )
-    if size != len(body):
-        raise FormatError(
-            f"{what}: the residual stream does not end with its check word",
-            kind="bad-symbol",
-            hint="the stream is cut or damaged, run `psc-archive verify`",
-        )
-    return padded[FRONT:, PAD:-PAD, PAD:-PAD].copy()
-
-
-def _padded(shape: tuple[int, ...]) -> Integers:
-    z, y, x = shape
-    return np.zeros((z + FRONT, y + 2 * PAD, x + 2 * PAD), np.int64)
-
-
-def _run(
-    padded: Integers,
-    top: int,
-    shift: int,
-    coefficients: Integers,
-    first_sets: int,
-    extra: Integers,
-    data: NDArray[np.uint8],
-    *,
-    decode: bool,
-) -> int:
-    shape = np.array(padded.shape, np.int64) - (FRONT, 2 * PAD, 2 * PAD)
-    _, rows, row = padded.shape
-    offsets = NEIGHBOURS @ np.array([rows * row, row, 1], np.int64)
-    return int(
-        code_segment(
-            padded, shape, top, shift, coefficients, first_sets, extra, data, int(decode),
-            *residual_tables(), offsets,
-        )
-    )  # fmt: skip
-
-
-def _regressors(
-    reference: NDArray[np.int32] | None, lowest: int, divisor: int, shape: Shape
-) -> Integers:
-    """Reference at the voxel and its four neighbours in the slice, (voxels, terms), 8 bits."""
+    Both in units of the coded integers with 8 fraction bits.
+    """
+    for given in (reference, spread):
+        if given is not None and given.shape != shape:
+            raise ParameterError(
+                f"reference and spread must have the shape {shape!r}, found {given.shape!r}",
+                kind="bad-shape",
+            )
     count = math.prod(shape)
+    deviation = np.zeros(0, np.int64)
+    if spread is not None:
+        deviation = levels.scaled(spread.astype(np.int64).reshape(-1))
     if reference is None:
-        return np.zeros((count, 0), np.int64)
-    if reference.shape != shape:
-        raise ParameterError(
-            f"the reference must have the shape {shape!r}, found {reference.shape!r}",
-            kind="bad-shape",
-        )
-    value = ((reference.astype(np.int64) - (lowest << 4)) << 4) // divisor
-    padded = np.pad(value, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        return np.zeros((count, 0), np.int64), deviation
+    value = np.pad(levels.mapped(reference), ((0, 0), (1, 1), (1, 1)), mode="edge")
     y, x = slice(1, -1), slice(1, -1)
     views = (
-        value, padded[:, y, :-2], padded[:, y, 2:], padded[:, :-2, x], padded[:, 2:, x],
+        value[:, y, x], value[:, y, :-2], value[:, y, 2:], value[:, :-2, x], value[:, 2:, x],
     )  # fmt: skip
-    return np.ascontiguousarray(np.stack(views, axis=-1).reshape(count, REFERENCE_TERMS))
+    return np.ascontiguousarray(np.stack(views, axis=-1).reshape(count, -1)), deviation

@@ -9,22 +9,29 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.coding.residual_kernel import COEFFICIENT_BITS, FRONT, NEIGHBOURS, PAD
+from psc_volumetric.coding.residual_layout import (
+    COEFFICIENT_BITS,
+    FLAT_NEIGHBOURS,
+    FRONT,
+    MAX_COEFFICIENT,
+    MAX_SETS,
+    NEIGHBOURS,
+    PAD,
+)
 
-__all__ = ["fit_coefficients"]
+__all__ = ["fit_predictors"]
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-SAMPLES = 60_000
-LIMIT = (1 << 15) - 1
-FIRST_SETS = 1  # predictors of the first slice
-SETS = 4  # predictors of the others
-FLAT_NEIGHBOURS = 12  # neighbours in the same slice come first
+SAMPLES = 80_000  # voxels that a fit looks at
+VOXELS_PER_SET = 1 << 16
+BLOCK = (4, 8, 8)  # voxels that choose one predictor together
+ROUNDS = 4
 FLOOR = 0.25  # activity below which all samples weigh the same
 
 
-def fit_coefficients(index: Integers, extra: Integers) -> tuple[Integers, int]:
-    """Fit linear predictors to a segment.
+def fit_predictors(index: Integers, extra: Integers) -> tuple[Integers, Integers]:
+    """Fit linear predictors to a segment: for its first slice, and for the others.
 
     Parameters
     ----------
@@ -35,51 +42,66 @@ def fit_coefficients(index: Integers, extra: Integers) -> tuple[Integers, int]:
 
     Returns
     -------
-    coefficients : (sets, neighbours + e) int64
-        With COEFFICIENT_BITS fraction bits, within 16 bits.
-    first_sets : int
-        How many of them are for the first slice.
+    first, others : (sets, neighbours + e) int64
+        Coefficients with COEFFICIENT_BITS fraction bits; no ``others`` if there is one slice.
     """
     padded = np.pad(index, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")
     padded = np.concatenate([padded[:1]] * FRONT + [padded])
-    parts = [_fit(padded, extra, FIRST_SETS, flat=True)]
-    if len(index) > 1:
-        parts.append(_fit(padded, extra, SETS, flat=False))
-    return np.concatenate(parts), FIRST_SETS
+    slice_size = index.shape[1] * index.shape[2]
+    first = _fit(padded, extra, np.arange(slice_size), is_first=True)
+    if len(index) == 1:
+        return first, first[:0]
+    return first, _fit(padded, extra, np.arange(slice_size, index.size), is_first=False)
 
 
-def _fit(padded: Integers, extra: Integers, sets: int, *, flat: bool) -> Integers:
-    """One predictor for all samples, and one for each of ``sets - 1`` ranges of activity."""
-    nz, ny, nx = (n - p for n, p in zip(padded.shape, (FRONT, 2 * PAD, 2 * PAD), strict=True))
-    first, last = (0, ny * nx) if flat else (ny * nx, nz * ny * nx)
-    picks = np.arange(first, last, max(1, (last - first) // SAMPLES) | 1)
-    z, y, x = np.unravel_index(picks, (nz, ny, nx))
-    base = padded[z + FRONT, y + PAD, x + PAD - 1]
-    columns = [
-        padded[z + FRONT + dz, y + PAD + dy, x + PAD + dx] - base for dz, dy, dx in NEIGHBOURS
-    ]
-    design = np.stack([*columns, *(extra[picks].T / 256 - base)], axis=1).astype(np.float64)
-    target = (padded[z + FRONT, y + PAD, x + PAD] - base).astype(np.float64)
-    used = np.ones(design.shape[1], bool)
+def _fit(padded: Integers, extra: Integers, voxels: Integers, *, is_first: bool) -> Integers:
+    """Predictors for ``voxels``, each for the blocks that it suits best."""
+    sets = int(np.clip(len(voxels) // VOXELS_PER_SET, 1, MAX_SETS))
+    voxels = voxels[:: max(1, len(voxels) // SAMPLES) | 1]
+    shape = np.array(padded.shape) - (FRONT, 2 * PAD, 2 * PAD)
+    z, y, x = np.unravel_index(voxels, tuple(shape))
+    z0, y0, x0 = z + FRONT, y + PAD, x + PAD
+    base = padded[z0, y0, x0 - 1]
+    used = np.ones(len(NEIGHBOURS) + extra.shape[1], bool)
     used[0] = False
-    if flat:
+    if is_first:
         used[FLAT_NEIGHBOURS : len(NEIGHBOURS)] = False
-    design = design[:, used]
-    activity = np.abs(design[:, :FLAT_NEIGHBOURS]).mean(1) + FLOOR
-    weight = 1 / activity**2
-    groups = [np.arange(len(picks))]
-    if sets > 1:
-        groups += np.array_split(np.argsort(activity, kind="stable"), sets - 1)
+    columns = [
+        padded[z0 + dz, y0 + dy, x0 + dx] - base
+        for dz, dy, dx in NEIGHBOURS[used[: len(NEIGHBOURS)]]
+    ]
+    design = np.stack([*columns, *(extra[voxels].T / 256 - base)], axis=1).astype(np.float64)
+    target = (padded[z0, y0, x0] - base).astype(np.float64)
+    activity = np.abs(design[:, : FLAT_NEIGHBOURS - 1]).mean(axis=1) + FLOOR
+    grid = np.stack([z // BLOCK[0], y // BLOCK[1], x // BLOCK[2]])
+    _, block = np.unique(np.ravel_multi_index(tuple(grid), tuple(shape)), return_inverse=True)
     out = np.zeros((sets, len(used)), np.int64)
-    for i, group in enumerate(groups):
-        solution = _solve(design[group], target[group], weight[group])
-        out[i, used] = np.clip(np.rint(solution * (1 << COEFFICIENT_BITS)), -LIMIT, LIMIT)
+    solutions = _cluster(design / activity[:, None], target / activity, activity, block, sets)
+    fixed = np.rint(solutions * (1 << COEFFICIENT_BITS))
+    out[:, used] = np.clip(fixed, -MAX_COEFFICIENT, MAX_COEFFICIENT)
     return out
 
 
-def _solve(design: Floats, target: Floats, weight: Floats) -> Floats:
-    """Weighted least squares with a little ridge."""
-    scaled = (design * weight[:, None]).T
-    gram = scaled @ design
+def _cluster(
+    design: Floats, target: Floats, activity: Floats, block: Integers, sets: int
+) -> Floats:
+    """Alternate between fitting sets to their blocks and giving each block to its best set."""
+    count = np.bincount(block)
+    rank = np.argsort(np.argsort(np.bincount(block, activity) / count))
+    choice = rank * sets // len(rank)
+    solutions = np.zeros((sets, design.shape[1]))
+    for _ in range(ROUNDS if sets > 1 else 1):
+        for i in range(sets):
+            mine = choice[block] == i
+            if mine.any():
+                solutions[i] = _solve(design[mine], target[mine])
+        errors = [np.bincount(block, np.abs(target - design @ s)) for s in solutions]
+        choice = np.argmin(errors, axis=0)
+    return solutions
+
+
+def _solve(design: Floats, target: Floats) -> Floats:
+    """Least squares with a little ridge."""
+    gram = design.T @ design
     gram[np.diag_indices_from(gram)] += 1e-6 * np.trace(gram) / len(gram) + 1e-3
-    return np.asarray(np.linalg.solve(gram, scaled @ target), np.float64)
+    return np.asarray(np.linalg.solve(gram, design.T @ target), np.float64)

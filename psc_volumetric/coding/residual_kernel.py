@@ -1,284 +1,309 @@
-"""Prediction, binarisation and contexts of the residual coder: the loop over voxels.
+"""Prediction and contexts of the residual coder: the loop over voxels.
 
-Part of the format (SPEC section 15). Encoder and decoder run the same function.
+Part of the format (SPEC section 15). Encoder and decoder run the same function. ``m`` is the
+:class:`psc_volumetric.coding.residual.Model`. Arrays of neighbours' errors hold two slices, this
+one and the last: ``here`` is the place of the voxel in this slice, ``there`` the same voxel in the
+last.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from psc_volumetric.coding.residual_coder import (
+    COUNTERS,
+    DISTRIBUTIONS,
+    FAILED,
+    compiled,
+    finish,
+    start,
+)
+from psc_volumetric.coding.residual_layout import (
+    COEFFICIENT_BITS,
+    EXPERTS,
+    FRACTION,
+    FRONT,
+    PAD,
+)
+from psc_volumetric.coding.residual_values import NODES, bit_length, code_value
 
-from psc_volumetric.coding.residual_coder import FAILED, INPUTS, STATE_SIZE, finish, start
-from psc_volumetric.coding.residual_values import FRACTION, NODES, bit_length, code_value
+__all__ = ["BIAS_CONTEXTS", "CONTEXTS", "WEIGHT_SETS", "code_segment"]
 
-__all__ = ["COEFFICIENT_BITS", "FRONT", "MAX_SETS", "NEIGHBOURS", "PAD", "code_segment"]
-
-# (dz, dy, dx) of the causal neighbours, the base of all differences first
-NEIGHBOURS = np.array(
-    [
-        (0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, 0, -2), (0, -2, 0),
-        (0, -1, -2), (0, -1, 2), (0, -2, -1), (0, -2, 1), (0, 0, -3), (0, -3, 0),
-        (-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (-1, -1, -1),
-        (-1, -1, 1), (-1, 1, -1), (-1, 1, 1), (-1, 0, 2), (-1, 2, 0), (-2, 0, 0),
-    ],
-    np.int64,
-)  # fmt: skip
-PAD = 3
-FRONT = 2  # slices of padding before the first
-COEFFICIENT_BITS = 14
-EXPERTS = 8
-MAX_SETS = EXPERTS - 2
-SIZES = (192, 512, 512, 256, 512, 1024)  # contexts of each counter
+ADAPTIVE_BITS = 20
+ADAPTIVE_LIMIT = 1 << 24
+FAST, SLOW = 4, 9  # shifts of the two online predictors; smaller learns faster
+CLAMP = 1 << 15
+ERROR_LIMIT = 1 << 26
+CONTEXTS = (256, 256, 1024)  # of each counter
 WEIGHT_SETS = 24
+BIAS_CONTEXTS = 2048
+SMALLEST_SCALE = 16
 
 
-@njit(nogil=True, cache=True)
-def code_segment(  # type: ignore[no-untyped-def]
-    volume, shape, top, shift, coefficients, first_sets, extra, data, decode,
-    squash, stretch, cdf, rate, offsets,
-):  # fmt: skip
-    # long: one pass over the voxels with all its state in registers
-    """Code the values of one segment in place.
+@compiled(inline="always")
+def _gather(m, at, index):  # type: ignore[no-untyped-def]
+    """Differences of neighbours and reference from the base neighbour."""
+    count = m.offsets.shape[0]
+    base = m.volume[at - 1]
+    for j in range(count):
+        m.differences[j] = m.volume[at + m.offsets[j]] - base
+    for j in range(m.extra.shape[1]):
+        m.differences[count + j] = m.extra[index, j] - (base << FRACTION)
 
-    Parameters
-    ----------
-    volume : (z + 2, y + 6, x + 6) int64
-        Values 0 .. top inside the padding; filled in when reading.
-    coefficients : (sets, neighbours + extras) int64
-    extra : (z, y, x, e) int64
-        Further regressors, in value units with FRACTION bits.
-    Returns the number of bytes, -1 if damaged or full.
+
+@compiled(inline="always")
+def _guess_fitted(m, base, first, fitted):  # type: ignore[no-untyped-def]
+    count = m.offsets.shape[0]
+    for k in range(fitted):
+        total = 0
+        for j in range(count):
+            total += m.coefficients[first + k, j] * m.differences[j]
+        total <<= FRACTION
+        for j in range(count, m.coefficients.shape[1]):
+            total += m.coefficients[first + k, j] * m.differences[j]
+        m.guesses[k] = base + (total >> COEFFICIENT_BITS)
+
+
+@compiled(inline="always")
+def _guess_online(m, base, fitted, shift):  # type: ignore[no-untyped-def]
+    """The two predictors that learn at every voxel; cuts differences, returns their energy."""
+    fast, slow, energy = 0, 0, 0
+    for j in range(m.offsets.shape[0]):
+        part = min(max(m.differences[j] >> shift, -CLAMP), CLAMP - 1)
+        m.differences[j] = part
+        fast += m.fast[j] * part
+        slow += m.slow[j] * part
+        energy += part * part
+    m.guesses[fitted] = base + ((fast << shift) >> (ADAPTIVE_BITS - FRACTION))
+    m.guesses[fitted + 1] = m.guesses[0] + ((slow << shift) >> (ADAPTIVE_BITS - FRACTION))
+    return energy
+
+
+@compiled(inline="always")
+def _guess_gradient(m, at, row, plane, is_first):  # type: ignore[no-untyped-def]
+    west, north = m.volume[at - 1], m.volume[at - row]
+    if is_first:
+        return (west + north) << (FRACTION - 1)
+    before = at - plane
+    gradient = west - m.volume[before - 1] + north - m.volume[before - row]
+    return (m.volume[before] << FRACTION) + (gradient << (FRACTION - 1))
+
+
+@compiled(inline="always")
+def _blend(m, base, here, there, row, experts):  # type: ignore[no-untyped-def]
+    """Mean of the guesses, weighted by the inverse sixth power of their recent errors."""
+    e, size = m.errors, EXPERTS
+    best = 1 << 60
+    for k in range(experts):
+        h, t = here * size + k, there * size + k
+        near = int(e[h - size]) + int(e[h - row * size]) + int(e[t])
+        around = int(e[h - 2 * size]) + int(e[h - 2 * row * size])
+        around += int(e[h - (row + 1) * size]) + int(e[h - (row - 1) * size])
+        around += int(e[h - (row + 2) * size]) + int(e[h - (row - 2) * size])
+        around += int(e[h - (2 * row + 1) * size]) + int(e[h - (2 * row - 1) * size])
+        around += int(e[t - size]) + int(e[t + size])
+        around += int(e[t - row * size]) + int(e[t + row * size])
+        m.sums[k] = 8 + 2 * near + around
+        best = min(best, m.sums[k])
+    total, mean = 0, 0
+    for k in range(experts):
+        ratio = (best << 10) // m.sums[k]
+        cube = (((ratio * ratio) >> 10) * ratio) >> 10
+        weight = (cube * cube) >> 10
+        total += weight
+        mean += weight * (m.guesses[k] - base)
+    return base + mean // total
+
+
+@compiled(inline="always")
+def _recent_error(m, here, there, row, is_first):  # type: ignore[no-untyped-def]
+    """Mean magnitude of the final prediction's error around the voxel."""
+    f = m.final
+    near = 2 * (abs(f[here - 1]) + abs(f[here - row])) + abs(f[here - row - 1])
+    near += abs(f[here - row + 1]) + abs(f[here - 2]) + abs(f[here - 2 * row])
+    far = abs(f[here - 3]) + abs(f[here - row - 2]) + abs(f[here - row + 2])
+    far += abs(f[here - 2 * row - 1]) + abs(f[here - 2 * row + 1]) + abs(f[here - 3 * row])
+    if is_first:
+        return (2 * near + far) // 22
+    near += 2 * abs(f[there]) + abs(f[there + 1]) + abs(f[there - 1])
+    near += abs(f[there + row]) + abs(f[there - row])
+    far += abs(f[there - row - 1]) + abs(f[there - row + 1]) + abs(f[there + row - 1])
+    far += abs(f[there + row + 1]) + abs(f[there + 2]) + abs(f[there + 2 * row])
+    return (2 * near + far) // 40
+
+
+@compiled(inline="always")
+def _texture(m, at, row, plane, mean, is_first):  # type: ignore[no-untyped-def]
+    """Which of seven neighbours exceed the prediction, one bit each."""
+    v = m.volume
+    bits = 1 if v[at - 1] << FRACTION > mean else 0
+    bits += 2 if v[at - row] << FRACTION > mean else 0
+    bits += 4 if v[at - row - 1] << FRACTION > mean else 0
+    bits += 8 if v[at - row + 1] << FRACTION > mean else 0
+    if not is_first:
+        bits += 16 if v[at - plane] << FRACTION > mean else 0
+        bits += 32 if v[at - plane + 1] << FRACTION > mean else 0
+        bits += 64 if v[at - plane + row] << FRACTION > mean else 0
+    return bits
+
+
+@compiled(inline="always")
+def _error_signs(m, here, there, row, spread):  # type: ignore[no-untyped-def]
+    """Context of the signed errors to the west, to the north and in the last slice."""
+    unit = max(spread, 1)
+    west = min(max(4 * m.final[here - 1] // unit, -6), 6) + 6
+    north = min(max(4 * m.final[here - row] // unit, -6), 6) + 6
+    before = min(max(4 * m.final[there] // unit, -4), 4) + 4
+    return BIAS_CONTEXTS + (west * 13 + north) * 9 + before
+
+
+@compiled(inline="always")
+def _bias(m, context):  # type: ignore[no-untyped-def]
+    return m.bias_sum[context] // (m.bias_count[context] + 8)
+
+
+@compiled(inline="always")
+def _learn_bias(m, context, error):  # type: ignore[no-untyped-def]
+    m.bias_sum[context] += error
+    m.bias_count[context] += 1
+    if m.bias_count[context] >= 256:
+        m.bias_sum[context] >>= 1
+        m.bias_count[context] >>= 1
+
+
+@compiled(inline="always")
+def _prepare(m, mean, blended, spread, level, texture, fitted, index):  # type: ignore[no-untyped-def]
+    """Distributions and counters for the voxel's decisions."""
+    scale = max((spread * 46) >> 6, SMALLEST_SCALE)
+    for k in range(DISTRIBUTIONS):
+        m.scales[k] = scale
+    m.means[0] = mean
+    m.means[1] = m.guesses[fitted]
+    m.means[2] = blended
+    m.means[3] = m.guesses[fitted + 2]
+    if m.deviation.shape[0]:
+        m.means[3] = mean
+        m.scales[3] = max((m.deviation[index] * 35) >> 6, SMALLEST_SCALE)
+    fraction = (mean >> (FRACTION - 3)) & 7
+    whole = (mean + (1 << (FRACTION - 1))) >> FRACTION
+    m.slots[0] = fraction * 32 + min(2 * level, 31)
+    m.slots[1] = CONTEXTS[0] + min(whole, 255)
+    m.slots[2] = CONTEXTS[0] + CONTEXTS[1] + texture * 8 + min(level >> 1, 7)
+    for k in range(COUNTERS):
+        m.slots[k] *= NODES
+
+
+@compiled(inline="always")
+def _learn_online(m, exact, fitted, shift, energy):  # type: ignore[no-untyped-def]
+    """Normalised least mean squares for both online predictors."""
+    size = energy * 128 + 4096
+    limit = 1 << 24
+    fast = (min(max((exact - m.guesses[fitted]) >> shift, -limit), limit) << 20) // size
+    slow = (min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit) << 20) // size
+    for j in range(m.offsets.shape[0]):
+        part = m.differences[j]
+        weight = m.fast[j] + ((fast * part) >> FAST)
+        m.fast[j] = min(max(weight, -ADAPTIVE_LIMIT), ADAPTIVE_LIMIT)
+        weight = m.slow[j] + ((slow * part) >> SLOW)
+        m.slow[j] = min(max(weight, -ADAPTIVE_LIMIT), ADAPTIVE_LIMIT)
+
+
+@compiled
+def _begin_slice(m, z, row, plane, first):  # type: ignore[no-untyped-def]
+    """Clear this slice's errors; put the last slice's first row above it."""
+    origin = (z + FRONT) * plane
+    half = (z & 1) * plane
+    for k in range(plane):
+        m.final[half + k] = 0
+    for k in range(plane * EXPERTS):
+        m.errors[half * EXPERTS + k] = 0
+    if z:
+        for k in range(PAD * row):
+            m.volume[origin + k] = m.volume[origin - plane + PAD * row + k % row]
+    if z < 2:
+        for j in range(m.offsets.shape[0]):
+            m.fast[j] = m.coefficients[first, j] << (ADAPTIVE_BITS - COEFFICIENT_BITS)
+            m.slow[j] = 0
+
+
+@compiled
+def _end_slice(m, z, ny, row, plane):  # type: ignore[no-untyped-def]
+    """Repeat the last row below the slice, and the first slice before itself."""
+    origin = (z + FRONT) * plane
+    bottom = origin + (ny + PAD) * row
+    for k in range(PAD * row):
+        m.volume[bottom + k] = m.volume[bottom - row + k % row]
+    if z == 0:
+        for k in range(plane):
+            m.volume[origin - plane + k] = m.volume[origin + k]
+
+
+@compiled
+def _code_row(m, z, y, nx, row, plane, top, shift, first, fitted, index):  # type: ignore[no-untyped-def]
+    """Code one row; returns how many of its voxels are impossible."""
+    # long: the path of one voxel through all the parts above
+    line = (z + FRONT) * plane + (y + PAD) * row + PAD
+    here_line = line - (z + FRONT - (z & 1)) * plane
+    there_line = line - (z + FRONT - (1 - (z & 1))) * plane
+    limit = top << FRACTION
+    experts = fitted + 3
+    is_start = z + y + m.extra.shape[1] == 0
+    bad = 0
+    for k in range(1, PAD + 1):
+        m.volume[line - k] = m.volume[line - row]
+    for x in range(nx):
+        at, here, there = line + x, here_line + x, there_line + x
+        base = m.volume[at - 1] << FRACTION
+        _gather(m, at, index + x)
+        _guess_fitted(m, base, first, fitted)
+        energy = _guess_online(m, base, fitted, shift)
+        m.guesses[fitted + 2] = _guess_gradient(m, at, row, plane, z == 0)
+        for k in range(experts):
+            m.guesses[k] = min(max(base if is_start else m.guesses[k], 0), limit)
+        blended = _blend(m, base, here, there, row, experts)
+        spread = _recent_error(m, here, there, row, z == 0)
+        level = bit_length(spread)
+        texture = _texture(m, at, row, plane, blended, z == 0)
+        one = texture * 16 + min(level, 15)
+        two = _error_signs(m, here, there, row, spread)
+        mean = blended + ((5 * (_bias(m, one) + _bias(m, two))) >> 3)
+        mean = min(max(mean, 0), limit)
+        _prepare(m, mean, blended, spread, level, texture, fitted, index + x)
+        speed = 10 + (20 >> min((index + x) >> 13, 5))
+        value = code_value(m, m.volume[at], top, min(level, WEIGHT_SETS - 1), speed)
+        if value < 0 or value > top:
+            bad += 1
+            value = min(max(value, 0), top)
+        m.volume[at] = value
+        m.check[0] = (m.check[0] * 40503 + value + 1) & 0xFFFF
+        exact = value << FRACTION
+        m.final[here] = exact - mean
+        for k in range(experts):
+            m.errors[here * EXPERTS + k] = min(abs(exact - m.guesses[k]), ERROR_LIMIT)
+        _learn_bias(m, one, exact - blended)
+        _learn_bias(m, two, exact - blended)
+        _learn_online(m, exact, fitted, shift, energy)
+    for k in range(PAD):
+        m.volume[line + nx + k] = m.volume[line + nx - 1]
+    return bad
+
+
+@compiled
+def code_segment(m, nz, ny, nx, top, shift, first_sets):  # type: ignore[no-untyped-def]
+    """Code the values of one segment in place; returns the stream's length, or -1.
+
+    ``m.volume`` holds values 0 .. ``top`` inside the padding, or receives them. -1 means damage
+    when reading, and that ``m.data`` is too small when writing.
     """
-    nz, ny, nx = shape
     row = nx + 2 * PAD
     plane = row * (ny + 2 * PAD)
-    flat = volume.reshape(-1)
-    count = offsets.shape[0]
-    extras = extra.shape[1]
-    terms = count + extras
-    sets = coefficients.shape[0]
-    coder = np.zeros(STATE_SIZE, np.int64)
-    start(coder, data, decode)
-    errors = np.zeros((EXPERTS, 2 * plane), np.int64)  # magnitudes, this slice and the last
-    final = np.zeros(2 * plane, np.int64)  # signed error of the final prediction
-    total_slots = 0
-    begins = np.zeros(6, np.int64)
-    for i in range(6):
-        begins[i] = total_slots
-        total_slots += SIZES[i] * NODES
-    counters = np.full(total_slots, 1 << 30, np.int64)
-    weights = np.zeros(WEIGHT_SETS * 3 * INPUTS, np.int64)
-    for i in range(WEIGHT_SETS * 3):
-        weights[i * INPUTS] = 40000
-        weights[i * INPUTS + 1] = 8000
-        for j in range(2, 8):
-            weights[i * INPUTS + j] = 8000
-    inputs = np.zeros(INPUTS, np.int64)
-    inputs[INPUTS - 1] = 256
-    slots = np.zeros(6, np.int64)
-    means = np.zeros(2, np.int64)
-    scales = np.zeros(2, np.int64)
-    d = np.zeros(terms, np.int64)
-    guesses = np.zeros(EXPERTS, np.int64)
-    bias_sum = np.zeros((2, 2048), np.int64)
-    bias_count = np.zeros((2, 2048), np.int64)
-    blend_errors = np.zeros(EXPERTS, np.int64)
-    adaptive = np.zeros(terms, np.int64)
-    check = 0
-    index = 0
+    start(m)
     for z in range(nz):
-        here_first = 0 if z == 0 else first_sets
-        here_sets = first_sets if z == 0 else sets - first_sets
-        if z < 2:
-            for j in range(terms):
-                adaptive[j] = coefficients[here_first, j] << 6
-        experts = min(here_sets, EXPERTS - 2) + 2
-        origin = (z + 2) * plane
-        slab = (z & 1) * plane - origin
-        other = ((z & 1) ^ 1) * plane - origin + plane  # last slice, same voxel: pos - plane
-        # padding above: the last slice's first row
-        for k in range(PAD * row):
-            flat[origin + k] = flat[origin - plane + PAD * row + k % row] if z else 0
-        for e in range(EXPERTS):
-            for k in range(plane):
-                errors[e, (z & 1) * plane + k] = 0
-        for k in range(plane):
-            final[(z & 1) * plane + k] = 0
+        first = first_sets if z else 0
+        fitted = m.coefficients.shape[0] - first_sets if z else first_sets
+        _begin_slice(m, z, row, plane, first)
         for y in range(ny):
-            line = origin + (y + PAD) * row + PAD
-            for k in range(1, PAD + 1):
-                flat[line - k] = flat[line - row]
-            if z == 0 and y == 0:
-                for k in range(-PAD, 0):
-                    flat[line + k] = 0
-            for x in range(nx):
-                at = line + x
-                w = flat[at - 1]
-                mean = w << FRACTION
-                energy = 0
-                # --- regressors: differences from W
-                for j in range(count):
-                    d[j] = flat[at + offsets[j]] - w
-                for j in range(extras):
-                    d[count + j] = extra[index, j] - (w << FRACTION)
-                for k in range(experts - 2):
-                    acc = 0
-                    for j in range(count):
-                        acc += coefficients[here_first + k, j] * d[j]
-                    acc <<= FRACTION
-                    for j in range(count, terms):
-                        acc += coefficients[here_first + k, j] * d[j]
-                    guesses[k] = (w << FRACTION) + (acc >> COEFFICIENT_BITS)
-                # --- online adaptive
-                acc = 0
-                for j in range(1, count):
-                    t = min(max(d[j] >> shift, -32768), 32767)
-                    acc += adaptive[j] * t
-                    energy += t * t
-                guesses[experts - 2] = (w << FRACTION) + (
-                    (acc << shift) >> (COEFFICIENT_BITS + 6 - FRACTION)
-                )
-                n = flat[at - row]
-                if z:
-                    p = flat[at - plane]
-                    guesses[experts - 1] = (p << FRACTION) + (
-                        (w - flat[at - plane - 1] + n - flat[at - plane - row]) << (FRACTION - 1)
-                    )
-                else:
-                    guesses[experts - 1] = (w + n) << (FRACTION - 1)
-                limit = top << FRACTION
-                for k in range(experts):
-                    guesses[k] = min(max(guesses[k], 0), limit)
-                if z == 0 and y == 0:
-                    for k in range(experts):
-                        guesses[k] = w << FRACTION
-                # --- blend by inverse squared recent error
-                here = at + slab
-                there = at - plane + other - 0
-                weight_sum = 0
-                mean = 0
-                best = 1 << 62
-                for k in range(experts):
-                    s = (
-                        errors[k, here - 1] * 2
-                        + errors[k, here - row] * 2
-                        + errors[k, here - row - 1]
-                        + errors[k, here - row + 1]
-                        + errors[k, here - 2]
-                        + errors[k, here - 2 * row]
-                        + errors[k, there] * 2
-                    ) + 8
-                    inputs[0] = 0
-
-                    if s < best:
-                        best = s
-                    energy_k = s
-                    blend_errors[k] = energy_k
-                for k in range(experts):
-                    q = (best << 10) // blend_errors[k]
-                    q = ((q * q) >> 10) * q >> 10
-                    weight_sum += q
-                    mean += q * (guesses[k] - (w << FRACTION))
-                mean = (w << FRACTION) + mean // max(weight_sum, 1)
-                # --- recent error, and contexts
-                ew = final[here - 1]
-                en = final[here - row]
-                ep = final[there]
-                s1 = (
-                    2 * (abs(ew) + abs(en))
-                    + abs(final[here - row - 1])
-                    + abs(final[here - row + 1])
-                    + abs(final[here - 2])
-                    + abs(final[here - 2 * row])
-                )
-                s2 = (
-                    2 * abs(ep)
-                    + abs(final[there + 1])
-                    + abs(final[there - 1])
-                    + abs(final[there + row])
-                    + abs(final[there - row])
-                )
-                spread = (s1 + s2) // 14 if z else s1 >> 3
-                level = bit_length(spread)
-                fine = min(4 * level + ((spread << 3 >> level) & 3), 191)
-                texture = (
-                    (1 if w << FRACTION > mean else 0)
-                    + (2 if n << FRACTION > mean else 0)
-                    + (4 if flat[at - row - 1] << FRACTION > mean else 0)
-                    + (8 if flat[at - row + 1] << FRACTION > mean else 0)
-                )
-                if z:
-                    texture += (
-                        (16 if flat[at - plane] << FRACTION > mean else 0)
-                        + (32 if flat[at - plane + 1] << FRACTION > mean else 0)
-                        + (64 if flat[at - plane + row] << FRACTION > mean else 0)
-                    )
-                c0 = texture * 16 + min(level, 15)
-                sw = min(max(ew * 4 // max(spread, 1), -6), 6) + 6
-                sn = min(max(en * 4 // max(spread, 1), -6), 6) + 6
-                sp = min(max(ep * 4 // max(spread, 1), -4), 4) + 4
-                c1 = (sw * 13 + sn) * 9 + sp
-                raw_mean = mean
-                bias = 0
-                if bias_count[0, c0]:
-                    bias += bias_sum[0, c0] // bias_count[0, c0]
-                if bias_count[1, c1]:
-                    bias += bias_sum[1, c1] // bias_count[1, c1]
-                mean = min(max(mean + (bias >> 1), 0), limit)
-                # --- code
-                means[0] = mean
-                means[1] = guesses[experts - 2]
-                scales[0] = max((spread * 46) >> 6, 4)
-                scales[1] = max((spread * 80) >> 6, 8)
-                base = (mean + 128) >> FRACTION
-                slots[0] = begins[0] + fine * NODES
-                qw = min(bit_length(abs(ew) >> (FRACTION - 2)), 15)
-                qn = min(bit_length(abs(en) >> (FRACTION - 2)), 15)
-                qp = min(bit_length(abs(ep) >> (FRACTION - 2)), 15)
-                slots[1] = begins[1] + (qw * 16 + qn) * NODES
-                slots[2] = (
-                    begins[2] + (((mean >> (FRACTION - 3)) & 7) * 32 + min(2 * level, 31)) * NODES
-                )
-                slots[3] = begins[3] + min(base, 255) * NODES
-                slots[4] = begins[4] + (qp * 16 + min(bit_length(s2 >> (FRACTION - 1)), 15)) * NODES
-                slots[5] = begins[5] + (texture * 8 + min(level >> 1, 7)) * NODES
-                value = code_value(
-                    coder, data, flat[at], top, means, scales, slots, min(level, WEIGHT_SETS - 1),
-                    inputs, counters, weights, squash, stretch, cdf, rate,
-                )  # fmt: skip
-                if value < 0 or value > top:
-                    return -1
-                flat[at] = value
-                check = (check * 40503 + value + 1) & 0xFFFF
-                # --- learn
-                exact = value << FRACTION
-                error = exact - raw_mean
-                for k in range(experts):
-                    errors[k, here] = min(abs(exact - guesses[k]), 1 << 40)
-                final[here] = exact - mean
-                for i in range(2):
-                    c = c0 if i == 0 else c1
-                    bias_sum[i, c] += error
-                    bias_count[i, c] += 1
-                    if bias_count[i, c] >= 256:
-                        bias_sum[i, c] >>= 1
-                        bias_count[i, c] >>= 1
-                off = exact - guesses[experts - 2]
-                off = min(max(off >> shift, -(1 << 24)), 1 << 24)
-                step = (off << 20) // (energy * 128 + 4096)
-                for j in range(1, count):
-                    t = min(max(d[j] >> shift, -32768), 32767)
-                    adaptive[j] = min(max(adaptive[j] + ((step * t) >> 8), -(1 << 24)), 1 << 24)
-                index += 1
-            end = line + nx
-            for k in range(PAD):
-                flat[end + k] = flat[end - 1]
-            if coder[FAILED]:
+            index = (z * ny + y) * nx
+            bad = _code_row(m, z, y, nx, row, plane, top, shift, first, fitted, index)
+            if bad or m.coder[FAILED]:
                 return -1
-        bottom = origin + (ny + PAD) * row
-        for k in range(PAD * row):
-            flat[bottom + k] = flat[bottom - row + k % row]
-        if z == 0:
-            for k in range(plane):
-                flat[origin - plane + k] = flat[origin + k]
-    return finish(coder, data, check)
+        _end_slice(m, z, ny, row, plane)
+    return finish(m, m.check[0])

@@ -31,7 +31,7 @@ def smooth(shape: tuple[int, int, int], seed: int = 1) -> Integers:
     return np.rint(values).astype(np.int64)
 
 
-def round_trip(values: Integers, **given: Integers) -> bytes:
+def round_trip(values: Integers, **given: NDArray[np.integer]) -> bytes:
     data = encode_integers(values, **given)
     back = decode_integers(data, values.shape, what="test", **given)
     np.testing.assert_array_equal(back, values)
@@ -83,18 +83,38 @@ def test_a_scan_becomes_small() -> None:
 
 
 def test_a_reference_helps() -> None:
-    values = smooth((4, 48, 48))
+    values = smooth((8, 64, 64))
     reference = (values * 16 + np.random.default_rng(2).integers(-12, 13, values.shape)).astype(
         np.int32
     )
-    spread = np.full(values.shape, 8, np.int32)
+    spread = np.full(values.shape, 8)
     assert len(round_trip(values, reference=reference, spread=spread)) * 2 < len(round_trip(values))
 
 
 def test_rare_changes_cost_little() -> None:
     values = np.zeros((8, 64, 64), np.int64)
     values[4, 20:30, 20:30] = 1
-    assert len(round_trip(values)) < 400
+    assert len(round_trip(values)) < 250
+
+
+def test_a_constant_costs_its_header() -> None:
+    assert len(round_trip(np.full((8, 64, 64), -5))) < 16
+
+
+def test_values_far_away_and_coarse_steps_cost_little() -> None:
+    values = smooth((4, 32, 32)) * 48 - (1 << 29)
+    plain = len(round_trip(smooth((4, 32, 32))))
+    values[:, -3:] = int(values.min()) + 48 * (1 << 25)
+    assert len(round_trip(values)) < plain + 60
+    round_trip(values, reference=np.clip(values + 1, I32.min >> 4, I32.max >> 4) * 16)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 9), (9, 1, 1), (2, 3, 1), (1, 40, 2), (5, 2, 40)])
+def test_thin_segments_come_back(shape: tuple[int, int, int]) -> None:
+    values = smooth(shape)
+    reference = values * 16 + 3
+    round_trip(values, reference=reference, spread=np.full(shape, 40))
+    round_trip(np.repeat(values, 20, axis=0))
 
 
 def outcome(data: bytes, shape: tuple[int, int, int]) -> str:
