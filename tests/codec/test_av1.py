@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 from itertools import pairwise
+from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -74,6 +77,63 @@ def test_slices_predict_one_another() -> None:
     one = len(encode_frames(slice_, 80, speed=FAST))
     eight = len(encode_frames(np.repeat(slice_, 8, axis=0), 80, speed=FAST))
     assert eight < 2 * one
+
+
+class _Image(ctypes.Structure):
+    """Start of libaom's aom_image_t (aom/aom_image.h)."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("fmt", "cp", "tc", "mc", "mono", "csp", "range")),
+        *((name, ctypes.c_uint) for name in ("w", "h", "depth", "d_w", "d_h", "r_w", "r_h")),
+        *((name, ctypes.c_uint) for name in ("x_shift", "y_shift")),
+        ("planes", ctypes.c_void_p * 3),
+        ("stride", ctypes.c_int * 3),
+    )
+
+
+def libaom() -> ctypes.CDLL:
+    """The libaom that imagecodecs brings for encoding; it can decode as well."""
+    folder = Path(imagecodecs.__file__).parent.parent / "imagecodecs.libs"
+    found = sorted(folder.glob("libaom*.so*"))
+    if not found:
+        pytest.skip("this imagecodecs keeps libaom elsewhere")
+    library = ctypes.CDLL(str(found[0]))
+    library.aom_codec_av1_dx.restype = ctypes.c_void_p
+    library.aom_codec_get_frame.restype = ctypes.POINTER(_Image)
+    return library
+
+
+def decode_with_libaom(library: ctypes.CDLL, units: list[bytes]) -> np.ndarray:
+    context = ctypes.create_string_buffer(256)
+    interface = ctypes.c_void_p(library.aom_codec_av1_dx())
+    versions = range(10, 60)  # the library takes one number, that of its headers
+    assert any(
+        library.aom_codec_dec_init_ver(context, interface, None, ctypes.c_long(0), version) == 0
+        for version in versions
+    )
+    slices = []
+    for unit in units:
+        size = ctypes.c_size_t(len(unit))
+        assert library.aom_codec_decode(context, unit, size, None) == 0
+        place = ctypes.c_void_p(0)
+        while frame := library.aom_codec_get_frame(context, ctypes.byref(place)):
+            image = frame.contents
+            assert (image.depth, image.mono) == (12, 1)
+            rows = ctypes.string_at(image.planes[0], image.d_h * image.stride[0])
+            plane = np.frombuffer(rows, "<u2").reshape(image.d_h, -1)
+            slices.append(plane[:, : image.d_w].copy())
+    library.aom_codec_destroy(context)
+    return np.stack(slices)
+
+
+def test_libaom_gives_the_same_samples_as_dav1d() -> None:
+    library = libaom()
+    for seed, shape in enumerate([(1, 33, 40), (12, 100, 128), (5, 64, 71), (33, 9, 20)]):
+        for quality in (0, 40, 99):
+            data = encode_frames(smooth(shape, seed), quality, speed=8)
+            units = [b"\x12\x00" + unit for unit in split_units(data, shape, what="test")]
+            decoded = decode_with_libaom(library, units)
+            assert np.array_equal(decoded, decode_frames(data, shape, what="test"))
 
 
 def test_another_decoder_gives_the_same_samples() -> None:
