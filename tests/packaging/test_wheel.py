@@ -90,7 +90,7 @@ def test_licence_types_specification_and_priors_are_inside(wheel: Path) -> None:
     }
     assert specifications
     assert specifications <= set(names)
-    for prior in ("test-tiny", "mr-head"):
+    for prior in ("test-tiny", "mr-head", "ct-body", "climate-grid"):
         folder = f"psc_volumetric/priors/{prior}"
         assert f"{folder}/configs/metadata.json" in names
         assert f"{folder}/models/integer.safetensors" in names
