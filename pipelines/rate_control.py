@@ -43,7 +43,7 @@ PSNR_TOLERANCE_DB = 0.1
 SMALLEST_STEP, LARGEST_STEP = 0.002, 63.0
 FIRST_STEP = 0.5
 SLOPES = {"bpv": -1.2, "psnr": 1.3}  # of log bytes and log squared error over log step
-CLOSE = {"bpv": 0.004, "psnr": 0.006}  # when a search stops: a quarter of what is allowed
+CLOSE = {"bpv": 0.008, "psnr": 0.009}  # when a search stops: less than half of what is allowed
 FAR = {"bpv": 0.05, "psnr": 0.115}  # when a target counts as out of reach: 5 %, 0.5 dB
 MOST_TRIALS = 12
 FEW_BRICKS = 8
@@ -169,7 +169,7 @@ def _next(trials: Sequence[tuple[float, float]], slope: float, low: float, high:
         found = (gap - then) / (x - before) if x != before else slope
         slope = math.copysign(min(max(abs(found), 0.4), 4.0), slope)
     wanted = x - gap / slope
-    margin = 0.02 * (high - low)
+    margin = min(0.02 * (high - low), 0.005)
     stuck = len(trials) > 5
     inside = low + margin <= wanted <= high - margin
     if inside and not stuck:

@@ -1,0 +1,180 @@
+"""Targets of rate and PSNR: the search, real archives that meet them, and stopping in between."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines import archive as archiving
+from pipelines.archive import ArchiveOptions, archive, begin, finish, plan
+from pipelines.bricks import encode_brick_job
+from pipelines.rate_control import CLOSE, LARGEST_STEP, SMALLEST_STEP, sample_positions, search
+from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.errors import ParameterError
+
+NIBABEL_FILES = Path(nibabel.__file__).parent / "tests" / "data"
+
+
+@pytest.fixture
+def series(tmp_path) -> Path:
+    """Ten time points, one brick each, of real anatomy that changes from one to the next."""
+    plane = np.asanyarray(nibabel.load(NIBABEL_FILES / "anatomical.nii").dataobj)[:32, :40, :8]
+    times = np.stack([plane[:, :, ::-1] if t % 3 else plane // (t + 1) for t in range(10)], -1)
+    nibabel.save(nibabel.Nifti1Image(times.astype(np.int16), np.eye(4)), tmp_path / "t.nii")
+    return tmp_path / "t.nii"
+
+
+def lossy(base: str = "av1", **target: float) -> ArchiveOptions:
+    options = {"prior": "test-tiny", "effort": 1} if base != "av1" else {}
+    return ArchiveOptions(mode="lossy", base=base, **options, **target)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["bpv", "psnr"]),
+    slope=st.floats(0.6, 2.5),
+    at=st.floats(math.log(0.01), math.log(20)),
+    bend=st.floats(-0.1, 0.1),
+    wobble=st.floats(0, 0.002),
+)
+def test_search_finds_the_step_of_any_smooth_curve(kind, slope, at, bend, wobble):
+    sign = -1 if kind == "bpv" else 1
+
+    def quantity(step: float) -> float:
+        x = math.log(step)
+        noise = wobble * math.sin(1000 * x)
+        return 5000 * math.exp(sign * (slope * x + bend * x * abs(x) / 4) + noise)
+
+    best, is_close = search(quantity, quantity(math.exp(at)), kind=kind, start=0.5)
+    assert is_close
+    assert abs(math.log(best.quantity / quantity(math.exp(at)))) <= CLOSE[kind]
+
+
+@pytest.mark.parametrize(("wanted", "end"), [(1.0, LARGEST_STEP), (1e12, SMALLEST_STEP)])
+def test_search_ends_at_the_last_step_when_nothing_is_enough(wanted, end):
+    calls = []
+
+    def quantity(step: float) -> float:
+        calls.append(step)
+        return 900 + 100 / step
+
+    best, is_close = search(quantity, wanted, kind="bpv", start=0.5)
+    assert not is_close
+    assert best.step == pytest.approx(end)
+    assert len(calls) <= 12
+
+
+def test_search_says_when_a_jump_lies_in_the_way():
+    best, is_close = search(lambda step: 1000.0 if step < 1 else 500.0, 700, kind="bpv", start=0.5)
+    assert not is_close
+    assert best.quantity in (500, 1000)
+
+
+def test_sample_is_all_of_few_bricks_and_spread_over_many():
+    def spec(*shape: int) -> VariableSpec:
+        return VariableSpec(
+            "v", shape, np.dtype("i2"), ("t", "z", "y", "x"), (8, 64, 64), (8, 64, 64)
+        )
+
+    assert len(sample_positions(spec(8, 8, 64, 64))) == 8
+    assert len(sample_positions(spec(9, 8, 64, 64))) == 8
+    many = sample_positions(spec(100, 8, 64, 128))
+    assert len(many) == 32 == len(set(many))
+    times = [position[0] for position in many]
+    assert min(times) < 5 and max(times) > 94
+
+
+@pytest.mark.parametrize(
+    ("base", "target"),
+    [
+        ("av1", {"bpv": 0.8}),
+        ("av1", {"psnr": 32.0}),
+        pytest.param("psc", {"bpv": 0.5}, marks=pytest.mark.slow),
+        pytest.param("auto", {"bpv": 0.5}, marks=pytest.mark.slow),
+        pytest.param("auto", {"psnr": 30.0}, marks=pytest.mark.slow),
+    ],
+)
+def test_whole_archive_meets_its_target(base, target, series, tmp_path):
+    (report,) = archive(plan(series, str(tmp_path / "a.psc.zarr"), lossy(base, **target)))
+    (row,) = report.variables
+    ((kind, wanted),) = target.items()
+    reached = row["bpv"] if kind == "bpv" else row["psnr_db"]
+    assert abs(reached - wanted) <= (0.02 * wanted if kind == "bpv" else 0.1)
+    assert row["target"] == {"kind": kind, "wanted": wanted, "reached": reached, "met": True}
+    metadata = json.loads((tmp_path / "a.psc.zarr" / "image" / "zarr.json").read_bytes())
+    parameters = metadata["attributes"]["psc_archive"]["parameters"]
+    assert parameters["target"] == [kind, wanted]
+    assert SMALLEST_STEP <= parameters["step"] <= LARGEST_STEP
+
+
+def test_target_from_the_command_line(series, tmp_path, run):
+    words = ("--mode", "lossy", "--base", "av1", "--bpv", "1")
+    outcome = run("archive", series, tmp_path / "a.psc.zarr", *words)
+    assert outcome.code == 0, outcome.err
+    assert "target 1 bpv met with" in outcome.out
+    assert "target  1 bpv, reached" in run("info", tmp_path / "a.psc.zarr").out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"), [(("--bpv", "0.0005"), "bpv"), (("--psnr", "140"), "dB")]
+)
+def test_target_out_of_reach_is_a_usage_error_that_names_what_can_be(
+    words, text, sources, tmp_path, run
+):
+    options = ("--mode", "lossy", "--base", "av1")
+    outcome = run("archive", sources["netcdf"], tmp_path / "a.psc.zarr", *options, *words)
+    assert outcome.code == 2
+    assert "error[target-unreachable]" in outcome.err
+    assert "the closest is" in outcome.err and text in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def manifest(target: Path) -> bytes:
+    return (target / "manifest.json").read_bytes()
+
+
+def test_stopped_runs_give_the_same_bytes(series, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
+    first, second = tmp_path / "a.psc.zarr", tmp_path / "b.psc.zarr"
+    archive(plan(series, str(first), lossy(bpv=0.7)))
+
+    (item,) = plan(series, str(second), lossy(bpv=0.7)).items
+    jobs = begin(item)
+    assert len(jobs) == 2  # ten bricks, eight of them in the sample
+    encode_brick_job(jobs[0])
+    (job,) = begin(item)
+    assert job == jobs[1]
+    encode_brick_job(job)
+    assert begin(item) == ()
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archiving, "promises_of", stop)  # killed after the last bricks
+        with pytest.raises(Stopped):
+            finish(item)
+    finish(item)
+    assert manifest(first) == manifest(second)
+
+
+def test_label_map_has_no_target_to_meet(label_map, tmp_path):
+    (report,) = archive(plan(label_map, str(tmp_path / "a.psc.zarr"), lossy(bpv=0.1)))
+    (row,) = report.variables
+    assert row["target"] is None and row["mode"] == "lossless"
+
+
+def test_two_targets_are_refused():
+    with pytest.raises(ParameterError) as caught:
+        lossy(bpv=0.1, psnr=30.0)
+    assert caught.value.kind == "several-targets"
