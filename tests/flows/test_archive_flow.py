@@ -6,6 +6,8 @@ import shutil
 import time
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import Artifact, TaskRun
@@ -22,7 +24,7 @@ from pipelines.failures import EXIT_USAGE
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError
 
-OPTIONS = ArchiveOptions(mode="lossy", effort=1, prior="test-tiny", device="cpu")
+OPTIONS = ArchiveOptions(mode="lossy", base="psc", effort=1, prior="test-tiny", device="cpu")
 WITHOUT_NETWORK = ArchiveOptions(mode="lossy")  # label maps are kept exactly, by no prior
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -102,11 +104,30 @@ def test_worker_processes_import_the_tasks_by_name(scans: Path, tmp_path: Path) 
     assert reader.info()
 
 
+def test_flow_meets_a_target_with_the_bytes_of_the_plain_run(tmp_path: Path) -> None:
+    """Ten bricks: two are tasks, the other eight are the sample that is coded last."""
+    source = tmp_path / "source"
+    source.mkdir()
+    rows, columns = np.mgrid[:40, :32]
+    wave = 900 * np.cos(rows / 5) * np.sin(columns / 7)
+    times = np.stack([np.stack([wave * (t + z) / 9 for z in range(8)], -1) for t in range(10)], -1)
+    nibabel.save(nibabel.Nifti1Image(times.astype(np.int16), np.eye(4)), source / "t.nii")
+    options = ArchiveOptions(mode="lossy", base="av1", bpv=0.8)
+    report = archive_folder(str(source), str(tmp_path / "flow"), options)
+    (item,) = report.items
+    assert item.report is not None
+    (row,) = item.report.variables
+    assert row["target"]["met"]
+    assert row["bpv"] == pytest.approx(0.8, rel=0.02)
+    archive(plan(source, str(tmp_path / "plain"), options))
+    assert manifest(tmp_path / "flow" / "t.psc.zarr") == manifest(tmp_path / "plain" / "t.psc.zarr")
+
+
 def test_shell_command_archives_and_returns_the_exit_codes(scans: Path, tmp_path: Path) -> None:
     source, runner = str(scans / "labels.nii"), CliRunner()
-    done = runner.invoke(app, [source, str(tmp_path), "--mode", "lossy"])
+    done = runner.invoke(app, [source, str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "labels.psc.zarr" / "manifest.json").exists()
+    assert ArchiveReader.open(str(tmp_path / "labels.psc.zarr")).mode == "lossless"
     refused = runner.invoke(app, [source, str(tmp_path / "one.psc.zarr"), "--mode", "lossy"])
     assert refused.exit_code == EXIT_USAGE
     assert "target-not-a-folder" in refused.output
