@@ -206,7 +206,7 @@ class _Converter:
     def _fit(self, register: str, readers: Sequence[FloatStep], grids: Iterable[Grid]) -> Grid:
         """The input grid, and weights for it, with the least summed relative error of readers."""
         values = self.statistics[register].values()[::4]
-        power = max(float((values**2).mean()), 1e-12)
+        power = max(float(np.abs(values).mean()) ** 2, 1e-12)
         best = Fit(math.inf, Grid(0, 0, 0), [])
         for grid in grids:
             coarse = len(readers) * grid_error(values, *grid) / power
