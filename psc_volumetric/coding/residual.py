@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coding.residual_fit import fit_predictors
 from psc_volumetric.coding.residual_layout import (
     EXPERTS,
     FRONT,
+    MAX_PADDED,
     MAX_SETS,
     MAX_SHIFT,
     NEIGHBOURS,
@@ -26,7 +26,7 @@ from psc_volumetric.coding.residual_layout import (
 from psc_volumetric.coding.residual_levels import Levels
 from psc_volumetric.coding.residual_predictors import read_predictors, write_predictors
 from psc_volumetric.coding.residual_tables import residual_tables
-from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
 
 __all__ = ["Model", "decode_integers", "encode_integers"]
 
@@ -47,7 +47,8 @@ def encode_integers(
     Parameters
     ----------
     values : (z, y, x) integer
-        At least one voxel; largest minus smallest value below 2^32, none beyond +-2^62.
+        At least one voxel, at most MAX_PADDED with padding; largest minus smallest value below
+        2^32, none beyond +-2^62.
     reference : (z, y, x) integer, optional
         A prediction of the values with 4 fraction bits. The decoder needs the same.
     spread : (z, y, x) integer, optional
@@ -64,7 +65,10 @@ def encode_integers(
     ParameterError
         Not three axes, no voxel, shapes that differ, or values too far apart.
     """
-    shape = _checked_shape(values.shape)
+    problem = _shape_problem(values.shape)
+    if problem is not None:
+        raise ParameterError(problem, kind="bad-shape", hint="cut it into smaller segments")
+    shape = (values.shape[0], values.shape[1], values.shape[2])
     levels, index = Levels.find(values)
     extra, deviation = _side_information(levels, shape, reference, spread)
     mixed = _encode_mixed(index, levels.top, extra, deviation) if levels.top else b""
@@ -114,7 +118,9 @@ def decode_integers(
         ``bad-symbol``). Damage that leaves an intact stream of other values is for the caller's
         checksum to find.
     """
-    shape = _checked_shape(shape)
+    problem = _shape_problem(shape)
+    if problem is not None:
+        raise LimitExceededError(f"{what}: {problem}", kind="limit")
     fields = FieldReader(data, what=what)
     (variant,) = fields.unpack("B")
     levels = Levels.read(fields, what)
@@ -276,13 +282,14 @@ def _padded(shape: tuple[int, ...]) -> Integers:
     return np.zeros((z + FRONT, y + 2 * PAD, x + 2 * PAD), np.int64)
 
 
-def _checked_shape(shape: tuple[int, ...]) -> Shape:
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_BRICK_VOXELS:
-        raise ParameterError(
-            f"a segment has three axes and 1 .. {MAX_BRICK_VOXELS} voxels, found {shape!r}",
-            kind="bad-shape",
-        )
-    return (int(shape[0]), int(shape[1]), int(shape[2]))
+def _shape_problem(shape: tuple[int, ...]) -> str | None:
+    """Why no segment can have this shape; None if one can."""
+    if len(shape) != 3 or min(shape) < 1:
+        return f"a segment has three axes and a voxel, found the shape {shape!r}"
+    padded = math.prod(n + p for n, p in zip(shape, (FRONT, 2 * PAD, 2 * PAD), strict=True))
+    if padded > MAX_PADDED:
+        return f"a segment has at most {MAX_PADDED} voxels with its padding, found {padded}"
+    return None
 
 
 def _side_information(

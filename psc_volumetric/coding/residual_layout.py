@@ -11,6 +11,7 @@ __all__ = [
     "FRACTION",
     "FRONT",
     "MAX_COEFFICIENT",
+    "MAX_PADDED",
     "MAX_SETS",
     "MAX_SHIFT",
     "NEIGHBOURS",
@@ -33,6 +34,7 @@ FLAT_NEIGHBOURS = 12  # of them, those in the same slice come first
 REFERENCE_TERMS = 5  # the reference at the voxel and at its four neighbours in the slice
 PAD = 3  # voxels around each slice
 FRONT = 2  # slices before the first
+MAX_PADDED = 1 << 23  # voxels of a segment with its padding
 FRACTION = 8  # bits of a prediction
 COEFFICIENT_BITS = 14
 MAX_COEFFICIENT = (1 << 15) - 1

@@ -102,8 +102,8 @@ class Levels:
 
     def scaled(self, spread: Integers) -> Integers:
         """A deviation, 4 fraction bits, in steps of coded integers with 8."""
-        out: Integers = np.maximum(spread << (FRACTION - REFERENCE_BITS), 0) // self.divisor
-        return out
+        clamped = np.clip(spread, 0, MAX_SPAN << REFERENCE_BITS)
+        return np.asarray((clamped << (FRACTION - REFERENCE_BITS)) // self.divisor, np.int64)
 
     def write(self, out: FieldWriter) -> None:
         """Append the fields."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["Tables", "residual_tables"]
 
 DECAY_BITS = 31
-DECAY = 2139111482  # round(2^31 exp(-1 / 256))
+DECAY = 2139111403  # round(2^31 exp(-1 / 256))
 LOGIT_STEPS = 256  # logit units per unit of natural logarithm
 LOGIT_LIMIT = 3071  # largest magnitude of a logit, 256 per unit
 CDF_STEPS = 128  # steps per scale unit

@@ -132,6 +132,7 @@ def test_truncated_streams_are_refused() -> None:
     assert kinds <= {"truncated", "bad-payload", "bad-symbol", "limit"}
     assert outcome(data + b"\0", values.shape) == "bad-symbol"
     assert outcome(data, (2, 12, 13)) == "bad-symbol"
+    assert outcome(data, (1 << 18, 1, 1)) == "limit"
 
 
 @settings(max_examples=150, deadline=None)
@@ -157,6 +158,9 @@ def test_parameters_are_checked() -> None:
     assert found.value.kind == "bad-values"
     with pytest.raises(ParameterError) as found:
         encode_integers(np.zeros((0, 1, 1), np.int64))
+    assert found.value.kind == "bad-shape"
+    with pytest.raises(ParameterError) as found:
+        encode_integers(np.zeros((1 << 18, 1, 1), np.uint8))
     assert found.value.kind == "bad-shape"
     with pytest.raises(ParameterError) as found:
         encode_integers(np.zeros((1, 1, 2), np.int64), reference=np.zeros((1, 1, 1), np.int32))
