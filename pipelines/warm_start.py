@@ -45,11 +45,18 @@ def float_network(prior: Prior, architecture: Architecture) -> torch.nn.Module:
 
     Raises
     ------
-    ParameterError : the prior has another architecture (kind ``"bad-start"``).
+    ParameterError : the prior has another architecture, or attention (kind ``"bad-start"``).
     """
     import torch
 
-    net = build_network(architecture)
+    if any(step.op == "attention" for step in prior.program.steps):
+        raise ParameterError(
+            f"expected a prior without attention to start from, found {prior.name!r}",
+            kind="bad-start",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the time embedding stays as it begins; what follows is fitted to it
+        net = build_network(architecture)
     unet: Any = net.unet
     reader = _Reader(prior, architecture)
     with torch.no_grad():

@@ -26,7 +26,7 @@ def test_the_float_network_says_what_the_integers_say(name):
         time = torch.full((2,), 1000 * (level + 1) / prior.levels)
         with torch.no_grad():
             got = net(samples.float() / 2048, time)
-        assert float(((got - want) ** 2).mean() / (want**2).mean()) < 2e-3, level
+        assert float(((got - want) ** 2).mean() / (want**2).mean()) < 4e-3, level
 
 
 def test_another_architecture_is_refused():
