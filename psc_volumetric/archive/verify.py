@@ -85,7 +85,8 @@ def verify_archive(
         Share of the objects (and, deep, of the bricks) to read, 0 < sample <= 1. That every
         object is there, and nothing else, is always checked completely.
     deep : bool
-        Also decode bricks and compare the SHA-256 of every tile with ``tiles/``.
+        Also decode bricks, compare the SHA-256 of every tile with ``tiles/``, and hold bounded
+        levels to the exact ones above them.
     seed : int
         Which sample.
     progress : callable, optional
@@ -182,7 +183,12 @@ def _deep(
             except PscError as error:
                 tables[name] = None
                 yield Finding(f"tiles/{name}", error.kind, str(error), name)
-        yield from _check_brick(reader, reader.variables[name], position, tables[name])
+        damaged = False
+        for finding in _check_brick(reader, reader.variables[name], position, tables[name]):
+            damaged = True
+            yield finding
+        if not damaged:
+            yield from _check_bounds(reader, reader.variables[name], position)
         if progress is not None:
             progress("bricks", number + 1, len(chosen))
 
@@ -228,6 +234,37 @@ def _check_brick(
                 tile,
                 roi,
             )
+
+
+def _check_bounds(
+    reader: ArchiveReader, spec: VariableSpec, position: tuple[int, ...]
+) -> Iterator[Finding]:
+    """Compare a bounded level with the exact one above it; alone it has nothing to be held to."""
+    key = chunk_key(spec.name, position)
+    try:
+        index = reader.brick_index(spec.name, position)
+        if not index.is_exact:
+            return
+        exact = reader.read_brick(spec.name, position).values.astype(np.longdouble)
+        for number, layer in enumerate(index.layers):
+            if layer.grid is None:
+                continue
+            near = reader.read_brick(spec.name, position, level=index.base_levels + number).values
+            measured = np.isfinite(exact)
+            error = np.abs(near.astype(np.longdouble) - exact)[measured].max(initial=0.0)
+            if not error <= layer.grid.bound:
+                yield Finding(
+                    key,
+                    "bound",
+                    f"{reader.name}: {key}: level {layer.kind!r} is off by {error:g}, promised is "
+                    f"{layer.grid.bound:g}",
+                    spec.name,
+                    None,
+                    tuple((s.start, s.stop) for s in spec.box(position)),
+                )
+    except PscError as error:
+        lost = tuple((s.start, s.stop) for s in spec.box(position))
+        yield Finding(key, error.kind, str(error), spec.name, None, lost)
 
 
 def _record_grid(

@@ -250,3 +250,23 @@ def test_per_slice_slopes_use_the_largest_one(tmp_path):
     assert item.variables[0].kept.max_error == 2
     with pytest.raises(ParameterError):
         plan(tmp_path, str(tmp_path / "out"), ArchiveOptions(mode="bounded", max_error=1e7))
+
+
+def test_deep_verification_holds_a_bounded_level_to_the_exact_one(
+    sources, tmp_path, run, monkeypatch
+):
+    target = tmp_path / "a.psc.zarr"
+    archived(run, sources["nifti"], target, "--max-error", "9")
+    assert run("verify", target, "--deep").code == 0
+    decode = ArchiveReader.read_brick
+
+    def off(self, variable, position, selection=None, *, level=None, spread=False):
+        found = decode(self, variable, position, selection, level=level, spread=spread)
+        if level is not None:
+            found.values[0, 0, 0] += 19
+        return found
+
+    monkeypatch.setattr(ArchiveReader, "read_brick", off)
+    outcome = run("verify", target, "--deep", "--json")
+    assert outcome.code == 7
+    assert {finding["kind"] for finding in outcome.document["findings"]} == {"bound"}
