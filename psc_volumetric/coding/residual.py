@@ -18,7 +18,6 @@ from psc_volumetric.coding.residual_layout import (
     EXPERTS,
     FRONT,
     MAX_PADDED,
-    MAX_SETS,
     MAX_SHIFT,
     NEIGHBOURS,
     PAD,
@@ -143,7 +142,8 @@ class Model(NamedTuple):
     data: NDArray[np.uint8]
     coder: NDArray[np.int64]
     offsets: NDArray[np.int64]
-    coefficients: NDArray[np.int64]
+    first: NDArray[np.int64]
+    others: NDArray[np.int64]
     extra: NDArray[np.int64]
     deviation: NDArray[np.int64]
     errors: NDArray[np.int32]
@@ -205,9 +205,9 @@ def _run(
 
     model = Model(
         padded.reshape(-1), data, zeros(coder.STATE_SIZE),
-        NEIGHBOURS @ np.array([plane, row, 1], np.int64), np.concatenate(predictors), extra,
-        deviation, np.zeros(2 * plane * EXPERTS, np.int32), zeros(2 * plane),
-        zeros(predictors[0].shape[1]), zeros(len(NEIGHBOURS)), zeros(len(NEIGHBOURS)),
+        NEIGHBOURS @ np.array([plane, row, 1], np.int64), *predictors, extra, deviation,
+        np.zeros(2 * plane * EXPERTS, np.int32), zeros(2 * plane),
+        zeros(len(NEIGHBOURS) + extra.shape[1]), zeros(len(NEIGHBOURS)), zeros(len(NEIGHBOURS)),
         zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
         zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
         weights.reshape(-1), zeros(coder.INPUTS), zeros(coder.COUNTERS), zeros(1),
@@ -216,7 +216,7 @@ def _run(
     model.inputs[-1] = coder.CONSTANT_INPUT
     model.coder[coder.DECODE] = decode
     size = depth - FRONT, rows - 2 * PAD, row - 2 * PAD
-    return int(kernel.code_segment(model, *size, top, shift, len(predictors[0])))
+    return int(kernel.code_segment(model, *size, top, shift))
 
 
 def _encode_mixed(index: Integers, top: int, extra: Integers, deviation: Integers) -> bytes:
@@ -248,8 +248,7 @@ def _decode_mixed(
     (shift,) = fields.unpack("B")
     if shift > MAX_SHIFT or top == 0:
         raise FormatError(f"{what}: impossible header of a residual stream", kind="bad-payload")
-    terms = len(NEIGHBOURS) + extra.shape[1]
-    predictors = read_predictors(fields, terms, MAX_SETS, shape[0] > 1, what)
+    predictors = read_predictors(fields, extra.shape[1], shape[0] > 1, what)
     body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
     padded = _padded(shape)
     size = _run(padded, top, shift, predictors, extra, deviation, body, decode=True)

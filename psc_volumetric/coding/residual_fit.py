@@ -25,8 +25,9 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 SAMPLES = 80_000  # voxels that a fit looks at
 VOXELS_PER_SET = 1 << 16
-BLOCK = (4, 8, 8)  # voxels that choose one predictor together
+BLOCK = (8, 4, 4)  # voxels that choose one predictor together
 ROUNDS = 4
+ACTIVITY_TERMS = 11  # differences within the slice that tell how rough a place is
 FLOOR = 0.25  # activity below which all samples weigh the same
 
 
@@ -42,7 +43,7 @@ def fit_predictors(index: Integers, extra: Integers) -> tuple[Integers, Integers
 
     Returns
     -------
-    first, others : (sets, neighbours + e) int64
+    first, others : (sets, neighbours of the slice, or all, + e) int64
         Coefficients with COEFFICIENT_BITS fraction bits; no ``others`` if there is one slice.
     """
     padded = np.pad(index, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")
@@ -62,24 +63,17 @@ def _fit(padded: Integers, extra: Integers, voxels: Integers, *, is_first: bool)
     z, y, x = np.unravel_index(voxels, tuple(shape))
     z0, y0, x0 = z + FRONT, y + PAD, x + PAD
     base = padded[z0, y0, x0 - 1]
-    used = np.ones(len(NEIGHBOURS) + extra.shape[1], bool)
-    used[0] = False
-    if is_first:
-        used[FLAT_NEIGHBOURS : len(NEIGHBOURS)] = False
-    columns = [
-        padded[z0 + dz, y0 + dy, x0 + dx] - base
-        for dz, dy, dx in NEIGHBOURS[used[: len(NEIGHBOURS)]]
-    ]
+    neighbours = NEIGHBOURS[1:FLAT_NEIGHBOURS] if is_first else NEIGHBOURS[1:]
+    columns = [padded[z0 + dz, y0 + dy, x0 + dx] - base for dz, dy, dx in neighbours]
     design = np.stack([*columns, *(extra[voxels].T / 256 - base)], axis=1).astype(np.float64)
     target = (padded[z0, y0, x0] - base).astype(np.float64)
-    activity = np.abs(design[:, : FLAT_NEIGHBOURS - 1]).mean(axis=1) + FLOOR
+    activity = np.abs(design[:, :ACTIVITY_TERMS]).mean(axis=1) + FLOOR
     grid = np.stack([z // BLOCK[0], y // BLOCK[1], x // BLOCK[2]])
     _, block = np.unique(np.ravel_multi_index(tuple(grid), tuple(shape)), return_inverse=True)
-    out = np.zeros((sets, len(used)), np.int64)
     solutions = _cluster(design / activity[:, None], target / activity, activity, block, sets)
     fixed = np.rint(solutions * (1 << COEFFICIENT_BITS))
-    out[:, used] = np.clip(fixed, -MAX_COEFFICIENT, MAX_COEFFICIENT)
-    return out
+    fixed = np.clip(fixed, -MAX_COEFFICIENT, MAX_COEFFICIENT).astype(np.int64)
+    return np.pad(fixed, ((0, 0), (1, 0)))  # the base neighbour is no regressor
 
 
 def _cluster(

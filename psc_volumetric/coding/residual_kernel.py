@@ -19,6 +19,7 @@ from psc_volumetric.coding.residual_coder import (
 from psc_volumetric.coding.residual_layout import (
     COEFFICIENT_BITS,
     EXPERTS,
+    FLAT_NEIGHBOURS,
     FRACTION,
     FRONT,
     PAD,
@@ -39,9 +40,8 @@ SMALLEST_SCALE = 16
 
 
 @compiled(inline="always")
-def _gather(m, at, index):  # type: ignore[no-untyped-def]
-    """Differences of neighbours and reference from the base neighbour."""
-    count = m.offsets.shape[0]
+def _gather(m, at, index, count):  # type: ignore[no-untyped-def]
+    """Differences of ``count`` neighbours, then of the reference, from the base neighbour."""
     base = m.volume[at - 1]
     for j in range(count):
         m.differences[j] = m.volume[at + m.offsets[j]] - base
@@ -50,23 +50,22 @@ def _gather(m, at, index):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _guess_fitted(m, base, first, fitted):  # type: ignore[no-untyped-def]
-    count = m.offsets.shape[0]
-    for k in range(fitted):
+def _guess_fitted(m, base, predictors, count):  # type: ignore[no-untyped-def]
+    for k in range(predictors.shape[0]):
         total = 0
         for j in range(count):
-            total += m.coefficients[first + k, j] * m.differences[j]
+            total += predictors[k, j] * m.differences[j]
         total <<= FRACTION
-        for j in range(count, m.coefficients.shape[1]):
-            total += m.coefficients[first + k, j] * m.differences[j]
+        for j in range(count, predictors.shape[1]):
+            total += predictors[k, j] * m.differences[j]
         m.guesses[k] = base + (total >> COEFFICIENT_BITS)
 
 
 @compiled(inline="always")
-def _guess_online(m, base, fitted, shift):  # type: ignore[no-untyped-def]
+def _guess_online(m, base, fitted, shift, count):  # type: ignore[no-untyped-def]
     """The two predictors that learn at every voxel; cuts differences, returns their energy."""
     fast, slow, energy = 0, 0, 0
-    for j in range(m.offsets.shape[0]):
+    for j in range(count):
         part = min(max(m.differences[j] >> shift, -CLAMP), CLAMP - 1)
         m.differences[j] = part
         fast += m.fast[j] * part
@@ -192,13 +191,13 @@ def _prepare(m, mean, blended, spread, level, texture, fitted, index):  # type: 
 
 
 @compiled(inline="always")
-def _learn_online(m, exact, fitted, shift, energy):  # type: ignore[no-untyped-def]
+def _learn_online(m, exact, fitted, shift, energy, count):  # type: ignore[no-untyped-def]
     """Normalised least mean squares for both online predictors."""
     size = energy * 128 + 4096
     limit = 1 << 24
     fast = (min(max((exact - m.guesses[fitted]) >> shift, -limit), limit) << 20) // size
     slow = (min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit) << 20) // size
-    for j in range(m.offsets.shape[0]):
+    for j in range(count):
         part = m.differences[j]
         weight = m.fast[j] + ((fast * part) >> FAST)
         m.fast[j] = min(max(weight, -ADAPTIVE_LIMIT), ADAPTIVE_LIMIT)
@@ -207,7 +206,7 @@ def _learn_online(m, exact, fitted, shift, energy):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _begin_slice(m, z, row, plane, first):  # type: ignore[no-untyped-def]
+def _begin_slice(m, z, row, plane, predictors, count):  # type: ignore[no-untyped-def]
     """Clear this slice's errors; put the last slice's first row above it."""
     origin = (z + FRONT) * plane
     half = (z & 1) * plane
@@ -219,8 +218,8 @@ def _begin_slice(m, z, row, plane, first):  # type: ignore[no-untyped-def]
         for k in range(PAD * row):
             m.volume[origin + k] = m.volume[origin - plane + PAD * row + k % row]
     if z < 2:
-        for j in range(m.offsets.shape[0]):
-            m.fast[j] = m.coefficients[first, j] << (ADAPTIVE_BITS - COEFFICIENT_BITS)
+        for j in range(count):
+            m.fast[j] = predictors[0, j] << (ADAPTIVE_BITS - COEFFICIENT_BITS)
             m.slow[j] = 0
 
 
@@ -237,13 +236,14 @@ def _end_slice(m, z, ny, row, plane):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _code_row(m, z, y, nx, row, plane, top, shift, first, fitted, index):  # type: ignore[no-untyped-def]
+def _code_row(m, z, y, nx, row, plane, top, shift, predictors, count, index):  # type: ignore[no-untyped-def]
     """Code one row; returns how many of its voxels are impossible."""
     # long: the path of one voxel through all the parts above
     line = (z + FRONT) * plane + (y + PAD) * row + PAD
     here_line = line - (z + FRONT - (z & 1)) * plane
     there_line = line - (z + FRONT - (1 - (z & 1))) * plane
     limit = top << FRACTION
+    fitted = predictors.shape[0]
     experts = fitted + 3
     is_start = z + y + m.extra.shape[1] == 0
     bad = 0
@@ -252,9 +252,9 @@ def _code_row(m, z, y, nx, row, plane, top, shift, first, fitted, index):  # typ
     for x in range(nx):
         at, here, there = line + x, here_line + x, there_line + x
         base = m.volume[at - 1] << FRACTION
-        _gather(m, at, index + x)
-        _guess_fitted(m, base, first, fitted)
-        energy = _guess_online(m, base, fitted, shift)
+        _gather(m, at, index + x, count)
+        _guess_fitted(m, base, predictors, count)
+        energy = _guess_online(m, base, fitted, shift, count)
         m.guesses[fitted + 2] = _guess_gradient(m, at, row, plane, z == 0)
         for k in range(experts):
             m.guesses[k] = min(max(base if is_start else m.guesses[k], 0), limit)
@@ -280,14 +280,14 @@ def _code_row(m, z, y, nx, row, plane, top, shift, first, fitted, index):  # typ
             m.errors[here * EXPERTS + k] = min(abs(exact - m.guesses[k]), ERROR_LIMIT)
         _learn_bias(m, one, exact - blended)
         _learn_bias(m, two, exact - blended)
-        _learn_online(m, exact, fitted, shift, energy)
+        _learn_online(m, exact, fitted, shift, energy, count)
     for k in range(PAD):
         m.volume[line + nx + k] = m.volume[line + nx - 1]
     return bad
 
 
 @compiled
-def code_segment(m, nz, ny, nx, top, shift, first_sets):  # type: ignore[no-untyped-def]
+def code_segment(m, nz, ny, nx, top, shift):  # type: ignore[no-untyped-def]
     """Code the values of one segment in place; returns the stream's length, or -1.
 
     ``m.volume`` holds values 0 .. ``top`` inside the padding, or receives them. -1 means damage
@@ -297,12 +297,12 @@ def code_segment(m, nz, ny, nx, top, shift, first_sets):  # type: ignore[no-unty
     plane = row * (ny + 2 * PAD)
     start(m)
     for z in range(nz):
-        first = first_sets if z else 0
-        fitted = m.coefficients.shape[0] - first_sets if z else first_sets
-        _begin_slice(m, z, row, plane, first)
+        predictors = m.others if z else m.first
+        count = m.offsets.shape[0] if z else FLAT_NEIGHBOURS
+        _begin_slice(m, z, row, plane, predictors, count)
         for y in range(ny):
             index = (z * ny + y) * nx
-            bad = _code_row(m, z, y, nx, row, plane, top, shift, first, fitted, index)
+            bad = _code_row(m, z, y, nx, row, plane, top, shift, predictors, count, index)
             if bad or m.coder[FAILED]:
                 return -1
         _end_slice(m, z, ny, row, plane)

@@ -11,9 +11,12 @@ from reference_decoder.fields import Fields, Refused, require
 NEIGHBOURS = [
     (0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, 0, -2), (0, -2, 0),
     (0, -1, -2), (0, -1, 2), (0, -2, -1), (0, -2, 1), (0, 0, -3), (0, -3, 0),
+    (0, -2, -2), (0, -2, 2), (0, -1, -3), (0, -1, 3), (0, -3, -1), (0, -3, 1),
+    (0, -2, -3), (0, -2, 3), (0, -3, -2), (0, -3, 2),
     (-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (-1, -1, -1),
-    (-1, -1, 1), (-1, 1, -1), (-1, 1, 1), (-1, 0, 2), (-1, 2, 0), (-2, 0, 0),
-    (-1, 0, -2), (-1, -2, 0), (-2, 0, 1), (-2, 0, -1), (-2, 1, 0), (-2, -1, 0),
+    (-1, -1, 1), (-1, 1, -1), (-1, 1, 1), (-1, 0, 2), (-1, 2, 0), (-1, 0, -2),
+    (-1, -2, 0), (-1, 1, 2), (-1, 1, -2), (-1, -1, 2), (-1, -1, -2),
+    (-2, 0, 0), (-2, 0, 1), (-2, 0, -1), (-2, 1, 0), (-2, -1, 0),
 ]  # fmt: skip
 # where errors of a guess are looked up, with their weights
 BLEND = [
@@ -155,12 +158,14 @@ class Segment:
         drop, first, others = f.number("B"), f.number("B"), f.number("B")
         require(top > 0 and self.clamp_shift <= 17 and drop <= 14, "header")
         require(1 <= first <= 5 and (shape[0] > 1) <= others <= 5, "predictor sets")
-        limit = (1 << 15) >> drop
-        terms = 30 + (0 if near is None else 5)
-        coded = [f.varint(2 * limit) for _ in range((first + others) * terms)]
-        flat = [(c >> 1 if c % 2 == 0 else -((c + 1) >> 1)) << drop for c in coded]
-        table = [flat[i * terms : (i + 1) * terms] for i in range(first + others)]
-        self.first_sets, self.other_sets = table[:first], table[first:]
+        extras = 0 if near is None else 5
+
+        def predictor(terms: int) -> list[int]:
+            coded = [f.varint((1 << 16) >> drop) for _ in range(terms)]
+            return [(c >> 1 if c % 2 == 0 else -((c + 1) >> 1)) << drop for c in coded]
+
+        self.first_sets = [predictor(22 + extras) for _ in range(first)]
+        self.other_sets = [predictor(44 + extras) for _ in range(others)]
         self.decoder = BitDecoder(f.bytes(len(f.data) - f.at))
         z, y, x = shape
         self.v = np.zeros((z + 2, y + 6, x + 6), object)
@@ -173,8 +178,10 @@ class Segment:
         check, out = 0, []
         for z in range(nz):
             self.sets = self.other_sets if z else self.first_sets
+            self.neighbours = NEIGHBOURS[: 44 if z else 22]
+            count = len(self.neighbours)
             if z < 2:
-                self.fast, self.slow = [c << 6 for c in self.sets[0][:30]], [0] * 30
+                self.fast, self.slow = [c << 6 for c in self.sets[0][:count]], [0] * count
             if z:
                 self.v[z + 2, :3] = self.v[z + 1, 3]
             for y in range(ny):
@@ -204,12 +211,12 @@ class Segment:
         def at(a: int, b: int, c: int) -> int:
             return int(self.v[z + 2 + a, y + 3 + b, x + 3 + c])
 
-        d = [at(*offset) - west for offset in NEIGHBOURS]
+        d = [at(*offset) - west for offset in self.neighbours]
         extra = [] if self.near is None else [r - base for r in self._near(z, y, x)]
         guesses = []
         for c in self.sets:
             total = sum(a * b for a, b in zip(c, d, strict=False)) << 8
-            total += sum(a * b for a, b in zip(c[30:], extra, strict=True))
+            total += sum(a * b for a, b in zip(c[len(d) :], extra, strict=True))
             guesses.append(base + (total >> 14))
         t = [clamp(a >> self.clamp_shift, -32768, 32767) for a in d]
         fast = sum(a * b for a, b in zip(self.fast, t, strict=True))
