@@ -23,10 +23,12 @@ __all__ = ["fit_predictors"]
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-SAMPLES = 80_000  # voxels that a fit looks at
-VOXELS_PER_SET = 1 << 16
+SAMPLES = (20_000, 80_000)  # fewest and most voxels that a fit looks at,
+VOXELS_PER_SAMPLE = 6  # and how many there are for each in between
+BITS_PER_SET = 80_000  # of the segment, roughly; a set costs about half a percent of them
 BLOCK = (8, 4, 4)  # voxels that choose one predictor together
 ROUNDS = 4
+SKIP = 3  # all rounds but the last look at every third sample
 ACTIVITY_TERMS = 11  # differences within the slice that tell how rough a place is
 FLOOR = 0.25  # activity below which all samples weigh the same
 
@@ -57,8 +59,9 @@ def fit_predictors(index: Integers, extra: Integers) -> tuple[Integers, Integers
 
 def _fit(padded: Integers, extra: Integers, voxels: Integers, *, is_first: bool) -> Integers:
     """Predictors for ``voxels``, each for the blocks that it suits best."""
-    sets = int(np.clip(len(voxels) // VOXELS_PER_SET, 1, MAX_SETS))
-    voxels = voxels[:: max(1, len(voxels) // SAMPLES) | 1]
+    count = len(voxels)
+    samples = int(np.clip(count // VOXELS_PER_SAMPLE, *SAMPLES))
+    voxels = voxels[:: max(1, count // samples) | 1]
     shape = np.array(padded.shape) - (FRONT, 2 * PAD, 2 * PAD)
     z, y, x = np.unravel_index(voxels, tuple(shape))
     z0, y0, x0 = z + FRONT, y + PAD, x + PAD
@@ -70,7 +73,11 @@ def _fit(padded: Integers, extra: Integers, voxels: Integers, *, is_first: bool)
     activity = np.abs(design[:, :ACTIVITY_TERMS]).mean(axis=1) + FLOOR
     grid = np.stack([z // BLOCK[0], y // BLOCK[1], x // BLOCK[2]])
     _, block = np.unique(np.ravel_multi_index(tuple(grid), tuple(shape)), return_inverse=True)
-    solutions = _cluster(design / activity[:, None], target / activity, activity, block, sets)
+    design, target = design / activity[:, None], target / activity
+    single = _solve(design[::SKIP], target[::SKIP])
+    error = float(np.mean(np.abs(target - design @ single) * activity))
+    sets = int(np.clip(count * np.log2(1 + 2 * error) / BITS_PER_SET, 1, MAX_SETS))
+    solutions = _cluster(design, target, activity, block, sets)
     fixed = np.rint(solutions * (1 << COEFFICIENT_BITS))
     fixed = np.clip(fixed, -MAX_COEFFICIENT, MAX_COEFFICIENT).astype(np.int64)
     return np.pad(fixed, ((0, 0), (1, 0)))  # the base neighbour is no regressor
@@ -84,10 +91,12 @@ def _cluster(
     rank = np.argsort(np.argsort(np.bincount(block, activity) / count))
     choice = rank * sets // len(rank)
     solutions = np.zeros((sets, design.shape[1]))
-    for _ in range(ROUNDS if sets > 1 else 1):
+    rounds = ROUNDS if sets > 1 else 1
+    for number in range(rounds):
+        step = 1 if number == rounds - 1 else SKIP
         for i in range(sets):
-            mine = choice[block] == i
-            if mine.any():
+            mine = np.flatnonzero(choice[block] == i)[::step]
+            if len(mine):
                 solutions[i] = _solve(design[mine], target[mine])
         errors = [np.bincount(block, np.abs(target - design @ s)) for s in solutions]
         choice = np.argmin(errors, axis=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,6 +91,12 @@ def test_a_reference_helps() -> None:
     )
     spread = np.full(values.shape, 8)
     assert len(round_trip(values, reference=reference, spread=spread)) * 2 < len(round_trip(values))
+
+
+def test_threads_write_the_same_bytes() -> None:
+    parts = [smooth((4, 24, 24), seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(encode_integers, parts)) == [encode_integers(part) for part in parts]
 
 
 def test_rare_changes_cost_little() -> None:
