@@ -59,9 +59,9 @@ def test_fused_noise_is_the_plain_noise(together: bool) -> None:
 
 @pytest.mark.parametrize("particles", [2, 8, 64])
 def test_centred_noise_sums_to_zero_and_keeps_its_variance(particles: int) -> None:
-    noise = centred(gaussian(1, torch.tensor([5]), 2, particles, 4096)).double()
+    noise = centred(gaussian(1, torch.tensor([5]), 2, particles, 16384)).double()
     assert noise.sum(1).abs().max() <= particles / 2
-    assert abs(float(noise.std()) / 2048 - 1) < 0.02
+    assert abs(float(noise.std()) / 2048 - 1) < 0.03
 
 
 @pytest.mark.parametrize(

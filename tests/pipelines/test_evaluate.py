@@ -27,7 +27,7 @@ POINT_KEYS = set(RatePoint.__dataclass_fields__)
 def test_lossy_counts_what_the_archive_stores(archives, sources, tmp_path, run):
     words = [*TINY, "--step", "0.3,0.8", "--bpv", "0.5,1", "--peers", "jpeg2000,sperr,sz3"]
     picture, tables = tmp_path / "curves.png", tmp_path / "tables.md"
-    words += ["--plot", picture, "--markdown", tables, "--decode", "--json"]
+    words += ["--plot", picture, "--markdown", tables, "--decode", "--ours", "psc", "--json"]
     outcome = run("evaluate", sources["nifti"], *words)
     assert outcome.code == 0, outcome.err
     document = outcome.document
@@ -36,7 +36,7 @@ def test_lossy_counts_what_the_archive_stores(archives, sources, tmp_path, run):
     assert "imagecodecs" in document["versions"]
     (result,) = document["volumes"]
     codecs = {point["codec"] for point in result["points"]}
-    assert codecs == {"ours-auto", "jpeg2000", "sperr", "sz3"}
+    assert codecs == {"ours-psc", "jpeg2000", "sperr", "sz3"}
     assert all(set(point) == POINT_KEYS for point in result["points"])
     ours = [p for p in result["points"] if p["parameter"].startswith("step 0.3,")]
     with ArchiveReader.open(archives["nifti"]) as reader:
@@ -51,7 +51,7 @@ def test_lossy_counts_what_the_archive_stores(archives, sources, tmp_path, run):
     assert 0 < ours[-1]["quality"]["ssim"] < 1
     assert ours[-1]["decode_s"] > 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert {row["peer"] for row in result["comparisons"]} == codecs - {"ours-auto"}
+    assert {row["peer"] for row in result["comparisons"]} == codecs - {"ours-psc"}
     text = tables.read_text("utf-8")
     assert "| SPERR-3D |" in text
     assert "HaarPSI" in text
