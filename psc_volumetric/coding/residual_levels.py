@@ -21,6 +21,7 @@ __all__ = ["Levels"]
 Integers = NDArray[np.int64]
 MAX_SPAN = (1 << 32) - 1
 MAX_LOWEST = 1 << 62
+FARTHEST = 1 << 40
 MAX_GAPS = 64
 SMALLEST_GAP = 32
 GAP_SHARE = 64  # encoder only: a gap is left out if it is at least this part of what remains
@@ -90,9 +91,11 @@ class Levels:
     def mapped(self, reference: NDArray[np.integer]) -> Integers:
         """A prediction of values, 4 fraction bits, as one of coded integers with 8.
 
-        What falls into a gap becomes its nearer end below; the result lies in 0 .. ``top``.
+        The prediction is within 32 bits. What falls into a gap becomes its end below; the result
+        lies in 0 .. ``top``.
         """
-        shifted = reference.astype(np.int64) - (self.lowest << REFERENCE_BITS)
+        lowest = min(max(self.lowest, -FARTHEST), FARTHEST)  # beyond it all results are clipped
+        shifted = reference.astype(np.int64) - (lowest << REFERENCE_BITS)
         out = (shifted << (FRACTION - REFERENCE_BITS)) // self.divisor
         for start, length in self.gaps:
             edge = (start - 1) << FRACTION

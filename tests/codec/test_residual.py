@@ -117,6 +117,13 @@ def test_values_far_away_and_coarse_steps_cost_little() -> None:
     round_trip(values, reference=np.clip(values + 1, I32.min >> 4, I32.max >> 4) * 16)
 
 
+@pytest.mark.parametrize("place", [(1 << 62) - 9000, 9000 - (1 << 62), -(1 << 41), 1 << 41])
+def test_a_reference_far_from_the_values_does_no_harm(place: int) -> None:
+    values = smooth((3, 12, 12)) + place
+    for near in (I32.min, 0, I32.max):
+        round_trip(values, reference=np.full(values.shape, near), spread=values % 50)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 9), (9, 1, 1), (2, 3, 1), (1, 40, 2), (5, 2, 40)])
 def test_thin_segments_come_back(shape: tuple[int, int, int]) -> None:
     values = smooth(shape)
