@@ -23,6 +23,7 @@ MAX_SPAN = (1 << 32) - 1
 MAX_LOWEST = 1 << 62
 FARTHEST = 1 << 40
 MAX_GAPS = 64
+COUNTABLE = 1 << 16
 SMALLEST_GAP = 32
 GAP_SHARE = 64  # encoder only: a gap is left out if it is at least this part of what remains
 REFERENCE_BITS = 4
@@ -66,9 +67,10 @@ class Levels:
                 hint="split wider integers into words",
             )
         index = values.astype(np.int64) - lowest
-        divisor = max(1, int(np.gcd.reduce(index, axis=None)))
+        present = _present(index)
+        divisor = max(1, int(np.gcd.reduce(present)))
         index //= divisor
-        present = np.unique(index)
+        present //= divisor
         longest = _long_gaps(present)
         gaps, gone = [], 0
         for i in longest:
@@ -138,6 +140,14 @@ class Levels:
                 kind="bad-payload",
             )
         return cls(lowest, divisor, top, tuple(gaps))
+
+
+def _present(index: Integers) -> Integers:
+    """The different integers in ``index``, rising; none is negative."""
+    top = int(index.max())
+    if top < max(index.size, COUNTABLE):
+        return np.flatnonzero(np.bincount(index.reshape(-1))).astype(np.int64)
+    return np.unique(index)
 
 
 def _long_gaps(present: Integers) -> Integers:
