@@ -35,7 +35,7 @@ OUTPUT = Path("demo-output")
 SHARED = Path("../shared/data/mr/ljubljana-ms/patient20_study2_T1W.nii.gz")
 SLICES = 8
 SHARED_PIXELS = 192
-OPTIONS = ArchiveOptions(mode="lossy", step=0.5, effort=5)
+OPTIONS = ArchiveOptions(mode="lossy", step=0.5, effort=5, base="psc")
 REGION = 32
 
 
@@ -138,12 +138,13 @@ def run_demo(output: Path) -> list[Line]:
 def _run_sample(sample: Sample, folder: Path) -> tuple[ItemReport, list[Line], Row]:
     source = sample.make(folder)
     target = folder / f"{sample.name}.psc.zarr"
+    chosen = plan(source, str(target), OPTIONS)
     with progress_bars(enabled=True) as progress:
-        (report,) = archive(plan(source, str(target), OPTIONS), progress)
+        (report,) = archive(chosen, progress)
     (candidate,) = adapters.discover(source).candidates
     volume = adapters.open_source(candidate).volumes[0]
     values = volume.array[tuple(slice(0, n) for n in volume.array.shape)]
-    measured = ~special_mask(values, volume.special_values)
+    measured = ~special_mask(values, chosen.items[0].variables[0].spec.special_values)
     with ArchiveReader.open(target) as reader:
         lines, row = _measure(sample, report, reader, values, measured)
     _check_region(sample, target, folder)
