@@ -30,6 +30,7 @@ BLOCK = (8, 4, 4)  # voxels that choose one predictor together
 ROUNDS = 4
 SKIP = 3  # all rounds but the last look at every third sample
 ACTIVITY_TERMS = 11  # differences within the slice that tell how rough a place is
+PIECE = 96  # rows
 FLOOR = 0.25  # activity below which all samples weigh the same
 
 
@@ -104,7 +105,16 @@ def _cluster(
 
 
 def _solve(design: Floats, target: Floats) -> Floats:
-    """Least squares with a little ridge."""
-    gram = design.T @ design
+    """Least squares with a little ridge.
+
+    The products are taken in pieces too small for a library to start threads for: segments have
+    their own.
+    """
+    both = np.column_stack([design, target])
+    products = np.zeros((both.shape[1], both.shape[1]))
+    for start in range(0, len(both), PIECE):
+        piece = both[start : start + PIECE]
+        products += piece.T @ piece
+    gram = products[:-1, :-1]
     gram[np.diag_indices_from(gram)] += 1e-6 * np.trace(gram) / len(gram) + 1e-3
-    return np.asarray(np.linalg.solve(gram, design.T @ target), np.float64)
+    return np.asarray(np.linalg.solve(gram, products[:-1, -1]), np.float64)

@@ -33,7 +33,7 @@ __all__ = ["BIAS_CONTEXTS", "CONTEXTS", "WEIGHT_SETS", "code_segment"]
 
 ADAPTIVE_BITS = 20
 ADAPTIVE_LIMIT = 1 << 24
-FAST, SLOW = 4, 9  # shifts of the two online predictors; smaller learns faster
+FAST, SLOW = 16, 21  # shifts of the two online predictors; smaller learns faster
 CLAMP = 1 << 15
 ERROR_LIMIT = 1 << 26
 CONTEXTS = (256, 256, 1024)  # of each counter
@@ -187,6 +187,9 @@ def _prepare(m, mean, blended, spread, level, texture, fitted, index):  # type: 
     fraction = (mean >> (FRACTION - 3)) & 7
     whole = (mean + (1 << (FRACTION - 1))) >> FRACTION
     m.slots[0] = fraction * 32 + min(2 * level, 31)
+    digits = bit_length(whole)
+    if digits >= 8:
+        whole = 8 * (digits + 8) + ((whole << 3 >> (digits - 1)) & 7)
     m.slots[1] = CONTEXTS[0] + min(whole, 255)
     m.slots[2] = CONTEXTS[0] + CONTEXTS[1] + texture * 8 + min(level >> 1, 7)
     for k in range(COUNTERS):
@@ -198,8 +201,8 @@ def _learn_online(m, exact, fitted, shift, energy, count):  # type: ignore[no-un
     """Normalised least mean squares for both online predictors."""
     size = energy * 128 + 4096
     limit = 1 << 24
-    fast = (min(max((exact - m.guesses[fitted]) >> shift, -limit), limit) << 20) // size
-    slow = (min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit) << 20) // size
+    fast = (min(max((exact - m.guesses[fitted]) >> shift, -limit), limit) << 32) // size
+    slow = (min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit) << 32) // size
     for j in range(count):
         part = m.differences[j]
         weight = m.fast[j] + ((fast * part) >> FAST)

@@ -25,6 +25,7 @@ SIGN = 80
 DIGIT = 88
 NODES = 104
 DISTRIBUTED_DIGITS = 6  # digits below the first that are not equally likely
+STEEPEST = 320  # largest logit of the second of them; far from the mean the tails are flatter
 FARTHEST = 1 << 20
 
 
@@ -129,7 +130,8 @@ def _code_digits(m, magnitude, size, sign, group, speed):  # type: ignore[no-unt
         if done == 0:
             bit = modelled_bit(m, bit, DIGIT + min(size, 15), 3 * group + 2, speed)
         else:
-            p = int(m.squash[m.inputs[0] + 3071])
+            steepest = STEEPEST >> (done - 1)
+            p = int(m.squash[min(max(m.inputs[0], -steepest), steepest) + 3071])
             bit = plain_bit(m, bit, min(max(p, 8), 65536 - 8))
         for k in range(DISTRIBUTIONS):
             if bit:

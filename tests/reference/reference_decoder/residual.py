@@ -260,7 +260,7 @@ class Segment:
             places[3] = (mean, max((self.deviation[number] * 35) >> 6, 16))
         contexts = (
             ((mean >> 5) & 7, min(2 * level, 31)),
-            min((mean + 128) >> 8, 255),
+            _rough((mean + 128) >> 8),
             (texture, min(level >> 1, 7)),
         )
         speed = 10 + (20 >> min(number >> 13, 5))
@@ -274,9 +274,9 @@ class Segment:
             total, count = total + exact - blended, count + 1
             self.bias[key] = (total >> 1, count >> 1) if count >= 256 else (total, count)
         size = 128 * sum(a * a for a in t) + 4096
-        for weights, guess, rate in ((self.fast, guesses[-3], 4), (self.slow, guesses[-2], 9)):
+        for weights, guess, rate in ((self.fast, guesses[-3], 16), (self.slow, guesses[-2], 21)):
             off = clamp((exact - guess) >> self.clamp_shift, -(1 << 24), 1 << 24)
-            step = (off << 20) // size
+            step = (off << 32) // size
             for i, a in enumerate(t):
                 weights[i] = clamp(weights[i] + ((step * a) >> rate), -(1 << 24), 1 << 24)
         return value
@@ -299,6 +299,14 @@ class Segment:
             weight = (cube * cube) >> 10
             total, mean = total + weight, mean + weight * (guess - base)
         return base + mean // total
+
+
+def _rough(whole: int) -> int:
+    """Small numbers as they are, larger ones by their size and the next three digits."""
+    size = bits(whole)
+    if size < 8:
+        return whole
+    return min(8 * (size + 8) + ((whole << 3 >> (size - 1)) & 7), 255)
 
 
 class Value:
@@ -370,7 +378,8 @@ class Value:
             if done == 0:
                 bit = self.modelled(parts, wholes, 88 + min(low, 15), 2)
             else:
-                p = TABLES.squash[logits_of(parts, wholes)[0]]
+                steepest = 320 >> (done - 1)
+                p = TABLES.squash[clamp(logits_of(parts, wholes)[0], -steepest, steepest)]
                 bit = self.decoder.bit(clamp(p, 8, 65528))
             near, far = (middle, far) if bit else (near, middle)
             known |= bit << place
