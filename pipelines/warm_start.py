@@ -59,6 +59,7 @@ def float_network(prior: Prior, architecture: Architecture) -> torch.nn.Module:
         net = build_network(architecture)
     unet: Any = net.unet
     reader = _Reader(prior, architecture)
+    shortcuts: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
     with torch.no_grad():
         embedded = _embedded(unet, architecture, prior.levels)
         for step in prior.program.steps:
@@ -66,12 +67,18 @@ def float_network(prior: Prior, architecture: Architecture) -> torch.nn.Module:
                 _copy(_module(unet, step.name), reader.norm(step))
             elif step.op == "conv":
                 weight, bias = reader.conv(step)
+                if ".skip" in step.name:  # one convolution per input of a concat, in their order
+                    shortcuts.setdefault(step.name[:-1], []).append((weight, bias[0]))
+                    continue
                 module = _module(unet, step.name)
                 if len(bias) == 1:
                     _copy(module, (weight, bias[0]))
                     continue
                 _copy(module, (weight, np.zeros(bias.shape[1])))
                 _copy(_resnet(unet, step.name).time_emb_proj, _fit(embedded, bias))
+        for name, parts in shortcuts.items():
+            weights, biases = zip(*parts, strict=True)
+            _copy(_module(unet, name), (np.concatenate(weights, axis=1), sum(biases)))
     return net
 
 
@@ -83,7 +90,6 @@ class _Reader:
         self.size = {"x": architecture.tile}
         self.channels = {"x": architecture.slices}
         self.bits: dict[str, int] = {}
-        concatenated = {s.out for s in self.program.steps if s.op == "concat"}
         for step in self.program.steps:
             self._measure(step)
             if step.op == "norm_act":
@@ -91,14 +97,25 @@ class _Reader:
                 elements = self.channels[source] // step.groups * self.size[source] ** 2
                 self.bits[source] = round(math.log(step.epsilon / (self.eps * elements**2), 4))
                 self.bits[step.out] = int(step.table.rsplit(".", 1)[1])
-        self.shared = next(self.bits[r] for r in concatenated if r in self.bits)
-        for step in self.program.steps:
-            known = SAMPLE_BITS if step.op == "unfold" else self.shared
-            self.bits.setdefault(step.out, known)
+            elif step.op == "unfold":
+                self.bits[step.out] = SAMPLE_BITS
+        self._join()
+        for step in self.program.steps:  # nothing normalises the rest: any scale says the same
+            self.bits.setdefault(step.out, SAMPLE_BITS)
         last = self.program.steps[-1]
         self.bits["x"] = SAMPLE_BITS
         for register in {last.out, last.inputs[0] if last.op == "fold" else last.out}:
             self.bits[register] = self.program.out_bits
+
+    def _join(self) -> None:
+        """Registers that are added or concatenated have the same fraction bits."""
+        joined: list[tuple[str, ...]] = [(s.out, s.add) for s in self.program.steps if s.add]
+        joined += [(s.out, *s.inputs) for s in self.program.steps if s.op == "concat"]
+        for _ in joined:
+            for group in joined:
+                known = next((self.bits[r] for r in group if r in self.bits), None)
+                if known is not None:
+                    self.bits.update(dict.fromkeys(group, known))
 
     def _measure(self, step: Any) -> None:
         source = step.inputs[0]
