@@ -1,5 +1,6 @@
 """Source files made for the tests: small, real in structure, random in content."""
 
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
+sys.path.insert(0, str(Path(__file__).parent))  # makes ``contract_cases`` importable
 
 SERIES_UID = "1.2.826.0.1.3680043.8.498.77"
 MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
