@@ -56,7 +56,7 @@ def damage_errors() -> tuple[type[Exception], ...]:
         KeyError,
         TypeError,
         AttributeError,
-        NotImplementedError,
+        NotImplementedError,  # pydicom, for an encoding that it does not know
         IndexError,
         OverflowError,
         RecursionError,
@@ -304,7 +304,7 @@ def _check_decoder(path: Path, syntax: str) -> None:
 
     try:
         available = get_decoder(UID(syntax)).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's answer to a syntax that it has no decoder class for
         available = False
     if not available:
         raise SourceError(

@@ -5,7 +5,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def data_folder() -> Path:
     """Folder with real volumes: $PSC_SHARED_DATA, or shared/data beside the repository."""
     named = os.environ.get("PSC_SHARED_DATA")
     folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"

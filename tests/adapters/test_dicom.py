@@ -327,8 +327,8 @@ def test_document_survives_json(tmp_path, write_series):
     assert json.loads(json.dumps(document)) == document
 
 
-def test_real_series_come_back_byte_for_byte(shared_data, tmp_path):
-    folder = shared_data / "ct" / "dcm-qa-ge-head"
+def test_real_series_come_back_byte_for_byte(data_folder, tmp_path):
+    folder = data_folder / "ct" / "dcm-qa-ge-head"
     item = open_only(folder)
     assert any("irregularly spaced" in note for note in item.notes)
     assert any("gantry tilt" in note for note in item.notes)
@@ -336,8 +336,8 @@ def test_real_series_come_back_byte_for_byte(shared_data, tmp_path):
         assert path.read_bytes() == (folder / path.name).read_bytes()
 
 
-def test_real_compressed_series_cut(shared_data, tmp_path):
-    item = open_only(shared_data / "ct" / "totalsegmentator-dicom-j2k")
+def test_real_compressed_series_cut(data_folder, tmp_path):
+    item = open_only(data_folder / "ct" / "totalsegmentator-dicom-j2k")
     (volume,) = item.volumes
     key = (slice(3, 5), slice(100, 180), slice(200, 300))
     restore(item, tmp_path / "out", key=key)

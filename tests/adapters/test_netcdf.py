@@ -205,9 +205,9 @@ def test_text_named_nc_is_refused(tmp_path):
     assert caught.value.kind == "not-netcdf" and "b'hell'" in str(caught.value)
 
 
-def test_real_files_come_back_equal(shared_data, tmp_path):
+def test_real_files_come_back_equal(data_folder, tmp_path):
     for name in ("geocat/era5_1995-07-14T12.nc", "iris/small_theta_colpex.nc"):
-        path = shared_data / "climate" / name
+        path = data_folder / "climate" / name
         item = open_only(path)
         (made,) = restore(item, [part_of(v) for v in item.volumes], tmp_path / path.name)
         with netCDF4.Dataset(path) as before, netCDF4.Dataset(made) as after:

@@ -170,8 +170,8 @@ def test_name_comes_from_the_file(tmp_path, write_nifti):
     assert open_only(tmp_path).name == "a_b_1"
 
 
-def test_real_oblique_volume(shared_data, tmp_path):
-    source = shared_data / "mr" / "misc-nifti" / "torchio_t2.nii.gz"
+def test_real_oblique_volume(data_folder, tmp_path):
+    source = data_folder / "mr" / "misc-nifti" / "torchio_t2.nii.gz"
     item = open_only(source)
     (volume,) = item.volumes
     key = (slice(3, 9), slice(100, 200), slice(60, 250))

@@ -96,7 +96,7 @@ def libaom() -> ctypes.CDLL:
     folder = Path(imagecodecs.__file__).parent.parent / "imagecodecs.libs"
     found = sorted(folder.glob("libaom*.so*"))
     if not found:
-        pytest.skip("this imagecodecs keeps libaom elsewhere")
+        pytest.skip("no libaom to decode with: only wheels of imagecodecs bring one")
     library = ctypes.CDLL(str(found[0]))
     library.aom_codec_av1_dx.restype = ctypes.c_void_p
     library.aom_codec_get_frame.restype = ctypes.POINTER(_Image)

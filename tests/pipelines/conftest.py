@@ -80,15 +80,6 @@ def run_program() -> Run:
     return run_as_program
 
 
-@pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The folder of real volumes beside the repository."""
-    folder = REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the folder ../shared/data is not beside this repository")
-    return folder
-
-
 def write_packed_netcdf(path: Path) -> None:
     """A field of packed integers on a latitude-longitude grid, with missing values."""
     lat, lon = np.linspace(80, -80, 33), np.arange(0, 360, 7.5)
