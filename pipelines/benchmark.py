@@ -47,7 +47,7 @@ def compare(prior_name: str, threads: int) -> dict[str, float]:
     prior = load_prior(prior_name)
     shape = Architecture.from_dict(prior.metadata["training"]["recipe"]["architecture"])
     net = build_network(shape).eval()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)  # tiles to be timed, coded nowhere
     floats = torch.randn((TILES, *prior.tile_shape), generator=generator)
     integers = torch.round(floats * 2048).to(torch.int32)
     level = prior.levels // 2

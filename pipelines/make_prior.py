@@ -190,6 +190,10 @@ def _finish(
 
 
 def _noisy(x: torch.Tensor, alpha: float, generator: torch.Generator) -> torch.Tensor:
+    """Noise that scales are calibrated and losses measured with; it reaches no stream.
+
+    What it decides is frozen in the integers of the prior, which streams name by digest.
+    """
     import torch
 
     return alpha * x + math.sqrt(1 - alpha**2) * torch.randn(x.shape, generator=generator)

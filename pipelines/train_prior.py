@@ -219,7 +219,11 @@ def spread_times(n: int, g: torch.Generator) -> torch.Tensor:
 def add_noise(
     x: torch.Tensor, t: torch.Tensor, g: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy tiles at times ``t``, their velocity target, and (alpha, sigma) per tile."""
+    """Noisy tiles at times ``t``, their velocity target, and (alpha, sigma) per tile.
+
+    The library's random numbers serve training only: coding draws its own, in integers
+    (`psc_volumetric.sampler.noise`).
+    """
     import torch
 
     alpha = cosine_alpha(t).view(-1, 1, 1, 1)
@@ -259,7 +263,7 @@ def train(
     """
     import torch
 
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # first weights, where there is no ``start``
     torch.set_num_threads(settings.threads)
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (architecture.slices, architecture.tile, architecture.tile)
