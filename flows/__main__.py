@@ -12,6 +12,19 @@ from typing import Annotated
 import typer
 
 from pipelines.archive import ArchiveOptions
+from pipelines.cli_options import (
+    Bpv,
+    Coders,
+    Effort,
+    KeepOriginal,
+    MaxError,
+    MaxErrorUnit,
+    Mode,
+    Preview,
+    PriorName,
+    Psnr,
+    Step,
+)
 from pipelines.failures import describe_failure
 from psc_volumetric.errors import PscError
 
@@ -22,19 +35,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def run(
     source: Annotated[str, typer.Argument(help="Folder that all workers reach by this path.")],
     target: Annotated[str, typer.Argument(help="Folder or URL for one archive per item.")],
-    mode: Annotated[str, typer.Option(help="lossless, bounded or lossy.")] = "lossless",
-    max_error: Annotated[float | None, typer.Option(help="Largest error of any value.")] = None,
-    max_error_unit: Annotated[str, typer.Option(help="stored, physical or relative.")] = "stored",
-    bpv: Annotated[float | None, typer.Option(help="Lossy: bits per voxel.")] = None,
-    psnr: Annotated[float | None, typer.Option(help="Lossy: PSNR in dB.")] = None,
-    step: Annotated[float | None, typer.Option(help="Lossy: quantiser step.")] = None,
-    preview: Annotated[
-        str | None, typer.Option(help="Lossy levels below exact ones: none or psc.")
-    ] = None,
-    coders: Annotated[str, typer.Option(help="smallest, fast, or names.")] = "smallest",
-    keep_original: Annotated[bool, typer.Option("--keep-original")] = False,
-    effort: Annotated[int, typer.Option(help="1..9, network evaluations per tile.")] = 5,
-    prior: Annotated[str | None, typer.Option(help="Name or folder of a prior.")] = None,
+    mode: Mode = "lossless",
+    max_error: MaxError = None,
+    max_error_unit: MaxErrorUnit = "stored",
+    bpv: Bpv = None,
+    psnr: Psnr = None,
+    step: Step = None,
+    preview: Preview = None,
+    coders: Coders = "smallest",
+    keep_original: KeepOriginal = False,
+    effort: Effort = 5,
+    prior: PriorName = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler; without it, a worker in this process.")
     ] = None,

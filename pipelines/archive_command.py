@@ -7,12 +7,28 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_options import Debug, Device, Effort, Json, PriorName, Quiet, Setting
+from pipelines.cli_options import (
+    Bpv,
+    Coders,
+    Debug,
+    Device,
+    DryRun,
+    Effort,
+    Json,
+    KeepOriginal,
+    MaxError,
+    MaxErrorUnit,
+    Mode,
+    Preview,
+    PriorName,
+    Psnr,
+    Quiet,
+    Setting,
+    Step,
+)
 from pipelines.session import Session
 
-__all__ = ["DryRun", "archive"]
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
+__all__ = ["archive"]
 
 
 def archive(  # long: one parameter for each option, with its help
@@ -20,25 +36,13 @@ def archive(  # long: one parameter for each option, with its help
     target: Annotated[
         str, typer.Argument(help="NAME.psc.zarr, NAME.psc.zarr.zip, or a folder for many.")
     ],
-    mode: Annotated[
-        str, typer.Option(help="lossless (every bit), bounded (--max-error), or lossy.")
-    ] = "lossless",
-    max_error: Annotated[
-        float | None,
-        typer.Option(help="Largest error of any value; with lossless, of a level below."),
-    ] = None,
-    max_error_unit: Annotated[
-        str, typer.Option(help="stored, physical (HU, K ...), or relative (share of the range).")
-    ] = "stored",
-    bpv: Annotated[float | None, typer.Option(help="Lossy: bits per voxel, within 2 %.")] = None,
-    psnr: Annotated[float | None, typer.Option(help="Lossy: PSNR in dB, within 0.1.")] = None,
-    step: Annotated[
-        float | None, typer.Option(help="Lossy: quantiser step instead, 0.5 is the default.")
-    ] = None,
-    preview: Annotated[
-        str | None,
-        typer.Option(help="Lossy levels below lossless and bounded ones: none (default) or psc."),
-    ] = None,
+    mode: Mode = "lossless",
+    max_error: MaxError = None,
+    max_error_unit: MaxErrorUnit = "stored",
+    bpv: Bpv = None,
+    psnr: Psnr = None,
+    step: Step = None,
+    preview: Preview = None,
     base: Annotated[str, typer.Option(help="Lossy method: auto, psc or av1.")] = "auto",
     roi_lossless: Annotated[
         str | None, typer.Option(help='Keep this region exactly: "z=10:42,y=0:64,x=32:96".')
@@ -46,15 +50,8 @@ def archive(  # long: one parameter for each option, with its help
     roi_lossless_mm: Annotated[
         str | None, typer.Option(help="The same in mm, RAS+, see restore --roi-mm.")
     ] = None,
-    coders: Annotated[
-        str, typer.Option(help="Coders of exact levels: smallest, fast, or names: jpegls,zstd.")
-    ] = "smallest",
-    keep_original: Annotated[
-        bool,
-        typer.Option(
-            "--keep-original", help="Also keep files verbatim that cannot be made again bit by bit."
-        ),
-    ] = False,
+    coders: Coders = "smallest",
+    keep_original: KeepOriginal = False,
     effort: Effort = 5,
     setting: Setting = "fast",
     prior: PriorName = None,

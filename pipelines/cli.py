@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.archive_command import DryRun, archive
-from pipelines.cli_options import Debug, Device, Json, Quiet
+from pipelines.archive_command import archive
+from pipelines.cli_options import ArchivePath, Debug, Device, DryRun, Json, Quiet, Roi
 from pipelines.evaluate_command import evaluate
 from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
 from pipelines.session import Session, print_failure
@@ -38,9 +38,6 @@ prior_app = typer.Typer(
 )
 app.add_typer(prior_app, name="prior")
 
-ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")]
-
-
 app.command(epilog=_EPILOG)(archive)
 
 
@@ -50,9 +47,7 @@ def restore(
     target: Annotated[
         Path, typer.Argument(help="DICOM: new folder. NIfTI, NetCDF: file name or folder.")
     ],
-    roi: Annotated[
-        str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')
-    ] = None,
+    roi: Roi = None,
     roi_mm: Annotated[
         str | None, typer.Option(help='World box in mm, RAS+: "x=-20:30,y=0:50,z=-10:35".')
     ] = None,

@@ -1,4 +1,8 @@
-"""Options that several commands share, declared once."""
+"""Options that several commands share, declared once.
+
+An option stands here when it means the same in every command that has it; ``--step`` of
+``evaluate`` takes several and ``--level`` of ``sigma`` takes no names: those stay there.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,65 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Debug", "Device", "Effort", "Json", "PriorName", "Quiet", "Setting"]
+__all__ = [
+    "ArchivePath",
+    "Bpv",
+    "Coders",
+    "Debug",
+    "Device",
+    "DryRun",
+    "Effort",
+    "Json",
+    "KeepOriginal",
+    "MaxError",
+    "MaxErrorUnit",
+    "Mode",
+    "Preview",
+    "PriorName",
+    "Psnr",
+    "Quiet",
+    "Roi",
+    "Setting",
+    "Step",
+]
 
+# Every command.
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; never changes a bit.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
+
+# Commands that read archives.
+ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")]
+Roi = Annotated[str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')]
+
+# Commands that make archives, one by one (`archive`) or as a flow (``python -m flows``).
+Mode = Annotated[str, typer.Option(help="lossless (every bit), bounded (--max-error), or lossy.")]
+MaxError = Annotated[
+    float | None, typer.Option(help="Largest error of any value; with lossless, of a level below.")
+]
+MaxErrorUnit = Annotated[
+    str, typer.Option(help="stored, physical (HU, K ...), or relative (share of the range).")
+]
+Bpv = Annotated[float | None, typer.Option(help="Lossy: bits per voxel, within 2 %.")]
+Psnr = Annotated[float | None, typer.Option(help="Lossy: PSNR in dB, within 0.1.")]
+Step = Annotated[
+    float | None, typer.Option(help="Lossy: quantiser step instead, 0.5 is the default.")
+]
+Preview = Annotated[
+    str | None,
+    typer.Option(help="Lossy levels below lossless and bounded ones: none (default) or psc."),
+]
+Coders = Annotated[
+    str, typer.Option(help="Coders of exact levels: smallest, fast, or names: jpegls,zstd.")
+]
+KeepOriginal = Annotated[
+    bool,
+    typer.Option(
+        "--keep-original", help="Also keep files verbatim that cannot be made again bit by bit."
+    ),
+]
 PriorName = Annotated[
     str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")
 ]

@@ -7,21 +7,19 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_options import Debug, Device, Json, Quiet
+from pipelines.cli_options import ArchivePath, Debug, Device, Json, Quiet, Roi
 from pipelines.session import Session
 
 __all__ = ["sigma"]
 
 
 def sigma(
-    source: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")],
+    source: ArchivePath,
     target: Annotated[Path, typer.Argument(help="NAME.nii, NAME.nii.gz, NAME.nc or NAME.npy.")],
     variable: Annotated[
         str | None, typer.Option(help="Which one; needed when there are several.")
     ] = None,
-    roi: Annotated[
-        str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')
-    ] = None,
+    roi: Roi = None,
     level: Annotated[int | None, typer.Option(help="Quality level, 0 is coarsest.")] = None,
     device: Device = "auto",
     as_json: Json = False,
