@@ -89,49 +89,76 @@ def _optional(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _lossy_row(point: RatePoint) -> str:
+def _lossy_row(point: RatePoint) -> list[str]:
     likeness = point.quality
     parts = ("-", "-", "-")
     if likeness is not None:
         spectrum = f"{likeness.spectrum_error_db:.2f}"
         parts = (_optional(likeness.ssim, 4), _optional(likeness.haarpsi, 4), spectrum)
-    target = "" if point.target is None else f"{point.target:g}"
-    return (
-        f"  {point.codec:<15}{point.parameter:<26}{target:>7}{point.rate_bpv:>9.4f}"
-        f"{_psnr(point.psnr_db):>8}{parts[0]:>8}{parts[1]:>8}{parts[2]:>7}{point.nbytes:>11}"
-        f"{_optional(point.encode_s, 1):>8}{_optional(point.decode_s, 1):>8}"
-    )
+    return [
+        point.codec,
+        point.parameter,
+        "" if point.target is None else f"{point.target:g}",
+        f"{point.rate_bpv:.4f}",
+        _psnr(point.psnr_db),
+        *parts,
+        str(point.nbytes),
+        _optional(point.encode_s, 1),
+        _optional(point.decode_s, 1),
+    ]
 
 
-def _exact_row(result: VolumeResult, point: RatePoint) -> str:
+def _exact_row(result: VolumeResult, point: RatePoint) -> list[str]:
     ratio = math.prod(result.shape) * _item_size(result.dtype) / point.nbytes
-    kept = "yes" if point.holds else "NO"
-    return (
-        f"  {point.codec:<15}{point.parameter:<20}{point.rate_bpv:>9.4f}{ratio:>8.2f}"
-        f"{point.max_error:>12.6g}{kept:>6}{_psnr(point.psnr_db):>8}{point.nbytes:>11}"
-        f"{speed(result, point.encode_s):>9}{speed(result, point.decode_s):>9}"
-    )
+    return [
+        point.codec,
+        point.parameter,
+        f"{point.rate_bpv:.4f}",
+        f"{ratio:.2f}",
+        f"{point.max_error:.6g}",
+        "yes" if point.holds else "NO",
+        _psnr(point.psnr_db),
+        str(point.nbytes),
+        speed(result, point.encode_s),
+        speed(result, point.decode_s),
+    ]
 
 
 _LOSSY_HEAD = (
-    f"  {'codec':<15}{'setting':<26}{'target':>7}{'bpv':>9}{'PSNR':>8}{'SSIM':>8}{'HaarPSI':>8}"
-    f"{'spec':>7}{'bytes':>11}{'enc s':>8}{'dec s':>8}"
-)
+    "codec", "setting", "target", "bpv", "PSNR", "SSIM", "HaarPSI", "spec", "bytes",
+    "enc s", "dec s",
+)  # fmt: skip
 _EXACT_HEAD = (
-    f"  {'codec':<15}{'promise':<20}{'bpv':>9}{'ratio':>8}{'max error':>12}{'kept':>6}{'PSNR':>8}"
-    f"{'bytes':>11}{'enc MB/s':>9}{'dec MB/s':>9}"
-)
+    "codec", "promise", "bpv", "ratio", "max error", "kept", "PSNR", "bytes",
+    "enc MB/s", "dec MB/s",
+)  # fmt: skip
+_WORDS = 2  # columns of words stand on the left of the table, those of numbers on the right
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Give every column the width of its longest entry, with two blanks in between."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            entry.ljust(width) if number < _WORDS else entry.rjust(width)
+            for number, (entry, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
 
 
 def result_lines(result: VolumeResult) -> list[str]:
     """The table of one volume."""
     shape = " x ".join(map(str, result.shape))
     name = f"{result.group}: {result.name}" if result.group else result.name
-    lines = [f"{name}: {shape} {result.dtype}, range {result.peak:g}, prior {result.prior}"]
+    lines = [
+        f"{name}: {shape} {result.dtype}, range {result.peak:g}, prior {result.prior or 'not used'}"
+    ]
     if result.mode == "lossy":
-        lines += [_LOSSY_HEAD, *map(_lossy_row, result.points)]
+        lines += _aligned(_LOSSY_HEAD, [_lossy_row(point) for point in result.points])
     else:
-        lines += [_EXACT_HEAD, *(_exact_row(result, point) for point in result.points)]
+        lines += _aligned(_EXACT_HEAD, [_exact_row(result, point) for point in result.points])
     for entry in result.comparisons:
         if result.mode != "lossy" and entry.peer != BEST:
             continue
@@ -144,7 +171,8 @@ def result_lines(result: VolumeResult) -> list[str]:
         lines.append(f"  {entry.ours} against {title}{setting}: {text}")
     for setting, methods in result.methods.items():
         for method, (bricks, nbytes) in methods.items():
-            lines.append(f"  {setting}: {bricks} bricks {method}, {nbytes} bytes")
+            count = "1 brick" if bricks == 1 else f"{bricks} bricks"
+            lines.append(f"  {setting}: {count} {method}, {nbytes} bytes")
     return [*lines, *(f"  note: {note}" for note in result.notes)]
 
 

@@ -125,12 +125,19 @@ def test_bounded_floats_take_shares_of_the_range_and_leave_fill_values_out(tmp_p
     assert any("jpegls codes integers only" in note for note in result["notes"])
 
 
-def test_text_for_people_names_every_codec(sources, run):
-    words = ["--mode", "lossless", "--peers", "jpegls,zstd", "--ours", "none:fast", *TINY]
+def test_text_for_people_keeps_its_columns_apart(sources, run):
+    words = ["--mode", "lossless", "--peers", "jpegls,zstd", "--ours", "none:context", *TINY]
     outcome = run("evaluate", sources["nifti"], *words)
     assert outcome.code == 0, outcome.err
-    assert "ours-none:fast" in outcome.out
-    assert "jpegls" in outcome.out
+    _, head, *rows = outcome.out.splitlines()[:5]
+    assert head.split()[:3] == ["codec", "promise", "bpv"]
+    assert [row.split()[:2] for row in rows] == [
+        ["ours-none:context", "lossless"],
+        ["jpegls", "lossless"],
+        ["zstd", "lossless"],
+    ]
+    assert len({row.index("lossless") for row in rows} | {head.index("promise")}) == 1
+    assert len({len(line) for line in (head, *rows)}) == 1
     assert "against best peer" in outcome.out
 
 
