@@ -35,7 +35,7 @@ def model_card(
   {a.fold} x {a.fold} pixels folded into channels, {attention}.
 - Training: {s.minutes:g} minutes on `{s.device}` with {s.threads} thread(s), batch {s.batch},
   v-prediction, cosine schedule, EMA; recipe in `configs/metadata.json`, rerun with
-  `psc-archive prior train {recipe.name} DATA --out NEW_FOLDER`.
+  `psc-archive prior train {recipe.name} {"" if recipe.synthetic else "DATA "}--out NEW_FOLDER`.
 - Trained on {len(training)} volumes: {", ".join(sorted(training))}.
 - Held out, by patient or source, {len(validation)} volumes: {", ".join(sorted(validation))}.
 
