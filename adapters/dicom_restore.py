@@ -33,7 +33,12 @@ from adapters.dicom_header import damage_errors
 from adapters.dicom_layout import PixelLayout
 from adapters.errors import SourceError
 from adapters.originals import original_of
-from adapters.output import check_volumes_exist, staged_folder
+from adapters.output import (
+    check_stored_type,
+    check_volumes_exist,
+    staged_folder,
+    unusable_record,
+)
 
 __all__ = ["restore_dicom"]
 
@@ -68,7 +73,7 @@ def restore_dicom(
         plans = _plans(document, volumes)
         blobs["headers"]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise _bad_document(error) from error
+        raise unusable_record("DICOM", error) from error
     derivation = _derivation(document, plans, info)
     written = []
     with staged_folder(target) as work:
@@ -78,18 +83,10 @@ def restore_dicom(
             try:
                 outcome = _write(plan, document, blobs, place, derivation)
             except damage_errors() as error:
-                raise _bad_document(error) from error
+                raise unusable_record("DICOM", error) from error
             path = target / place.relative_to(work)
             written.append(WrittenFile(path, plan.number, outcome))
     return written
-
-
-def _bad_document(error: Exception) -> SourceError:
-    return SourceError(
-        f"the stored DICOM record cannot be used ({type(error).__name__})",
-        kind="bad-document",
-        hint="verify the archive",
-    )
 
 
 def _plans(document: dict[str, Any], volumes: Sequence[RestoredVolume]) -> list[_FilePlan]:
@@ -183,11 +180,7 @@ def _write(
 def _words(values: Array, record: dict[str, Any], document: dict[str, Any]) -> Array:
     """Turn stored values into the file's pixel words, native byte order."""
     dtype = np.dtype(document["dtype"])
-    if values.dtype != dtype:
-        raise SourceError(
-            f"expected values of the stored type {dtype.name!r}, found {values.dtype.name!r}",
-            kind="bad-region",
-        )
+    check_stored_type(values.dtype, dtype, "pixels")
     if record["high_bits"] == "short":
         values = np.bitwise_and(values, np.array((1 << document["bits_stored"]) - 1, dtype))
     return values

@@ -28,7 +28,14 @@ from adapters.base import (
 from adapters.errors import SourceError
 from adapters.netcdf_schema import attribute_value
 from adapters.originals import original_of
-from adapters.output import check_volumes_exist, file_target, staged_file
+from adapters.output import (
+    check_stored_type,
+    check_volumes_exist,
+    file_target,
+    loss_note,
+    staged_file,
+    unusable_record,
+)
 
 __all__ = ["restore_netcdf", "written_filters"]
 
@@ -61,7 +68,9 @@ def restore_netcdf(
             [(volume.name, volume.full_shape) for volume in volumes],
             {name: tuple(record["shape"]) for name, record in known.items()},
         )
-        _check_types(volumes, known)
+        for volume in volumes:
+            stored = np.dtype(known[volume.name]["type"])
+            check_stored_type(volume.array.dtype, stored, volume.name)
         cuts = _cuts(volumes, known)
         own = safe_target(target, str(document["name"])).name
         place = file_target(target, own, _SUFFIXES)
@@ -75,13 +84,9 @@ def restore_netcdf(
             with netCDF4.Dataset(staged[0], "w", format=document["data_model"]) as dataset:
                 _write(dataset, document, blobs, {v.name: v.array for v in volumes}, cuts)
                 if not info.lossless:
-                    dataset.setncattr(_LOSS_NOTE, _loss_note(info))
+                    dataset.setncattr(_LOSS_NOTE, loss_note(info))
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
-        raise SourceError(
-            f"the stored NetCDF record cannot be used ({type(error).__name__}: {error})",
-            kind="bad-document",
-            hint="verify the archive",
-        ) from error
+        raise unusable_record("NetCDF", error) from error
     if not complete:
         outcome = CUT
     return [WrittenFile(place, 0, outcome if info.lossless else LOSSY)]
@@ -94,17 +99,6 @@ def _volume_records(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for variable in group["variables"]
         if "volume" in variable
     }
-
-
-def _check_types(volumes: Sequence[RestoredVolume], known: dict[str, dict[str, Any]]) -> None:
-    for volume in volumes:
-        stored = np.dtype(known[volume.name]["type"]).newbyteorder("=")
-        if volume.array.dtype != stored:
-            raise SourceError(
-                f"volume {volume.name!r}: expected values of the stored type {stored.name!r}, "
-                f"found {volume.array.dtype.name!r}",
-                kind="bad-region",
-            )
 
 
 def _cuts(volumes: Sequence[RestoredVolume], known: dict[str, dict[str, Any]]) -> Cuts:
@@ -120,15 +114,6 @@ def _cuts(volumes: Sequence[RestoredVolume], known: dict[str, dict[str, Any]]) -
                     kind="bad-region",
                 )
     return cuts
-
-
-def _loss_note(info: RestoreInfo) -> str:
-    ratio = "unknown" if info.ratio is None else f"{info.ratio:.4g}"
-    return (
-        f"values restored with loss by psc-archive; method {info.method}; level {info.level}; "
-        f"ratio {ratio}"
-        + ("" if info.max_error is None else f"; largest error {info.max_error:g} stored units")
-    )
 
 
 def _write(

@@ -28,7 +28,14 @@ from adapters.base import (
 from adapters.errors import SourceError
 from adapters.nifti_header import NiftiHeader, parse_header
 from adapters.originals import original_of
-from adapters.output import check_volumes_exist, file_target, staged_file
+from adapters.output import (
+    check_stored_type,
+    check_volumes_exist,
+    file_target,
+    loss_note,
+    staged_file,
+    unusable_record,
+)
 
 __all__ = ["restore_nifti"]
 
@@ -60,18 +67,9 @@ def restore_nifti(
         dtype = np.dtype(document["dtype"])
         head, image_head, tail = (blobs[name] for name in ("head", "image_head", "tail"))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SourceError(
-            f"the stored NIfTI record cannot be used ({type(error).__name__})",
-            kind="bad-document",
-            hint="verify the archive",
-        ) from error
+        raise unusable_record("NIfTI", error) from error
     volume = volumes[0]
-    if volume.array.dtype != dtype.newbyteorder("="):
-        raise SourceError(
-            f"expected values of the stored type {dtype.newbyteorder('=').name!r}, found "
-            f"{volume.array.dtype.name!r}",
-            kind="bad-region",
-        )
+    check_stored_type(volume.array.dtype, dtype, volume.name)
     if not volume.is_whole:
         head, tail = _cut_header(header, head, volume), b""
     if not info.lossless:
@@ -176,11 +174,7 @@ def _with_comment(header: NiftiHeader, head: bytes, info: RestoreInfo) -> bytes:
     """Add a comment extension that names the loss, behind the extensions that are there."""
     size = 348 if header.flavour == "nifti1" else 540
     extensions = head[size + 4 :] if head[size : size + 1] not in (b"", b"\0") else b""
-    text = f"psc-archive: values restored with loss; method {info.method}; level {info.level}; "
-    text += "ratio unknown" if info.ratio is None else f"ratio {info.ratio:.4g}"
-    if info.max_error is not None:
-        text += f"; largest error {info.max_error:g} stored units"
-    body = text.encode()
+    body = loss_note(info).encode()
     body += b"\0" * (-(len(body) + 8) % 16)
     order = "big" if header.dtype_order == ">" else "little"
     extension = (len(body) + 8).to_bytes(4, order) + _COMMENT.to_bytes(4, order) + body  # type: ignore[arg-type]

@@ -1,4 +1,7 @@
-"""Writing so that nothing half-written is ever left, and nothing is ever replaced."""
+"""Writing so that nothing half-written is ever left, and nothing is ever replaced.
+
+Also what every format checks before it writes, and how it says that values were restored with loss.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from adapters.base import RestoreInfo
 from adapters.errors import SourceError
 
-__all__ = ["check_volumes_exist", "file_target", "staged_file", "staged_folder"]
+__all__ = [
+    "check_stored_type",
+    "check_volumes_exist",
+    "file_target",
+    "loss_note",
+    "staged_file",
+    "staged_folder",
+    "unusable_record",
+]
 
 
 @contextmanager
@@ -95,3 +109,36 @@ def check_volumes_exist(
     names = [name for name, _ in asked]
     if len(set(names)) != len(names):
         raise SourceError(f"a volume is listed twice: {names!r}", kind="bad-region")
+
+
+def check_stored_type(found: np.dtype[np.generic], stored: np.dtype[np.generic], what: str) -> None:
+    """Check that values to restore have the type the source stores, in native byte order.
+
+    Raises
+    ------
+    SourceError : kind ``"bad-region"``.
+    """
+    if found != stored.newbyteorder("="):
+        raise SourceError(
+            f"{what}: expected values of the stored type {stored.name!r}, found {found.name!r}",
+            kind="bad-region",
+        )
+
+
+def unusable_record(format_name: str, error: Exception) -> SourceError:
+    """Give the error for a record from an archive that ``error`` shows to be damaged."""
+    return SourceError(
+        f"the stored {format_name} record cannot be used ({type(error).__name__})",
+        kind="bad-document",
+        hint="verify the archive",
+    )
+
+
+def loss_note(info: RestoreInfo) -> str:
+    """Say in a file's own comments that its values are not those of its source."""
+    ratio = "unknown" if info.ratio is None else f"{info.ratio:.4g}"
+    bound = "" if info.max_error is None else f"; largest error {info.max_error:g} stored units"
+    return (
+        f"values restored with loss by psc-archive; method {info.method}; level {info.level}; "
+        f"ratio {ratio}{bound}"
+    )
