@@ -21,6 +21,7 @@ from pipelines.paper_loop import (
     code_tile,
     float8,
 )
+from pipelines.progress import Silent
 from psc_volumetric.codec import CodecParameters
 from psc_volumetric.prior import load_prior
 from psc_volumetric.sampler.denoiser import Denoiser
@@ -130,13 +131,13 @@ def test_evaluations_and_rates_of_both_sides_are_counted_exactly() -> None:
     waves = 0.6 * np.sin(x / 5) * np.cos(y / 6 + z / 3)
     tiles = np.stack(np.split(waves.astype(np.float32), 2, axis=2))
     setting = PaperSetting(steps=3, samples=4, rows=2, restored=5)
-    one, three = paper_setting.measure_paper(tiles, denoiser, setting, [1, 3])
+    one, three = paper_setting.measure_paper(tiles, denoiser, setting, [1, 3], Silent())
     assert one.point.evaluations == 1 * 3 * 4 + 3 * 5
     assert three.point.evaluations == 3 * 3 * 4 + 3 * 5
     assert 0 < three.entropy_bpv <= three.point.rate_bpv <= 2 * 3 * 8 / tiles[0].size * 1.01
     assert three.point.psnr_db > one.point.psnr_db
     assert three.sample_db <= three.point.psnr_db  # a mean of samples is closer than one of them
-    again = paper_setting.measure_paper(tiles, denoiser, setting, [3])[0]
+    again = paper_setting.measure_paper(tiles, denoiser, setting, [3], Silent())[0]
     assert again.point.psnr_db == three.point.psnr_db
     ours = code_tiles(tiles, CodecParameters(effort=1, step=0.3), denoiser)
     assert ours.evaluations == 2 * 4
@@ -157,6 +158,8 @@ def test_command_prints_both_sides_and_reads_ours_at_equal_rate(
     assert len(re.findall(r"^\| ours, effort 1, step", out, re.M)) == 2
     assert re.search(r"^\| paper, 5 rounds \|.*\| [\d.]+ dB \([+-][\d.]+\) \|$", out, re.M)
     assert re.search(r"^\| paper, 1 rounds \|.*\| - \|$", out, re.M)
+    whole, payload = re.findall(r"BD-PSNR ([+-][\d.]+) dB", out)
+    assert float(payload) > float(whole)  # fewer of our bytes count
 
 
 def test_tiles_are_the_ones_in_the_middle(sources: dict[str, Path]) -> None:
