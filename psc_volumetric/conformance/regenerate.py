@@ -8,6 +8,7 @@ Streams are encoded with the float64 carrier, from values made of integers alone
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -25,9 +26,9 @@ from psc_volumetric.conformance.cases import CASE, INDEX, NETWORKS, STREAM, VECT
 from psc_volumetric.conformance.runner import decode_case, make_denoiser
 from psc_volumetric.conformance.trust import network_digest, primitive_digests
 from psc_volumetric.errors import PscError
-from psc_volumetric.prior import installed_priors, load_prior
+from psc_volumetric.prior import Prior, installed_priors, load_prior
 from psc_volumetric.prior.runtime import one_thread
-from psc_volumetric.sampler.denoiser import using_denoiser
+from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 from psc_volumetric.sampler.noise import gaussian
 
 __all__ = ["main", "synthetic_values"]
@@ -56,7 +57,7 @@ class ShortPaper(CodecParameters):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one good stream is made."""
+    """How one good stream is made; ``prior`` is used where a ``network`` is."""
 
     name: str
     covers: str
@@ -68,6 +69,7 @@ class Recipe:
     shape: tuple[int, int, int] = TILE
     position: tuple[int, ...] = (0, 0, 0)
     network: bool = True
+    prior: str = TINY
     guarantee: Guarantee = PLAIN
     base: str = "psc"
     exact: tuple[slice, slice, slice] | None = None
@@ -128,7 +130,19 @@ def recipes() -> list[Recipe]:
                network=False),
         *layered_recipes(i2, f4, small),
         *av1_recipes(i2, f4, base),
+        *prior_recipes(),
     ]  # fmt: skip
+
+
+def prior_recipes() -> list[Recipe]:
+    """One tile by each shipped prior but the smallest, which codes all other vectors."""
+    made = []
+    for name in sorted(set(installed_priors()) - {TINY}):
+        shape = load_prior(name).tile_shape
+        values = synthetic_values(shape, amplitude=3000, seed=1).astype("<i2") - np.int16(1000)
+        covers = "one tile by a shipped prior, at the least effort"
+        made.append(Recipe(f"prior-{name}", covers, values, -1000, 2000, shape=shape, prior=name))
+    return made
 
 
 def av1_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
@@ -196,8 +210,18 @@ def _document(recipe: Recipe, digest: str | None) -> dict[str, Any]:
 
 
 def encode_recipe(recipe: Recipe) -> Case:
-    """Encode one recipe and decode it again at every level."""
-    prior = load_prior(TINY) if recipe.network else None
+    """Encode one recipe with the float64 carrier and decode it again at every level."""
+    with using_denoiser(_carrier(recipe.prior) if recipe.network else None):
+        return _encode(recipe, load_prior(recipe.prior) if recipe.network else None)
+
+
+@functools.cache
+def _carrier(prior: str) -> Denoiser:
+    """A shipped prior with the slow and obvious arithmetic."""
+    return make_denoiser(load_prior(prior).digest, "cpu", "float64")
+
+
+def _encode(recipe: Recipe, prior: Prior | None) -> Case:
     mask = None
     if recipe.exact is not None:
         mask = np.zeros(recipe.values.shape, bool)
@@ -245,7 +269,7 @@ def networks() -> dict[str, Any]:
     """Digests of primitives and of every shipped prior's network, from the float64 carrier."""
     priors = {}
     for name, info in sorted(installed_priors().items()):
-        denoiser = make_denoiser(info.digest, "cpu", "float64")
+        denoiser = _carrier(name)
         digest = network_digest(denoiser.network, denoiser.prior)
         priors[info.digest] = {"name": name, "digest": digest}
     return {"primitives": primitive_digests("cpu"), "priors": priors}
@@ -258,7 +282,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 def write(folder: Path) -> int:
     """Make all vectors and replace the folder; returns their size in bytes."""
     tiny = load_prior(TINY)
-    with one_thread(), using_denoiser(make_denoiser(tiny.digest, "cpu", "float64")):
+    with one_thread(), using_denoiser(_carrier(TINY)):
         good = [encode_recipe(recipe) for recipe in recipes()]
         streams = {case.name: case.stream for case in good}
         bad = [bad_case(*item, tiny.digest) for item in bad_streams(streams, tiny.levels)]

@@ -105,6 +105,11 @@ def test_every_shipped_prior_has_a_network_digest() -> None:
     assert {digest: entry["name"] for digest, entry in known.items()} == shipped
 
 
+def test_every_shipped_prior_codes_a_stream() -> None:
+    coded = {case.document["prior"] for case in GOOD}
+    assert {info.digest for info in installed_priors().values()} <= coded
+
+
 def test_changed_expectation_is_reported() -> None:
     case = load_case("fast-effort1-int16")
     case.document["levels"][1]["values"] = "0" * 64
