@@ -127,20 +127,20 @@ def run_demo(output: Path) -> list[Line]:
     for sample in _samples():
         folder = output / sample.name
         folder.mkdir(parents=True)
-        report, found, row = _run_sample(sample, folder)
+        found, row = _run_sample(sample, folder)
         lines += found
         rows.append(row)
-        print(f"{sample.title}: {report.target}, {report.seconds:.1f} s", flush=True)
     draw(rows, output / "demo.png")
     return lines
 
 
-def _run_sample(sample: Sample, folder: Path) -> tuple[ItemReport, list[Line], Row]:
+def _run_sample(sample: Sample, folder: Path) -> tuple[list[Line], Row]:
     source = sample.make(folder)
     target = folder / f"{sample.name}.psc.zarr"
     chosen = plan(source, str(target), OPTIONS)
     with progress_bars(enabled=True) as progress:
         (report,) = archive(chosen, progress)
+    print(f"{sample.title}: archived as {report.target}, {report.seconds:.1f} s", flush=True)
     (candidate,) = adapters.discover(source).candidates
     volume = adapters.open_source(candidate).volumes[0]
     values = volume.array[tuple(slice(0, n) for n in volume.array.shape)]
@@ -148,7 +148,7 @@ def _run_sample(sample: Sample, folder: Path) -> tuple[ItemReport, list[Line], R
     with ArchiveReader.open(target) as reader:
         lines, row = _measure(sample, report, reader, values, measured)
     _check_region(sample, target, folder)
-    return report, lines, row
+    return lines, row
 
 
 def _measure(
@@ -221,7 +221,7 @@ def _check_region(sample: Sample, target: Path, folder: Path) -> None:
         seen = dataset[spec.name][box].values
     if not np.array_equal(restored.reshape(seen.shape), seen):
         raise AssertionError(f"{sample.title}: region {region}: restore and xarray disagree")
-    print(f"{sample.title}: region {region}: restored file and xarray hold the same values")
+    print(f"{sample.title}: {region} alone: restored file and xarray hold the same values")
 
 
 def _table(lines: list[Line]) -> list[str]:
@@ -238,9 +238,10 @@ def main() -> None:
     """Run the demo in the working directory."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     begin = time.perf_counter()
+    print("the first run compiles the fast loops of the codec (about 20 s, once)")
     lines = run_demo(OUTPUT)
     print()
-    print("bytes and bpv: bricks up to that level, headers and index included")
+    print("bytes and bpv: bricks up to that level, headers and index included; s: by the clock")
     print("\n".join(_table(lines)))
     print(f"\npicture: {OUTPUT / 'demo.png'}; {time.perf_counter() - begin:.0f} s in all")
 

@@ -1,4 +1,4 @@
-"""The picture of the demo: source, restored at three levels, error and spread, per volume."""
+"""The picture of the demo: source, restored at three levels, error and sigma, per volume."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Row:
 
 
 def draw(rows: Sequence[Row], target: Path) -> None:
-    """Write the picture as PNG; grey is the source's range, error and spread share one scale."""
+    """Write the picture as PNG; grey is the source's range, error and sigma share one scale."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -92,7 +92,7 @@ def _draw_row(row: Row, axes: Any) -> None:
     top = max(float(np.percentile(gap, 99.5)), float(np.percentile(row.spread, 99.5)), 1e-9)
     for axis, image, title in (
         (axes[4], gap, "error"),
-        (axes[5], row.spread, "spread (1 sigma)"),
+        (axes[5], row.spread, "sigma"),
     ):
         axis.imshow(image, cmap="magma", vmin=0, vmax=top)
         axis.set_title(f"{title}\n0 .. {top:.3g}", fontsize=7)

@@ -10,5 +10,5 @@ def data_folder() -> Path:
     named = os.environ.get("PSC_SHARED_DATA")
     folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("no shared data: set PSC_SHARED_DATA to a folder with mr/, ct/ and climate/")
+        pytest.skip("no real volumes: set PSC_SHARED_DATA to a folder with mr/, ct/ and climate/")
     return folder
