@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.evaluate_point import cpu_seconds
 from pipelines.options import ArchiveOptions
 from pipelines.plan import VariablePlan, brick_prior
 from pipelines.progress import Progress
@@ -202,13 +202,13 @@ def code_volume(
 
 def _code_brick(brick: _Brick) -> _Outcome:
     """Encode a brick, and decode it from its bytes when the choice says so."""
-    begin = time.process_time()
+    begin = cpu_seconds()
     coded = _encode(brick)
-    middle = time.process_time()
+    middle = cpu_seconds()
     decoded = brick.values if coded.last is None else coded.last
     if brick.choice.decodes:
         decoded = _decode(brick, coded)
-    end = time.process_time()
+    end = cpu_seconds()
     index = read_index(lambda start, length: coded.data[start : start + length])
     grid = TileGrid(brick.variable.spec.valid(brick.position), brick.variable.spec.tile_shape)
     squared, largest = np.zeros(index.levels), np.zeros(index.levels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,13 @@ from numpy.typing import NDArray
 from pipelines.quality import Quality, measure_quality
 from psc_volumetric.metrics import max_error, psnr_db, rate_bpv
 
-__all__ = ["CodedSize", "RatePoint", "Reference"]
+__all__ = ["CodedSize", "RatePoint", "Reference", "cpu_seconds"]
+
+
+def cpu_seconds() -> float:
+    """CPU time so far, with that of programs which were run and have ended, FFmpeg for one."""
+    ended = os.times()
+    return time.process_time() + ended.children_user + ended.children_system
 
 
 @dataclass(frozen=True)

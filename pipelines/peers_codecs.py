@@ -8,7 +8,6 @@ shape where a stream lacks them) is counted as `SIDE_BYTES`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -171,39 +170,21 @@ def code_zfp_rate(stack: Stack, bpv: float) -> Coded:
 
 
 def code_av1(stack: Stack, quality: float) -> Coded:
-    """AV1 (libaom through libavif, speed 3) as a 12-bit gray image sequence with prediction.
+    """AV1 (libaom) as one 12-bit gray sequence with prediction between slices, encoded as ours is.
 
-    Values use the whole of the twelve bits. Only the coded pictures are counted, not the tables
-    of the AVIF container around them: a decoder of AV1 needs no more.
+    Values use the whole of the twelve bits. The coded pictures are counted, no container.
     """
-    import imagecodecs
+    from psc_volumetric.coding.av1 import decode_frames, encode_frames
 
     integers, low, scale = to_integers(stack, 12, fill=True)
-    gray = np.repeat(integers[..., None], 3, axis=-1)  # the encoder takes colours, stores one
-    form: Any = {"speed": 3, "bitspersample": 12, "pixelformat": "400", "numthreads": 1}
-    data = bytes(imagecodecs.avif_encode(gray, round(quality), **form))
+    slices, height, width = integers.shape
+    data = encode_frames(integers, round(quality))
 
     def back() -> Stack:
-        decoded = imagecodecs.avif_decode(data, numthreads=1)
-        if decoded.size == 3 * stack.size:
-            decoded = decoded[..., 0]
-        return _from_integers(decoded.reshape(shape), low, scale)
+        decoded = decode_frames(data, (slices, height, width), what="AV1")
+        return _from_integers(decoded, low, scale)
 
-    shape = stack.shape
-    return Coded([_media(data)], back)
-
-
-def _media(data: bytes) -> bytes:
-    """Payload of the media boxes of an ISO base media file (ISO/IEC 14496-12, 4.2)."""
-    parts, at = [], 0
-    while at < len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        if size < 8:  # 0: to the end; 1: 64-bit size, for files past 4 GiB
-            raise ValueError(f"box {kind!r} of size {size} at offset {at}")
-        if kind == b"mdat":
-            parts.append(data[at + 8 : at + size])
-        at += size
-    return b"".join(parts)
+    return Coded([data], back)
 
 
 def code_x265(stack: Stack, crf: float) -> Coded:

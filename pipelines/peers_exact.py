@@ -8,7 +8,6 @@ just under one half: the same grid of 2 k + 1 values that JPEG-LS uses for a lar
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluate_point import CodedSize, RatePoint, Reference
+from pipelines.evaluate_point import CodedSize, RatePoint, Reference, cpu_seconds
 from pipelines.peers_codecs import Coded, floats_for, to_integers
 from psc_volumetric.metrics import rate_bpv
 
@@ -214,11 +213,11 @@ BOUNDED_PEERS: dict[str, ExactPeer] = {
 
 
 def _timed(peer: ExactPeer, stack: Stack, bound: float) -> tuple[CodedSize, Stack]:
-    begin = time.process_time()
+    begin = cpu_seconds()
     coded = peer.code(stack, bound)
-    middle = time.process_time()
+    middle = cpu_seconds()
     decoded = coded.decode()
-    end = time.process_time()
+    end = cpu_seconds()
     text = f"bound {bound:.6g}" if bound else "lossless"
     size = CodedSize(peer.name, text, coded.nbytes, middle - begin, end - middle, bound or None)
     return size, decoded

@@ -18,7 +18,7 @@ from psc_volumetric.bitstream.header import IntensityMapping
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.intensity import UNIT, integer_mapping, normalise
-from psc_volumetric.tiling import DEFAULT_BRICK
+from psc_volumetric.tiling import default_brick_shape
 
 __all__ = ["load_volumes", "split_volumes", "synthetic_volumes"]
 
@@ -71,8 +71,8 @@ def _frames(volume: Volume, name: str, recipe: Recipe) -> Iterator[TrainingVolum
 
 
 def _filled(values: NDArray[Any], sampled: SampledRange) -> NDArray[Any]:
-    """Special voxels replaced as in a brick, which is at most 256 columns wide."""
-    width = DEFAULT_BRICK[2]
+    """Special voxels replaced as in bricks of the usual width."""
+    width = default_brick_shape((1, 1, values.shape[2]), (1, 1, 64))[2]
     parts = []
     for start in range(0, values.shape[2], width):
         part = np.ascontiguousarray(values[..., start : start + width])

@@ -35,7 +35,7 @@ __all__ = ["Av1Source", "Trial", "decode_av1", "to_stored"]
 Values = NDArray[np.generic]
 Samples = NDArray[np.uint16]
 
-SPEED = 3  # of libaom
+SPEED = 2  # of libaom
 FEWEST_SAMPLES = 16  # that the range of a brick is spread over
 MIDDLE = 2048  # sample of 0 normalised units
 HALF = 1 << (STEP_FRACTION_BITS - 1)

@@ -15,16 +15,20 @@ __all__ = ["Box", "TileGrid", "default_brick_shape"]
 
 Box = tuple[slice, slice, slice]
 
-DEFAULT_BRICK = (32, 256, 256)
+LARGEST_BRICK = (64, 320, 320)
 
 
 def default_brick_shape(
     shape: tuple[int, int, int], tile: tuple[int, int, int]
 ) -> tuple[int, int, int]:
-    """Brick for a volume: ``DEFAULT_BRICK``, smaller where the volume is, in whole tiles."""
+    """Brick for a volume, in whole tiles: as few as ``LARGEST_BRICK`` allows, of like extents.
+
+    Slices of a brick predict one another and a thin last brick has none to learn from, so 80 slices
+    make two bricks of 40.
+    """
     z, y, x = (
-        t * min(-(-n // t), max(1, limit // t))
-        for n, t, limit in zip(shape, tile, DEFAULT_BRICK, strict=True)
+        t * -(-n // (t * -(-n // max(t, limit // t * t))))
+        for n, t, limit in zip(shape, tile, LARGEST_BRICK, strict=True)
     )
     return z, y, x
 

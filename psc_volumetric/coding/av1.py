@@ -2,8 +2,8 @@
 
 AV1's decoder is integer arithmetic without freedom (AV1 Bitstream & Decoding Process
 Specification, AOM 2019, section 7.1: every conforming decoder gives the same samples), so a stream
-means the same in every AV1 library. Here it is libaom for writing and libavif with dav1d for
-reading, through imagecodecs.
+means the same in every AV1 library. Here it is libaom for writing, through FFmpeg where it is
+installed and else through libavif, and libavif with dav1d for reading, through imagecodecs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.coding.av1_container import unwrap, wrap
+from psc_volumetric.coding.av1_encoder import encode_units, find_ffmpeg
 from psc_volumetric.coding.av1_units import split_units
 from psc_volumetric.errors import FormatError, ParameterError
 
@@ -37,10 +38,15 @@ STEPS = (
 
 def quantiser_step(quality: int) -> float:
     """Quantiser step of ``quality`` in samples; falls with quality."""
-    return STEPS[((100 - quality) * 63 + 50) // 100] / 8
+    return STEPS[_quantiser(quality)] / 8
 
 
-def encode_frames(samples: Samples, quality: int, *, speed: int = 3) -> bytes:
+def _quantiser(quality: int) -> int:
+    """Quantiser of libaom, 0 .. 63, for a quality of libavif."""
+    return ((100 - quality) * 63 + 50) // 100
+
+
+def encode_frames(samples: Samples, quality: int, *, speed: int = 2) -> bytes:
     """AV1 stream of a stack of slices.
 
     Parameters
@@ -69,6 +75,16 @@ def encode_frames(samples: Samples, quality: int, *, speed: int = 3) -> bytes:
             kind="bad-parameter",
         )
     shape = (samples.shape[0], samples.shape[1], samples.shape[2])
+    ffmpeg = find_ffmpeg()
+    if ffmpeg is not None:
+        stream = encode_units(ffmpeg, samples, _quantiser(quality), speed=speed)
+    else:
+        stream = _encode_with_libavif(samples, quality, speed)
+    split_units(stream, shape, what="AV1 encoder")
+    return stream
+
+
+def _encode_with_libavif(samples: Samples, quality: int, speed: int) -> bytes:
     # the library ignores the quality of single-channel input: three equal channels, then 4:0:0
     file = imagecodecs.avif_encode(
         np.repeat(samples[..., None], 3, axis=-1),
@@ -78,9 +94,7 @@ def encode_frames(samples: Samples, quality: int, *, speed: int = 3) -> bytes:
         pixelformat="400",
         numthreads=1,
     )
-    stream = unwrap(bytes(file))
-    split_units(stream, shape, what="AV1 encoder")
-    return stream
+    return unwrap(bytes(file))
 
 
 def decode_frames(data: bytes, shape: tuple[int, int, int], *, what: str) -> Samples:

@@ -15,7 +15,7 @@ from pipelines.recipe import RECIPES, Recipe
 from pipelines.train_prior import TileSampler, TrainingSettings, TrainingVolume, spread_times
 from pipelines.training_volumes import load_volumes, split_volumes
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.tiling import TileGrid
+from psc_volumetric.tiling import TileGrid, default_brick_shape
 
 TILE = (8, 64, 64)
 PLAIN = TrainingSettings().unaugmented(seed=4)
@@ -97,10 +97,10 @@ def test_times_are_spread_over_the_batch():
 
 @pytest.fixture
 def climate(tmp_path: Path) -> Path:
-    """Two times x three levels of 20 x 300, a patch and columns 250..259 missing."""
-    values = np.random.default_rng(3).normal(280, 10, (2, 3, 20, 300)).astype(np.float32)
+    """Two times x three levels of 20 x 384, a patch and columns 187..195 missing."""
+    values = np.random.default_rng(3).normal(280, 10, (2, 3, 20, 384)).astype(np.float32)
     values[..., 5:9, :40] = FILL
-    values[..., 10, 250:260] = FILL
+    values[..., 10, 187:196] = FILL
     with netCDF4.Dataset(tmp_path / "climate.nc", "w") as nc:
         for name, size in zip(("time", "level", "lat", "lon"), values.shape, strict=True):
             nc.createDimension(name, size)
@@ -111,7 +111,7 @@ def climate(tmp_path: Path) -> Path:
             variable[:] = values
         flags = nc.createVariable("flags", "i1", ("lat", "lon"))
         flags.flag_values = np.array([0, 1], np.int8)
-        flags[:] = np.arange(20 * 300).reshape(20, 300) % 2
+        flags[:] = np.arange(20 * 384).reshape(20, 384) % 2
     return tmp_path / "climate.nc"
 
 
@@ -137,9 +137,11 @@ def test_missing_voxels_are_filled_as_in_a_brick(climate):
     a, b = np.polyfit(values[measured], got[measured], 1)
     np.testing.assert_allclose(got[measured], a * values[measured] + b, atol=1e-3)
     np.testing.assert_array_equal(got[..., 5:9, :40], np.repeat(got[..., 5:9, 40:41], 40, -1))
-    # bricks are 256 columns wide: what is missing at the start of one has no left neighbour
-    np.testing.assert_array_equal(got[..., 10, 250:256], np.repeat(got[..., 10, 249:250], 6, -1))
-    np.testing.assert_array_equal(got[..., 10, 256:260], np.repeat(got[..., 10, 260:261], 4, -1))
+    # what is missing at the start of a brick has no left neighbour
+    assert default_brick_shape(values.shape[-3:], (8, 64, 64))[2] == 192
+    row = got[..., 10, 186:197]
+    np.testing.assert_array_equal(row[..., 1:6], np.repeat(row[..., :1], 5, -1))
+    np.testing.assert_array_equal(row[..., 6:10], np.repeat(row[..., 10:], 4, -1))
 
 
 def test_a_hounsfield_recipe_leaves_other_volumes_out(sources):
