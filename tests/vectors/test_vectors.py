@@ -18,6 +18,7 @@ from psc_volumetric.conformance import (
     check_denoiser,
     load_case,
     load_cases,
+    runner,
     self_test,
     trust,
 )
@@ -160,15 +161,21 @@ def test_self_test_passes_here_and_is_quick() -> None:
     self_test("cpu", load_prior("test-tiny"))
 
 
-def test_doctor_prints_one_line_per_vector_and_carrier() -> None:
+def test_doctor_prints_one_line_per_vector_and_carrier(monkeypatch) -> None:
+    """Of a few vectors: each is decoded with every carrier above, and networks are all here."""
+    shown = [case for case in CASES if case.name in ("fast-effort1-int16", "lossless-bool")]
+    shown += BAD[:2]
+    monkeypatch.setattr(runner, "load_cases", lambda: tuple(shown))
     found = diagnose(conformance=True)
-    lines = [check.detail for check in found.checks if check.name == "vector"]
-    assert all(
-        check.state == "ok" for check in found.checks if check.name in ("vector", "conformance")
-    )
-    for case in CASES:
-        assert any(line.startswith(case.name + " ") for line in lines), case.name
-    assert any("cpu/float64" in line for line in lines)
+    checks = [check for check in found.checks if check.name in ("vector", "conformance")]
+    assert all(check.state == "ok" for check in checks)
+    lines = [check.detail.split()[:2] for check in checks if check.name == "vector"]
+    for case in shown:
+        carriers = ["-"] if case.document.get("prior") is None else CARRIERS["cpu"]
+        wanted = carriers if case.kind is None else carriers[:1]
+        assert [w for n, w in lines if n == case.name] == [f"cpu/{c}" for c in wanted], case.name
+    for name in installed_priors():
+        assert lines.count(["network", name]) == len(CARRIERS["cpu"])
 
 
 def test_outcome_line_shows_digest_and_problem() -> None:
