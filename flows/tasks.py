@@ -6,12 +6,12 @@ is cached by Prefect: what is done is written in the unsealed archive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
@@ -33,6 +33,9 @@ from psc_volumetric.errors import PscError
 
 __all__ = ["begin_item", "encode_brick", "find_items", "seal_item", "worth_retrying"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 RETRIES = 2
 RETRY_DELAY_S = 2.0
 
@@ -41,6 +44,18 @@ def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
     """Whether a failed task may succeed when tried again: not after a lasting `ItemTaskError`."""
     error = state.result(raise_on_failure=False)
     return not (isinstance(error, ItemTaskError) and error.lasting)
+
+
+def _retried(run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a task that is tried again when that may help; Prefect keeps nothing it returns."""
+    return task(
+        task_run_name=run_name,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAY_S,
+        retry_condition_fn=worth_retrying,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
 
 
 @contextmanager
@@ -52,14 +67,7 @@ def told_by_number(number: int) -> Iterator[None]:
         raise ItemTaskError.of(number, error) from None
 
 
-@task(
-    task_run_name="find-items",
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAY_S,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@_retried("find-items")
 def find_items(source: str, target: str) -> Found:
     """Find what can be archived in a folder and name an archive for each item.
 
@@ -76,14 +84,7 @@ def find_items(source: str, target: str) -> Found:
     return Found(requests, len(found.skipped))
 
 
-@task(
-    task_run_name="begin-item-{request.number}",
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAY_S,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@_retried("begin-item-{request.number}")
 def begin_item(request: ItemRequest, options: ArchiveOptions) -> ItemWork:
     """Plan one item and begin or continue its archive.
 
@@ -98,14 +99,7 @@ def begin_item(request: ItemRequest, options: ArchiveOptions) -> ItemWork:
         return ItemWork(plan, begin(plan))
 
 
-@task(
-    task_run_name="item-{number}-brick-{job.position}",
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAY_S,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@_retried("item-{number}-brick-{job.position}")
 def encode_brick(number: int, job: BrickJob) -> BrickResult:
     """Encode and store one brick. Needs a slot: memory and device are the brick's while it runs.
 
@@ -117,14 +111,7 @@ def encode_brick(number: int, job: BrickJob) -> BrickResult:
         return encode_brick_job(job)
 
 
-@task(
-    task_run_name="seal-item-{number}",
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAY_S,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@_retried("seal-item-{number}")
 def seal_item(number: int, plan: ItemPlan, resumed: int, seconds: float) -> ItemReport:
     """Write source, prior, tables, preview and manifest of an item whose bricks are all stored.
 
