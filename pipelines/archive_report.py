@@ -26,7 +26,7 @@ def plan_lines(plan: ArchivePlan) -> list[str]:
         work = item.evaluations
         effort = "" if not work else f", up to {work} network evaluations"
         lines.append(
-            f"          {item.source_bytes} bytes of voxels in {item.bricks} bricks, prior "
+            f"          {item.source_bytes} bytes of voxels in {item.bricks} brick(s), prior "
             f"{item.prior or 'none'}{effort}"
         )
         for variable in item.variables:
@@ -46,7 +46,7 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
         lines += [_variable_line(row) for row in report.variables]
         resumed = f", {report.resumed} from an earlier run" if report.resumed else ""
         lines.append(
-            f"          {report.bricks} bricks{resumed}, {report.seconds:.1f} s, prior "
+            f"          {report.bricks} brick(s){resumed}, {report.seconds:.1f} s, prior "
             f"{report.prior or 'none'}"
         )
         lines += [f"          note: {note}" for note in report.notes]
@@ -81,15 +81,18 @@ def _variable_line(row: dict[str, Any]) -> str:
     if target is not None:
         word = "met" if target["met"] else "missed"
         unit = "bpv" if target["kind"] == "bpv" else "dB"
-        quality += f"; target {target['wanted']:g} {unit} {word} with {target['reached']:.4g}"
+        quality += f"; target {target['wanted']:g} {unit} {word} with {target['reached']:.5g}"
     return f"          {row['name']}: {row['bytes']} bytes, {row['bpv']:.4f} bpv, {quality}"
 
 
 def restore_plan_lines(plan: RestorePlan) -> list[str]:
     """Regions and level."""
-    level = "all" if plan.level is None else str(plan.level)
+    best = f"the best of {plan.levels} level(s)"
+    level = (
+        best if plan.level is None else f"level {plan.level} of {plan.levels}, 0 is the coarsest"
+    )
     rows = plan.to_dict()["variables"].items()
-    return [f"level {level} of {plan.levels}", *(f"{n}: {row['region']}" for n, row in rows)]
+    return [level, *(f"{n}: {row['region']}" for n, row in rows)]
 
 
 def restore_lines(report: RestoreReport) -> list[str]:

@@ -69,7 +69,8 @@ def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
     ]
     for row in entry["levels"]:
         name = f"{row['level']} {row['name'] or ''}".rstrip()
-        psnr = "" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"
+        exact = "exact" if row["max_error"] == 0 else ""
+        psnr = exact if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"
         lines.append(
             f"  {name:>12}{row['bytes']:>12}{row['bpv']:>10.4f}{row['rmse']:>12.4g}"
             f"{row['max_error']:>12.4g}{psnr:>10}"
