@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.bricks import jobs_of, voxels
 from pipelines.options import ArchiveOptions
-from pipelines.plan import ItemPlan, VariablePlan, brick_prior, plan
+from pipelines.plan import ItemPlan, VariablePlan, brick_prior, open_item, plan
 from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
@@ -93,7 +93,7 @@ def tiles_of(
     sources : sequence of Path
         Files and folders.
     count : int
-        Tiles in all; every volume gives the tiles nearest the centre of its middle brick.
+        Tiles in all; every volume gives the tiles nearest the centre of its middle frame.
     prior_name : str, optional
         Name or folder; None takes what the first source suggests.
 
@@ -134,20 +134,33 @@ def _volumes(source: Path, options: ArchiveOptions) -> Iterator[tuple[ItemPlan, 
 
 
 def _central(item: ItemPlan, variable: VariablePlan, prior: Prior, count: int) -> Tiles:
-    """Tiles nearest the centre of the middle brick, (count or fewer, slices, tile, tile)."""
+    """Tiles nearest the centre of the middle frame, (count or fewer, slices, tile, tile)."""
+    volume = next(v for v in open_item(item.candidate).volumes if v.name == variable.volume)
+    axes = len(volume.array.shape)
+    shape = (1,) * (3 - min(axes, 3)) + tuple(volume.array.shape)
+    frame = tuple(slice(n // 2, n // 2 + 1) for n in shape[:-3])
+    grid = TileGrid((shape[-3], shape[-2], shape[-1]), prior.tile_shape)
+    middle = (np.array(grid.counts) - 1) / 2
+    away = [float(np.square(np.array(grid.position(n)) - middle).sum()) for n in range(len(grid))]
+    tiles = []
+    for number in np.argsort(away, kind="stable")[:count]:
+        box = (*frame, *grid.box(int(number)))[-axes:]
+        tiles.append(_normalised(np.asarray(volume.array[box]), variable, prior))
+    return np.stack(tiles)
+
+
+def _normalised(values: NDArray[Any], variable: VariablePlan, prior: Prior) -> Tiles:
+    """One tile, edges repeated where the volume ends in it, special values filled."""
     sampled = variable.range
     assert sampled is not None
-    positions = list(variable.spec.positions())
-    values = voxels(jobs_of(item, variable, positions[(len(positions) - 1) // 2]))
+    values = values.reshape(((1,) * 3 + values.shape)[-3:])
     special = SpecialMap.find(values, variable.spec.special_values)
     clean = values if special is None else special.fill(values, sampled.low)
     mapping = integer_mapping(IntensityMapping(sampled.low, sampled.high), values.dtype)
-    grid = TileGrid((values.shape[0], values.shape[1], values.shape[2]), prior.tile_shape)
-    middle = (np.array(grid.counts) - 1) / 2
-    away = [float(np.square(np.array(grid.position(n)) - middle).sum()) for n in range(len(grid))]
-    nearest = np.argsort(away, kind="stable")[:count]
-    chosen = grid.split(normalise(clean, mapping))[nearest].astype(np.float32)
-    return chosen / np.float32(UNIT)
+    z, y, x = values.shape
+    samples = TileGrid((z, y, x), prior.tile_shape).split(normalise(clean, mapping))
+    tile: Tiles = samples[0].astype(np.float32) / np.float32(UNIT)
+    return tile
 
 
 def code_tiles(tiles: Tiles, parameters: CodecParameters, denoiser: Denoiser) -> TilePoint:

@@ -7,12 +7,14 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from pipelines import paper_setting
 from pipelines.measured_tiles import code_tiles, tiles_of
+from pipelines.options import ArchiveOptions
 from pipelines.paper_loop import (
     PaperSetting,
     PosteriorSampler,
@@ -21,6 +23,7 @@ from pipelines.paper_loop import (
     code_tile,
     float8,
 )
+from pipelines.plan import plan
 from pipelines.progress import Silent
 from psc_volumetric.codec import CodecParameters
 from psc_volumetric.prior import load_prior
@@ -162,9 +165,19 @@ def test_command_prints_both_sides_and_reads_ours_at_equal_rate(
     assert float(payload) > float(whole)  # fewer of our bytes count
 
 
-def test_tiles_are_the_ones_in_the_middle(sources: dict[str, Path]) -> None:
-    tiles, prior = tiles_of([sources["nifti"]], 2, "test-tiny")
+def test_tiles_are_the_ones_nearest_the_centre_and_normalised(tmp_path: Path) -> None:
+    z, y, x = np.indices((40, 200, 200))
+    stored = (x + 200 * y + 7 * z * z).astype(np.int32) % 30011  # every voxel tells where it is
+    path = tmp_path / "ramp.nii"
+    nibabel.save(nibabel.Nifti1Image(stored.T, np.eye(4)), path)
+    tiles, prior = tiles_of([path], 2, "test-tiny")
     assert tiles.shape == (2, *prior.tile_shape)
-    assert tiles.dtype == np.float32
-    assert -1.2 < tiles.min() < tiles.max() < 2.3
-    assert not np.array_equal(tiles[0], tiles[1])
+    options = ArchiveOptions(mode="lossy", base="psc", prior="test-tiny")
+    (variable,) = plan(path, "unused.psc.zarr", options).items[0].variables
+    assert variable.range is not None
+    low, high = variable.range.low, variable.range.high
+    # 5 x 4 x 4 tiles: the middle slab, and the first two of the four about the middle
+    for tile, start in zip(tiles, (64, 128), strict=True):
+        values = stored[16:24, 64:128, start : start + 64]
+        wanted = 2 * (values - low) / (high - low) - 1
+        assert np.abs(tile - wanted).max() < 1e-3
