@@ -24,14 +24,8 @@ from psc_volumetric.parameters import CodecParameters
 from psc_volumetric.prior import Prior, PriorSource
 from psc_volumetric.prior.runtime import one_thread
 from psc_volumetric.sampler.denoiser import Denoiser, denoiser_for
-from psc_volumetric.sampler.loop import (
-    COEFFICIENT_LIMIT,
-    LevelResult,
-    Observer,
-    TileBatch,
-    restart,
-    single_pass,
-)
+from psc_volumetric.sampler.loop import LevelResult, TileBatch, restart, single_pass
+from psc_volumetric.sampler.measure import COEFFICIENT_LIMIT, Observer
 from psc_volumetric.sensing.transform import BLOCK, BlockTransform
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.uncertainty import (

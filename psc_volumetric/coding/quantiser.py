@@ -12,22 +12,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from psc_volumetric.coding.tables import SCALE_BINS, symbol_frequencies, symbol_limit
+
 __all__ = ["float8_symbols", "float8_values", "uniform_symbols"]
 
-DEAD_ZONE = 10  # encoder only: sixteenths of a step below which a residual becomes zero
+THRIFT = 0.1  # squared steps of error that a bit is worth
+LARGEST_COSTED = 62  # larger symbols are rounded
 
 
-def uniform_symbols(residual: torch.Tensor, step: int) -> torch.Tensor:
+@functools.cache
+def _extra_bits() -> NDArray[np.float64]:
+    """Bits that magnitude m + 1 costs more than m, (scale bins, LARGEST_COSTED) float64."""
+    extra = np.zeros((SCALE_BINS, LARGEST_COSTED))
+    for scale_bin in range(SCALE_BINS):
+        limit = symbol_limit(scale_bin)
+        bits = 24 - np.log2(symbol_frequencies(scale_bin)[limit:])
+        known = np.rint(np.diff(bits) * 1024)[:LARGEST_COSTED] / 1024
+        extra[scale_bin, : len(known)] = known
+    return extra
+
+
+def uniform_symbols(residual: torch.Tensor, step: int, bins: torch.Tensor) -> torch.Tensor:
     """Quantise ``residual`` (int64) to multiples of ``step``, ties and near-ties towards zero.
 
-    Encoder only: the decoder accepts any symbol. Magnitudes up to ``DEAD_ZONE / 16`` of a step
-    above a multiple round down, which costs little error and saves many bits.
+    Encoder only: the decoder accepts any symbol. Of the two multiples around a residual the one
+    nearer to zero is taken unless the other saves more error than its bits are worth.
+
+    Parameters
+    ----------
+    residual : (m,) int64
+    step : int
+    bins : (m,) int64
+        Scale bin of each symbol.
     """
-    sign = torch.sign(residual)
-    magnitude = torch.div(
-        residual.abs() * 16 + (16 - DEAD_ZONE) * step, 16 * step, rounding_mode="floor"
-    )
-    return sign * magnitude
+    magnitude = residual.abs()
+    low = torch.div(magnitude, step, rounding_mode="floor")
+    saved = (2 * (magnitude - low * step) - step).double() / step
+    extra = torch.from_numpy(_extra_bits()).to(residual.device)
+    costed = (bins < SCALE_BINS) & (low < LARGEST_COSTED)
+    cost = extra[bins.clamp_max(SCALE_BINS - 1), low.clamp_max(LARGEST_COSTED - 1)]
+    up = saved > torch.where(costed, THRIFT * cost, 0.0)
+    return torch.sign(residual) * (low + up.long())
 
 
 @functools.cache

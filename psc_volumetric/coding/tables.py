@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCALE_BINS", "gaussian_table", "scale_edges", "symbol_frequencies", "symbol_limit"]
+__all__ = ["SCALE_BINS", "gaussian_table", "symbol_frequencies", "symbol_limit"]
 
 PATH = Path(__file__).with_name("tables.safetensors")
 
@@ -36,11 +36,6 @@ def gaussian_table() -> NDArray[np.int16]:
     return np.concatenate([-upper[::-1], upper]).astype(np.int16)
 
 
-def scale_edges() -> NDArray[np.int64]:
-    """Lower edges of bins 1.. as (scale/step)^2 with 16 fraction bits, ascending int64."""
-    return _tables()["scale_edges"].astype(np.int64)
-
-
 @functools.cache
 def symbol_limit(scale_bin: int) -> int:
     """Largest magnitude with its own probability in ``scale_bin``; the outermost two escape."""
@@ -57,10 +52,8 @@ def _make() -> dict[str, NDArray[np.generic]]:
     normal = NormalDist()
     upper = np.array([normal.inv_cdf((count / 2 + i + 0.5) / count) for i in range(count // 2)])
     upper *= math.sqrt(1.0 / np.mean(upper**2))
-    edges = [2 ** ((b - 12.5) / 2) * 65536 for b in range(1, SCALE_BINS + 40)]
     tables: dict[str, NDArray[np.generic]] = {
         "gaussian_upper": np.rint(upper * 2048).astype(np.int16),
-        "scale_edges": np.array([round(e) for e in edges], np.int64),
     }
     for b in range(SCALE_BINS):
         tables[f"frequencies.{b}"] = _frequencies(2 ** ((b - 12) / 4))

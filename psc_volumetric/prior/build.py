@@ -26,7 +26,7 @@ from psc_volumetric.prior.bundle import (
     prior_from_files,
 )
 from psc_volumetric.prior.program import Program, canonical_digest
-from psc_volumetric.sampler.loop import Observer
+from psc_volumetric.sampler.measure import Observer
 from psc_volumetric.sensing.structured import Prediction, StructuredSensing
 
 __all__ = ["build_bundle", "calibrate", "cosine_times", "predicted_tile", "schedule_tables"]

@@ -21,18 +21,27 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.header import StreamParameters
 from psc_volumetric.coding.adaptive import AdaptiveModel
-from psc_volumetric.coding.quantiser import float8_symbols, float8_values, uniform_symbols
+from psc_volumetric.coding.quantiser import float8_symbols, float8_values
 from psc_volumetric.coding.symbols import SymbolPort, uniform
 from psc_volumetric.errors import ChecksumError
 from psc_volumetric.prior.runtime import exact_float, integer_sqrt
 from psc_volumetric.sampler.denoiser import Denoiser
+from psc_volumetric.sampler.measure import COEFFICIENT_LIMIT, Observer, measure
+from psc_volumetric.sensing.context import ScaleContext
 from psc_volumetric.sensing.pca import ROW_BITS, principal_rows
-from psc_volumetric.sensing.structured import Prediction, StructuredSensing
+from psc_volumetric.sensing.structured import StructuredSensing
 from psc_volumetric.sensing.transform import BlockTransform
 
-__all__ = ["LevelResult", "Observer", "TileBatch", "restart", "single_pass", "summarise"]
+__all__ = [
+    "COEFFICIENT_LIMIT",
+    "LevelResult",
+    "Observer",
+    "TileBatch",
+    "restart",
+    "single_pass",
+    "summarise",
+]
 
-COEFFICIENT_LIMIT = 1 << 19
 SAMPLE_LIMIT = (1 << 13) - 1
 DIGEST_MASK = 0xFFFF
 
@@ -76,15 +85,6 @@ class LevelResult:
     level: int
     mean: torch.Tensor
     spread: torch.Tensor
-
-
-class Observer:
-    """Sees every prediction while encoding; calibration is one. Does nothing by default."""
-
-    def step(
-        self, level: int, sensing: StructuredSensing, prediction: Prediction, truth: torch.Tensor
-    ) -> None:
-        """Called before rows are picked; ``truth`` holds the source's coefficients."""
 
 
 def summarise(x0: torch.Tensor, particles: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,6 +162,7 @@ def single_pass(
     transform = BlockTransform(slices, tile, device)
     sensing = _sensing(denoiser, transform, b, s)
     sensing.set_coarse(batch.coarse.to(device))
+    context = ScaleContext(transform, b, parameters.step)
     truth = None if batch.source is None else transform.forward(batch.source.double()).long()
     levels = parameters.noise_levels
     start = sensing.base().repeat_interleave(s, 0)
@@ -172,7 +173,7 @@ def single_pass(
             coefficients, prediction = sensing.observe(x0, noise_level)
             if observer is not None and truth is not None:
                 observer.step(noise_level, sensing, prediction, truth)
-            _measure(sensing, prediction, parameters, i, batch.ports, truth)
+            measure(sensing, context, prediction, parameters, i, batch.ports, truth, observer)
             x0 = sensing.project(coefficients)
             if i + 1 in parameters.level_ends:
                 level = parameters.level_ends.index(i + 1) + 1
@@ -192,38 +193,6 @@ def _sensing(
 
         kind = FusedSensing
     return kind(transform, denoiser.scale_gain, denoiser.scale_floor, tiles, particles)
-
-
-def _measure(
-    sensing: StructuredSensing,
-    prediction: Prediction,
-    parameters: StreamParameters,
-    step_number: int,
-    ports: Sequence[SymbolPort],
-    truth: torch.Tensor | None,
-) -> None:
-    """Pick coefficients, exchange their symbols and record their values, tile by tile."""
-    step = parameters.step
-    picked = sensing.pick(prediction, parameters.thresholds[step_number], step)
-    tiles, where = torch.nonzero(picked, as_tuple=True)
-    if not len(tiles):
-        return
-    mean = prediction.mean[tiles, where]
-    bins = sensing.scale_bins(prediction.variance[tiles, where], step).cpu().numpy()
-    wanted = None
-    if truth is not None:
-        wanted = uniform_symbols(truth[tiles, where] - mean, step).to(torch.int32).cpu().numpy()
-    counts = torch.bincount(tiles, minlength=len(ports)).cpu().numpy()
-    symbols = np.empty(len(bins), np.int64)
-    stop = 0
-    for port, count in zip(ports, counts, strict=True):
-        run = slice(stop, stop + int(count))
-        stop = run.stop
-        if count:
-            symbols[run] = port.code(None if wanted is None else wanted[run], bins[run])
-    values = mean + torch.from_numpy(symbols).to(mean.device) * step
-    values = values.clamp_(-COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
-    sensing.assimilate(tiles, where, values)
 
 
 class _RowSensing:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from psc_volumetric.coding.tables import scale_edges
 from psc_volumetric.sensing.transform import BlockTransform, frequency_class
 
 __all__ = ["Prediction", "StructuredSensing"]
@@ -63,7 +62,6 @@ class StructuredSensing:
         self.values = torch.zeros(self.known.shape, dtype=torch.int64, device=device)
         classes = torch.from_numpy(frequency_class(transform.slices)).to(device)
         self._classes = classes.repeat(transform.blocks**2)
-        self._edges = torch.from_numpy(scale_edges()).to(device)
 
     def set_coarse(self, means: torch.Tensor) -> None:
         """Take the block means (b, blocks^2) int64, 11 fraction bits, as measured."""
@@ -104,12 +102,6 @@ class StructuredSensing:
         """Coefficients to measure: unknown, with scale >= threshold / 256 * step; (b, n) bool."""
         wide_enough = (prediction.variance << 16) >= (threshold * step) ** 2
         return wide_enough & ~self.known
-
-    def scale_bins(self, variance: torch.Tensor, step: int) -> torch.Tensor:
-        """Scale bin of each variance: edges compare (scale / step)^2, exactly."""
-        most = (1 << 62) // (step * step)  # edges past any variance need not be exact
-        edges = (self._edges.clamp_max(most) * (step * step)) >> 16
-        return torch.bucketize(variance, edges, right=True)
 
     def assimilate(self, tiles: torch.Tensor, where: torch.Tensor, values: torch.Tensor) -> None:
         """Record measured coefficients: tile, flat position and value of each (int64)."""

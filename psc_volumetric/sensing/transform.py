@@ -66,6 +66,7 @@ class BlockTransform:
 
     def __init__(self, slices: int, tile: int, device: torch.device) -> None:
         self.slices, self.tile, self.blocks = slices, tile, tile // BLOCK
+        self.device = device
         self._plane = torch.from_numpy(basis(BLOCK)).to(device, torch.float64)
         self._depth = torch.from_numpy(basis(slices)).to(device, torch.float64)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from psc_volumetric.coding.symbols import SymbolReader, SymbolWriter, categorica
 from psc_volumetric.coding.tables import (
     SCALE_BINS,
     gaussian_table,
-    scale_edges,
     symbol_frequencies,
     symbol_limit,
 )
@@ -92,12 +90,10 @@ def test_tables_and_basis_are_the_ones_the_format_was_made_with() -> None:
     frequencies = np.concatenate([symbol_frequencies(b) for b in range(SCALE_BINS)])
     assert {
         "gaussian": array_digest(gaussian_table())[:32],
-        "edges": array_digest(scale_edges())[:32],
         "frequencies": array_digest(frequencies)[:32],
         "basis": array_digest(np.concatenate([basis(n).ravel() for n in (1, 2, 4, 8)]))[:32],
     } == {
         "gaussian": "6438f48c360bf440afee384ade4d36d4",
-        "edges": "d6bc78d6b75e7ac9bfbd2ec54e0bc977",
         "frequencies": "b686fd87106c1b935b77f43e52e19619",
         "basis": "d20531d9ea10da6b95a5f7a5d811c090",
     }
@@ -212,11 +208,17 @@ def test_transform_is_nearly_its_own_inverse_and_keeps_energy(slices: int, tile:
     assert abs(float((c * c).sum() / (x * x).sum()) - 1) < 1e-3
 
 
-@given(st.integers(-(2**40), 2**40), st.integers(1, 2**17 - 1))
-def test_uniform_quantiser_stays_within_a_step_and_is_odd(residual: int, step: int) -> None:
-    symbol = int(uniform_symbols(torch.tensor([residual]), step))
-    assert abs(residual - symbol * step) <= Fraction(10, 16) * step + 1
-    assert int(uniform_symbols(torch.tensor([-residual]), step)) == -symbol
+@given(st.integers(-(2**40), 2**40), st.integers(1, 2**17 - 1), st.integers(0, 68))
+def test_uniform_quantiser_stays_within_a_step_and_is_odd(residual, step, scale_bin) -> None:
+    bins = torch.tensor([scale_bin])
+    symbol = int(uniform_symbols(torch.tensor([residual]), step, bins))
+    assert abs(residual) - step < abs(symbol) * step <= abs(residual) + step / 2 + 1
+    assert int(uniform_symbols(torch.tensor([-residual]), step, bins)) == -symbol
+
+
+def test_uniform_quantiser_spends_no_bits_that_are_not_worth_their_error() -> None:
+    residual = torch.tensor([700, 700, 990])
+    assert uniform_symbols(residual, 1000, torch.tensor([0, 20, 0])).tolist() == [0, 1, 1]
 
 
 # --- entropy coder ------------------------------------------------------------------------------

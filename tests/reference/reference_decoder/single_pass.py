@@ -9,8 +9,8 @@ import numpy as np
 from reference_decoder.exact import forward, inverse, isqrt, noise, rshift
 from reference_decoder.fields import Header, require
 from reference_decoder.prior import Prior
+from reference_decoder.scales import Surroundings
 from reference_decoder.symbols import AdaptiveScale, RangeDecoder
-from reference_decoder.tables import tables
 
 COEFFICIENT_LIMIT = 1 << 19
 VARIANCE_LIMIT = 1 << 42
@@ -93,6 +93,7 @@ def run(prior: Prior, h: Header, tile: int, data: bytes, means: np.ndarray, last
     classes = np.tile((z * (8 // slices) + y + x).reshape(-1), blocks)
     known = np.zeros(slices * size * size, bool)
     values = np.zeros(known.shape, np.int64)
+    scales = Surroundings(slices, size, h.step)
     known[:: 64 * slices], values[:: 64 * slices] = True, means
     start = inverse(values[None], slices, size).repeat(h.particles, axis=0)
     particles = renoise(prior, start, h, tile, 0, h.noise_levels[0], centred=True)
@@ -100,7 +101,7 @@ def run(prior: Prior, h: Header, tile: int, data: bytes, means: np.ndarray, last
         x0 = prior.denoise(particles, noise_level)
         c = forward(x0)
         mean, variance = _observe(prior, c, classes, noise_level)
-        _measure(coder, h, i, mean, variance, known, values)
+        _measure(coder, h, i, mean, variance, known, values, scales)
         x0 = inverse(np.where(known, values, c), slices, size)
         if i + 1 in h.level_ends:
             check_digest(coder, mean, variance)
@@ -121,13 +122,16 @@ def _observe(prior: Prior, c: np.ndarray, classes: np.ndarray, level: int) -> tu
     return (total + s // 2) // s, variance
 
 
-def _measure(coder, h, number, mean, variance, known, values) -> None:
-    """Section 5.4: pick coefficients, read their symbols, set their values."""
-    picked = ((variance << 16) >= (h.thresholds[number] * h.step) ** 2) & ~known
-    where = np.flatnonzero(picked)
-    edges = [(int(e) * h.step * h.step) >> 16 for e in tables()["scale_edges"]]
-    bins = [sum(edge <= int(v) for edge in edges) for v in variance[where]]
-    symbols = np.array(coder.integers(bins), np.int64)
-    measured = mean[where] + symbols * h.step
-    values[where] = np.clip(measured, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
-    known[where] = True
+def _measure(coder, h, number, mean, variance, known, values, scales: Surroundings) -> None:
+    """Section 5.4: pick coefficients, read their symbols group by group, set their values."""
+    threshold = h.thresholds[number]
+    picked = ((variance << 16) >= (threshold * h.step) ** 2) & ~known
+    groups = scales.groups()
+    for group in range(4):
+        where = np.flatnonzero(picked & (groups == group))
+        bins = [scales.bin(int(i), variance, mean, threshold) for i in where]
+        symbols = np.array(coder.integers(bins), np.int64)
+        scales.learn(where, variance[where], symbols)
+        measured = mean[where] + symbols * h.step
+        values[where] = np.clip(measured, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
+        known[where] = True

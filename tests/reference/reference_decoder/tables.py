@@ -12,7 +12,7 @@ import numpy as np
 from reference_decoder.fields import Refused, require
 
 PATH = Path(__file__).resolve().parents[3] / "psc_volumetric" / "coding" / "tables.safetensors"
-SHA256 = "25164f4259b52b8b33435c47cc22ef1b327b6a284cd37a6332dee21bb5338220"
+SHA256 = "bba82d769ccbc7ae0f4521a1da1909ca661fb205c5f9ae038e513be3160d2d6b"
 KINDS = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
 
