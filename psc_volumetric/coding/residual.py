@@ -24,6 +24,7 @@ from psc_volumetric.coding.residual_layout import (
 )
 from psc_volumetric.coding.residual_levels import Levels
 from psc_volumetric.coding.residual_predictors import read_predictors, write_predictors
+from psc_volumetric.coding.residual_table import LevelTable
 from psc_volumetric.coding.residual_tables import residual_tables
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
 
@@ -31,7 +32,8 @@ __all__ = ["Model", "decode_integers", "encode_integers"]
 
 Integers = NDArray[np.int64]
 Shape = tuple[int, int, int]
-PACKED, MIXED = 0, 1
+AnyLevels = Levels | LevelTable
+MIXED, LISTED = 1, 2  # bits of the first byte
 CLAMP_BITS = 15  # differences that the online predictors see are cut to this many bits
 
 
@@ -67,21 +69,7 @@ def encode_integers(
     problem = _shape_problem(values.shape)
     if problem is not None:
         raise ParameterError(problem, kind="bad-shape", hint="cut it into smaller segments")
-    shape = (values.shape[0], values.shape[1], values.shape[2])
-    levels, index = Levels.find(values)
-    extra, deviation = _side_information(levels, shape, reference, spread)
-    mixed = _encode_mixed(index, levels.top, extra, deviation) if levels.top else b""
-    width = (levels.top.bit_length() + 7) // 8
-    variant = MIXED if 0 < len(mixed) < width * index.size else PACKED
-    out = FieldWriter()
-    out.pack("B", variant)
-    levels.write(out)
-    if variant == MIXED:
-        out.raw(mixed)
-    else:
-        planes = index.astype("<u4").reshape(-1).view(np.uint8).reshape(-1, 4)
-        out.raw(planes[:, :width].tobytes())
-    return out.getvalue()
+    return _encode(values, reference, spread, may_list=True)
 
 
 def decode_integers(
@@ -120,18 +108,65 @@ def decode_integers(
     problem = _shape_problem(shape)
     if problem is not None:
         raise LimitExceededError(f"{what}: {problem}", kind="limit")
+    return _decode(data, shape, reference, spread, what, may_list=True)
+
+
+def _encode(
+    values: NDArray[np.integer],
+    reference: NDArray[np.integer] | None,
+    spread: NDArray[np.integer] | None,
+    *,
+    may_list: bool,
+) -> bytes:
+    levels: AnyLevels
+    levels, index = Levels.find(values)
+    listed = LevelTable.find(values) if may_list else None
+    if listed is not None:
+        levels, index = listed
+    shape = (values.shape[0], values.shape[1], values.shape[2])
+    extra, deviation = _side_information(levels, shape, reference, spread)
+    mixed = _encode_mixed(index, levels.top, extra, deviation) if levels.top else b""
+    width = (levels.top.bit_length() + 7) // 8
+    is_mixed = 0 < len(mixed) < width * index.size
+    out = FieldWriter()
+    out.pack("B", MIXED * is_mixed + LISTED * (listed is not None))
+    if isinstance(levels, LevelTable):
+        levels.write(out, lambda steps: _encode(steps, None, None, may_list=False))
+    else:
+        levels.write(out)
+    if is_mixed:
+        out.raw(mixed)
+    else:
+        planes = index.astype("<u4").reshape(-1).view(np.uint8).reshape(-1, 4)
+        out.raw(planes[:, :width].tobytes())
+    return out.getvalue()
+
+
+def _decode(
+    data: bytes,
+    shape: Shape,
+    reference: NDArray[np.integer] | None,
+    spread: NDArray[np.integer] | None,
+    what: str,
+    *,
+    may_list: bool,
+) -> Integers:
     fields = FieldReader(data, what=what)
     (variant,) = fields.unpack("B")
-    levels = Levels.read(fields, what)
-    if variant == PACKED:
-        index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
-    elif variant == MIXED:
+    if variant > MIXED + LISTED * may_list:
+        raise FormatError(f"{what}: unknown residual stream {variant}", kind="bad-payload")
+    levels: AnyLevels
+    if variant & LISTED:
+        levels = LevelTable.read(
+            fields, lambda part, size: _decode(part, size, None, None, what, may_list=False), what
+        )
+    else:
+        levels = Levels.read(fields, what)
+    if variant & MIXED:
         extra, deviation = _side_information(levels, shape, reference, spread)
         index = _decode_mixed(fields, len(data), levels.top, extra, deviation, shape, what)
     else:
-        raise FormatError(
-            f"{what}: expected residual stream variant 0 or 1, found {variant}", kind="bad-payload"
-        )
+        index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
     return levels.values(index)
 
 
@@ -292,7 +327,7 @@ def _shape_problem(shape: tuple[int, ...]) -> str | None:
 
 
 def _side_information(
-    levels: Levels,
+    levels: AnyLevels,
     shape: Shape,
     reference: NDArray[np.integer] | None,
     spread: NDArray[np.integer] | None,

@@ -124,6 +124,24 @@ def test_a_reference_far_from_the_values_does_no_harm(place: int) -> None:
         round_trip(values, reference=np.full(values.shape, near), spread=values % 50)
 
 
+def test_scaled_integers_cost_as_much_as_unscaled_ones() -> None:
+    values = smooth((8, 64, 64)).clip(-40, 300)
+    scaled = float_keys((values * np.float32(0.37291)).astype(np.float32))
+    assert len(round_trip(scaled)) < 1.05 * len(round_trip(values)) + 400
+    reference = np.clip(scaled, I32.min >> 4, I32.max >> 4) * 16
+    round_trip(scaled, reference=reference, spread=abs(values))
+
+
+def test_lists_of_values_that_do_not_rise_are_refused() -> None:
+    values = float_keys((smooth((4, 32, 32)).clip(-40, 300) * np.float32(0.3)).astype(np.float32))
+    data = encode_integers(values)
+    assert data[0] == 3
+    assert {outcome(data[:cut], values.shape) for cut in range(40)} <= {"truncated", "bad-symbol"}
+    size = bytes([len(data) & 127 | 128, len(data) >> 7])
+    nested = data[:9] + b"\x05" + size + data + data
+    assert outcome(nested, values.shape) == "bad-payload"
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 9), (9, 1, 1), (2, 3, 1), (1, 40, 2), (5, 2, 40)])
 def test_thin_segments_come_back(shape: tuple[int, int, int]) -> None:
     values = smooth(shape)

@@ -52,6 +52,7 @@ CASES = {
     "multiples": scan((2, 12, 12), 5) * 400003,
     "packed": np.random.default_rng(6).integers(-(1 << 31), 1 << 31, (2, 5, 5)),
     "constant": np.full((2, 2, 2), -9),
+    "listed": scan((3, 14, 15), 10).clip(-100, 300) // 4 * 4 * 1001 // 13,
     "loud": np.rint(np.random.default_rng(9).standard_t(2, (3, 12, 12)) * 700).astype(np.int64),
     "rough": np.cumsum(np.random.default_rng(7).normal(0, 1e6, (2, 12, 12)), 2).astype(np.int64),
 }
@@ -68,6 +69,7 @@ def test_both_decoders_agree(name: str, given: str) -> None:
     if given.endswith("spread"):
         spread = random.integers(0, 60, values.shape)
     data = encode_integers(values, reference=reference, spread=spread)
+    assert (data[0] >= 2) == (name == "listed")
     np.testing.assert_array_equal(read(data, values.shape, reference, spread), values)
     back = decode_integers(data, values.shape, reference=reference, spread=spread, what="test")
     np.testing.assert_array_equal(back, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import numpy as np
 
@@ -39,46 +40,86 @@ def clamp(a: int, low: int, high: int) -> int:
 
 
 def decode_integers(data: bytes, shape: tuple, reference=None, spread=None) -> np.ndarray:
+    """Section 15."""
+    return _decode(data, shape, reference, spread, 3)
+
+
+def _decode(data: bytes, shape: tuple, reference, spread, last_variant: int) -> np.ndarray:
     """Section 15.1."""
     require(math.prod(n + p for n, p in zip(shape, (2, 6, 6), strict=True)) <= 1 << 23, "large")
     f = Fields(data)
-    variant, lowest = f.number("B"), f.number("q")
-    divisor, top = f.varint(SPAN), f.varint(SPAN)
-    gaps = [(f.varint(SPAN), f.varint(SPAN)) for _ in range(f.varint(64))]
-    starts = [0, *(start for start, _ in gaps), top + 1]
-    require(starts == sorted(set(starts)) and divisor >= 1, "levels")
-    require((top + sum(length for _, length in gaps)) * divisor <= SPAN, "levels")
-    require(abs(lowest) <= 1 << 62 and variant <= 1, "levels")
-    if variant == 0:
+    variant = f.number("B")
+    require(variant <= last_variant, "variant")
+    levels = Listed(f) if variant & 2 else Levels(f)
+    top = levels.top
+    if variant & 1:
+        near = deviation = None
+        if reference is not None:
+            flat = [levels.near(int(r)) for r in reference.reshape(-1)]
+            near = np.array(flat).reshape(shape)
+        if spread is not None:
+            given = [clamp(int(s), 0, SPAN << 4) << 4 for s in spread.reshape(-1)]
+            deviation = [levels.deviation(s) for s in given]
+        coded = Segment(f, shape, top, near, deviation).decode()
+    else:
         width, count = (bits(top) + 7) // 8, math.prod(shape)
         body = f.bytes(len(data) - f.at)
         require(len(body) == width * count, "packed size")
         coded = [int.from_bytes(body[width * i : width * (i + 1)], "little") for i in range(count)]
         require(max(coded) <= top, "packed integer")
-    else:
-        coded = Segment(
-            f, shape, top, *_sides(gaps, lowest, divisor, top, reference, spread)
-        ).decode()
-    full = [i + sum(length for start, length in gaps if i >= start) for i in coded]
-    return np.array([lowest + divisor * i for i in full], np.int64).reshape(shape)
+    return np.array([levels.value(i) for i in coded], np.int64).reshape(shape)
 
 
-def _sides(gaps, lowest, divisor, top, reference, spread):
-    """Section 15.2: reference and deviation in units of the coded integers."""
+class Levels:
+    """Sections 15.1 and 15.2 without a list."""
 
-    def mapped(r: int) -> int:
-        v = ((r - (lowest << 4)) << 4) // divisor
-        for start, length in gaps:
+    def __init__(self, f: Fields) -> None:
+        self.lowest = f.number("q")
+        self.divisor, self.top = f.varint(SPAN), f.varint(SPAN)
+        self.gaps = [(f.varint(SPAN), f.varint(SPAN)) for _ in range(f.varint(64))]
+        starts = [0, *(start for start, _ in self.gaps), self.top + 1]
+        require(starts == sorted(set(starts)) and self.divisor >= 1, "levels")
+        span = (self.top + sum(length for _, length in self.gaps)) * self.divisor
+        require(span <= SPAN and abs(self.lowest) <= 1 << 62, "levels")
+
+    def value(self, i: int) -> int:
+        full = i + sum(length for start, length in self.gaps if i >= start)
+        return self.lowest + self.divisor * full
+
+    def near(self, r: int) -> int:
+        v = ((r - (self.lowest << 4)) << 4) // self.divisor
+        for start, length in self.gaps:
             edge = (start - 1) << 8
             v = v - (length << 8) if v - (length << 8) > edge else min(v, edge)
-        return clamp(v, 0, top << 8)
+        return clamp(v, 0, self.top << 8)
 
-    near = None
-    if reference is not None:
-        near = np.array([mapped(int(r)) for r in reference.reshape(-1)]).reshape(reference.shape)
-    if spread is None:
-        return near, None
-    return near, [(clamp(int(s), 0, SPAN << 4) << 4) // divisor for s in spread.reshape(-1)]
+    def deviation(self, s: int) -> int:
+        return s // self.divisor
+
+
+class Listed:
+    """Sections 15.1 and 15.2 with a list."""
+
+    def __init__(self, f: Fields) -> None:
+        lowest = f.number("q")
+        self.top = f.varint((1 << 17) - 1)
+        stream = f.bytes(f.varint(SPAN))
+        require(self.top >= 2 and abs(lowest) <= 1 << 62, "list")
+        steps = _decode(stream, (1, 1, self.top), None, None, 1).reshape(-1).tolist()
+        require(min(steps) >= 1 and sum(steps) <= SPAN, "list")
+        self.table = list(accumulate(steps, initial=lowest))
+
+    def value(self, i: int) -> int:
+        return self.table[i]
+
+    def near(self, r: int) -> int:
+        u = [clamp(t, -SPAN, SPAN) << 4 for t in self.table]
+        b = clamp(sum(a <= r for a in u) - 1, 0, self.top - 1)
+        part = ((r - u[b]) << 8) // max(u[b + 1] - u[b], 1)
+        return (b << 8) + clamp(part, 0, 256)
+
+    def deviation(self, s: int) -> int:
+        return s * self.top // (self.table[-1] - self.table[0])
 
 
 def bits(a: int) -> int:
