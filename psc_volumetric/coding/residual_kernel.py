@@ -172,7 +172,7 @@ def _learn_bias(m, context, error):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _prepare(m, mean, blended, spread, level, texture, fitted, index):  # type: ignore[no-untyped-def]
+def _prepare(m, mean, blended, spread, level, texture, fitted):  # type: ignore[no-untyped-def]
     """Distributions and counters for the voxel's decisions."""
     scale = max((spread * 46) >> 6, SMALLEST_SCALE)
     for k in range(DISTRIBUTIONS):
@@ -181,9 +181,6 @@ def _prepare(m, mean, blended, spread, level, texture, fitted, index):  # type: 
     m.means[1] = m.guesses[fitted]
     m.means[2] = blended
     m.means[3] = m.guesses[fitted + 2]
-    if m.deviation.shape[0]:
-        m.means[3] = mean
-        m.scales[3] = max((m.deviation[index] * 35) >> 6, SMALLEST_SCALE)
     fraction = (mean >> (FRACTION - 3)) & 7
     whole = (mean + (1 << (FRACTION - 1))) >> FRACTION
     m.slots[0] = fraction * 32 + min(2 * level, 31)
@@ -272,7 +269,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, predictors, count, index):  #
         two = _error_signs(m, here, there, row, spread)
         mean = blended + ((5 * (_bias(m, one) + _bias(m, two))) >> 3)
         mean = min(max(mean, 0), limit)
-        _prepare(m, mean, blended, spread, level, texture, fitted, index + x)
+        _prepare(m, mean, blended, spread, level, texture, fitted)
         speed = 10 + (20 >> min((index + x) >> 13, 5))
         value = code_value(m, m.volume[at], top, min(level, WEIGHT_SETS - 1), speed)
         if value < 0 or value > top:

@@ -105,11 +105,6 @@ class Levels:
             out = np.where(past > edge, past, np.minimum(out, edge))
         return np.asarray(np.clip(out, 0, self.top << FRACTION), np.int64)
 
-    def scaled(self, spread: Integers) -> Integers:
-        """A deviation, 4 fraction bits, in steps of coded integers with 8."""
-        clamped = np.clip(spread, 0, MAX_SPAN << REFERENCE_BITS)
-        return np.asarray((clamped << (FRACTION - REFERENCE_BITS)) // self.divisor, np.int64)
-
     def write(self, out: FieldWriter) -> None:
         """Append the fields."""
         out.pack("q", self.lowest)

@@ -72,13 +72,6 @@ class LevelTable:
         part = np.clip(((shifted - scaled[below]) << FRACTION) // step, 0, 1 << FRACTION)
         return np.asarray((below << FRACTION) + part, np.int64)
 
-    def scaled(self, spread: Integers) -> Integers:
-        """A deviation, 4 fraction bits, in mean steps of the list with 8."""
-        clamped = np.clip(spread, 0, MAX_SPAN << REFERENCE_BITS)
-        span = int(self.table[-1]) - int(self.table[0])
-        scaled = (clamped << (FRACTION - REFERENCE_BITS)) * self.top // span
-        return np.asarray(scaled, np.int64)
-
     def write(self, out: FieldWriter, encode: Callable[[Integers], bytes]) -> None:
         """Append the list; ``encode`` codes the distances as a segment of one row."""
         stream = encode(np.diff(self.table)[None, None])

@@ -39,12 +39,12 @@ def clamp(a: int, low: int, high: int) -> int:
     return min(max(a, low), high)
 
 
-def decode_integers(data: bytes, shape: tuple, reference=None, spread=None) -> np.ndarray:
+def decode_integers(data: bytes, shape: tuple, reference=None) -> np.ndarray:
     """Section 15."""
-    return _decode(data, shape, reference, spread, 3)
+    return _decode(data, shape, reference, 3)
 
 
-def _decode(data: bytes, shape: tuple, reference, spread, last_variant: int) -> np.ndarray:
+def _decode(data: bytes, shape: tuple, reference, last_variant: int) -> np.ndarray:
     """Section 15.1."""
     require(math.prod(n + p for n, p in zip(shape, (2, 6, 6), strict=True)) <= 1 << 23, "large")
     f = Fields(data)
@@ -53,14 +53,11 @@ def _decode(data: bytes, shape: tuple, reference, spread, last_variant: int) -> 
     levels = Listed(f) if variant & 2 else Levels(f)
     top = levels.top
     if variant & 1:
-        near = deviation = None
+        near = None
         if reference is not None:
             flat = [levels.near(int(r)) for r in reference.reshape(-1)]
             near = np.array(flat).reshape(shape)
-        if spread is not None:
-            given = [clamp(int(s), 0, SPAN << 4) << 4 for s in spread.reshape(-1)]
-            deviation = [levels.deviation(s) for s in given]
-        coded = Segment(f, shape, top, near, deviation).decode()
+        coded = Segment(f, shape, top, near).decode()
     else:
         width, count = (bits(top) + 7) // 8, math.prod(shape)
         body = f.bytes(len(data) - f.at)
@@ -93,9 +90,6 @@ class Levels:
             v = v - (length << 8) if v - (length << 8) > edge else min(v, edge)
         return clamp(v, 0, self.top << 8)
 
-    def deviation(self, s: int) -> int:
-        return s // self.divisor
-
 
 class Listed:
     """Sections 15.1 and 15.2 with a list."""
@@ -105,7 +99,7 @@ class Listed:
         self.top = f.varint((1 << 17) - 1)
         stream = f.bytes(f.varint(SPAN))
         require(self.top >= 2 and abs(lowest) <= 1 << 62, "list")
-        steps = _decode(stream, (1, 1, self.top), None, None, 1).reshape(-1).tolist()
+        steps = _decode(stream, (1, 1, self.top), None, 1).reshape(-1).tolist()
         require(min(steps) >= 1 and sum(steps) <= SPAN, "list")
         self.table = list(accumulate(steps, initial=lowest))
 
@@ -117,9 +111,6 @@ class Listed:
         b = clamp(sum(a <= r for a in u) - 1, 0, self.top - 1)
         part = ((r - u[b]) << 8) // max(u[b + 1] - u[b], 1)
         return (b << 8) + clamp(part, 0, 256)
-
-    def deviation(self, s: int) -> int:
-        return s * self.top // (self.table[-1] - self.table[0])
 
 
 def bits(a: int) -> int:
@@ -193,8 +184,8 @@ class BitDecoder:
 class Segment:
     """Sections 15.6 to 15.9."""
 
-    def __init__(self, f: Fields, shape: tuple, top: int, near, deviation) -> None:
-        self.shape, self.top, self.near, self.deviation = shape, top, near, deviation
+    def __init__(self, f: Fields, shape: tuple, top: int, near) -> None:
+        self.shape, self.top, self.near = shape, top, near
         self.clamp_shift = f.number("B")
         drop, first, others = f.number("B"), f.number("B"), f.number("B")
         require(top > 0 and self.clamp_shift <= 17 and drop <= 14, "header")
@@ -297,8 +288,6 @@ class Segment:
 
         scale = max((error * 46) >> 6, 16)
         places = [(mean, scale), (guesses[-3], scale), (blended, scale), (guesses[-1], scale)]
-        if self.deviation is not None:
-            places[3] = (mean, max((self.deviation[number] * 35) >> 6, 16))
         contexts = (
             ((mean >> 5) & 7, min(2 * level, 31)),
             _rough((mean + 128) >> 8),
