@@ -188,10 +188,8 @@ class Model(NamedTuple):
     inputs: NDArray[np.int64]
     slots: NDArray[np.int64]
     check: NDArray[np.int64]
+    scale: NDArray[np.int64]
     means: NDArray[np.int64]
-    scales: NDArray[np.int64]
-    shift: NDArray[np.int64]
-    inverse: NDArray[np.int64]
     offset: NDArray[np.int64]
     inner_left: NDArray[np.int64]
     inner_right: NDArray[np.int64]
@@ -225,7 +223,7 @@ def _run(
     weights = np.full((3 * kernel.WEIGHT_SETS, coder.INPUTS), 8000, np.int32)
     weights[:, 0], weights[:, -1] = 32000, 0
     nodes = sum(kernel.CONTEXTS) * NODES
-    scratch: list[Any] = list(np.zeros((11, coder.DISTRIBUTIONS), np.int64))
+    scratch: list[Any] = list(np.zeros((8, coder.DISTRIBUTIONS), np.int64))
 
     def zeros(count: int) -> Integers:
         return np.zeros(count, np.int64)
@@ -238,7 +236,7 @@ def _run(
         zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
         zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
         weights.reshape(-1), zeros(coder.INPUTS), zeros(coder.COUNTERS), zeros(1),
-        *scratch, *list(residual_tables()),
+        zeros(3), *scratch, *list(residual_tables()),
     )  # fmt: skip
     model.inputs[-1] = coder.CONSTANT_INPUT
     model.coder[coder.DECODE] = decode

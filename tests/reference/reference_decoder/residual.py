@@ -157,17 +157,28 @@ class BitDecoder:
             self.range = bound
         else:
             self.code, self.range = self.code - bound, self.range - bound
+        self._renormalise()
+        return bit
+
+    def _renormalise(self) -> None:
         while self.range < 1 << 24:
             require(self.at < len(self.data), "code words end early")
             self.code = ((self.code << 8) & SPAN) | self.data[self.at]
             self.range, self.at = self.range << 8, self.at + 1
-        return bit
+
+    def number(self, count: int) -> int:
+        part = self.range >> count
+        value = self.code // part
+        require(value < 1 << count, "equally likely bits")
+        self.code, self.range = self.code - value * part, part
+        self._renormalise()
+        return value
 
     def modelled(self, logits, contexts, node: int, mixer: int, speed: int) -> int:
         keys = [(i, context, node) for i, context in enumerate(contexts)]
         states = [self.counters.get(key, (1 << 21, 0)) for key in keys]
         inputs = [*logits, *(TABLES.stretch[p >> 10] for p, _ in states), 256]
-        weights = self.weights.setdefault(mixer, [32000] + [8000] * 6 + [0])
+        weights = self.weights.setdefault(mixer, [32000] + [8000] * 4 + [0])
         total = sum(w * x for w, x in zip(weights, inputs, strict=True)) >> 16
         p = clamp(TABLES.squash[clamp(total, -3071, 3071)], 8, 65528)
         bit = self.bit(p)
@@ -228,7 +239,7 @@ class Segment:
             self.v[z + 2, ny + 3 :] = self.v[z + 2, ny + 2]
             if z == 0:
                 self.v[1] = self.v[2]
-        found = sum(self.decoder.bit(32768) << i for i in range(16))
+        found = self.decoder.number(8) + (self.decoder.number(8) << 8)
         require(found == check and self.decoder.at == len(self.decoder.data), "check bits")
         return out
 
@@ -287,11 +298,10 @@ class Segment:
         mean = clamp(blended + ((5 * shift) >> 3), 0, top)
 
         scale = max((error * 46) >> 6, 16)
-        places = [(mean, scale), (guesses[-3], scale), (blended, scale), (guesses[-1], scale)]
+        places = [(mean, scale), (guesses[-3], scale), (blended, scale)]
         contexts = (
             ((mean >> 5) & 7, min(2 * level, 31)),
             _rough((mean + 128) >> 8),
-            (texture, min(level >> 1, 7)),
         )
         speed = 10 + (20 >> min(number >> 13, 5))
         value = Value(self.decoder, places, self.top, contexts, min(level, 23), speed).decode()
@@ -363,9 +373,9 @@ class Value:
         )
 
     def decode(self) -> int:
-        base, top, four = self.base, self.top, range(4)
+        base, top, every = self.base, self.top, range(3)
         ol, out_r = self.below(-(base << 8) - 128), self.below(((top - base) << 8) + 128)
-        il, ir = [0] * 4, [0] * 4
+        il, ir = [0] * 3, [0] * 3
         low, high = 0, bits(max(base, top - base))
         probe = clamp(bits(self.places[0][1] >> 8), 1, high)
         nodes = 0
@@ -373,8 +383,8 @@ class Value:
             edge = ((1 << probe) >> 1 << 8) - 128
             left = [max(a, b) for a, b in zip(self.below(-edge), ol, strict=True)]
             right = [min(a, b) for a, b in zip(self.below(edge), out_r, strict=True)]
-            parts = [out_r[k] - right[k] + left[k] - ol[k] for k in four]
-            wholes = [out_r[k] - ir[k] + il[k] - ol[k] for k in four]
+            parts = [out_r[k] - right[k] + left[k] - ol[k] for k in every]
+            wholes = [out_r[k] - ir[k] + il[k] - ol[k] for k in every]
             if self.modelled(parts, wholes, nodes + probe, min(probe - 1, 1)):
                 low, probe, il, ir = probe, probe + 1, left, right
             else:
@@ -389,30 +399,30 @@ class Value:
         elif base - known < 0:
             sign = 1
         else:
-            up = [out_r[k] - ir[k] for k in four]
-            wholes = [up[k] + il[k] - ol[k] for k in four]
+            up = [out_r[k] - ir[k] for k in every]
+            wholes = [up[k] + il[k] - ol[k] for k in every]
             sign = self.modelled(up, wholes, 80 + min(low, 7), 2)
         near, far = (ir, out_r) if sign else (il, ol)
-        for place in range(low - 2, -1, -1):
-            done = low - 2 - place
-            if done >= 6:
-                known |= self.decoder.bit(32768) << place
-                continue
+        for place in range(low - 2, max(low - 4, -1), -1):
             edge = ((known + (1 << place)) << 8) - 128
             middle = self.below(edge if sign else -edge)
             middle = [
                 clamp(m, min(a, b), max(a, b)) for m, a, b in zip(middle, near, far, strict=True)
             ]
-            parts = [abs(far[k] - middle[k]) for k in four]
-            wholes = [abs(far[k] - near[k]) for k in four]
-            if done == 0:
+            parts = [abs(far[k] - middle[k]) for k in every]
+            wholes = [abs(far[k] - near[k]) for k in every]
+            if place == low - 2:
                 bit = self.modelled(parts, wholes, 88 + min(low, 15), 2)
             else:
-                steepest = 320 >> (done - 1)
-                p = TABLES.squash[clamp(logits_of(parts, wholes)[0], -steepest, steepest)]
-                bit = self.decoder.bit(clamp(p, 8, 65528))
+                p = TABLES.squash[clamp(logits_of(parts, wholes)[0], -320, 320)]
+                bit = self.decoder.bit(p)
             near, far = (middle, far) if bit else (near, middle)
             known |= bit << place
+        rest = max(low - 3, 0)
+        while rest:
+            count = min(rest, 8)
+            rest -= count
+            known |= self.decoder.number(count) << rest
         value = base + known if sign else base - known
         if not 0 <= value <= top:
             raise Refused("a value is out of range")
