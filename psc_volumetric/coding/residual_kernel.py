@@ -36,7 +36,7 @@ ADAPTIVE_LIMIT = 1 << 24
 FAST, SLOW = 16, 21  # shifts of the two online predictors; smaller learns faster
 CLAMP = 1 << 15
 ERROR_LIMIT = 1 << 26
-CONTEXTS = (256, 256)  # of each counter
+CONTEXTS = (1024, 256)  # of each counter
 WEIGHT_SETS = 24
 BIAS_CONTEXTS = 2048
 SMALLEST_SCALE = 16
@@ -178,16 +178,15 @@ def _learn_bias(m, context, error):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _prepare(m, mean, blended, spread, level, fitted):  # type: ignore[no-untyped-def]
+def _prepare(m, mean, blended, spread, level, texture, fitted):  # type: ignore[no-untyped-def]
     """Distributions and counters for the voxel's decisions."""
     scale = max((spread * 46) >> 6, SMALLEST_SCALE)
     m.scale[0] = scale
     m.means[0] = mean
     m.means[1] = m.guesses[fitted]
     m.means[2] = blended
-    fraction = (mean >> (FRACTION - 3)) & 7
     whole = (mean + (1 << (FRACTION - 1))) >> FRACTION
-    m.slots[0] = fraction * 32 + min(2 * level, 31)
+    m.slots[0] = texture * 8 + min(level >> 1, 7)
     digits = bit_length(whole)
     if digits >= 8:
         whole = 8 * (digits + 8) + ((whole << 3 >> (digits - 1)) & 7)
@@ -272,7 +271,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, predictors, count, index):  #
         two = _error_signs(m, here, there, row, spread)
         mean = blended + ((5 * (_bias(m, one) + _bias(m, two))) >> 3)
         mean = min(max(mean, 0), limit)
-        _prepare(m, mean, blended, spread, level, fitted)
+        _prepare(m, mean, blended, spread, level, texture, fitted)
         speed = 10 + (20 >> min((index + x) >> 13, 5))
         value = code_value(m, m.volume[at], top, min(level, WEIGHT_SETS - 1), speed)
         if value < 0 or value > top:

@@ -300,7 +300,7 @@ class Segment:
         scale = max((error * 46) >> 6, 16)
         places = [(mean, scale), (guesses[-3], scale), (blended, scale)]
         contexts = (
-            ((mean >> 5) & 7, min(2 * level, 31)),
+            (texture, min(level >> 1, 7)),
             _rough((mean + 128) >> 8),
         )
         speed = 10 + (20 >> min(number >> 13, 5))
