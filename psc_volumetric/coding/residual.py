@@ -24,6 +24,7 @@ from psc_volumetric.coding.residual_layout import (
 )
 from psc_volumetric.coding.residual_levels import Levels
 from psc_volumetric.coding.residual_predictors import read_predictors, write_predictors
+from psc_volumetric.coding.residual_table import LevelTable
 from psc_volumetric.coding.residual_tables import residual_tables
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
 
@@ -31,7 +32,8 @@ __all__ = ["Model", "decode_integers", "encode_integers"]
 
 Integers = NDArray[np.int64]
 Shape = tuple[int, int, int]
-PACKED, MIXED = 0, 1
+AnyLevels = Levels | LevelTable
+MIXED, LISTED = 1, 2  # bits of the first byte
 CLAMP_BITS = 15  # differences that the online predictors see are cut to this many bits
 
 
@@ -39,7 +41,6 @@ def encode_integers(
     values: NDArray[np.integer],
     *,
     reference: NDArray[np.integer] | None = None,
-    spread: NDArray[np.integer] | None = None,
 ) -> bytes:
     """Code a segment of integers without loss.
 
@@ -50,8 +51,6 @@ def encode_integers(
         2^32, none beyond +-2^62.
     reference : (z, y, x) integer, optional
         A prediction of the values with 4 fraction bits. The decoder needs the same.
-    spread : (z, y, x) integer, optional
-        Expected deviation of the values from ``reference``, 4 fraction bits, not negative.
 
     Returns
     -------
@@ -67,21 +66,7 @@ def encode_integers(
     problem = _shape_problem(values.shape)
     if problem is not None:
         raise ParameterError(problem, kind="bad-shape", hint="cut it into smaller segments")
-    shape = (values.shape[0], values.shape[1], values.shape[2])
-    levels, index = Levels.find(values)
-    extra, deviation = _side_information(levels, shape, reference, spread)
-    mixed = _encode_mixed(index, levels.top, extra, deviation) if levels.top else b""
-    width = (levels.top.bit_length() + 7) // 8
-    variant = MIXED if 0 < len(mixed) < width * index.size else PACKED
-    out = FieldWriter()
-    out.pack("B", variant)
-    levels.write(out)
-    if variant == MIXED:
-        out.raw(mixed)
-    else:
-        planes = index.astype("<u4").reshape(-1).view(np.uint8).reshape(-1, 4)
-        out.raw(planes[:, :width].tobytes())
-    return out.getvalue()
+    return _encode(values, reference, may_list=True)
 
 
 def decode_integers(
@@ -89,7 +74,6 @@ def decode_integers(
     shape: Shape,
     *,
     reference: NDArray[np.integer] | None = None,
-    spread: NDArray[np.integer] | None = None,
     what: str,
 ) -> Integers:
     """Inverse of :func:`encode_integers`.
@@ -100,7 +84,7 @@ def decode_integers(
         One stream, whole.
     shape : tuple of int
         Extents (z, y, x), checked by the caller against its limits.
-    reference, spread : (z, y, x) integer, optional
+    reference : (z, y, x) integer, optional
         As given to the encoder.
     what : str
         Name of the segment in messages.
@@ -120,18 +104,63 @@ def decode_integers(
     problem = _shape_problem(shape)
     if problem is not None:
         raise LimitExceededError(f"{what}: {problem}", kind="limit")
+    return _decode(data, shape, reference, what, may_list=True)
+
+
+def _encode(
+    values: NDArray[np.integer],
+    reference: NDArray[np.integer] | None,
+    *,
+    may_list: bool,
+) -> bytes:
+    levels: AnyLevels
+    levels, index = Levels.find(values)
+    listed = LevelTable.find(values) if may_list else None
+    if listed is not None:
+        levels, index = listed
+    shape = (values.shape[0], values.shape[1], values.shape[2])
+    extra = _regressors(levels, shape, reference)
+    mixed = _encode_mixed(index, levels.top, extra) if levels.top else b""
+    width = (levels.top.bit_length() + 7) // 8
+    is_mixed = 0 < len(mixed) < width * index.size
+    out = FieldWriter()
+    out.pack("B", MIXED * is_mixed + LISTED * (listed is not None))
+    if isinstance(levels, LevelTable):
+        levels.write(out, lambda steps: _encode(steps, None, may_list=False))
+    else:
+        levels.write(out)
+    if is_mixed:
+        out.raw(mixed)
+    else:
+        planes = index.astype("<u4").reshape(-1).view(np.uint8).reshape(-1, 4)
+        out.raw(planes[:, :width].tobytes())
+    return out.getvalue()
+
+
+def _decode(
+    data: bytes,
+    shape: Shape,
+    reference: NDArray[np.integer] | None,
+    what: str,
+    *,
+    may_list: bool,
+) -> Integers:
     fields = FieldReader(data, what=what)
     (variant,) = fields.unpack("B")
-    levels = Levels.read(fields, what)
-    if variant == PACKED:
-        index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
-    elif variant == MIXED:
-        extra, deviation = _side_information(levels, shape, reference, spread)
-        index = _decode_mixed(fields, len(data), levels.top, extra, deviation, shape, what)
-    else:
-        raise FormatError(
-            f"{what}: expected residual stream variant 0 or 1, found {variant}", kind="bad-payload"
+    if variant > MIXED + LISTED * may_list:
+        raise FormatError(f"{what}: unknown residual stream {variant}", kind="bad-payload")
+    levels: AnyLevels
+    if variant & LISTED:
+        levels = LevelTable.read(
+            fields, lambda part, size: _decode(part, size, None, what, may_list=False), what
         )
+    else:
+        levels = Levels.read(fields, what)
+    if variant & MIXED:
+        extra = _regressors(levels, shape, reference)
+        index = _decode_mixed(fields, len(data), levels.top, extra, shape, what)
+    else:
+        index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
     return levels.values(index)
 
 
@@ -145,7 +174,6 @@ class Model(NamedTuple):
     first: NDArray[np.int64]
     others: NDArray[np.int64]
     extra: NDArray[np.int64]
-    deviation: NDArray[np.int64]
     errors: NDArray[np.int32]
     final: NDArray[np.int64]
     differences: NDArray[np.int64]
@@ -160,10 +188,8 @@ class Model(NamedTuple):
     inputs: NDArray[np.int64]
     slots: NDArray[np.int64]
     check: NDArray[np.int64]
+    scale: NDArray[np.int64]
     means: NDArray[np.int64]
-    scales: NDArray[np.int64]
-    shift: NDArray[np.int64]
-    inverse: NDArray[np.int64]
     offset: NDArray[np.int64]
     inner_left: NDArray[np.int64]
     inner_right: NDArray[np.int64]
@@ -183,7 +209,6 @@ def _run(
     shift: int,
     predictors: tuple[Integers, Integers],
     extra: Integers,
-    deviation: Integers,
     data: NDArray[np.uint8],
     *,
     decode: bool,
@@ -198,20 +223,20 @@ def _run(
     weights = np.full((3 * kernel.WEIGHT_SETS, coder.INPUTS), 8000, np.int32)
     weights[:, 0], weights[:, -1] = 32000, 0
     nodes = sum(kernel.CONTEXTS) * NODES
-    scratch: list[Any] = list(np.zeros((11, coder.DISTRIBUTIONS), np.int64))
+    scratch: list[Any] = list(np.zeros((8, coder.DISTRIBUTIONS), np.int64))
 
     def zeros(count: int) -> Integers:
         return np.zeros(count, np.int64)
 
     model = Model(
         padded.reshape(-1), data, zeros(coder.STATE_SIZE),
-        NEIGHBOURS @ np.array([plane, row, 1], np.int64), *predictors, extra, deviation,
+        NEIGHBOURS @ np.array([plane, row, 1], np.int64), *predictors, extra,
         np.zeros(2 * plane * EXPERTS, np.int32), zeros(2 * plane),
         zeros(len(NEIGHBOURS) + extra.shape[1]), zeros(len(NEIGHBOURS)), zeros(len(NEIGHBOURS)),
         zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
         zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
         weights.reshape(-1), zeros(coder.INPUTS), zeros(coder.COUNTERS), zeros(1),
-        *scratch, *list(residual_tables()),
+        zeros(3), *scratch, *list(residual_tables()),
     )  # fmt: skip
     model.inputs[-1] = coder.CONSTANT_INPUT
     model.coder[coder.DECODE] = decode
@@ -219,7 +244,7 @@ def _run(
     return int(kernel.code_segment(model, *size, top, shift))
 
 
-def _encode_mixed(index: Integers, top: int, extra: Integers, deviation: Integers) -> bytes:
+def _encode_mixed(index: Integers, top: int, extra: Integers) -> bytes:
     """Predictors and body of the model's stream; empty if longer than the packed integers."""
     predictors = fit_predictors(index, extra)
     shift = max(0, top.bit_length() - CLAMP_BITS)
@@ -229,7 +254,7 @@ def _encode_mixed(index: Integers, top: int, extra: Integers, deviation: Integer
     padded = _padded(index.shape)
     padded[FRONT:, PAD:-PAD, PAD:-PAD] = index
     room = np.zeros(index.size * ((top.bit_length() + 7) // 8), np.uint8)
-    size = _run(padded, top, shift, predictors, extra, deviation, room, decode=False)
+    size = _run(padded, top, shift, predictors, extra, room, decode=False)
     if size < 0:
         return b""
     out.raw(room[:size].tobytes())
@@ -241,7 +266,6 @@ def _decode_mixed(
     end: int,
     top: int,
     extra: Integers,
-    deviation: Integers,
     shape: Shape,
     what: str,
 ) -> Integers:
@@ -251,7 +275,7 @@ def _decode_mixed(
     predictors = read_predictors(fields, extra.shape[1], shape[0] > 1, what)
     body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
     padded = _padded(shape)
-    size = _run(padded, top, shift, predictors, extra, deviation, body, decode=True)
+    size = _run(padded, top, shift, predictors, extra, body, decode=True)
     if size != len(body):
         raise FormatError(
             f"{what}: the residual stream does not end with its check bits",
@@ -291,31 +315,22 @@ def _shape_problem(shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _side_information(
-    levels: Levels,
-    shape: Shape,
-    reference: NDArray[np.integer] | None,
-    spread: NDArray[np.integer] | None,
-) -> tuple[Integers, Integers]:
-    """Reference at each voxel and its neighbours, (voxels, 0 or 5), and deviation, (0 or voxels,).
+def _regressors(levels: AnyLevels, shape: Shape, reference: NDArray[np.integer] | None) -> Integers:
+    """Reference at each voxel and its neighbours, (voxels, 0 or 5).
 
-    Both in units of the coded integers with 8 fraction bits.
+    In units of the coded integers with 8 fraction bits.
     """
-    for given in (reference, spread):
-        if given is not None and given.shape != shape:
-            raise ParameterError(
-                f"reference and spread must have the shape {shape!r}, found {given.shape!r}",
-                kind="bad-shape",
-            )
     count = math.prod(shape)
-    deviation = np.zeros(0, np.int64)
-    if spread is not None:
-        deviation = levels.scaled(spread.astype(np.int64).reshape(-1))
     if reference is None:
-        return np.zeros((count, 0), np.int64), deviation
+        return np.zeros((count, 0), np.int64)
+    if reference.shape != shape:
+        raise ParameterError(
+            f"the reference must have the shape {shape!r}, found {reference.shape!r}",
+            kind="bad-shape",
+        )
     value = np.pad(levels.mapped(reference), ((0, 0), (1, 1), (1, 1)), mode="edge")
     y, x = slice(1, -1), slice(1, -1)
     views = (
         value[:, y, x], value[:, y, :-2], value[:, y, 2:], value[:, :-2, x], value[:, 2:, x],
     )  # fmt: skip
-    return np.ascontiguousarray(np.stack(views, axis=-1).reshape(count, -1)), deviation
+    return np.ascontiguousarray(np.stack(views, axis=-1).reshape(count, -1))

@@ -28,13 +28,15 @@ __all__ = [
     "finish",
     "modelled_bit",
     "plain_bit",
+    "plain_bits",
+    "quotient",
     "start",
 ]
 
 LOW, RANGE, CACHE, PENDING, POSITION, DECODE, FAILED = range(7)
 STATE_SIZE = 7
-DISTRIBUTIONS = 4
-COUNTERS = 3
+DISTRIBUTIONS = 3
+COUNTERS = 2
 INPUTS = DISTRIBUTIONS + COUNTERS + 1
 CONSTANT_INPUT = 256
 NEW_COUNTER = 1 << 30  # probability one half in 22 bits, then a count of nine
@@ -50,6 +52,15 @@ def compiled(function: Any = None, *, inline: str = "never") -> Any:
     }  # fmt: skip
     decorate = numba.njit(**options)
     return decorate if function is None else decorate(function)
+
+
+@compiled(inline="always")
+def quotient(a, b):  # type: ignore[no-untyped-def]
+    """``a // b`` for 0 <= a < 2^53 and b > 0, through double precision, which is faster.
+
+    IEEE division rounds once, and a / b reaches the next integer only where a >= 2^53.
+    """
+    return int(a / b)
 
 
 @compiled
@@ -100,23 +111,41 @@ def _shift_low(m):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def plain_bit(m, bit, probability):  # type: ignore[no-untyped-def]
-    """Code one bit that is 1 with ``probability`` / 65536, 1 .. 65535."""
-    bound = (m.coder[RANGE] >> 16) * probability
-    if m.coder[DECODE]:
-        bit = 1 if m.coder[LOW] < bound else 0
-    if bit:
-        m.coder[RANGE] = bound
-    else:
-        m.coder[RANGE] -= bound
-        m.coder[LOW] += -bound if m.coder[DECODE] else bound
+def _renormalise(m):  # type: ignore[no-untyped-def]
     while m.coder[RANGE] < 0x1000000:
         m.coder[RANGE] <<= 8
         if m.coder[DECODE]:
             m.coder[LOW] = ((m.coder[LOW] << 8) & 0xFFFFFFFF) | _next_byte(m)
         else:
             _shift_low(m)
+
+
+@compiled(inline="always")
+def plain_bit(m, bit, probability):  # type: ignore[no-untyped-def]
+    """Code one bit that is 1 with ``probability`` / 65536, 1 .. 65535."""
+    bound = (m.coder[RANGE] >> 16) * probability
+    if m.coder[DECODE]:
+        bit = 1 if m.coder[LOW] < bound else 0
+    rest = m.coder[RANGE] - bound
+    m.coder[RANGE] = rest + bit * (bound - rest)  # no branch: nobody can foresee it
+    m.coder[LOW] += (1 - bit) * (-bound if m.coder[DECODE] else bound)
+    _renormalise(m)
     return bit
+
+
+@compiled(inline="always")
+def plain_bits(m, bits, count):  # type: ignore[no-untyped-def]
+    """Code ``count`` equally likely bits, 1 .. 8 of them, in one step."""
+    part = m.coder[RANGE] >> count
+    if m.coder[DECODE]:
+        bits = quotient(m.coder[LOW], part)
+        if bits >> count:
+            m.coder[FAILED] = 1
+            bits = 0
+    m.coder[RANGE] = part
+    m.coder[LOW] += -bits * part if m.coder[DECODE] else bits * part
+    _renormalise(m)
+    return bits
 
 
 @compiled(inline="always")
@@ -153,9 +182,9 @@ def modelled_bit(m, bit, node, mixer, speed):  # type: ignore[no-untyped-def]
 @compiled
 def finish(m, check):  # type: ignore[no-untyped-def]
     """End a stream with 16 check bits; returns its length, or -1 if damaged or too long."""
-    for i in range(16):
-        given = (check >> i) & 1
-        if plain_bit(m, given, 32768) != given:
+    for i in range(0, 16, 8):
+        given = (check >> i) & 255
+        if plain_bits(m, given, 8) != given:
             m.coder[FAILED] = 1
     if not m.coder[DECODE]:
         for _ in range(5):

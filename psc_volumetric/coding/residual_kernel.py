@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from psc_volumetric.coding.residual_coder import (
     COUNTERS,
-    DISTRIBUTIONS,
     FAILED,
     compiled,
     finish,
+    quotient,
     start,
 )
 from psc_volumetric.coding.residual_layout import (
@@ -36,7 +36,7 @@ ADAPTIVE_LIMIT = 1 << 24
 FAST, SLOW = 16, 21  # shifts of the two online predictors; smaller learns faster
 CLAMP = 1 << 15
 ERROR_LIMIT = 1 << 26
-CONTEXTS = (256, 256, 1024)  # of each counter
+CONTEXTS = (1024, 256)  # of each counter
 WEIGHT_SETS = 24
 BIAS_CONTEXTS = 2048
 SMALLEST_SCALE = 16
@@ -91,23 +91,27 @@ def _guess_gradient(m, at, row, plane, is_first):  # type: ignore[no-untyped-def
 
 @compiled(inline="always")
 def _blend(m, base, here, there, row, experts):  # type: ignore[no-untyped-def]
-    """Mean of the guesses, weighted by the inverse sixth power of their recent errors."""
+    """Mean of the guesses, weighted by the inverse sixth power of their recent errors.
+
+    Views begin at the first neighbour of a row, so that no index can be negative.
+    """
     e, size = m.errors, EXPERTS
-    best = 1 << 60
-    for k in range(experts):
-        h, t = here * size + k, there * size + k
-        near = int(e[h - size]) + int(e[h - row * size]) + int(e[t])
-        around = int(e[h - 2 * size]) + int(e[h - 2 * row * size])
-        around += int(e[h - (row + 1) * size]) + int(e[h - (row - 1) * size])
-        around += int(e[h - (row + 2) * size]) + int(e[h - (row - 2) * size])
-        around += int(e[h - (2 * row + 1) * size]) + int(e[h - (2 * row - 1) * size])
-        around += int(e[t - size]) + int(e[t + size])
-        around += int(e[t - row * size]) + int(e[t + row * size])
+    now, north = e[(here - 2) * size :], e[(here - row - 2) * size :]
+    far, past = e[(here - 2 * row - 1) * size :], e[(there - 1) * size :]
+    above, below = e[(there - row) * size :], e[(there + row) * size :]
+    for k in range(size):
+        near = int(now[size + k]) + int(north[2 * size + k]) + int(past[size + k])
+        around = int(now[k]) + int(north[k]) + int(north[size + k])
+        around += int(north[3 * size + k]) + int(north[4 * size + k])
+        around += int(far[k]) + int(far[size + k]) + int(far[2 * size + k])
+        around += int(past[k]) + int(past[2 * size + k]) + int(above[k]) + int(below[k])
         m.sums[k] = 8 + 2 * near + around
+    best = m.sums[0]
+    for k in range(1, experts):
         best = min(best, m.sums[k])
     total, mean = 0, 0
     for k in range(experts):
-        ratio = (best << 10) // m.sums[k]
+        ratio = quotient(best << 10, m.sums[k])
         cube = (((ratio * ratio) >> 10) * ratio) >> 10
         weight = (cube * cube) >> 10
         total += weight
@@ -119,17 +123,19 @@ def _blend(m, base, here, there, row, experts):  # type: ignore[no-untyped-def]
 def _recent_error(m, here, there, row, is_first):  # type: ignore[no-untyped-def]
     """Mean magnitude of the final prediction's error around the voxel."""
     f = m.final
-    near = 2 * (abs(f[here - 1]) + abs(f[here - row])) + abs(f[here - row - 1])
-    near += abs(f[here - row + 1]) + abs(f[here - 2]) + abs(f[here - 2 * row])
-    far = abs(f[here - 3]) + abs(f[here - row - 2]) + abs(f[here - row + 2])
-    far += abs(f[here - 2 * row - 1]) + abs(f[here - 2 * row + 1]) + abs(f[here - 3 * row])
+    now, north, far = f[here - 3 :], f[here - row - 2 :], f[here - 2 * row - 1 :]
+    near = 2 * (abs(now[2]) + abs(north[2])) + abs(north[1])
+    near += abs(north[3]) + abs(now[1]) + abs(far[1])
+    rim = abs(now[0]) + abs(north[0]) + abs(north[4])
+    rim += abs(far[0]) + abs(far[2]) + abs(f[here - 3 * row])
     if is_first:
-        return (2 * near + far) // 22
-    near += 2 * abs(f[there]) + abs(f[there + 1]) + abs(f[there - 1])
-    near += abs(f[there + row]) + abs(f[there - row])
-    far += abs(f[there - row - 1]) + abs(f[there - row + 1]) + abs(f[there + row - 1])
-    far += abs(f[there + row + 1]) + abs(f[there + 2]) + abs(f[there + 2 * row])
-    return (2 * near + far) // 40
+        return (2 * near + rim) // 22
+    past, above, below = f[there - 1 :], f[there - row - 1 :], f[there + row - 1 :]
+    near += 2 * abs(past[1]) + abs(past[2]) + abs(past[0])
+    near += abs(below[1]) + abs(above[1])
+    rim += abs(above[0]) + abs(above[2]) + abs(below[0])
+    rim += abs(below[2]) + abs(past[3]) + abs(f[there + 2 * row])
+    return (2 * near + rim) // 40
 
 
 @compiled(inline="always")
@@ -172,26 +178,19 @@ def _learn_bias(m, context, error):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _prepare(m, mean, blended, spread, level, texture, fitted, index):  # type: ignore[no-untyped-def]
+def _prepare(m, mean, blended, spread, level, texture, fitted):  # type: ignore[no-untyped-def]
     """Distributions and counters for the voxel's decisions."""
     scale = max((spread * 46) >> 6, SMALLEST_SCALE)
-    for k in range(DISTRIBUTIONS):
-        m.scales[k] = scale
+    m.scale[0] = scale
     m.means[0] = mean
     m.means[1] = m.guesses[fitted]
     m.means[2] = blended
-    m.means[3] = m.guesses[fitted + 2]
-    if m.deviation.shape[0]:
-        m.means[3] = mean
-        m.scales[3] = max((m.deviation[index] * 35) >> 6, SMALLEST_SCALE)
-    fraction = (mean >> (FRACTION - 3)) & 7
     whole = (mean + (1 << (FRACTION - 1))) >> FRACTION
-    m.slots[0] = fraction * 32 + min(2 * level, 31)
+    m.slots[0] = texture * 8 + min(level >> 1, 7)
     digits = bit_length(whole)
     if digits >= 8:
         whole = 8 * (digits + 8) + ((whole << 3 >> (digits - 1)) & 7)
     m.slots[1] = CONTEXTS[0] + min(whole, 255)
-    m.slots[2] = CONTEXTS[0] + CONTEXTS[1] + texture * 8 + min(level >> 1, 7)
     for k in range(COUNTERS):
         m.slots[k] *= NODES
 
@@ -272,7 +271,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, predictors, count, index):  #
         two = _error_signs(m, here, there, row, spread)
         mean = blended + ((5 * (_bias(m, one) + _bias(m, two))) >> 3)
         mean = min(max(mean, 0), limit)
-        _prepare(m, mean, blended, spread, level, texture, fitted, index + x)
+        _prepare(m, mean, blended, spread, level, texture, fitted)
         speed = 10 + (20 >> min((index + x) >> 13, 5))
         value = code_value(m, m.volume[at], top, min(level, WEIGHT_SETS - 1), speed)
         if value < 0 or value > top:

@@ -16,7 +16,7 @@ from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coding.residual_layout import FRACTION
 from psc_volumetric.errors import FormatError, ParameterError
 
-__all__ = ["Levels"]
+__all__ = ["MAX_LOWEST", "MAX_SPAN", "REFERENCE_BITS", "Levels", "present_in"]
 
 Integers = NDArray[np.int64]
 MAX_SPAN = (1 << 32) - 1
@@ -67,7 +67,7 @@ class Levels:
                 hint="split wider integers into words",
             )
         index = values.astype(np.int64) - lowest
-        present = _present(index)
+        present = present_in(index)
         divisor = max(1, int(np.gcd.reduce(present)))
         index //= divisor
         present //= divisor
@@ -105,11 +105,6 @@ class Levels:
             out = np.where(past > edge, past, np.minimum(out, edge))
         return np.asarray(np.clip(out, 0, self.top << FRACTION), np.int64)
 
-    def scaled(self, spread: Integers) -> Integers:
-        """A deviation, 4 fraction bits, in steps of coded integers with 8."""
-        clamped = np.clip(spread, 0, MAX_SPAN << REFERENCE_BITS)
-        return np.asarray((clamped << (FRACTION - REFERENCE_BITS)) // self.divisor, np.int64)
-
     def write(self, out: FieldWriter) -> None:
         """Append the fields."""
         out.pack("q", self.lowest)
@@ -142,7 +137,7 @@ class Levels:
         return cls(lowest, divisor, top, tuple(gaps))
 
 
-def _present(index: Integers) -> Integers:
+def present_in(index: Integers) -> Integers:
     """The different integers in ``index``, rising; none is negative."""
     top = int(index.max())
     if top < max(index.size, COUNTABLE):

@@ -13,6 +13,8 @@ from psc_volumetric.coding.residual_coder import (
     compiled,
     modelled_bit,
     plain_bit,
+    plain_bits,
+    quotient,
 )
 from psc_volumetric.coding.residual_layout import FRACTION
 from psc_volumetric.coding.residual_tables import CDF_HALF
@@ -24,8 +26,7 @@ SIZE_DOWN = 40  # nodes: sizes asked upwards from 1, downwards from 41, signs, s
 SIGN = 80
 DIGIT = 88
 NODES = 104
-DISTRIBUTED_DIGITS = 6  # digits below the first that are not equally likely
-STEEPEST = 320  # largest logit of the second of them; far from the mean the tails are flatter
+STEEPEST = 320  # largest logit of a third digit; far from the mean the tails are flatter
 FARTHEST = 1 << 20
 
 
@@ -43,21 +44,21 @@ def bit_length(value):  # type: ignore[no-untyped-def]
 @compiled(inline="always")
 def _below(m, k, distance):  # type: ignore[no-untyped-def]
     """30-bit probability that distribution k lies below ``distance`` from the centre."""
-    moved = min(max((distance + m.offset[k]) >> m.shift[k], -FARTHEST), FARTHEST)
-    return int(m.cdf[min(max(((moved * m.inverse[k]) >> 23) + CDF_HALF, 0), 2 * CDF_HALF)])
+    moved = min(max((distance + m.offset[k]) >> m.scale[1], -FARTHEST), FARTHEST)
+    return int(m.cdf[min(max(((moved * m.scale[2]) >> 23) + CDF_HALF, 0), 2 * CDF_HALF)])
 
 
 @compiled(inline="always")
 def _logit(m, part, whole):  # type: ignore[no-untyped-def]
-    return int(m.stretch[((part + 1) << 12) // (whole + 2)])
+    return int(m.stretch[quotient((part + 1) << 12, whole + 2)])
 
 
 @compiled(inline="always")
 def _centre(m, centre, last):  # type: ignore[no-untyped-def]
     """Place the distributions around ``centre`` and cut them to the values 0 .. ``last``."""
+    m.scale[1] = max(bit_length(m.scale[0]) - 14, 0)
+    m.scale[2] = quotient(1 << 30, m.scale[0] >> m.scale[1])
     for k in range(DISTRIBUTIONS):
-        m.shift[k] = max(bit_length(m.scales[k]) - 14, 0)
-        m.inverse[k] = (1 << 30) // (m.scales[k] >> m.shift[k])
         m.offset[k] = centre - m.means[k]
         m.outer_left[k] = _below(m, k, -centre - HALF)
         m.outer_right[k] = _below(m, k, last + HALF - centre)
@@ -69,7 +70,7 @@ def _centre(m, centre, last):  # type: ignore[no-untyped-def]
 def _code_size(m, size, high, group, speed):  # type: ignore[no-untyped-def]
     """Number of digits of the magnitude, 0 .. ``high``, asked from the expected one onwards."""
     low = 0
-    probe = min(max(bit_length(m.scales[0] >> FRACTION), 1), high)
+    probe = min(max(bit_length(m.scale[0] >> FRACTION), 1), high)
     nodes = 0
     while low < high:
         edge = ((1 << probe) >> 1 << FRACTION) - HALF
@@ -111,34 +112,37 @@ def _code_sign(m, sign, size, group, speed):  # type: ignore[no-untyped-def]
 @compiled(inline="always")
 def _code_digits(m, magnitude, size, sign, group, speed):  # type: ignore[no-untyped-def]
     """Digits of the magnitude below the first, from the upper down; returns the magnitude."""
-    if sign:
-        for k in range(DISTRIBUTIONS):
-            m.inner_left[k], m.outer_left[k] = m.inner_right[k], m.outer_right[k]
-    known = (1 << size) >> 1
-    for place in range(size - 2, -1, -1):
-        bit = (magnitude >> place) & 1
-        done = size - 2 - place
-        if done >= DISTRIBUTED_DIGITS:
-            known |= plain_bit(m, bit, 32768) << place
-            continue
-        edge = ((known + (1 << place)) << FRACTION) - HALF
-        for k in range(DISTRIBUTIONS):
-            near, far = m.inner_left[k], m.outer_left[k]
-            middle = _below(m, k, edge if sign else -edge)
-            m.left[k] = min(max(middle, min(near, far)), max(near, far))
-            m.inputs[k] = _logit(m, abs(far - m.left[k]), abs(far - near))
-        if done == 0:
-            bit = modelled_bit(m, bit, DIGIT + min(size, 15), 3 * group + 2, speed)
-        else:
-            steepest = STEEPEST >> (done - 1)
-            p = int(m.squash[min(max(m.inputs[0], -steepest), steepest) + 3071])
-            bit = plain_bit(m, bit, min(max(p, 8), 65536 - 8))
-        for k in range(DISTRIBUTIONS):
-            if bit:
-                m.inner_left[k] = m.left[k]
-            else:
-                m.outer_left[k] = m.left[k]
-        known |= bit << place
+    if size < 2:
+        return size
+    side = 2 * sign - 1  # products with signs and bits are no branches: nobody can foresee those
+    edge = (3 << (size - 2) << FRACTION) - HALF
+    for k in range(DISTRIBUTIONS):
+        near = m.inner_left[k] + sign * (m.inner_right[k] - m.inner_left[k])
+        far = m.outer_left[k] + sign * (m.outer_right[k] - m.outer_left[k])
+        middle = _below(m, k, side * edge)
+        m.left[k] = min(max(middle, min(near, far)), max(near, far))
+        m.inputs[k] = _logit(m, abs(far - m.left[k]), abs(far - near))
+    bit = (magnitude >> (size - 2)) & 1
+    bit = modelled_bit(m, bit, DIGIT + min(size, 15), 3 * group + 2, speed)
+    known = 2 + bit
+    if size < 3:
+        return known
+    near = m.inner_left[0] + sign * (m.inner_right[0] - m.inner_left[0])
+    far = m.outer_left[0] + sign * (m.outer_right[0] - m.outer_left[0])
+    near += bit * (m.left[0] - near)
+    far += (1 - bit) * (m.left[0] - far)
+    edge = ((2 * known + 1) << (size - 3) << FRACTION) - HALF
+    middle = _below(m, 0, side * edge)
+    middle = min(max(middle, min(near, far)), max(near, far))
+    logit = _logit(m, abs(far - middle), abs(far - near))
+    p = int(m.squash[min(max(logit, -STEEPEST), STEEPEST) + 3071])
+    known = 2 * known + plain_bit(m, (magnitude >> (size - 3)) & 1, p)
+    rest = size - 3
+    while rest > 0:
+        count = min(rest, 8)
+        rest -= count
+        part = (magnitude >> rest) & ((1 << count) - 1)
+        known = (known << count) + plain_bits(m, part, count)
     return known
 
 
@@ -163,4 +167,4 @@ def code_value(m, value, top, group, speed):  # type: ignore[no-untyped-def]
     else:
         sign = _code_sign(m, sign, size, group, speed)
     magnitude = _code_digits(m, magnitude, size, sign, group, speed)
-    return base + magnitude if sign else base - magnitude
+    return base + (2 * sign - 1) * magnitude

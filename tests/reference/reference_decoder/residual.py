@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import numpy as np
 
@@ -38,47 +39,78 @@ def clamp(a: int, low: int, high: int) -> int:
     return min(max(a, low), high)
 
 
-def decode_integers(data: bytes, shape: tuple, reference=None, spread=None) -> np.ndarray:
+def decode_integers(data: bytes, shape: tuple, reference=None) -> np.ndarray:
+    """Section 15."""
+    return _decode(data, shape, reference, 3)
+
+
+def _decode(data: bytes, shape: tuple, reference, last_variant: int) -> np.ndarray:
     """Section 15.1."""
     require(math.prod(n + p for n, p in zip(shape, (2, 6, 6), strict=True)) <= 1 << 23, "large")
     f = Fields(data)
-    variant, lowest = f.number("B"), f.number("q")
-    divisor, top = f.varint(SPAN), f.varint(SPAN)
-    gaps = [(f.varint(SPAN), f.varint(SPAN)) for _ in range(f.varint(64))]
-    starts = [0, *(start for start, _ in gaps), top + 1]
-    require(starts == sorted(set(starts)) and divisor >= 1, "levels")
-    require((top + sum(length for _, length in gaps)) * divisor <= SPAN, "levels")
-    require(abs(lowest) <= 1 << 62 and variant <= 1, "levels")
-    if variant == 0:
+    variant = f.number("B")
+    require(variant <= last_variant, "variant")
+    levels = Listed(f) if variant & 2 else Levels(f)
+    top = levels.top
+    if variant & 1:
+        near = None
+        if reference is not None:
+            flat = [levels.near(int(r)) for r in reference.reshape(-1)]
+            near = np.array(flat).reshape(shape)
+        coded = Segment(f, shape, top, near).decode()
+    else:
         width, count = (bits(top) + 7) // 8, math.prod(shape)
         body = f.bytes(len(data) - f.at)
         require(len(body) == width * count, "packed size")
         coded = [int.from_bytes(body[width * i : width * (i + 1)], "little") for i in range(count)]
         require(max(coded) <= top, "packed integer")
-    else:
-        coded = Segment(
-            f, shape, top, *_sides(gaps, lowest, divisor, top, reference, spread)
-        ).decode()
-    full = [i + sum(length for start, length in gaps if i >= start) for i in coded]
-    return np.array([lowest + divisor * i for i in full], np.int64).reshape(shape)
+    return np.array([levels.value(i) for i in coded], np.int64).reshape(shape)
 
 
-def _sides(gaps, lowest, divisor, top, reference, spread):
-    """Section 15.2: reference and deviation in units of the coded integers."""
+class Levels:
+    """Sections 15.1 and 15.2 without a list."""
 
-    def mapped(r: int) -> int:
-        v = ((r - (lowest << 4)) << 4) // divisor
-        for start, length in gaps:
+    def __init__(self, f: Fields) -> None:
+        self.lowest = f.number("q")
+        self.divisor, self.top = f.varint(SPAN), f.varint(SPAN)
+        self.gaps = [(f.varint(SPAN), f.varint(SPAN)) for _ in range(f.varint(64))]
+        starts = [0, *(start for start, _ in self.gaps), self.top + 1]
+        require(starts == sorted(set(starts)) and self.divisor >= 1, "levels")
+        span = (self.top + sum(length for _, length in self.gaps)) * self.divisor
+        require(span <= SPAN and abs(self.lowest) <= 1 << 62, "levels")
+
+    def value(self, i: int) -> int:
+        full = i + sum(length for start, length in self.gaps if i >= start)
+        return self.lowest + self.divisor * full
+
+    def near(self, r: int) -> int:
+        v = ((r - (self.lowest << 4)) << 4) // self.divisor
+        for start, length in self.gaps:
             edge = (start - 1) << 8
             v = v - (length << 8) if v - (length << 8) > edge else min(v, edge)
-        return clamp(v, 0, top << 8)
+        return clamp(v, 0, self.top << 8)
 
-    near = None
-    if reference is not None:
-        near = np.array([mapped(int(r)) for r in reference.reshape(-1)]).reshape(reference.shape)
-    if spread is None:
-        return near, None
-    return near, [(clamp(int(s), 0, SPAN << 4) << 4) // divisor for s in spread.reshape(-1)]
+
+class Listed:
+    """Sections 15.1 and 15.2 with a list."""
+
+    def __init__(self, f: Fields) -> None:
+        lowest = f.number("q")
+        self.top = f.varint((1 << 17) - 1)
+        stream = f.bytes(f.varint(SPAN))
+        require(self.top >= 2 and abs(lowest) <= 1 << 62, "list")
+        steps = _decode(stream, (1, 1, self.top), None, 1).reshape(-1).tolist()
+        require(min(steps) >= 1 and sum(steps) <= SPAN, "list")
+        self.table = list(accumulate(steps, initial=lowest))
+
+    def value(self, i: int) -> int:
+        return self.table[i]
+
+    def near(self, r: int) -> int:
+        u = [clamp(t, -SPAN, SPAN) << 4 for t in self.table]
+        b = clamp(sum(a <= r for a in u) - 1, 0, self.top - 1)
+        part = ((r - u[b]) << 8) // max(u[b + 1] - u[b], 1)
+        return (b << 8) + clamp(part, 0, 256)
 
 
 def bits(a: int) -> int:
@@ -125,17 +157,28 @@ class BitDecoder:
             self.range = bound
         else:
             self.code, self.range = self.code - bound, self.range - bound
+        self._renormalise()
+        return bit
+
+    def _renormalise(self) -> None:
         while self.range < 1 << 24:
             require(self.at < len(self.data), "code words end early")
             self.code = ((self.code << 8) & SPAN) | self.data[self.at]
             self.range, self.at = self.range << 8, self.at + 1
-        return bit
+
+    def number(self, count: int) -> int:
+        part = self.range >> count
+        value = self.code // part
+        require(value < 1 << count, "equally likely bits")
+        self.code, self.range = self.code - value * part, part
+        self._renormalise()
+        return value
 
     def modelled(self, logits, contexts, node: int, mixer: int, speed: int) -> int:
         keys = [(i, context, node) for i, context in enumerate(contexts)]
         states = [self.counters.get(key, (1 << 21, 0)) for key in keys]
         inputs = [*logits, *(TABLES.stretch[p >> 10] for p, _ in states), 256]
-        weights = self.weights.setdefault(mixer, [32000] + [8000] * 6 + [0])
+        weights = self.weights.setdefault(mixer, [32000] + [8000] * 4 + [0])
         total = sum(w * x for w, x in zip(weights, inputs, strict=True)) >> 16
         p = clamp(TABLES.squash[clamp(total, -3071, 3071)], 8, 65528)
         bit = self.bit(p)
@@ -152,8 +195,8 @@ class BitDecoder:
 class Segment:
     """Sections 15.6 to 15.9."""
 
-    def __init__(self, f: Fields, shape: tuple, top: int, near, deviation) -> None:
-        self.shape, self.top, self.near, self.deviation = shape, top, near, deviation
+    def __init__(self, f: Fields, shape: tuple, top: int, near) -> None:
+        self.shape, self.top, self.near = shape, top, near
         self.clamp_shift = f.number("B")
         drop, first, others = f.number("B"), f.number("B"), f.number("B")
         require(top > 0 and self.clamp_shift <= 17 and drop <= 14, "header")
@@ -196,7 +239,7 @@ class Segment:
             self.v[z + 2, ny + 3 :] = self.v[z + 2, ny + 2]
             if z == 0:
                 self.v[1] = self.v[2]
-        found = sum(self.decoder.bit(32768) << i for i in range(16))
+        found = self.decoder.number(8) + (self.decoder.number(8) << 8)
         require(found == check and self.decoder.at == len(self.decoder.data), "check bits")
         return out
 
@@ -255,13 +298,10 @@ class Segment:
         mean = clamp(blended + ((5 * shift) >> 3), 0, top)
 
         scale = max((error * 46) >> 6, 16)
-        places = [(mean, scale), (guesses[-3], scale), (blended, scale), (guesses[-1], scale)]
-        if self.deviation is not None:
-            places[3] = (mean, max((self.deviation[number] * 35) >> 6, 16))
+        places = [(mean, scale), (guesses[-3], scale), (blended, scale)]
         contexts = (
-            ((mean >> 5) & 7, min(2 * level, 31)),
-            _rough((mean + 128) >> 8),
             (texture, min(level >> 1, 7)),
+            _rough((mean + 128) >> 8),
         )
         speed = 10 + (20 >> min(number >> 13, 5))
         value = Value(self.decoder, places, self.top, contexts, min(level, 23), speed).decode()
@@ -333,9 +373,9 @@ class Value:
         )
 
     def decode(self) -> int:
-        base, top, four = self.base, self.top, range(4)
+        base, top, every = self.base, self.top, range(3)
         ol, out_r = self.below(-(base << 8) - 128), self.below(((top - base) << 8) + 128)
-        il, ir = [0] * 4, [0] * 4
+        il, ir = [0] * 3, [0] * 3
         low, high = 0, bits(max(base, top - base))
         probe = clamp(bits(self.places[0][1] >> 8), 1, high)
         nodes = 0
@@ -343,8 +383,8 @@ class Value:
             edge = ((1 << probe) >> 1 << 8) - 128
             left = [max(a, b) for a, b in zip(self.below(-edge), ol, strict=True)]
             right = [min(a, b) for a, b in zip(self.below(edge), out_r, strict=True)]
-            parts = [out_r[k] - right[k] + left[k] - ol[k] for k in four]
-            wholes = [out_r[k] - ir[k] + il[k] - ol[k] for k in four]
+            parts = [out_r[k] - right[k] + left[k] - ol[k] for k in every]
+            wholes = [out_r[k] - ir[k] + il[k] - ol[k] for k in every]
             if self.modelled(parts, wholes, nodes + probe, min(probe - 1, 1)):
                 low, probe, il, ir = probe, probe + 1, left, right
             else:
@@ -359,30 +399,30 @@ class Value:
         elif base - known < 0:
             sign = 1
         else:
-            up = [out_r[k] - ir[k] for k in four]
-            wholes = [up[k] + il[k] - ol[k] for k in four]
+            up = [out_r[k] - ir[k] for k in every]
+            wholes = [up[k] + il[k] - ol[k] for k in every]
             sign = self.modelled(up, wholes, 80 + min(low, 7), 2)
         near, far = (ir, out_r) if sign else (il, ol)
-        for place in range(low - 2, -1, -1):
-            done = low - 2 - place
-            if done >= 6:
-                known |= self.decoder.bit(32768) << place
-                continue
+        for place in range(low - 2, max(low - 4, -1), -1):
             edge = ((known + (1 << place)) << 8) - 128
             middle = self.below(edge if sign else -edge)
             middle = [
                 clamp(m, min(a, b), max(a, b)) for m, a, b in zip(middle, near, far, strict=True)
             ]
-            parts = [abs(far[k] - middle[k]) for k in four]
-            wholes = [abs(far[k] - near[k]) for k in four]
-            if done == 0:
+            parts = [abs(far[k] - middle[k]) for k in every]
+            wholes = [abs(far[k] - near[k]) for k in every]
+            if place == low - 2:
                 bit = self.modelled(parts, wholes, 88 + min(low, 15), 2)
             else:
-                steepest = 320 >> (done - 1)
-                p = TABLES.squash[clamp(logits_of(parts, wholes)[0], -steepest, steepest)]
-                bit = self.decoder.bit(clamp(p, 8, 65528))
+                p = TABLES.squash[clamp(logits_of(parts, wholes)[0], -320, 320)]
+                bit = self.decoder.bit(p)
             near, far = (middle, far) if bit else (near, middle)
             known |= bit << place
+        rest = max(low - 3, 0)
+        while rest:
+            count = min(rest, 8)
+            rest -= count
+            known |= self.decoder.number(count) << rest
         value = base + known if sign else base - known
         if not 0 <= value <= top:
             raise Refused("a value is out of range")
