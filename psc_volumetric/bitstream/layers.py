@@ -20,7 +20,7 @@ __all__ = ["GridFields", "LayerFields", "default_segment"]
 
 Triple = tuple[int, int, int]
 
-SEGMENT = (16, 128, 128)
+DEEP_SEGMENT, FLAT_SEGMENT = (32, 64, 64), (16, 128, 128)  # as many voxels
 MANY_SEGMENTS = 2048  # an encoder's limit, far below the format's
 
 
@@ -184,8 +184,14 @@ def check_layers(layers: tuple[LayerFields, ...], *, base_levels: int) -> None:
         raise FormatError("brick header: " + "; ".join(problems), kind="bad-layer")
 
 
-def default_segment(valid: Triple, segment: Triple = SEGMENT) -> Triple:
-    """Segment an encoder takes: ``segment`` cut to the valid part, larger if there were many."""
+def default_segment(valid: Triple, segment: Triple | None = None) -> Triple:
+    """Segment an encoder takes, cut to the valid part; larger if there were many.
+
+    Without ``segment`` the deep one if the valid part fills it: it costs no bytes then, and a
+    region touches fewer voxels.
+    """
+    if segment is None:
+        segment = DEEP_SEGMENT if valid[0] >= DEEP_SEGMENT[0] else FLAT_SEGMENT
     z, y, x = (min(s, v) for s, v in zip(segment, valid, strict=True))
     while len(TileGrid(valid, (z, y, x))) > MANY_SEGMENTS:
         z, y, x = (min(2 * s, v) for s, v in zip((z, y, x), valid, strict=True))

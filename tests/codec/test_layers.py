@@ -149,6 +149,16 @@ def test_segments_stay_few_and_headers_small(valid: tuple[int, int, int]) -> Non
     assert 2 * MAX_SEGMENTS * (5 + 4) < MAX_HEADER_SIZE
 
 
+@pytest.mark.parametrize(
+    ("valid", "segment"),
+    [((32, 256, 256), (32, 64, 64)), ((24, 256, 90), (16, 128, 90)), ((40, 9, 70), (32, 9, 64))],
+)
+def test_segments_follow_the_depth_of_a_brick(
+    valid: tuple[int, int, int], segment: tuple[int, int, int]
+) -> None:
+    assert default_segment(valid) == segment
+
+
 def test_too_many_segments_are_refused_before_they_are_counted_out(both: bytes) -> None:
     parts = split(both).with_layer(0, segment=(1, 1, 1))
     with pytest.raises(FormatError) as caught:
