@@ -28,6 +28,7 @@ from psc_volumetric.errors import FormatError, LimitExceededError
 
 __all__ = [
     "MAX_BOUND",
+    "MAX_COEFFICIENT",
     "MAX_CUT",
     "MAX_TOP",
     "Model",
@@ -44,6 +45,7 @@ Triple = tuple[int, int, int]
 MAX_BOUND = 1 << 24
 MAX_TOP = (1 << 31) - 1
 MAX_CUT = 14
+MAX_COEFFICIENT = (1 << 18) - 1
 
 
 class Pass(NamedTuple):

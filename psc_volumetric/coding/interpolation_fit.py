@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.coding.interpolation import (
     MAX_BOUND,
+    MAX_COEFFICIENT,
     MAX_CUT,
     MAX_TOP,
     Model,
@@ -21,6 +22,7 @@ from psc_volumetric.coding.interpolation import (
 from psc_volumetric.coding.interpolation_kernel import gather, is_inner
 from psc_volumetric.coding.interpolation_layout import MAX_VOXELS, Lattice, lattices
 from psc_volumetric.coding.residual_coder import compiled, finish, start
+from psc_volumetric.errors import ParameterError
 
 __all__ = ["choose_axes", "encode_interpolated", "suits_interpolation"]
 
@@ -76,8 +78,9 @@ def _fit(rows: Doubles, targets: Doubles, count: int, width: int) -> tuple[Integ
     for taps in TAPS:
         if taps and taps * VOXELS_PER_TAP > count:
             break
-        part = gram[:taps, :taps] + np.eye(taps) * (RIDGE * width**2 * (len(rows) + 10))
-        solution = np.linalg.solve(part, moments[:taps])
+        ridge = RIDGE * width**2 * (len(rows) + 10) + 1e-10 * float(np.trace(gram))
+        part = gram[:taps, :taps] + np.eye(taps) * ridge
+        solution: Doubles = np.linalg.solve(part, moments[:taps]).astype(np.float64)
         error = energy - 2 * float(solution @ moments[:taps])
         error += float(solution @ gram[:taps, :taps] @ solution)
         deviation = math.sqrt(max(error, 0.0) / len(rows)) / width
@@ -89,9 +92,10 @@ def _fit(rows: Doubles, targets: Doubles, count: int, width: int) -> tuple[Integ
     cut = 6
     while cut < MAX_CUT and noise * 4.0**-cut > 0.001:
         cut += 1
-    while cut > 0 and np.abs(solution).max(initial=0.0) * 2.0**cut >= (1 << 18) - 1:
+    while cut > 0 and np.abs(solution).max(initial=0.0) * 2.0**cut > MAX_COEFFICIENT:
         cut -= 1
-    return np.rint(solution * 2.0**cut).astype(np.int64), cut
+    coefficients = np.rint(np.clip(solution * 2.0**cut, -MAX_COEFFICIENT, MAX_COEFFICIENT))
+    return coefficients.astype(np.int64), cut
 
 
 def _prepare(model: Model, lattice: Lattice, shape: Triple, half: int) -> tuple[Model, int]:
@@ -155,6 +159,11 @@ def encode_interpolated(values: NDArray[np.integer], fineness: int, axes: tuple[
     -------
     bytes
         A stream for :func:`~psc_volumetric.coding.interpolation.decode_interpolated`.
+
+    Raises
+    ------
+    ParameterError
+        The stream would be far longer than the values (kind ``"no-coder"``).
     """
     shape = (values.shape[0], values.shape[1], values.shape[2])
     low = int(values.min())
@@ -170,6 +179,12 @@ def encode_interpolated(values: NDArray[np.integer], fineness: int, axes: tuple[
         passes.append(Pass(half, len(part.coefficients), cut))
         code_pass(part, lattice, stream, passes[-1], left)
     size = finish(model, int(model.check[0]))
+    if size < 0:
+        raise ParameterError(
+            f"values that take more than {ROOM} bytes each cannot be interpolated",
+            kind="no-coder",
+            hint="allow other coders",
+        )
     out = FieldWriter()
     stream._replace(passes=tuple(passes)).write(out)
     out.raw(model.data[:size].tobytes())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream.layers import GridFields, default_segment
 from psc_volumetric.coding.grid import nearest_indices, restore
 from psc_volumetric.coding.interpolation import MAX_BOUND, MAX_TOP, decode_interpolated
-from psc_volumetric.errors import FormatError
+from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.tiling import TileGrid
 
 __all__ = ["Interpolated", "decode_interpolated_values", "interpolate"]
@@ -26,7 +26,8 @@ Triple = tuple[int, int, int]
 
 FINENESS = 64  # of floats
 WIDEST_SEGMENT = (64, 192, 192)
-GIVES_UP = 1.3  # times the bytes of other coders that a sample takes
+TRIED_BELOW = 2.0  # bits per voxel of the rival; above it interpolation has not won
+GIVES_UP = 1.3  # times the bytes of the rival that a sample takes
 
 
 class Interpolated(NamedTuple):
@@ -46,8 +47,8 @@ class Interpolated(NamedTuple):
     decoded: Values
 
 
-def interpolate(values: Values, grid: GridFields, *, others: int | None) -> Interpolated | None:
-    """Code values on a finer grid; None if they do not suit, or a sample shows no gain.
+def interpolate(values: Values, grid: GridFields, *, rival: int | None) -> Interpolated | None:
+    """Code values on a finer grid; None if they do not suit or it would not pay.
 
     Parameters
     ----------
@@ -55,8 +56,8 @@ def interpolate(values: Values, grid: GridFields, *, others: int | None) -> Inte
         Stored values without special ones.
     grid : GridFields
         Of the layer.
-    others : int or None
-        Bytes that the best of the other coders takes; None when there is no other.
+    rival : int or None
+        Bytes that the coder `context` takes, if it is the best of the others.
     """
     from psc_volumetric.coding.interpolation_fit import (
         choose_axes,
@@ -65,7 +66,8 @@ def interpolate(values: Values, grid: GridFields, *, others: int | None) -> Inte
     )
 
     fineness = _fineness(values, grid)
-    if fineness is None:
+    limit = math.inf if rival is None else 8 * rival / values.size
+    if fineness is None or TRIED_BELOW < limit < math.inf:
         return None
     fine = nearest_indices(values, _finer(grid, fineness, values.dtype))
     shape = _segment(fine.shape)
@@ -73,15 +75,17 @@ def interpolate(values: Values, grid: GridFields, *, others: int | None) -> Inte
     boxes = [segments.box(number) for number in range(len(segments))]
     if not all(suits_interpolation(fine[box], fineness) for box in boxes):
         return None
-    axes, rate = choose_axes(fine[boxes[len(boxes) // 2]], fineness)
-    if others is not None and rate * values.size > 8 * GIVES_UP * others:
+    try:
+        axes, rate = choose_axes(fine[boxes[len(boxes) // 2]], fineness)
+        if rate > GIVES_UP * limit:
+            return None
+        pieces = [encode_interpolated(fine[box], fineness, axes) for box in boxes]
+    except ParameterError:  # it is no coder for noise
         return None
     decoded = np.empty_like(values)
-    pieces = []
-    for box in boxes:
-        pieces.append(encode_interpolated(fine[box], fineness, axes))
+    for box, piece in zip(boxes, pieces, strict=True):
         decoded[box] = decode_interpolated_values(
-            pieces[-1], fine[box].shape, grid, values.dtype, what="interpolation"
+            piece, fine[box].shape, grid, values.dtype, what="interpolation"
         )
     return Interpolated(segments, pieces, decoded)
 

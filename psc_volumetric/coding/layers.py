@@ -103,8 +103,8 @@ def encode_bounded(
     if set(guarantee.allowed) != {"interpolation"}:
         layer = _indexed(values, measured, special, grid, below, guarantee)
     if "interpolation" in guarantee.allowed and guarantee.reference != "base":
-        others = None if layer is None else layer.nbytes
-        fine = interpolate(measured, grid, others=others)
+        by_context = layer is not None and layer.fields.coder == "context"
+        fine = interpolate(measured, grid, rival=layer.nbytes if layer and by_context else None)
         if fine is not None:
             fields = LayerFields("bounded", False, "interpolation", fine.segments.tile, grid)
             other = _finished(values, special, fields, fine.decoded, fine.pieces, False)
