@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from psc_volumetric.coding.interpolation_layout import MAX_VOXELS, Lattice, latt
 from psc_volumetric.coding.residual_coder import compiled, finish, start
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["choose_axes", "encode_interpolated", "suits_interpolation"]
+__all__ = ["Order", "encode_interpolated", "encode_smallest", "rank_orders", "suits_interpolation"]
 
 Integers = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -34,10 +35,12 @@ ROWS = 100000  # voxels of a pass that a predictor is fitted to
 TAPS = (0, 2, 6, 12, 18, 24, 32, 48, 64, 96)
 VOXELS_PER_TAP = 12
 ROOM = 8  # bytes of output per voxel, more than any takes
-COEFFICIENT_COST = 8.0  # bits
+COEFFICIENT_COST = 10.0  # bits
 RIDGE = 1e-3  # squared bins per voxel, keeps coefficients small
-TIGHTER, TIGHTEST = 1.05, 2.0  # per halving of all axes; at most
-CROP = (32, 80, 80)  # voxels that orders of passes are compared on
+TIGHTER = 1.05  # coarser passes have smaller errors by this, per three passes that follow
+TIGHTEST = 2.0  # at most
+CROP = (32, 64, 64)  # voxels that orders of passes are compared on
+COMPARED = 1 << 19  # voxels of a segment that is coded in more than one
 ORDERS = ((), (1, 2), (1, 2) * 3, (0, 1, 2) * 2, (0, 1), (0, 2))
 
 
@@ -126,24 +129,50 @@ def suits_interpolation(values: NDArray[np.integer], fineness: int) -> bool:
     return fits and values.min() >= 0 and values.max() <= MAX_TOP
 
 
-def choose_axes(values: NDArray[np.integer], fineness: int) -> tuple[tuple[int, ...], float]:
-    """Order of passes that codes the middle of ``values`` best, and its bits per voxel."""
+class Order(NamedTuple):
+    """Order of passes, and how their errors shrink.
+
+    Attributes
+    ----------
+    axes : tuple of int
+        Axes whose strides are halved; `lattices` says what a shape allows.
+    tighter : float
+        An error is the bound over this to the power of a third of the passes that follow.
+    """
+
+    axes: tuple[int, ...]
+    tighter: float = TIGHTER
+
+
+def rank_orders(values: NDArray[np.integer], fineness: int) -> tuple[list[Order], float]:
+    """Orders of passes, the best for the middle of ``values`` first, and its bits per voxel."""
     z, y, x = (
         slice((n - min(n, c)) // 2, (n + min(n, c)) // 2)
         for n, c in zip(values.shape, CROP, strict=True)
     )
     part = values[z, y, x]
     shape = (part.shape[0], part.shape[1], part.shape[2])
-    sizes = {
-        axes: 8 * len(encode_interpolated(part, fineness, axes)) / part.size
-        for axes in ORDERS
-        if lattices(shape, axes) is not None
-    }
-    best = min(sizes, key=lambda axes: sizes[axes])
-    return best, sizes[best]
+    orders = [Order(axes) for axes in ORDERS if lattices(shape, axes) is not None]
+    rated = sorted((len(encode_interpolated(part, fineness, order)), order) for order in orders)
+    return [order for _, order in rated], 8 * rated[0][0] / part.size
 
 
-def encode_interpolated(values: NDArray[np.integer], fineness: int, axes: tuple[int, ...]) -> bytes:
+def encode_smallest(values: NDArray[np.integer], fineness: int, ranked: list[Order]) -> bytes:
+    """Code a segment in the best order, a small one in the better of the two best.
+
+    Arguments as for `encode_interpolated`, ``ranked`` from `rank_orders`.
+    """
+    if values.size > COMPARED:
+        return encode_interpolated(values, fineness, ranked[0])
+    coded = {order: encode_interpolated(values, fineness, order) for order in ranked[:2]}
+    best = min(coded, key=lambda order: len(coded[order]))
+    if best.axes:
+        other = encode_interpolated(values, fineness, best._replace(tighter=1.0))
+        return min(coded[best], other, key=len)
+    return coded[best]
+
+
+def encode_interpolated(values: NDArray[np.integer], fineness: int, order: Order) -> bytes:
     """Code a segment within a largest error.
 
     Parameters
@@ -152,8 +181,7 @@ def encode_interpolated(values: NDArray[np.integer], fineness: int, axes: tuple[
         0 .. 2^31 - 1, at most MAX_VOXELS.
     fineness : int
         Largest error, 0 .. MAX_BOUND.
-    axes : tuple of int
-        Axes whose strides are halved, in order; `lattices` says what a shape allows.
+    order : Order
 
     Returns
     -------
@@ -167,14 +195,14 @@ def encode_interpolated(values: NDArray[np.integer], fineness: int, axes: tuple[
     """
     shape = (values.shape[0], values.shape[1], values.shape[2])
     low = int(values.min())
-    stream = Stream(fineness, low, int(values.max()) - low, axes, ())
-    visited = lattices(shape, axes) or []
+    stream = Stream(fineness, low, int(values.max()) - low, order.axes, ())
+    visited = lattices(shape, order.axes) or []
     source = (values - low).astype(np.int32).reshape(-1)
     model = new_model(source, values.size, np.zeros(ROOM * values.size + 8192, np.uint8))
     start(model)
     passes = []
     for left, lattice in zip(stream.turns, visited, strict=True):
-        half = int(fineness / min(TIGHTER ** (left / 3), TIGHTEST))
+        half = int(fineness / min(order.tighter ** (left / 3), TIGHTEST))
         part, cut = _prepare(model, lattice, shape, half)
         passes.append(Pass(half, len(part.coefficients), cut))
         code_pass(part, lattice, stream, passes[-1], left)

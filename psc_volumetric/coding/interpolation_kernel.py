@@ -34,36 +34,43 @@ COUNTERS = 7
 INPUTS = COUNTERS + 1
 CONTEXT_SIZE = 1024  # values of each context
 LEVELS = 16  # of an expected magnitude
-NODES = 64  # sizes from 0, signs from 32, second digits from 48
+NODES = 64  # sizes, then signs, then second digits
 SIGN = 32
 DIGIT = 40
-MIXERS = 5 * LEVELS
+KINDS, TURNS = 5, 32  # of decisions; passes that follow
+MIXERS = KINDS * (LEVELS + TURNS)  # one by a level, one by the pass
+NO_PASS = TURNS - 1
 NEAREST, ROUGH = 6, 8  # neighbours near by: their errors, their differences
 CONSTANT_INPUT = 256
 NEW_COUNTER = 1 << 30  # probability one half in 22 bits, then a count of nine
 MARGIN = 8  # of 65536
 FIRST_WEIGHT = 20000  # of 65536
-SPEED = 32
+SPEED = 24
 LEARNING_SHIFT = 20
 WEIGHT_LIMIT = 1 << 20
 
 
 @compiled(inline="always")
-def _mixed_bit(m, bit, node, mixer):  # type: ignore[no-untyped-def]
-    """Code one bit with the mean opinion of the counters in ``m.slots``; teach them and weights."""
-    first = mixer * INPUTS
+def _mixed_bit(m, bit, node, kind, level, turn):  # type: ignore[no-untyped-def]
+    """Code one bit with the opinions of the counters in ``m.slots`` under two sets of weights.
+
+    ``kind`` is that of the decision, ``level`` and ``turn`` choose the sets; all learn from it.
+    """
+    first = (kind * LEVELS + level) * INPUTS
+    second = (KINDS * LEVELS + kind * TURNS + turn) * INPUTS
     total = 0
     for i in range(COUNTERS):
         m.inputs[i] = m.stretch[m.counters[m.slots[i] + node] >> 19]
     for i in range(INPUTS):
-        total += int(m.weights[first + i]) * m.inputs[i]
-    p = int(m.squash[min(max(total >> 16, -3071), 3071) + 3071])
+        total += (int(m.weights[first + i]) + int(m.weights[second + i])) * m.inputs[i]
+    p = int(m.squash[min(max(total >> 17, -3071), 3071) + 3071])
     p = min(max(p, MARGIN), 65536 - MARGIN)
     bit = plain_bit(m, bit, p)
     error = ((bit << 16) - p) * SPEED
     for i in range(INPUTS):
         step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
         m.weights[first + i] = min(max(m.weights[first + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
+        m.weights[second + i] = min(max(m.weights[second + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
     target = bit * 0x3FFFFF
     for i in range(COUNTERS):
         state = int(m.counters[m.slots[i] + node])
@@ -75,24 +82,24 @@ def _mixed_bit(m, bit, node, mixer):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _code_bin(m, number, high, level, sign_level):  # type: ignore[no-untyped-def]
+def _code_bin(m, number, high, level, sign_level, turn):  # type: ignore[no-untyped-def]
     """Code a signed number whose magnitude has at most ``high`` binary digits."""
     magnitude = abs(number)
     given = bit_length(magnitude)
     size = 0
     while size < high:
         bit = 1 if given > size else 0
-        if not _mixed_bit(m, bit, min(size, 31), min(size, 2) * LEVELS + level):
+        if not _mixed_bit(m, bit, min(size, SIGN - 1), min(size, 2), level, turn):
             break
         size += 1
     if size == 0:
         return 0
-    negative = _mixed_bit(m, 1 if number < 0 else 0, SIGN + min(size, 7), 3 * LEVELS + sign_level)
+    negative = _mixed_bit(m, 1 if number < 0 else 0, SIGN + min(size, 7), 3, sign_level, turn)
     known = 1
     for place in range(size - 2, -1, -1):
         bit = (magnitude >> place) & 1
         if place == size - 2:
-            bit = _mixed_bit(m, bit, DIGIT + min(size, 23), 4 * LEVELS + level)
+            bit = _mixed_bit(m, bit, DIGIT + min(size, 23), 4, level, turn)
         else:
             bit = plain_bit(m, bit, 32768)
         known = 2 * known + bit
@@ -104,7 +111,7 @@ def code_number(m, number, context):  # type: ignore[no-untyped-def]
     """Code a number below 2^18 in magnitude that is none of a voxel, in a context below 64."""
     for i in range(COUNTERS):
         m.slots[i] = (i * CONTEXT_SIZE + CONTEXT_SIZE - 64 + context) * NODES
-    return _code_bin(m, number, 18, LEVELS - 1, LEVELS - 1)
+    return _code_bin(m, number, 18, LEVELS - 1, LEVELS - 1, NO_PASS)
 
 
 @compiled(inline="always")
@@ -240,7 +247,8 @@ def _code_voxel(m, y, place, base, guess, top, half, turn):  # type: ignore[no-u
         number = (abs(error) + half) // width
         if error < 0:
             number = -number
-    number = _code_bin(m, number, bit_length(top // width + 1), levels // LEVELS, levels % LEVELS)
+    high = bit_length(top // width + 1)
+    number = _code_bin(m, number, high, levels // LEVELS, levels % LEVELS, turn)
     value = min(max(guess + number * width, 0), top)
     m.volume[place] = value
     m.sizes[place] = min(abs(number) * width, 0x7FFFFFFF)

@@ -60,8 +60,8 @@ def interpolate(values: Values, grid: GridFields, *, rival: int | None) -> Inter
         Bytes that the coder `context` takes, if it is the best of the others.
     """
     from psc_volumetric.coding.interpolation_fit import (
-        choose_axes,
-        encode_interpolated,
+        encode_smallest,
+        rank_orders,
         suits_interpolation,
     )
 
@@ -76,10 +76,10 @@ def interpolate(values: Values, grid: GridFields, *, rival: int | None) -> Inter
     if not all(suits_interpolation(fine[box], fineness) for box in boxes):
         return None
     try:
-        axes, rate = choose_axes(fine[boxes[len(boxes) // 2]], fineness)
+        ranked, rate = rank_orders(fine[boxes[len(boxes) // 2]], fineness)
         if rate > GIVES_UP * limit:
             return None
-        pieces = [encode_interpolated(fine[box], fineness, axes) for box in boxes]
+        pieces = [encode_smallest(fine[box], fineness, ranked) for box in boxes]
     except ParameterError:  # it is no coder for noise
         return None
     decoded = np.empty_like(values)

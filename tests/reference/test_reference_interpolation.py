@@ -9,7 +9,7 @@ from reference_decoder.fields import Refused
 from reference_decoder.interpolation import decode_interpolated as read
 
 from psc_volumetric.coding.interpolation import decode_interpolated
-from psc_volumetric.coding.interpolation_fit import encode_interpolated
+from psc_volumetric.coding.interpolation_fit import Order, encode_interpolated
 from psc_volumetric.errors import FormatError
 
 Integers = NDArray[np.int64]
@@ -41,7 +41,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_both_decoders_agree(name: str) -> None:
     values, bound, axes = CASES[name]
-    data = encode_interpolated(values, bound, axes)
+    data = encode_interpolated(values, bound, Order(axes))
     first, fineness = decode_interpolated(data, values.shape, what="test")
     second, other = read(data, values.shape)
     np.testing.assert_array_equal(first, second)
@@ -63,7 +63,8 @@ def theirs(data: bytes) -> Integers | None:
 
 
 def test_both_decoders_refuse_the_same_damage() -> None:
-    good = encode_interpolated(*CASES["noisy"])
+    values, bound, axes = CASES["noisy"]
+    good = encode_interpolated(values, bound, Order(axes))
     refused, places = 0, [*range(30), *range(30, len(good), len(good) // 8)]
     for place in places:
         data = bytearray(good)

@@ -14,35 +14,37 @@ from reference_decoder.residual import TABLES, BitDecoder, bits, clamp
 class Numbers(BitDecoder):
     """Section 16.6."""
 
-    def mixed(self, contexts, node: int, mixer: int) -> int:
+    def mixed(self, contexts, node: int, kind: int, level: int, turn: int) -> int:
         keys = [(i, context, node) for i, context in enumerate(contexts)]
         states = [self.counters.get(key, (1 << 21, 0)) for key in keys]
         inputs = [*(TABLES.stretch[q >> 10] for q, _ in states), 256]
-        weights = self.weights.setdefault(mixer, [20000] * 7 + [0])
-        total = sum(w * x for w, x in zip(weights, inputs, strict=True)) >> 16
+        mixers = [16 * kind + level, 80 + 32 * kind + turn]
+        sets = [self.weights.setdefault(mixer, [20000] * 7 + [0]) for mixer in mixers]
+        total = sum((v + w) * x for v, w, x in zip(*sets, inputs, strict=True)) >> 17
         p = clamp(TABLES.squash[clamp(total, -3071, 3071)], 8, 65528)
         bit = self.bit(p)
-        error = ((bit << 16) - p) * 32
-        self.weights[mixer] = [
-            clamp(w + ((x * error + (1 << 19)) >> 20), -(1 << 20), 1 << 20)
-            for w, x in zip(weights, inputs, strict=True)
-        ]
+        error = ((bit << 16) - p) * 24
+        for mixer, weights in zip(mixers, sets, strict=True):
+            self.weights[mixer] = [
+                clamp(w + ((x * error + (1 << 19)) >> 20), -(1 << 20), 1 << 20)
+                for w, x in zip(weights, inputs, strict=True)
+            ]
         for key, (q, n) in zip(keys, states, strict=True):
             rate = (1 << 17) // (2 * n + 3)
             self.counters[key] = (q + (((4194303 * bit - q) * rate) >> 16), min(n + 1, 400))
         return bit
 
-    def number(self, contexts, high: int, first: int, second: int) -> int:
+    def number(self, contexts, high: int, first: int, second: int, turn: int) -> int:
         size = 0
-        while size < high and self.mixed(contexts, min(size, 31), 16 * min(size, 2) + first):
+        while size < high and self.mixed(contexts, min(size, 31), min(size, 2), first, turn):
             size += 1
         if size == 0:
             return 0
-        negative = self.mixed(contexts, 32 + min(size, 7), 48 + second)
+        negative = self.mixed(contexts, 32 + min(size, 7), 3, second, turn)
         magnitude = 1
         for digit in range(2, size + 1):
             if digit == 2:
-                bit = self.mixed(contexts, 40 + min(size, 23), 64 + first)
+                bit = self.mixed(contexts, 40 + min(size, 23), 4, first, turn)
             else:
                 bit = self.bit(32768)
             magnitude = 2 * magnitude + bit
@@ -84,7 +86,9 @@ class Volume:
     def decode(self, axis, strides, half: int, taps: int, cut: int, left: int) -> None:
         extent = [-(-n // s) for n, s in zip(self.shape, strides, strict=True)]
         offsets = _offsets(axis, strides)[: max(taps, 18)]
-        coefficients = [self.coder.number([960 + (k >> 1)] * 7, 18, 15, 15) for k in range(taps)]
+        coefficients = [
+            self.coder.number([960 + (k >> 1)] * 7, 18, 15, 15, 31) for k in range(taps)
+        ]
         for at in np.ndindex(*extent):
             if axis is not None and at[axis] % 2 == 0:
                 continue
@@ -126,7 +130,7 @@ class Volume:
             16 * a + b, 32 * b + t, 16 * c + b, 16 * a + d, 32 * b + row, 2 * t + u,
             2 * (16 * c + d) + u,
         )  # fmt: skip
-        number = self.coder.number(contexts, bits(self.top // w + 1), b, d)
+        number = self.coder.number(contexts, bits(self.top // w + 1), b, d, t)
         v = clamp(guess + number * w, 0, self.top)
         self.values[place] = v
         self.sizes[place] = min(abs(number) * w, (1 << 31) - 1)
