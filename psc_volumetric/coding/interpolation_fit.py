@@ -32,6 +32,7 @@ Doubles = NDArray[np.float64]
 Triple = tuple[int, int, int]
 
 ROWS = 100000  # voxels of a pass that a predictor is fitted to
+FEW_ROWS = 16384  # while orders are compared
 TAPS = (0, 2, 6, 12, 18, 24, 32, 48, 64, 96)
 VOXELS_PER_TAP = 12
 ROOM = 8  # bytes of output per voxel, more than any takes
@@ -101,7 +102,9 @@ def _fit(rows: Doubles, targets: Doubles, count: int, width: int) -> tuple[Integ
     return coefficients.astype(np.int64), cut
 
 
-def _prepare(model: Model, lattice: Lattice, shape: Triple, half: int) -> tuple[Model, int]:
+def _prepare(
+    model: Model, lattice: Lattice, shape: Triple, half: int, most: int
+) -> tuple[Model, int]:
     """The pass with its coefficients, and their fraction bits."""
     width = 2 * half + 1
     z, y, x = (
@@ -112,7 +115,7 @@ def _prepare(model: Model, lattice: Lattice, shape: Triple, half: int) -> tuple[
     # voxels of the pass are not decoded yet: their sources with an error like it
     model.volume.reshape(shape)[z, y, x] = np.clip(source // width * width + half, 0, MAX_TOP)
     taps = max((t for t in TAPS if t * VOXELS_PER_TAP <= lattice.voxels), default=0)
-    skip = -(-lattice.voxels // ROWS)
+    skip = -(-lattice.voxels // most)
     rows = np.zeros((max(lattice.voxels // skip, 1), taps))
     targets = np.zeros(len(rows))
     whole = model.on(lattice, shape, taps)
@@ -153,7 +156,9 @@ def rank_orders(values: NDArray[np.integer], fineness: int) -> tuple[list[Order]
     part = values[z, y, x]
     shape = (part.shape[0], part.shape[1], part.shape[2])
     orders = [Order(axes) for axes in ORDERS if lattices(shape, axes) is not None]
-    rated = sorted((len(encode_interpolated(part, fineness, order)), order) for order in orders)
+    rated = sorted(
+        (len(encode_interpolated(part, fineness, order, rows=FEW_ROWS)), order) for order in orders
+    )
     return [order for _, order in rated], 8 * rated[0][0] / part.size
 
 
@@ -172,7 +177,9 @@ def encode_smallest(values: NDArray[np.integer], fineness: int, ranked: list[Ord
     return coded[best]
 
 
-def encode_interpolated(values: NDArray[np.integer], fineness: int, order: Order) -> bytes:
+def encode_interpolated(
+    values: NDArray[np.integer], fineness: int, order: Order, *, rows: int = ROWS
+) -> bytes:
     """Code a segment within a largest error.
 
     Parameters
@@ -182,6 +189,8 @@ def encode_interpolated(values: NDArray[np.integer], fineness: int, order: Order
     fineness : int
         Largest error, 0 .. MAX_BOUND.
     order : Order
+    rows : int
+        Voxels that a predictor is fitted to.
 
     Returns
     -------
@@ -203,7 +212,7 @@ def encode_interpolated(values: NDArray[np.integer], fineness: int, order: Order
     passes = []
     for left, lattice in zip(stream.turns, visited, strict=True):
         half = int(fineness / min(order.tighter ** (left / 3), TIGHTEST))
-        part, cut = _prepare(model, lattice, shape, half)
+        part, cut = _prepare(model, lattice, shape, half, rows)
         passes.append(Pass(half, len(part.coefficients), cut))
         code_pass(part, lattice, stream, passes[-1], left)
     size = finish(model, int(model.check[0]))
