@@ -12,7 +12,9 @@ __all__ = ["DEFAULT_CODERS", "LOSSY", "Guarantee"]
 
 MODES = ("lossy", "bounded", "lossless")
 REFERENCES = ("auto", "none", "base")
-DEFAULT_CODERS = ("context", "jpegxl", "jpegls", "htj2k", "jpeg2000", "pcodec", "zstd")
+DEFAULT_CODERS = (
+    "context", "interpolation", "jpegxl", "jpegls", "htj2k", "jpeg2000", "pcodec", "zstd",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ CODERS = {  # section 8.1: what codes the integers of a layer
     4: "htj2k",
     5: "jpeg2000",
     6: "pcodec",
+    9: "interpolation",
 }  # 7 (SZ3) and 8 (SPERR) are reserved
 CODER_CODES = {name: code for code, name in CODERS.items()}
 

@@ -176,6 +176,8 @@ def check_layers(layers: tuple[LayerFields, ...], *, base_levels: int) -> None:
             problems.append(f"{layer.kind} refers to a level below, and there is none")
         if layer.kind == "bounded" and not layer.is_whole:
             problems.append("a bounded layer has an empty segment")
+        if layer.kind == "lossless" and layer.coder == "interpolation":
+            problems.append("a lossless layer cannot be interpolated")
         if layer.on_base and layer.coder not in ("zstd", "context"):
             problems.append(f"differences coded with {layer.coder}")
     if not layers and base_levels == 0:

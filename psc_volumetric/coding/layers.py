@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.bitstream.layers import LayerFields, default_segment
+from psc_volumetric.bitstream.layers import GridFields, LayerFields, default_segment
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coding.candidates import EXACT_CODERS
 from psc_volumetric.coding.grid import INDEX, choose_grid, nearest_indices, restore, within
+from psc_volumetric.coding.interpolation_layer import decode_interpolated_values, interpolate
 from psc_volumetric.coding.plain import SpecialMap, compress_lossless, decompress_lossless
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.guarantee import Guarantee
@@ -88,7 +89,7 @@ def encode_bounded(
     """Code values within a maximum absolute error; None when only an exact layer can keep it.
 
     Every voxel is restored as a reader will restore it; those farther away than the bound
-    are kept exactly.
+    are kept exactly. Indices of grid points compete with interpolation.
     """
     measured = values
     if special is not None:
@@ -98,25 +99,62 @@ def encode_bounded(
     grid = choose_grid(measured, guarantee.bound)
     if grid is None:
         return None
+    layer = None
+    if set(guarantee.allowed) != {"interpolation"}:
+        layer = _indexed(values, measured, special, grid, below, guarantee)
+    if "interpolation" in guarantee.allowed and guarantee.reference != "base":
+        by_context = layer is not None and layer.fields.coder == "context"
+        fine = interpolate(measured, grid, rival=layer.nbytes if layer and by_context else None)
+        if fine is not None:
+            fields = LayerFields("bounded", False, "interpolation", fine.segments.tile, grid)
+            other = _finished(values, special, fields, fine.decoded, fine.pieces, False)
+            if layer is None or other.nbytes < layer.nbytes:
+                return other
+    return layer
+
+
+def _indexed(
+    values: Values,
+    measured: Values,
+    special: SpecialMap | None,
+    grid: GridFields,
+    below: Below | None,
+    guarantee: Guarantee,
+) -> EncodedLayer:
+    """Code the indices of the nearest grid points."""
     indices = nearest_indices(measured, grid)
-    decoded = restore(indices, grid, values.dtype)
-    if special is not None:
-        special.apply(decoded, (slice(None),) * 3)
-    far = ~within(decoded, values, grid)
-    if special is not None:
-        far &= special.index == 0
-    decoded[far] = values[far]
     shape = _shape(values)
     segments = TileGrid(shape, default_segment(shape))
     under = None if below is None else nearest_indices(below.values, grid)
     choice = _Choice(indices, under, segments, list(range(len(segments))))
     coded = choice.best(guarantee, _penalty(below))
-    data = [
-        pack_outliers(values[box], far[box]) + piece
-        for box, piece in zip(map(segments.box, range(len(segments))), coded.pieces, strict=True)
-    ]
     fields = LayerFields("bounded", coded.on_base, coded.coder, segments.tile, grid)
     network = coded.on_base and below is not None and below.needs_network
+    decoded = restore(indices, grid, values.dtype)
+    return _finished(values, special, fields, decoded, coded.pieces, network)
+
+
+def _finished(
+    values: Values,
+    special: SpecialMap | None,
+    fields: LayerFields,
+    decoded: Values,
+    pieces: list[bytes],
+    network: bool,
+) -> EncodedLayer:
+    """The layer with the voxels that it must keep exactly, for ``decoded`` as it would be."""
+    assert fields.grid is not None  # it is a bounded one
+    if special is not None:
+        special.apply(decoded, (slice(None),) * 3)
+    far = ~within(decoded, values, fields.grid)
+    if special is not None:
+        far &= special.index == 0
+    decoded[far] = values[far]
+    segments = TileGrid(_shape(values), fields.segment)
+    data = [
+        pack_outliers(values[box], far[box]) + piece
+        for box, piece in zip(map(segments.box, range(len(segments))), pieces, strict=True)
+    ]
     return EncodedLayer(fields, data, decoded, network, int(far.sum()))
 
 
@@ -177,13 +215,17 @@ def decode_segment(
     what : str
         For messages.
     """
-    coder = EXACT_CODERS[fields.coder]
     if fields.grid is None:
+        coder = EXACT_CODERS[fields.coder]
         return coder.decode(data, shape, dtype, reference, what=what), np.ones(shape, bool)
     places, exact, rest = unpack_outliers(data, shape, dtype, what=what)
-    under = None if reference is None else nearest_indices(reference, fields.grid)
-    indices = coder.decode(rest, shape, INDEX, under, what=what).astype(INDEX)
-    values = restore(indices, fields.grid, dtype)
+    if fields.coder == "interpolation":
+        values = decode_interpolated_values(rest, shape, fields.grid, dtype, what=what)
+    else:
+        under = None if reference is None else nearest_indices(reference, fields.grid)
+        coder = EXACT_CODERS[fields.coder]
+        indices = coder.decode(rest, shape, INDEX, under, what=what).astype(INDEX)
+        values = restore(indices, fields.grid, dtype)
     values.reshape(-1)[places] = exact
     kept = np.zeros(shape, bool)
     kept.reshape(-1)[places] = True

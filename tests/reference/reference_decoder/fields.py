@@ -89,7 +89,7 @@ class Header:
     @property
     def foreign(self) -> bool:
         """Whether a layer needs a coder of another library."""
-        return any(layer.coder >= 2 for layer in self.layers)
+        return any(2 <= layer.coder <= 6 for layer in self.layers)
 
     @property
     def counts(self) -> tuple:

@@ -1,4 +1,4 @@
-"""Sections 3.4 and 8 of SPEC-v1.md: the header of layers, and the coders 0 and 1."""
+"""Sections 3.4 and 8 of SPEC-v1.md: the header of layers, and the coders 0, 1 and 9."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
 
 def _read_layer(data: Fields, h: Header) -> Layer:
     kind, reference, coder = (data.number("B") for _ in range(3))
-    require(kind in (1, 2) and reference in (0, 1) and coder <= 6, "layer")
+    require(kind in (1, 2) and reference in (0, 1), "layer")
+    require(coder <= 6 or (coder == 9 and kind == 1), "coder")
     bound = step = offset = 0.0
     if kind == 1:
         bound, step = data.number("d"), data.number("d")
@@ -195,9 +196,12 @@ def _bounded(data: bytes, layer: Layer, shape: tuple, dtype: np.dtype, reference
         exact = planes(fields.bytes(fields.varint(len(data))), (n,), dtype)
         places = np.cumsum(gaps.astype(np.int64))
         require(all(gaps[1:]) and places[-1] < voxels, "exact voxels")
-    under = None if reference is None else _index(reference, layer)
-    q = _payload(layer.coder, data[fields.at :], shape, np.dtype("<i4"), under)
-    values = _on_grid(q, layer, dtype)
+    if layer.coder == 9:
+        values = _interpolated(data[fields.at :], layer, shape, dtype)
+    else:
+        under = None if reference is None else _index(reference, layer)
+        q = _payload(layer.coder, data[fields.at :], shape, np.dtype("<i4"), under)
+        values = _on_grid(q, layer.step, layer.offset, dtype)
     values.reshape(-1)[places] = exact
     root = np.array([0x3FDDB3D7], "<u4").view("<f4")[0]
     spread = np.full(shape, np.float32(layer.bound) / root, np.float32)
@@ -205,10 +209,20 @@ def _bounded(data: bytes, layer: Layer, shape: tuple, dtype: np.dtype, reference
     return values, spread
 
 
-def _on_grid(q: np.ndarray, layer: Layer, dtype: np.dtype) -> np.ndarray:
+def _interpolated(data: bytes, layer: Layer, shape: tuple, dtype: np.dtype) -> np.ndarray:
+    """Section 8.8."""
+    from reference_decoder.interpolation import decode_interpolated
+
+    w, f = decode_interpolated(data, shape)
+    require(dtype.kind == "f" or f == layer.bound, "fineness")
+    step = layer.step / (2 * f + 1) if dtype.kind == "f" else 1
+    return _on_grid(w, step, layer.offset, dtype)
+
+
+def _on_grid(q: np.ndarray, step: float, offset: float, dtype: np.dtype) -> np.ndarray:
     if dtype.kind == "f":
-        return (layer.offset + q.astype(np.float64) * layer.step).astype(dtype)
-    info, step, offset = np.iinfo(dtype), int(layer.step), int(layer.offset)
+        return (offset + q.astype(np.float64) * step).astype(dtype)
+    info, step, offset = np.iinfo(dtype), int(step), int(offset)
     whole = [min(max(offset + v * step, info.min), info.max) for v in q.reshape(-1).tolist()]
     return np.array(whole, dtype).reshape(q.shape)
 
