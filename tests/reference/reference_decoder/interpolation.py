@@ -34,7 +34,7 @@ class Numbers(BitDecoder):
             self.counters[key] = (q + (((4194303 * bit - q) * rate) >> 16), min(n + 1, 400))
         return bit
 
-    def number(self, contexts, high: int, first: int, second: int, turn: int) -> int:
+    def signed(self, contexts, high: int, first: int, second: int, turn: int) -> int:
         size = 0
         while size < high and self.mixed(contexts, min(size, 31), min(size, 2), first, turn):
             size += 1
@@ -71,7 +71,7 @@ def decode_interpolated(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
         if axis is not None:
             strides[axis] //= 2
         volume.decode(axis, strides, half, taps, cut, left)
-    check = sum(coder.bit(32768) << i for i in range(16))
+    check = coder.number(8) + (coder.number(8) << 8)
     require(check == volume.check and coder.at == len(coder.data), "check bits")
     return volume.values + low, fineness
 
@@ -87,7 +87,7 @@ class Volume:
         extent = [-(-n // s) for n, s in zip(self.shape, strides, strict=True)]
         offsets = _offsets(axis, strides)[: max(taps, 18)]
         coefficients = [
-            self.coder.number([960 + (k >> 1)] * 7, 18, 15, 15, 31) for k in range(taps)
+            self.coder.signed([960 + (k >> 1)] * 7, 18, 15, 15, 31) for k in range(taps)
         ]
         for at in np.ndindex(*extent):
             if axis is not None and at[axis] % 2 == 0:
@@ -130,7 +130,7 @@ class Volume:
             16 * a + b, 32 * b + t, 16 * c + b, 16 * a + d, 32 * b + row, 2 * t + u,
             2 * (16 * c + d) + u,
         )  # fmt: skip
-        number = self.coder.number(contexts, bits(self.top // w + 1), b, d, t)
+        number = self.coder.signed(contexts, bits(self.top // w + 1), b, d, t)
         v = clamp(guess + number * w, 0, self.top)
         self.values[place] = v
         self.sizes[place] = min(abs(number) * w, (1 << 31) - 1)
