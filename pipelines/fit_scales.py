@@ -5,7 +5,7 @@
 Tiles of the training sides of the recipes are encoded with their priors; the weights are those
 that make the symbols cheapest, printed as `psc_volumetric/sensing/scale_weights.py` wants them.
 Then tiles of the held-out sides are encoded, and a table says what each kind of feature saves.
-Symbols do not depend on the weights, so it does not matter which are installed.
+The installed weights matter little: they only decide how the encoder rounds.
 """
 
 from __future__ import annotations
