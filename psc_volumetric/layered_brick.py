@@ -173,24 +173,27 @@ def _decode_layer(
 ) -> DecodedBrick:
     """Read the segments of one layer that a region touches, and put them together."""
     layer, what = index.layers[number], f"brick {index.position}"
-    segments = TileGrid(index.valid, layer.segment)
-    wanted = segments.covering(selection)
+    cover, segments = layer.covered(index.valid)
+    common = _common(selection, cover)
+    inner = _relative(common, cover)
+    wanted = segments.covering(inner)
     pieces = _read_segments(read, index, number, wanted, what)
     shape = tuple(s.stop - s.start for s in selection)
     values = np.empty(shape, index.dtype)
     sigma = np.zeros(shape, np.float32) if spread else None
-    if len(pieces) < len(wanted):  # segments that keep the level below
+    if len(pieces) < len(wanted) or common != selection:  # some voxels keep the level below
         under = below(selection, spread)
         values[...] = under.values
         if sigma is not None and under.spread is not None:
             sigma[...] = under.spread
     near = _around(segments, wanted) if layer.on_base and wanted else None
-    under_all = None if near is None else below(near, False).values
+    under_all = None if near is None else below(_moved(near, cover), False).values
     special = _special(read, index, what) if layer.grid is not None else None
-    for segment, inside, target in segments.overlaps(selection, wanted):
+    place = _relative(common, selection)
+    for segment, inside, part in segments.overlaps(inner, wanted):
         if segment not in pieces:
             continue
-        box = segments.box(segment)
+        box, target = segments.box(segment), _moved(part, place)
         reference = None
         if near is not None and under_all is not None:
             reference = np.ascontiguousarray(under_all[_relative(box, near)])
@@ -242,6 +245,21 @@ def _around(grid: TileGrid, numbers: Sequence[int]) -> Box:
     """Smallest box that holds these tiles."""
     first, last = grid.box(numbers[0]), grid.box(numbers[-1])
     z, y, x = (slice(a.start, b.stop) for a, b in zip(first, last, strict=True))
+    return z, y, x
+
+
+def _common(a: Box, b: Box) -> Box:
+    """What two boxes share; an empty one at the corner of ``b`` if nothing."""
+    both = [slice(max(s.start, t.start), min(s.stop, t.stop)) for s, t in zip(a, b, strict=True)]
+    if any(s.start >= s.stop for s in both):
+        both = [slice(t.start, t.start) for t in b]
+    z, y, x = both
+    return z, y, x
+
+
+def _moved(box: Box, frame: Box) -> Box:
+    """The box with its corner counted from that of the frame around it."""
+    z, y, x = (slice(b.start + f.start, b.stop + f.start) for b, f in zip(box, frame, strict=True))
     return z, y, x
 
 

@@ -6,7 +6,7 @@ region at an exact level reads the segments it touches and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.errors import FormatError, LimitExceededError, UnsupportedVersionError
-from psc_volumetric.tiling import TileGrid
+from psc_volumetric.tiling import Box, TileGrid
 
 __all__ = ["GridFields", "LayerFields", "default_segment"]
 
@@ -89,12 +89,15 @@ class LayerFields:
     coder : str
         One of :data:`~psc_volumetric.bitstream.constants.CODERS`.
     segment : (z, y, x)
-        Shape of a segment; edge segments are cut to the valid part.
+        Shape of a segment; edge segments are cut to the part that the layer covers.
     grid : GridFields or None
         Only of a bounded layer.
     sizes, crcs : tuple of int
         Bytes and CRC-32C of each segment, C order. An empty segment of a lossless layer keeps
         the level below.
+    cover : Box or None
+        Box of voxels that segments of a lossless layer tile, others keep the level below; None
+        for the whole valid part.
     """
 
     kind: str
@@ -104,6 +107,7 @@ class LayerFields:
     grid: GridFields | None = None
     sizes: tuple[int, ...] = ()
     crcs: tuple[int, ...] = ()
+    cover: Box | None = None
 
     @property
     def name(self) -> str:
@@ -117,14 +121,25 @@ class LayerFields:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every segment is coded, so that the level below is not needed for voxels."""
-        return all(self.sizes)
+        """Whether every voxel is coded, so that the level below is not needed for voxels."""
+        return self.cover is None and all(self.sizes)
+
+    def covered(self, valid: Triple) -> tuple[Box, TileGrid]:
+        """Box of voxels that the layer covers, and its segments, counted from that box."""
+        box = self.cover or (slice(0, valid[0]), slice(0, valid[1]), slice(0, valid[2]))
+        z, y, x = (s.stop - s.start for s in box)
+        return box, TileGrid((z, y, x), self.segment)
 
     def write(self, out: FieldWriter, dtype: np.dtype[np.generic]) -> None:
         """Append the fields in SPEC order."""
         out.pack("BBB", c.LAYER_CODES[self.kind], self.on_base, c.CODER_CODES[self.coder])
         if self.grid is not None:
             self.grid.write(out, dtype)
+        if self.kind == "lossless":
+            out.pack("B", self.cover is not None)
+            for s in self.cover or ():
+                out.varint(s.start)
+                out.varint(s.stop - s.start)
         for extent in self.segment:
             out.varint(extent)
         for size, crc in zip(self.sizes, self.crcs, strict=True):
@@ -145,23 +160,39 @@ class LayerFields:
                 hint="the stream was written by a newer version or is damaged",
             )
         grid = GridFields.read(data, dtype) if c.LAYERS[kind] == "bounded" else None
+        cover = _read_cover(data, valid) if c.LAYERS[kind] == "lossless" else None
         z, y, x = (data.varint(limit=c.MAX_BRICK_VOXELS, name="segment extent") for _ in range(3))
         segment = (z, y, x)
         if any(not 1 <= s <= n for s, n in zip(segment, shape, strict=True)):
             raise FormatError(
                 f"brick header: segments {segment} of a brick {shape}", kind="bad-segment"
             )
-        count = len(TileGrid(valid, segment))
+        layer = cls(c.LAYERS[kind], bool(reference), c.CODERS[coder], segment, grid, cover=cover)
+        count = len(layer.covered(valid)[1])
         if count > c.MAX_SEGMENTS:
             raise LimitExceededError(f"brick header: {count} segments in a layer", kind="limit")
         sizes, crcs = [], []
         for _ in range(count):
             sizes.append(data.varint(limit=16 * c.MAX_BRICK_VOXELS, name="segment length"))
             crcs.append(data.unpack("I")[0] if sizes[-1] else 0)
-        return cls(
-            c.LAYERS[kind], bool(reference), c.CODERS[coder], segment, grid,
-            tuple(sizes), tuple(crcs),
-        )  # fmt: skip
+        return replace(layer, sizes=tuple(sizes), crcs=tuple(crcs))
+
+
+def _read_cover(data: FieldReader, valid: Triple) -> Box | None:
+    """Box that a lossless layer covers; None for all."""
+    (partial,) = data.unpack("B")
+    if partial > 1:
+        raise FormatError(f"brick header: cover {partial} of a layer", kind="bad-layer")
+    if not partial:
+        return None
+    box = []
+    for extent in valid:
+        start = data.varint(limit=extent - 1, name="start of a covered box")
+        size = data.varint(limit=extent - start, name="extent of a covered box")
+        if not size:
+            raise FormatError("brick header: a layer covers nothing", kind="bad-layer")
+        box.append(slice(start, start + size))
+    return box[0], box[1], box[2]
 
 
 def check_layers(layers: tuple[LayerFields, ...], *, base_levels: int) -> None:

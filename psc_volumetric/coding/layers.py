@@ -30,7 +30,7 @@ Triple = tuple[int, int, int]
 
 SAMPLED = 2  # segments on which coders are compared
 NETWORK_PENALTY = 1.05  # a reference that runs a network must save more than 5 % of the bytes
-EXACT_SEGMENT = (8, 32, 32)  # of a lossless layer that covers a part only
+SPARSE_SEGMENT = (8, 32, 32)  # of a lossless layer for voxels that do not fill a box
 REFERRING = ("zstd", "context")  # coders that can use the level below
 
 
@@ -165,30 +165,40 @@ def encode_lossless(
     guarantee: Guarantee,
     mask: NDArray[np.bool_] | None = None,
 ) -> EncodedLayer:
-    """Code the stored bits; with a mask, of the segments that it touches.
+    """Code the stored bits; with a mask, of the segments that it touches inside its bounding box.
 
     Raises
     ------
     ParameterError
         None of the coders allowed can code the values.
     """
-    shape = _shape(values)
     if mask is None or below is None:
-        segments = TileGrid(shape, default_segment(shape))
-        wanted = list(range(len(segments)))
-    else:
-        segments = TileGrid(shape, default_segment(shape, EXACT_SEGMENT))
-        wanted = [n for n in range(len(segments)) if mask[segments.box(n)].any()]
-    under = None if below is None else below.values
-    coded = _Choice(values, under, segments, wanted).best(guarantee, _penalty(below))
+        mask = np.ones(values.shape, bool)
+    box = _bounding_box(mask)
+    inside, part = mask[box], values[box]
+    segment = default_segment(_shape(part), None if inside.all() else SPARSE_SEGMENT)
+    segments = TileGrid(_shape(part), segment)
+    wanted = [n for n in range(len(segments)) if inside[segments.box(n)].any()]
+    under = None if below is None else below.values[box]
+    coded = _Choice(part, under, segments, wanted).best(guarantee, _penalty(below))
     data = [b""] * len(segments)
     decoded = values.copy() if below is None else below.values.copy()
     for n, piece in zip(wanted, coded.pieces, strict=True):
         data[n] = piece
-        decoded[segments.box(n)] = values[segments.box(n)]
-    fields = LayerFields("lossless", coded.on_base, coded.coder, segments.tile)
-    needs = coded.on_base or len(wanted) < len(segments)
+        decoded[box][segments.box(n)] = part[segments.box(n)]
+    cover = None if part.shape == values.shape else box
+    fields = LayerFields("lossless", coded.on_base, coded.coder, segments.tile, cover=cover)
+    needs = coded.on_base or cover is not None or len(wanted) < len(segments)
     return EncodedLayer(fields, data, decoded, needs and below is not None and below.needs_network)
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> Box:
+    """Smallest box around the voxels of a mask that has some."""
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(int(found[0]), int(found[-1]) + 1))
+    return box[0], box[1], box[2]
 
 
 def decode_segment(
