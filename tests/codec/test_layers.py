@@ -12,7 +12,7 @@ from psc_volumetric.bitstream.brick import BrickIndex, read_index
 from psc_volumetric.bitstream.constants import MAX_HEADER_SIZE, MAX_SEGMENTS
 from psc_volumetric.bitstream.layers import MANY_SEGMENTS, default_segment
 from psc_volumetric.codec import CodecParameters, Guarantee, decode_brick, encode_brick
-from psc_volumetric.coding.layers import EXACT_SEGMENT
+from psc_volumetric.coding.layers import SPARSE_SEGMENT
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import ChecksumError, FormatError
 from psc_volumetric.tiling import TileGrid
@@ -39,6 +39,10 @@ def brick(values: np.ndarray, guarantee: Guarantee, **options):
         values, position=(0, 0, 0), shape=(40, 192, 192), mapping=None, prior=None,
         parameters=CodecParameters(), guarantee=guarantee, **options,
     )  # fmt: skip
+
+
+def decode(data: bytes, **options):
+    return decode_brick(lambda start, length: data[start : start + length], len(data), **options)
 
 
 class Recorder:
@@ -125,17 +129,52 @@ def test_the_smallest_coder_wins_and_is_named(values: np.ndarray) -> None:
     assert best.method.split(":")[1] == min(sizes, key=sizes.__getitem__)
 
 
-def test_a_region_kept_exactly_uses_small_segments(values: np.ndarray) -> None:
+def test_a_box_kept_exactly_costs_the_bytes_of_its_voxels(values: np.ndarray) -> None:
     mask = np.zeros(SHAPE, bool)
-    mask[12, 70, 70] = True
+    mask[12:14, 70:79, 70:75] = True
     guarantee = Guarantee("bounded", 4.0, coders=("zstd",))
     encoded = brick(values, guarantee, exact_mask=mask)
     index = index_of(encoded.data)
     assert index.coding == "none+bounded:zstd+lossless:zstd" and not index.is_exact
     layer = index.layers[1]
-    assert layer.segment == EXACT_SEGMENT
-    assert sum(1 for size in layer.sizes if size) == 1
-    assert layer.nbytes < 8 * 32 * 32 * 2 and len(layer.sizes) == 5 * 5 * 5
+    assert layer.cover == (slice(12, 14), slice(70, 79), slice(70, 75))
+    assert len(layer.sizes) == 1 and layer.nbytes < 2 * 90 + 40
+
+
+def test_scattered_voxels_kept_exactly_use_small_segments(values: np.ndarray) -> None:
+    mask = np.zeros(SHAPE, bool)
+    mask[0, 0, 0] = mask[39, 139, 139] = True
+    encoded = brick(values, Guarantee("bounded", 4.0, coders=("zstd",)), exact_mask=mask)
+    layer = index_of(encoded.data).layers[1]
+    assert layer.segment == SPARSE_SEGMENT and sum(1 for size in layer.sizes if size) == 2
+
+
+@pytest.mark.parametrize("coder", ["zstd", "context"])
+def test_any_selection_of_a_partly_exact_brick(values: np.ndarray, coder: str) -> None:
+    rng = np.random.default_rng(5)
+    guarantee = Guarantee("bounded", 9.0, coders=(coder,))
+    below = brick(values, guarantee).last
+    assert below is not None
+
+    def some_box() -> tuple[slice, ...]:
+        starts = [int(rng.integers(0, n)) for n in SHAPE]
+        return tuple(
+            slice(a, int(rng.integers(a, n)) + 1) for a, n in zip(starts, SHAPE, strict=True)
+        )
+
+    for scattered in (False, True):
+        mask = np.zeros(SHAPE, bool)
+        mask[some_box()] = True
+        if scattered:
+            mask &= rng.random(SHAPE) < 1e-4
+            mask[3, 4, 5] = True
+        encoded = brick(values, guarantee, exact_mask=mask)
+        whole = decode(encoded.data).values
+        assert np.array_equal(whole[mask], values[mask])
+        if not scattered:
+            assert np.array_equal(whole[~mask], below[~mask])
+        for box in [some_box() for _ in range(12)]:
+            assert np.array_equal(decode(encoded.data, selection=box).values, whole[box])
 
 
 @pytest.mark.parametrize(
@@ -143,7 +182,7 @@ def test_a_region_kept_exactly_uses_small_segments(values: np.ndarray) -> None:
     [(1, 1, 1), (1, 1, 1 << 26), (1 << 26, 1, 1), (64, 1024, 1024), (1, 8192, 8192), (9, 7, 5)],
 )
 def test_segments_stay_few_and_headers_small(valid: tuple[int, int, int]) -> None:
-    for segment in (default_segment(valid), default_segment(valid, EXACT_SEGMENT)):
+    for segment in (default_segment(valid), default_segment(valid, SPARSE_SEGMENT)):
         assert all(1 <= s <= v for s, v in zip(segment, valid, strict=True))
         assert len(TileGrid(valid, segment)) <= MANY_SEGMENTS < MAX_SEGMENTS
     assert 2 * MAX_SEGMENTS * (5 + 4) < MAX_HEADER_SIZE

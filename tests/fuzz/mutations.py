@@ -222,7 +222,11 @@ def _layer(parts: Parts, rng: random.Random) -> Parts:
     """Other fields of a layer, other bytes in a segment, layers lost or doubled."""
     number = rng.randrange(len(parts.layers))
     fields, segments = parts.layers[number]
-    kind = rng.randrange(8)
+    kind = rng.randrange(9)
+    if kind == 8:
+        spans = [(rng.choice(EXTENTS), rng.choice(EXTENTS)) for _ in range(3)]
+        cover = tuple(slice(start, start + size) for start, size in spans)
+        return parts.with_layer(number, cover=cover)
     if kind == 0:
         layers = list(parts.layers)
         rng.choice((layers.pop, lambda: layers.append(layers[0]), layers.reverse))()

@@ -24,7 +24,9 @@ class Layer:
     step: float
     offset: float
     segment: tuple
+    box: tuple
     places: list
+    partial: bool
 
 
 def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
@@ -36,7 +38,7 @@ def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
     for number, layer in enumerate(layers):
         below = base_levels + number > 0
         require(not layer.reference or (below and layer.coder < 2), "reference of a layer")
-        empty = any(size == 0 for _, size, _ in layer.places)
+        empty = any(size == 0 for _, size, _ in layer.places) or layer.partial
         require(not empty or (below and not layer.bounded), "empty segment")
     return layers
 
@@ -50,15 +52,22 @@ def _read_layer(data: Fields, h: Header) -> Layer:
         bound, step = data.number("d"), data.number("d")
         offset = data.number({"i": "q", "u": "Q"}.get(h.dtype.kind, "d"))
         _check_grid(h.dtype, bound, step, offset)
+    box = tuple(slice(0, v) for v in h.valid)
+    partial = data.number("B") if kind == 2 else 0
+    require(partial <= 1, "partial")
+    if partial:
+        spans = [(data.varint(v - 1), data.varint(v)) for v in h.valid]
+        box = tuple(slice(start, start + extent) for start, extent in spans)
+        require(all(s.start < s.stop <= v for s, v in zip(box, h.valid, strict=True)), "box")
     segment = tuple(data.varint(1 << 26) for _ in range(3))
     require(all(1 <= s <= n for s, n in zip(segment, h.shape, strict=True)), "segment")
-    count = math.prod(-(-v // s) for v, s in zip(h.valid, segment, strict=True))
+    count = math.prod(-((b.start - b.stop) // s) for b, s in zip(box, segment, strict=True))
     require(count <= 32768, "segments")
     places = []
     for _ in range(count):
         size = data.varint(1 << 30)
         places.append((0, size, data.number("I") if size else 0))
-    return Layer(kind == 1, bool(reference), coder, bound, step, offset, segment, places)
+    return Layer(kind == 1, bool(reference), coder, bound, step, offset, segment, box, places, bool(partial))
 
 
 def _check_grid(dtype: np.dtype, bound: float, step: float, offset: float) -> None:
@@ -104,12 +113,15 @@ def decode_layer(brick: bytes, h: Header, layer: Layer, below) -> tuple[np.ndarr
     """Values and spread of a level; ``below()`` gives those of the level below."""
     require(layer.coder not in FOREIGN, "a coder of another library")
     values, spread = np.empty(h.valid, h.dtype), np.zeros(h.valid, np.float32)
-    under = below() if layer.reference or not all(size for _, size, _ in layer.places) else None
-    counts = [-(-v // s) for v, s in zip(h.valid, layer.segment, strict=True)]
+    keeps = layer.partial or not all(size for _, size, _ in layer.places)
+    under = below() if layer.reference or keeps else None
+    if layer.partial:
+        values[...], spread[...] = under[0], under[1]
+    counts = [-((b.start - b.stop) // s) for b, s in zip(layer.box, layer.segment, strict=True)]
     for number, at in enumerate(np.ndindex(*counts)):
         box = tuple(
-            slice(a * s, min((a + 1) * s, v))
-            for a, s, v in zip(at, layer.segment, h.valid, strict=True)
+            slice(b.start + a * s, min(b.start + (a + 1) * s, b.stop))
+            for a, s, b in zip(at, layer.segment, layer.box, strict=True)
         )
         offset, size, crc = layer.places[number]
         if size == 0:
@@ -118,6 +130,7 @@ def decode_layer(brick: bytes, h: Header, layer: Layer, below) -> tuple[np.ndarr
         data = brick[offset : offset + size]
         require(crc32c(data) == crc, f"CRC-32C of segment {number}")
         reference = np.ascontiguousarray(under[0][box]) if layer.reference else None
+        spread[box] = 0
         shape = values[box].shape
         if layer.bounded:
             values[box], spread[box] = _bounded(data, layer, shape, h.dtype, reference)
