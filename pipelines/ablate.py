@@ -73,8 +73,8 @@ def variants() -> list[Variant]:
     ]
     found += [_one("base", "step of block means / step", "COARSE_RATIO", t) for t in (0.5, 2.0)]
     found += [
-        _one("quantiser", "dead zone in sixteenths", "DEAD_ZONE", zone, QUANTISER)
-        for zone in (8, 9, 11, 12)
+        _one("quantiser", "squared steps a bit is worth", "THRIFT", worth, QUANTISER)
+        for worth in (0.0, 0.05, 0.2)
     ]
     return found
 

@@ -158,10 +158,11 @@ def _layers(parts: Parts, bounded: Parts) -> Iterator[Bad]:
     z, y, x = parts.header.shape
     large = parts.with_layer(0, segment=(z + 1, y, x))
     yield "bad-segment", "a segment larger than the brick", large.join(), "bad-segment"
-    box = (slice(0, z), slice(0, y), slice(0, x - 1))
+    vz, vy, vx = parts.header.valid
+    box = (slice(0, vz), slice(0, vy), slice(0, vx - 1))
     part = parts.with_layer(0, cover=box)
     yield "bad-cover-alone", "nothing to keep outside a covered box", part.join(), kind
-    past = parts.with_layer(0, cover=(*box[:2], slice(x - 1, x + 1)))
+    past = parts.with_layer(0, cover=(*box[:2], slice(vx - 1, vx + 1)))
     yield "bad-cover-past", "a covered box that leaves the brick", past.join(), "limit"
     fields, _ = bounded.layers[0]
     assert fields.grid is not None

@@ -42,7 +42,9 @@ def brick(values: np.ndarray, guarantee: Guarantee, **options):
 
 
 def decode(data: bytes, **options):
-    return decode_brick(lambda start, length: data[start : start + length], len(data), **options)
+    return decode_brick(
+        lambda at, n: data[at : at + n], **{"selection": (slice(None),) * 3, **options}
+    )
 
 
 class Recorder:

@@ -34,7 +34,7 @@ def encoded(values: np.ndarray) -> bytes:
 def test_every_variant_changes_what_the_codec_does_and_is_undone() -> None:
     def state() -> tuple[object, ...]:
         streams = [CodecParameters(effort=e).stream(64, 0) for e in range(1, 10)]
-        return (*streams, quantiser.DEAD_ZONE)
+        return (*streams, quantiser.THRIFT)
 
     before = state()
     found = ablate.variants()
@@ -44,7 +44,7 @@ def test_every_variant_changes_what_the_codec_does_and_is_undone() -> None:
         with ablate.changed(variant.constants):
             stream = CodecParameters(effort=variant.effort).stream(64, 0)
             stream.check()
-            other = (stream, quantiser.DEAD_ZONE) != (before[4], before[-1])
+            other = (stream, quantiser.THRIFT) != (before[4], before[-1])
         assert other, variant.name
         assert state() == before
 
@@ -60,7 +60,7 @@ def test_shapes_cost_as_many_evaluations_as_the_default() -> None:
 def test_streams_of_variants_decode_with_an_unchanged_reader() -> None:
     values = waves()
     plain = encoded(values)
-    names = {f"{ablate.PARAMETERS}:FIRST_TIME": 0.6, f"{ablate.QUANTISER}:DEAD_ZONE": 12}
+    names = {f"{ablate.PARAMETERS}:FIRST_TIME": 0.6, f"{ablate.QUANTISER}:THRIFT": 0.3}
     with ablate.changed(names):
         other = encoded(values)
     assert other != plain

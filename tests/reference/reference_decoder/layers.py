@@ -67,7 +67,9 @@ def _read_layer(data: Fields, h: Header) -> Layer:
     for _ in range(count):
         size = data.varint(1 << 30)
         places.append((0, size, data.number("I") if size else 0))
-    return Layer(kind == 1, bool(reference), coder, bound, step, offset, segment, box, places, bool(partial))
+    return Layer(
+        kind == 1, bool(reference), coder, bound, step, offset, segment, box, places, bool(partial)
+    )
 
 
 def _check_grid(dtype: np.dtype, bound: float, step: float, offset: float) -> None:
