@@ -16,21 +16,27 @@ __all__ = ["Box", "TileGrid", "default_brick_shape"]
 Box = tuple[slice, slice, slice]
 
 LARGEST_BRICK = (64, 320, 320)
+DEEPER_VOXELS = 1 << 22  # a brick of small slices may be deeper, up to so many voxels and slices
+DEEPEST_BRICK = 256
 
 
 def default_brick_shape(
     shape: tuple[int, int, int], tile: tuple[int, int, int]
 ) -> tuple[int, int, int]:
-    """Brick for a volume, in whole tiles: as few as ``LARGEST_BRICK`` allows, of like extents.
+    """Brick for a volume, in whole tiles: few, of like extents.
 
     Slices of a brick predict one another and a thin last brick has none to learn from, so 80 slices
-    make two bricks of 40.
+    of 256 x 256 voxels make two bricks of 40.
     """
-    z, y, x = (
-        t * -(-n // (t * -(-n // max(t, limit // t * t))))
-        for n, t, limit in zip(shape, tile, LARGEST_BRICK, strict=True)
-    )
-    return z, y, x
+
+    def extent(axis: int, limit: int) -> int:
+        n, t = shape[axis], tile[axis]
+        count = -(-n // max(t, limit // t * t))
+        return t * -(-n // (t * count))
+
+    y, x = (extent(axis, LARGEST_BRICK[axis]) for axis in (1, 2))
+    deep = min(DEEPER_VOXELS // (y * x), DEEPEST_BRICK)
+    return extent(0, max(LARGEST_BRICK[0], deep)), y, x
 
 
 @dataclass(frozen=True)
