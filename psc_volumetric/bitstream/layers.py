@@ -20,7 +20,8 @@ __all__ = ["GridFields", "LayerFields", "default_segment"]
 
 Triple = tuple[int, int, int]
 
-DEEP_SEGMENT, FLAT_SEGMENT = (32, 64, 64), (16, 128, 128)  # as many voxels
+DEEP_SEGMENT, FLAT_SEGMENT = (40, 64, 64), (20, 128, 128)  # about
+DEEP = 32  # slices
 MANY_SEGMENTS = 2048  # an encoder's limit, far below the format's
 
 
@@ -220,12 +221,14 @@ def check_layers(layers: tuple[LayerFields, ...], *, base_levels: int) -> None:
 def default_segment(valid: Triple, segment: Triple | None = None) -> Triple:
     """Segment an encoder takes, cut to the valid part; larger if there were many.
 
-    Without ``segment`` the deep one if the valid part fills it: it costs no bytes then, and a
-    region touches fewer voxels.
+    Without ``segment`` a column of slices where there are enough of them, since a region touches
+    fewer voxels of such, else a flat one; both of like extents along an axis.
     """
     if segment is None:
-        segment = DEEP_SEGMENT if valid[0] >= DEEP_SEGMENT[0] else FLAT_SEGMENT
-    z, y, x = (min(s, v) for s, v in zip(segment, valid, strict=True))
+        usual = DEEP_SEGMENT if valid[0] >= DEEP else FLAT_SEGMENT
+        z, y, x = (-(-v // max(1, round(v / s))) for s, v in zip(usual, valid, strict=True))
+    else:
+        z, y, x = (min(s, v) for s, v in zip(segment, valid, strict=True))
     while len(TileGrid(valid, (z, y, x))) > MANY_SEGMENTS:
         z, y, x = (min(2 * s, v) for s, v in zip((z, y, x), valid, strict=True))
     return z, y, x

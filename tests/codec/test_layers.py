@@ -192,7 +192,13 @@ def test_segments_stay_few_and_headers_small(valid: tuple[int, int, int]) -> Non
 
 @pytest.mark.parametrize(
     ("valid", "segment"),
-    [((32, 256, 256), (32, 64, 64)), ((24, 256, 90), (16, 128, 90)), ((40, 9, 70), (32, 9, 64))],
+    [
+        ((32, 256, 256), (32, 64, 64)),
+        ((48, 320, 83), (48, 64, 83)),
+        ((64, 256, 250), (32, 64, 63)),
+        ((24, 256, 90), (24, 128, 90)),
+        ((40, 9, 70), (40, 9, 70)),
+    ],
 )
 def test_segments_follow_the_depth_of_a_brick(
     valid: tuple[int, int, int], segment: tuple[int, int, int]
