@@ -8,10 +8,8 @@ measured: nothing could decode them elsewhere.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
-from psc_volumetric.metrics import bd_psnr_db, rate_bpv
+from pipelines.measured_tiles import TilePoint, code_tiles
+from psc_volumetric.codec import CodecParameters
+from psc_volumetric.metrics import bd_psnr_db
 from psc_volumetric.prior import Prior, load_prior
-from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
+from psc_volumetric.sampler.denoiser import Denoiser
 
 if TYPE_CHECKING:
     from psc_volumetric.prior.floats import FloatProgram
 
-__all__ = ["FloatDenoiser", "ParityPoint", "compare", "float_program", "held_out_tiles", "main"]
-
-PEAK = 2.0  # of normalised values
+__all__ = ["FloatDenoiser", "compare", "float_program", "held_out_tiles", "main"]
 
 
 class FloatDenoiser(Denoiser):
@@ -47,15 +44,6 @@ class FloatDenoiser(Denoiser):
             return torch.round(output * scale).to(torch.int32)
 
         self.network = network
-
-
-@dataclass(frozen=True)
-class ParityPoint:
-    """One quantiser step of one network: bits per voxel and PSNR over all tiles."""
-
-    step: float
-    rate_bpv: float
-    psnr_db: float
 
 
 def float_program(prior: Prior, weights: Path) -> FloatProgram:
@@ -95,30 +83,6 @@ def held_out_tiles(prior: Prior, volumes: Sequence[Path], count: int) -> NDArray
     return tiles
 
 
-def _point(
-    tiles: NDArray[np.float32], parameters: CodecParameters, prior: Prior, denoiser: Denoiser
-) -> ParityPoint:
-    """Encode all tiles, side by side in one brick."""
-    values = np.concatenate(list(tiles), axis=2)
-    with using_denoiser(denoiser):
-        coded = encode_brick(
-            values,
-            position=(0,),
-            shape=(values.shape[0], values.shape[1], values.shape[2]),
-            mapping=IntensityMapping(-1.0, 1.0),
-            parameters=parameters,
-            prior=prior,
-            device="cpu",
-            base="psc",
-        )
-    error = float(np.mean([record.mse[-1] for record in coded.records]))
-    return ParityPoint(
-        parameters.step,
-        rate_bpv(len(coded.data), values.size),
-        10 * math.log10(PEAK**2 / error),
-    )
-
-
 def compare(
     prior: Prior,
     program: FloatProgram,
@@ -126,7 +90,7 @@ def compare(
     *,
     steps: Sequence[float],
     effort: int,
-) -> tuple[list[ParityPoint], list[ParityPoint], float | None]:
+) -> tuple[list[TilePoint], list[TilePoint], float | None]:
     """Points of the float and of the integer network, and the BD-PSNR of the second in dB.
 
     Parameters
@@ -142,12 +106,12 @@ def compare(
     effort : int
         1..9.
     """
-    both: tuple[list[ParityPoint], list[ParityPoint]] = ([], [])
+    both: tuple[list[TilePoint], list[TilePoint]] = ([], [])
     denoisers = (FloatDenoiser(prior, program), Denoiser(prior, "cpu"))
     for step in steps:
         parameters = CodecParameters(effort=effort, step=step)
         for points, denoiser in zip(both, denoisers, strict=True):
-            points.append(_point(tiles, parameters, prior, denoiser))
+            points.append(code_tiles(tiles, parameters, denoiser))
     curves = [[p.rate_bpv for p in points] for points in both]
     psnrs = [[p.psnr_db for p in points] for points in both]
     return *both, bd_psnr_db(curves[0], psnrs[0], curves[1], psnrs[1])
@@ -173,9 +137,9 @@ def main() -> None:
     write = sys.stdout.write
     write(f"{prior.name} {prior.digest[:16]}, {len(tiles)} tiles, effort {options.effort}\n")
     write("step      float bpv   dB     integer bpv   dB\n")
-    for f, i in zip(floats, integers, strict=True):
+    for step, f, i in zip(steps, floats, integers, strict=True):
         write(
-            f"{f.step:<8g} {f.rate_bpv:9.4f} {f.psnr_db:7.3f} {i.rate_bpv:11.4f} {i.psnr_db:7.3f}\n"
+            f"{step:<8g} {f.rate_bpv:9.4f} {f.psnr_db:7.3f} {i.rate_bpv:11.4f} {i.psnr_db:7.3f}\n"
         )
     write("integer at equal rate: " + ("-" if gain is None else f"{gain:+.3f} dB") + "\n")
 

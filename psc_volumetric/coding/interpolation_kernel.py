@@ -11,8 +11,13 @@ that are compiled into it, touch it.
 from __future__ import annotations
 
 from psc_volumetric.coding.interpolation_layout import COARSEST, CONTEXT_NEIGHBOURS, REACH
-from psc_volumetric.coding.residual_coder import DECODE, FAILED, compiled, plain_bit
-from psc_volumetric.coding.residual_tables import COUNT_LIMIT
+from psc_volumetric.coding.residual_coder import (
+    DECODE,
+    FAILED,
+    compiled,
+    plain_bit,
+    teach_counters,
+)
 from psc_volumetric.coding.residual_values import bit_length
 
 __all__ = [
@@ -71,13 +76,7 @@ def _mixed_bit(m, bit, node, kind, level, turn):  # type: ignore[no-untyped-def]
         step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
         m.weights[first + i] = min(max(m.weights[first + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
         m.weights[second + i] = min(max(m.weights[second + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
-    target = bit * 0x3FFFFF
-    for i in range(COUNTERS):
-        state = int(m.counters[m.slots[i] + node])
-        count = state & 511
-        probability = state >> 9
-        probability += ((target - probability) * int(m.rate[count])) >> 16
-        m.counters[m.slots[i] + node] = (probability << 9) | min(count + 1, COUNT_LIMIT)
+    teach_counters(m, bit, node, COUNTERS)
     return bit
 
 

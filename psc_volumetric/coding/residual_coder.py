@@ -31,6 +31,7 @@ __all__ = [
     "plain_bits",
     "quotient",
     "start",
+    "teach_counters",
 ]
 
 LOW, RANGE, CACHE, PENDING, POSITION, DECODE, FAILED = range(7)
@@ -149,6 +150,18 @@ def plain_bits(m, bits, count):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
+def teach_counters(m, bit, node, counters):  # type: ignore[no-untyped-def]
+    """Move the counters of a decision, one in each context, towards the bit."""
+    target = bit * 0x3FFFFF
+    for i in range(counters):
+        state = int(m.counters[m.slots[i] + node])
+        count = state & 511
+        probability = state >> 9
+        probability += ((target - probability) * int(m.rate[count])) >> 16
+        m.counters[m.slots[i] + node] = (probability << 9) | min(count + 1, COUNT_LIMIT)
+
+
+@compiled(inline="always")
 def modelled_bit(m, bit, node, mixer, speed):  # type: ignore[no-untyped-def]
     """Code one bit with mixed probabilities, then teach counters and weights.
 
@@ -169,13 +182,7 @@ def modelled_bit(m, bit, node, mixer, speed):  # type: ignore[no-untyped-def]
     for i in range(INPUTS):
         step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
         m.weights[first + i] = min(max(m.weights[first + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
-    target = bit * 0x3FFFFF
-    for i in range(COUNTERS):
-        state = int(m.counters[m.slots[i] + node])
-        count = state & 511
-        probability = state >> 9
-        probability += ((target - probability) * int(m.rate[count])) >> 16
-        m.counters[m.slots[i] + node] = (probability << 9) | min(count + 1, COUNT_LIMIT)
+    teach_counters(m, bit, node, COUNTERS)
     return bit
 
 
