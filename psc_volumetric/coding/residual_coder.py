@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
+from psc_volumetric import machine_code
 from psc_volumetric.coding.residual_tables import COUNT_LIMIT
 
 __all__ = [
@@ -48,10 +47,7 @@ WEIGHT_LIMIT = 1 << 20
 
 def compiled(function: Any = None, *, inline: str = "never") -> Any:
     """Compile to machine code that holds no lock and counts no references."""
-    options: dict[str, Any] = {
-        "nogil": True, "cache": True, "error_model": "numpy", "_nrt": False, "inline": inline,
-    }  # fmt: skip
-    decorate = numba.njit(**options)
+    decorate = machine_code.compiled(error_model="numpy", _nrt=False, inline=inline)
     return decorate if function is None else decorate(function)
 
 

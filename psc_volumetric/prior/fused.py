@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from numpy.typing import NDArray
 
+from psc_volumetric.machine_code import compiled
 from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.runtime import exact_float, usable_threads
 from psc_volumetric.prior.step import (
@@ -62,7 +62,7 @@ def run_split(task: Callable[[slice], None], size: int, group: int) -> None:
         pass
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _integer_sqrt(value):  # type: ignore[no-untyped-def]
     root = np.int64(math.sqrt(np.float64(value)))
     while root * root > value:
@@ -72,7 +72,7 @@ def _integer_sqrt(value):  # type: ignore[no-untyped-def]
     return root
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _affine(  # type: ignore[no-untyped-def]
     s1, s2, n, epsilon, gamma, beta, multiplier, offset, first, count
 ) -> None:
@@ -94,7 +94,7 @@ def _affine(  # type: ignore[no-untyped-def]
         offset[c] = np.float64(whole) * 2.0**-NORM_BITS + TABLE_HALF
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _norm_act(x, groups, epsilon, gamma, beta, table, out) -> None:  # type: ignore[no-untyped-def]
     """x, out (b, pixels, channels) float32; products are exact in float64."""
     b, pixels, channels = x.shape
@@ -128,7 +128,7 @@ def _norm_act(x, groups, epsilon, gamma, beta, table, out) -> None:  # type: ign
                 out[i, p, c] = table[np.int32(min(max(t, 0.0), top))]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _requantise(sums, scale, limit, out) -> None:  # type: ignore[no-untyped-def]
     """sums, out (n, channels) float32."""
     n, channels = sums.shape
@@ -138,7 +138,7 @@ def _requantise(sums, scale, limit, out) -> None:  # type: ignore[no-untyped-def
             out[i, c] = min(max(v, -limit), limit)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _requantise_add(sums, scale, limit, add, out) -> None:  # type: ignore[no-untyped-def]
     n, channels = sums.shape
     top = np.float32(RESIDUAL_LIMIT)
@@ -149,14 +149,14 @@ def _requantise_add(sums, scale, limit, add, out) -> None:  # type: ignore[no-un
             out[i, c] = min(max(v, -top), top)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _quantise(x, half, scale, lo, hi, out) -> None:  # type: ignore[no-untyped-def]
     for i in range(x.shape[0]):
         v = np.float32(math.floor((x[i] + half) * scale))
         out[i] = min(max(v, lo), hi)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _double(x, out) -> None:  # type: ignore[no-untyped-def]
     """Nearest-neighbour x2: (b, h, w, c) -> (b, 2h, 2w, c)."""
     b, h, w, channels = x.shape
@@ -171,7 +171,7 @@ def _double(x, out) -> None:  # type: ignore[no-untyped-def]
                     out[i, 2 * y + 1, 2 * z + 1, c] = v
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _weigh(scores, scale, table, weights, totals) -> None:  # type: ignore[no-untyped-def]
     """SPEC 6.5: scores (n, n) float32 -> weights (n, n) float64 and their sums (n,) int64."""
     last = np.float32(EXP_TABLE - 1)
@@ -187,7 +187,7 @@ def _weigh(scores, scale, table, weights, totals) -> None:  # type: ignore[no-un
         totals[i] = np.int64(total)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _divide(sums, totals, out) -> None:  # type: ignore[no-untyped-def]
     """Rounded quotients of sums (n, c) float64 and totals (n,) int64."""
     for i in range(sums.shape[0]):

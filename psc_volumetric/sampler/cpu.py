@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
 from psc_volumetric.coding.tables import gaussian_table
+from psc_volumetric.machine_code import compiled
 from psc_volumetric.prior.fused import run_split
 from psc_volumetric.sampler.noise import centring_gain
 from psc_volumetric.sensing.structured import VARIANCE_LIMIT, Prediction, StructuredSensing
@@ -28,7 +28,7 @@ SCALE = 2.0**-BASIS_BITS
 WORD = np.uint64(0xFFFFFFFF)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _threefry(k0, k1, c0, c1):  # type: ignore[no-untyped-def]
     """One Threefry-2x32-20 block; words in uint64."""
     mask = np.uint64(0xFFFFFFFF)
@@ -64,7 +64,7 @@ def _threefry(k0, k1, c0, c1):  # type: ignore[no-untyped-def]
     return x0, x1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _advance(x0, seed, tiles, first, particles, alpha, sigma, gain, table, out) -> None:  # type: ignore[no-untyped-def]
     """x0, out (rows, n) int32; row = tile * particles + particle; gain 0: independent noise."""
     low = np.uint64(0xFFFF)
@@ -140,12 +140,12 @@ def advance(
     return out
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _round(value: float) -> float:
     return math.floor((value + HALF) * SCALE)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _forward_block(b, t, plane, depth, slices) -> None:  # type: ignore[no-untyped-def]
     """In place: x, then y, then depth; b, t (slices, 8, 8) float64. ``plane`` is (freq, sample)."""
     acc = np.empty(64, np.float64)
@@ -181,7 +181,7 @@ def _forward_block(b, t, plane, depth, slices) -> None:  # type: ignore[no-untyp
                 t[k, y, x] = _round(acc[y * 8 + x])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _inverse_block(b, t, plane, depth, slices) -> None:  # type: ignore[no-untyped-def]
     """In place: depth, then y, then x; result in ``b``."""
     acc = np.empty(64, np.float64)
@@ -217,7 +217,7 @@ def _inverse_block(b, t, plane, depth, slices) -> None:  # type: ignore[no-untyp
                 t[z, y, x] = _round(acc[x])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _forward(x, c, plane, depth) -> None:  # type: ignore[no-untyped-def]
     """X (n, slices, tile, tile) int32 -> c (n, blocks^2 * slices * 64) int32."""
     n, slices, tile, _ = x.shape
@@ -239,7 +239,7 @@ def _forward(x, c, plane, depth) -> None:  # type: ignore[no-untyped-def]
                             c[i, at + z * 64 + y * 8 + w] = np.int32(t[z, y, w])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _statistics(c, gain, floor, mean, variance) -> None:  # type: ignore[no-untyped-def]
     """C (particles, n) int32; mean and calibrated variance (n,) int64."""
     s, n = c.shape
@@ -259,7 +259,7 @@ def _statistics(c, gain, floor, mean, variance) -> None:  # type: ignore[no-unty
         mean[i] = (total + s // 2) >> log
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _project(c, known, values, x, plane, depth) -> None:  # type: ignore[no-untyped-def]
     """Replace measured coefficients of c (particles, n) int32 and invert into x, int32."""
     s, slices, tile, _ = x.shape

@@ -1,0 +1,54 @@
+"""The cache of compiled loops follows every source that they stand on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psc_volumetric
+
+HELPER = """
+from psc_volumetric.machine_code import compiled
+
+@compiled()
+def step(x):
+    return x + {}
+"""
+LOOP = """
+from psc_volumetric.coding.helper import step
+from psc_volumetric.machine_code import compiled
+
+@compiled()
+def loop(x):
+    return step(x)
+"""
+MAIN = """
+from psc_volumetric.prior.loop import loop
+print(loop(5), sum(loop.stats.cache_hits.values()))
+"""
+
+
+def test_a_change_in_another_file_is_noticed(tmp_path: Path) -> None:
+    package = tmp_path / "psc_volumetric"
+    for folder in (package, package / "coding", package / "prior"):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+    shutil.copy(Path(psc_volumetric.__file__).parent / "machine_code.py", package)
+    (package / "prior" / "loop.py").write_text(LOOP)
+    helper = package / "coding" / "helper.py"
+
+    def run() -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": ""}
+        return subprocess.run(
+            [sys.executable, "-c", MAIN],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+
+    helper.write_text(HELPER.format(1))
+    assert run() == "6 0"
+    assert run() == "6 1"  # from the cache
+    helper.write_text(HELPER.format(7))
+    assert run() == "12 0"
