@@ -10,9 +10,11 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from psc_volumetric.coding import av1
 from psc_volumetric.coding.av1 import decode_frames, encode_frames, quantiser_step
+from psc_volumetric.coding.av1_encoder import encode_units, find_ffmpeg
 from psc_volumetric.coding.av1_units import split_units
-from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.errors import FormatError, NumericalError, ParameterError
 
 FAST = 9
 
@@ -224,3 +226,24 @@ def test_damage_is_refused_or_decodes_to_the_same_shape() -> None:
     for end in range(0, len(data), 7):
         with pytest.raises(FormatError):
             decode_frames(data[:end], shape, what="test")
+
+
+@pytest.mark.parametrize("through", ["ffmpeg", "libavif"])
+def test_both_encoders_write_the_same_format(through: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if through == "libavif":
+        monkeypatch.setattr(av1, "find_ffmpeg", lambda: None)
+    elif find_ffmpeg() is None:
+        pytest.skip("no FFmpeg with libaom: pip install 'psc-archive[av1]'")
+    for shape in ((1, 1, 1), (3, 17, 40), (40, 16, 9)):
+        samples = smooth(shape)
+        data = encode_frames(samples, 80, speed=6)
+        assert len(split_units(data, shape, what="test")) == shape[0]
+        decoded = decode_frames(data, shape, what="test")
+        assert np.sqrt(np.mean((decoded.astype(float) - samples) ** 2)) <= quantiser_step(80)
+
+
+@pytest.mark.parametrize("program", ["/no/such/program", "false"])
+def test_a_program_that_is_no_ffmpeg_is_named(program: str) -> None:
+    with pytest.raises(NumericalError, match=program) as caught:
+        encode_units(program, smooth((2, 8, 8)), 30, speed=8)
+    assert caught.value.kind == "av1-encoder" and "IMAGEIO_FFMPEG_EXE" in str(caught.value)
