@@ -230,11 +230,13 @@ def _first_step(item: ItemPlan, variable: VariablePlan) -> float:
     best, is_close = search(measure, wanted * share, kind=kind, start=FIRST_STEP)
     if not is_close and abs(_gap(best, wanted * share)) > FAR[kind]:
         reached = _value(variable, kind, best.quantity / share)
+        counted = variable.spec.parameters.get("exact_roi")
+        hint = f"; what is exact ({counted}) counts" if counted else ""
         raise ParameterError(
             f"variable {variable.spec.name!r}: {_text(kind, variable.spec.parameters['target'][1])}"
             f" cannot be reached; the closest is {_text(kind, reached)}",
             kind="target-unreachable",
-            hint="choose a target near that; --mode lossless and --mode bounded need none",
+            hint=f"choose a target near that; --mode lossless and --mode bounded need none{hint}",
         )
     return best.step
 
