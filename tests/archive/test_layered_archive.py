@@ -16,14 +16,14 @@ from psc_volumetric.codec import CodecParameters, Guarantee, encode_brick
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
 
-BRICK, TILE = (16, 64, 192), (8, 64, 64)
+BRICK, TILE = (16, 64, 256), (8, 64, 64)
 METHOD = "none+bounded:jpegls+lossless:jpegls"
 SIGMA = np.float32(5) / np.float32(3**0.5)
 
 
 @pytest.fixture(scope="module")
 def values(make: SimpleNamespace) -> np.ndarray:
-    return make.values((20, 64, 190), seed=3)
+    return make.values((20, 64, 254), seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def test_tables_name_the_method_and_record_every_tile(layered: Path) -> None:
     with ArchiveReader.open(layered) as reader:
         table, found = reader.tile_table("volume"), reader.info()["variables"]["volume"]
     assert table.codes == {METHOD: 0}
-    assert found["methods"] == {METHOD: 3 * 1 * 3}
+    assert found["methods"] == {METHOD: 3 * 1 * 4}
     bounded, exact = found["levels"]
     assert 0 < bounded["max_error"] <= 5 and exact["max_error"] == exact["rmse"] == 0
     assert bounded["bytes"] < exact["bytes"] == found["bytes"]
     assert table.sha256.any(axis=-1).all()
-    assert (table.bytes > 0).all() and table.bytes.shape == (3, 1, 3, 2)
+    assert (table.bytes > 0).all() and table.bytes.shape == (3, 1, 4, 2)
 
 
 def test_zarr_and_xarray_read_the_best_level(layered: Path, values: np.ndarray) -> None:
@@ -84,17 +84,17 @@ def test_a_damaged_segment_costs_the_tiles_it_holds(layered: Path, values: np.nd
     brick = layered / "volume" / "c" / "0" / "0" / "0"
     good = brick.read_bytes()
     index = read_index(lambda start, length: good[start : start + length], len(good))
-    assert index.layers[1].segment == (16, 64, 128)
+    assert index.layers[1].segment == (16, 64, 127)
     broken = bytearray(good)
-    broken[index.segment(1, 1).offset + 99] ^= 8  # x from 128 on
+    broken[index.segment(1, 1).offset + 99] ^= 8  # x from 127 on
     try:
         brick.write_bytes(broken)
         findings = [f for f in verify_archive(layered, deep=True) if f.tile is not None]
         assert {f.kind for f in findings} == {"section-checksum"}
-        assert {f.tile for f in findings} == {(0, 0, 2), (1, 0, 2)}
-        assert findings[0].roi == ((0, 8), (0, 64), (128, 190))
+        assert {f.tile for f in findings} == {(z, 0, x) for z in (0, 1) for x in (1, 2, 3)}
+        assert findings[0].roi == ((0, 8), (0, 64), (64, 128))
         with ArchiveReader.open(layered) as reader:
-            spared = (slice(0, 16), slice(0, 64), slice(0, 128))
+            spared = (slice(0, 16), slice(0, 64), slice(0, 127))
             assert np.array_equal(reader.read("volume", spared), values[spared])
             assert np.abs(reader.read("volume", level=0).astype(int) - values).max() <= 5
     finally:
