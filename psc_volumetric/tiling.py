@@ -15,9 +15,9 @@ __all__ = ["Box", "TileGrid", "default_brick_shape"]
 
 Box = tuple[slice, slice, slice]
 
-LARGEST_BRICK = (64, 320, 320)
-DEEPER_VOXELS = 1 << 22  # a brick of small slices may be deeper, up to so many voxels and slices
-DEEPEST_BRICK = 256
+WIDEST_BRICK = 512  # rows and columns
+DEEPEST_BRICK = 256  # slices
+BRICK_VOXELS = 6 << 20
 
 
 def default_brick_shape(
@@ -25,8 +25,8 @@ def default_brick_shape(
 ) -> tuple[int, int, int]:
     """Brick for a volume, in whole tiles: few, of like extents.
 
-    Slices of a brick predict one another and a thin last brick has none to learn from, so 80 slices
-    of 256 x 256 voxels make two bricks of 40.
+    Slices of a brick predict one another, edges and a thin last brick have little to learn from: a
+    slice of 512 x 512 stays whole, and 128 slices of 256 x 256 make two bricks of 64.
     """
 
     def extent(axis: int, limit: int) -> int:
@@ -34,9 +34,8 @@ def default_brick_shape(
         count = -(-n // max(t, limit // t * t))
         return t * -(-n // (t * count))
 
-    y, x = (extent(axis, LARGEST_BRICK[axis]) for axis in (1, 2))
-    deep = min(DEEPER_VOXELS // (y * x), DEEPEST_BRICK)
-    return extent(0, max(LARGEST_BRICK[0], deep)), y, x
+    y, x = extent(1, WIDEST_BRICK), extent(2, WIDEST_BRICK)
+    return extent(0, min(BRICK_VOXELS // (y * x), DEEPEST_BRICK)), y, x
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,10 @@ def test_times_are_spread_over_the_batch():
 
 @pytest.fixture
 def climate(tmp_path: Path) -> Path:
-    """Two times x three levels of 20 x 384, a patch and columns 187..195 missing."""
-    values = np.random.default_rng(3).normal(280, 10, (2, 3, 20, 384)).astype(np.float32)
+    """Two times x three levels of 20 x 640, a patch and columns 315..323 missing."""
+    values = np.random.default_rng(3).normal(280, 10, (2, 3, 20, 640)).astype(np.float32)
     values[..., 5:9, :40] = FILL
-    values[..., 10, 187:196] = FILL
+    values[..., 10, 315:324] = FILL
     with netCDF4.Dataset(tmp_path / "climate.nc", "w") as nc:
         for name, size in zip(("time", "level", "lat", "lon"), values.shape, strict=True):
             nc.createDimension(name, size)
@@ -111,7 +111,7 @@ def climate(tmp_path: Path) -> Path:
             variable[:] = values
         flags = nc.createVariable("flags", "i1", ("lat", "lon"))
         flags.flag_values = np.array([0, 1], np.int8)
-        flags[:] = np.arange(20 * 384).reshape(20, 384) % 2
+        flags[:] = np.arange(20 * 640).reshape(20, 640) % 2
     return tmp_path / "climate.nc"
 
 
@@ -138,8 +138,8 @@ def test_missing_voxels_are_filled_as_in_a_brick(climate):
     np.testing.assert_allclose(got[measured], a * values[measured] + b, atol=1e-3)
     np.testing.assert_array_equal(got[..., 5:9, :40], np.repeat(got[..., 5:9, 40:41], 40, -1))
     # what is missing at the start of a brick has no left neighbour
-    assert default_brick_shape(values.shape[-3:], (8, 64, 64))[2] == 192
-    row = got[..., 10, 186:197]
+    assert default_brick_shape(values.shape[-3:], (8, 64, 64))[2] == 320
+    row = got[..., 10, 314:325]
     np.testing.assert_array_equal(row[..., 1:6], np.repeat(row[..., :1], 5, -1))
     np.testing.assert_array_equal(row[..., 6:10], np.repeat(row[..., 10:], 4, -1))
 
