@@ -10,16 +10,14 @@ PSNR and at equal rate with the default.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pipelines.measured_tiles import TilePoint, Tiles, code_tiles, tiles_of
+from pipelines.measured_tiles import TilePoint, Tiles, code_tiles, tiles_of, tiles_parser
 from psc_volumetric.codec import CodecParameters
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.metrics import bd_psnr_db, bd_rate_percent
@@ -154,12 +152,7 @@ def row(name: str, points: Sequence[TilePoint], default: Sequence[TilePoint]) ->
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, a line at a time."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", nargs="+", type=Path, help="files and folders with volumes")
-    parser.add_argument("--tiles", type=int, default=4, help="tiles over all volumes")
-    parser.add_argument("--prior", help="name or folder; default: what fits the first source")
+    parser = tiles_parser(__doc__)
     parser.add_argument("--steps", default="0.35,0.7,1.4", help="quantiser steps, two or more")
     parser.add_argument("--only", default=",".join(GROUPS), help="groups: " + ", ".join(GROUPS))
     given = parser.parse_args(arguments)

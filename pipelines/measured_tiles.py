@@ -5,6 +5,7 @@ Tiles are coded side by side as one brick, and every byte of that brick counts.
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,16 @@ from psc_volumetric.prior import Prior
 from psc_volumetric.sampler.denoiser import Denoiser, Network, using_denoiser
 from psc_volumetric.tiling import TileGrid
 
-__all__ = ["CountedNetwork", "TilePoint", "Tiles", "code_tiles", "counted", "psnr_of", "tiles_of"]
+__all__ = [
+    "CountedNetwork",
+    "TilePoint",
+    "Tiles",
+    "code_tiles",
+    "counted",
+    "psnr_of",
+    "tiles_of",
+    "tiles_parser",
+]
 
 PEAK = 2.0  # range of normalised values
 UNIT = 1 << SAMPLE_FRACTION_BITS
@@ -81,6 +91,17 @@ class TilePoint:
 def psnr_of(error: float) -> float:
     """PSNR in dB of a mean squared error of normalised values."""
     return 10 * math.log10(PEAK**2 / error) if error else math.inf
+
+
+def tiles_parser(description: str | None) -> argparse.ArgumentParser:
+    """Command line of a measurement on tiles: sources, ``--tiles`` and ``--prior``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", nargs="+", type=Path, help="files and folders with volumes")
+    parser.add_argument("--tiles", type=int, default=4, help="tiles over all volumes")
+    parser.add_argument("--prior", help="name or folder; default: what fits the first source")
+    return parser
 
 
 def tiles_of(

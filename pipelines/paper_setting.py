@@ -11,7 +11,6 @@ network that a training run left beside its prior, for both sides.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from pipelines.measured_tiles import (
     counted,
     psnr_of,
     tiles_of,
+    tiles_parser,
 )
 from pipelines.paper_loop import (
     PaperSetting,
@@ -247,12 +247,7 @@ def _numbers(p: TilePoint) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", nargs="+", type=Path, help="files and folders with volumes")
-    parser.add_argument("--tiles", type=int, default=4, help="tiles over all volumes")
-    parser.add_argument("--prior", help="name or folder; default: what fits the first source")
+    parser = tiles_parser(__doc__)
     parser.add_argument("--weights", type=Path, help="NAME.float.safetensors of that prior")
     parser.add_argument("--rounds", default="6,12,24", help="the paper's rounds to restore after")
     parser.add_argument("--steps", default="0.5,1,2,4,8", help="our quantiser steps")
