@@ -174,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             line = row(variant.name, curve(tiles, variant, steps, denoiser), default)
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
+    late = ", ".join(f"{p.earlier} at step {s:g}" for p, s in zip(default, steps, strict=True))
+    sys.stdout.write(f"\nOf {len(tiles)} tiles, better ended at an earlier level: {late}\n")
 
 
 if __name__ == "__main__":

@@ -100,11 +100,11 @@ def make_prior(
         )
         save(net)
     from psc_volumetric.prior.build import cosine_times
-    from psc_volumetric.prior.frontends import Denoising, from_monai
+    from psc_volumetric.prior.frontends import Denoising, from_trained
 
     times = cosine_times(recipe.levels)
     alpha = np.cos(np.array(times) * (math.pi / 2 * 0.998))
-    source = Denoising(from_monai(net, recipe.architecture, times), alpha, "v")
+    source = Denoising(from_trained(net, recipe.architecture, times), alpha, "v")
     return _finish(out, recipe, source, training, validation, report)
 
 

@@ -21,7 +21,8 @@ from pipelines.options import ArchiveOptions
 from pipelines.plan import ItemPlan, VariablePlan, brick_prior, open_item, plan
 from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
-from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
+from psc_volumetric.codec import CodecParameters, IntensityMapping, TileRecord, encode_brick
+from psc_volumetric.coding import quantiser
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.intensity import integer_mapping, normalise
@@ -79,6 +80,8 @@ class TilePoint:
     header_bpv : float
         Part of the rate that is header, index and sigma tables: the same for any number of tiles,
         so the more of it the fewer tiles there are. 0 where none is counted.
+    earlier : int
+        Tiles that had better ended at an earlier level, at the slope that symbols are rounded with.
     """
 
     rate_bpv: float
@@ -86,6 +89,7 @@ class TilePoint:
     evaluations: float
     seconds: float
     header_bpv: float = 0.0
+    earlier: int = 0
 
 
 def psnr_of(error: float) -> float:
@@ -221,4 +225,13 @@ def code_tiles(tiles: Tiles, parameters: CodecParameters, denoiser: Denoiser) ->
         counter.evaluations / len(tiles),
         seconds / len(tiles),
         rate_bpv(len(coded.data) - payload, values.size),
+        sum(_ends_late(record, tiles[0].size, parameters.step) for record in coded.records),
     )
+
+
+def _ends_late(record: TileRecord, voxels: int, step: float) -> bool:
+    """Whether squared error + slope x bits is less at an earlier level than at the last."""
+    slope = quantiser.THRIFT * step**2
+    bits = 8 * np.cumsum(record.nbytes)
+    cost = np.asarray(record.mse) * voxels + slope * bits
+    return bool(cost[:-1].min() < cost[-1])

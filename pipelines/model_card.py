@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.recipe import Recipe
 from psc_volumetric.prior import Prior
+from psc_volumetric.prior.architecture import Architecture
 
 __all__ = ["HeldOutErrors", "model_card"]
 
@@ -25,14 +26,12 @@ def model_card(
     priors on the same tiles.
     """
     a, s = recipe.architecture, recipe.settings
-    attention = "self-attention" if a.mid_attention or any(a.attention_levels) else "no attention"
     return f"""# Prior `{recipe.name}`
 
 {recipe.description}
 
 - Digest: `{prior.digest}`
-- Tile: {a.slices} x {a.tile} x {a.tile}; MONAI `DiffusionModelUNet`, channels {list(a.channels)},
-  {a.fold} x {a.fold} pixels folded into channels, {attention}.
+- Tile: {a.slices} x {a.tile} x {a.tile}; {_network(a)}.
 - Training: {s.minutes:g} minutes on `{s.device}` with {s.threads} thread(s), batch {s.batch},
   v-prediction, cosine schedule, EMA; recipe in `configs/metadata.json`, rerun with
   `psc-archive prior train {recipe.name} {"" if recipe.synthetic else "DATA "}--out NEW_FOLDER`.
@@ -53,6 +52,17 @@ after conversion to integers:
 A prior describes what it was trained on. Elsewhere it still decodes exactly, only larger. What a
 low-rate decode shows beyond its measurements is an estimate: not for primary diagnosis.
 """
+
+
+def _network(a: Architecture) -> str:
+    folded = f"{a.fold} x {a.fold} pixels folded into channels" if a.fold > 1 else "full resolution"
+    if a.family == "residual":
+        return (
+            "residual U-Net without normalisation (`psc_volumetric.prior.residual_unet`),\n"
+            f"  channels {list(a.channels)}, blocks {list(a.blocks)}, {folded}"
+        )
+    attention = "self-attention" if a.mid_attention or any(a.attention_levels) else "no attention"
+    return f"MONAI `DiffusionModelUNet`, channels {list(a.channels)},\n  {folded}, {attention}"
 
 
 def _start(recipe: Recipe) -> str:

@@ -61,12 +61,12 @@ def float_program(prior: Prior, weights: Path) -> FloatProgram:
     from pipelines.recipe import Recipe
     from psc_volumetric.prior.architecture import build_network
     from psc_volumetric.prior.build import cosine_times
-    from psc_volumetric.prior.frontends import from_monai
+    from psc_volumetric.prior.frontends import from_trained
 
     recipe = Recipe.from_dict(prior.metadata["training"]["recipe"])
     net = build_network(recipe.architecture).eval()
     net.load_state_dict(load_file(weights))
-    return from_monai(net, recipe.architecture, cosine_times(prior.levels))
+    return from_trained(net, recipe.architecture, cosine_times(prior.levels))
 
 
 def held_out_tiles(prior: Prior, volumes: Sequence[Path], count: int) -> NDArray[np.float32]:

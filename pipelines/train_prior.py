@@ -35,6 +35,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 NOISE_LEVELS_REPORTED = (0.98, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02)
+TIMES_WEIGHED = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+VELOCITY_ERROR = (0.6, 0.445, 0.371, 0.216, 0.126, 0.0735, 0.0585, 0.052, 0.055, 0.075, 0.17)
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class TrainingSettings:
 
     Attributes
     ----------
-    minutes, batch, learning_rate, weight_decay, warmup, ema_decay, seed
-        Length and optimiser; ``warmup`` in steps.
+    minutes, batch, optimiser, learning_rate, weight_decay, warmup, ema_decay, seed
+        Length and optimiser (`pipelines.optimisers`); ``warmup`` in steps.
     threads, bfloat16, device
         Where and how it runs.
     flat_tiles_kept : float
@@ -65,6 +67,7 @@ class TrainingSettings:
 
     minutes: float = 75.0
     batch: int = 16
+    optimiser: str = "adamw"
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     warmup: int = 200
@@ -232,6 +235,18 @@ def add_noise(
     return alpha * x + sigma * noise, alpha * noise - sigma * x, alpha, sigma
 
 
+def loss_weights(t: torch.Tensor) -> torch.Tensor:
+    """(b, 1, 1, 1) weights that make the loss of every noise level count alike.
+
+    Squared errors are divided by what an early ``mr-head`` left of the velocity at the time: at the
+    clean end most of it is noise that nobody can predict, and it would decide where capacity goes.
+    """
+    import torch
+
+    left = np.interp(t.cpu().numpy(), TIMES_WEIGHED, VELOCITY_ERROR)
+    return torch.from_numpy(min(VELOCITY_ERROR) / left).float().view(-1, 1, 1, 1).to(t.device)
+
+
 def train(
     volumes: Sequence[TrainingVolume],
     architecture: Architecture,
@@ -263,6 +278,8 @@ def train(
     """
     import torch
 
+    from pipelines.optimisers import Optimisers
+
     torch.manual_seed(settings.seed)  # first weights, where there is no ``start``
     torch.set_num_threads(settings.threads)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -272,16 +289,11 @@ def train(
     net = net.to(settings.device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(net).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(
-        net.parameters(),
-        settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        betas=(0.9, 0.99),
-    )
+    optimisers = Optimisers(net, settings.optimiser, settings.weight_decay)
     began, losses, i = time.monotonic(), [], 0
     while (minutes := (time.monotonic() - began) / 60) < settings.minutes:
         cosine = 0.5 * (1 + math.cos(math.pi * minutes / settings.minutes)) + 0.01
-        for group in optimiser.param_groups:
+        for group in optimisers.groups():
             group["lr"] = settings.learning_rate * min(1.0, (i + 1) / settings.warmup) * cosine
         x = torch.from_numpy(sampler.batch(settings.batch)).to(settings.device)
         t = spread_times(settings.batch, generator).to(settings.device)
@@ -289,11 +301,10 @@ def train(
         device_type = torch.device(settings.device).type
         with torch.autocast(device_type, dtype=torch.bfloat16, enabled=settings.bfloat16):
             predicted = net(x_t, t * 1000)
-        loss = ((predicted.float() - target) ** 2).mean()
-        optimiser.zero_grad()
+        loss = (loss_weights(t) * (predicted.float() - target) ** 2).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        optimisers.step()
         _update_average(average, net, min(settings.ema_decay, (i + 1) / (i + 20)))
         losses.append(loss.item())
         i += 1

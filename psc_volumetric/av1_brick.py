@@ -36,6 +36,8 @@ Values = NDArray[np.generic]
 Samples = NDArray[np.uint16]
 
 SPEED = 2  # of libaom
+MOST_ROWS = 1 << 14  # and columns, of the format
+FEWEST_FRAMES, FEWEST_ROWS = 8, 16  # along another axis than the first
 FEWEST_SAMPLES = 16  # that the range of a brick is spread over
 MIDDLE = 2048  # sample of 0 normalised units
 HALF = 1 << (STEP_FRACTION_BITS - 1)
@@ -74,10 +76,12 @@ class Av1Source:
         Stored values.
     special : SpecialMap or None
         Voxels that are not measurements; AV1 sees their neighbours.
+    frame_axis : int
+        Axis of the brick that runs over the frames.
     """
 
-    def __init__(self, values: Values, special: SpecialMap | None) -> None:
-        self.values, self.special = values, special
+    def __init__(self, values: Values, special: SpecialMap | None, frame_axis: int = 0) -> None:
+        self.values, self.special, self.frame_axis = values, special, frame_axis
         self.measured = np.ones(values.shape, bool) if special is None else special.index == 0
         inside = values[self.measured] if self.measured.any() else np.zeros(1, values.dtype)
         self.low, self.high = float(inside.min()), float(inside.max())
@@ -85,7 +89,7 @@ class Av1Source:
     @staticmethod
     def fits(values: Values, special: SpecialMap | None) -> bool:
         """Whether the method codes these values."""
-        if not Av1Fields.codes(values.dtype) or max(values.shape[1:]) > 1 << 14:
+        if not Av1Fields.codes(values.dtype) or max(values.shape[1:]) > MOST_ROWS:
             return False
         source = Av1Source(values, special)
         return source.fields(source.finest_step).fits(values.dtype)
@@ -106,17 +110,34 @@ class Av1Source:
         """Header fields for a step between samples, rounded outwards for integers."""
         if self.values.dtype.kind != "f":
             step = math.ceil(step * (1 << STEP_FRACTION_BITS)) / (1 << STEP_FRACTION_BITS)
-        return Av1Fields(self.low, step)
+        return Av1Fields(self.low, step, frame_axis=self.frame_axis)
+
+    def along(self, axis: int) -> Av1Source:
+        """The same brick with the frames along another axis."""
+        return Av1Source(self.values, self.special, axis)
+
+    def frame_axes(self) -> list[int]:
+        """Axes that frames may run along: others would give frames too large, or hardly any."""
+        extents = self.values.shape
+        return [
+            axis
+            for axis in range(3)
+            if axis == 0
+            or (
+                extents[axis] >= FEWEST_FRAMES
+                and min(n for i, n in enumerate(extents) if i != axis) >= FEWEST_ROWS
+                and max(n for i, n in enumerate(extents) if i != axis) <= MOST_ROWS
+            )
+        ]
 
     def code(self, step: float, *, speed: int = SPEED) -> Trial:
         """Code at a quantiser step in stored units, the nearest there is."""
         quality, gap = _levers(step / self.finest_step)
         coarsest = max(self.finest_step, (self.high - self.low) / FEWEST_SAMPLES)
         fields = self.fields(min(self.finest_step * gap, coarsest))
-        samples = _to_samples(self.clean, fields)
-        data = encode_frames(samples, quality, speed=speed)
-        shape = samples.shape
-        decoded = decode_frames(data, (shape[0], shape[1], shape[2]), what="AV1 encoder")
+        samples = _to_samples(self.clean, fields).transpose(fields.frame_axes)
+        data = encode_frames(np.ascontiguousarray(samples), quality, speed=speed)
+        decoded = _decode(data, fields, self.values.shape, "AV1 encoder")
         error = self.error(to_stored(decoded, fields, self.values.dtype))
         return Trial(step, data, fields, decoded, float(np.mean(error**2)) if error.size else 0.0)
 
@@ -167,7 +188,7 @@ def decode_av1(read: ReadRange, index: BrickIndex, *, selection: Box, spread: bo
         read_section(read, index.section("special"), what=what), index.valid, index.dtype
     )
     data = read_section(read, index.section("base"), what=what)
-    samples = decode_frames(data, index.valid, what=what)
+    samples = _decode(data, fields, index.valid, what)
     values = to_stored(samples[selection], fields, index.dtype)
     sigma = None
     if spread:
@@ -181,6 +202,14 @@ def decode_av1(read: ReadRange, index: BrickIndex, *, selection: Box, spread: bo
         if sigma is not None:
             sigma[special.index[selection] > 0] = 0
     return DecodedBrick(values, sigma)
+
+
+def _decode(data: bytes, fields: Av1Fields, shape: tuple[int, ...], what: str) -> Samples:
+    """Samples (z, y, x) of a stream."""
+    z, y, x = shape
+    frames = decode_frames(data, fields.frames((z, y, x)), what=what)
+    samples: Samples = np.ascontiguousarray(frames.transpose(np.argsort(fields.frame_axes)))
+    return samples
 
 
 def to_stored(samples: Samples, fields: Av1Fields, dtype: np.dtype[np.generic]) -> Values:

@@ -75,6 +75,7 @@ def encode_base(
     if base == "auto" and not lossy:
         return None  # exact levels alone are smaller than on top of a base nobody asked for
     step = parameters.step * (mapping.high - mapping.low) / 2
+    source = _best_axis(source, step)
     why = "av1: asked for" if base == "av1" else "av1: no prior for these values"
     return replace(source.finish(source.code(step), whole), choice=why)
 
@@ -109,6 +110,7 @@ def encode_av1_at(
         )
     source = Av1Source(values, special)
     start = math.sqrt(10 * wanted) if kind == "mse" else (source.high - source.low) / 16
+    source = _best_axis(source, start)
     trial = _search_slowly(source, kind, wanted, _search(source, kind, wanted, start, QUICK_SPEED))
     z, y, x = values.shape
     return source.finish(trial, tile or (z, y, x))
@@ -121,7 +123,9 @@ def _better(source: Av1Source, psc: EncodedBase, tile: Triple) -> EncodedBase:
     at = f"at RMSE {math.sqrt(mse):.4g}"
     if not mse > 0:
         return replace(psc, choice="psc: no error")
-    quick = _search(source, "mse", mse, math.sqrt(20 * mse), QUICK_SPEED)
+    start = math.sqrt(20 * mse)
+    source = _best_axis(source, start)
+    quick = _search(source, "mse", mse, start, QUICK_SPEED)
     if quick.mse > mse * (1 + TOLERANCE) or len(quick.data) > HOPELESS * nbytes:
         about = f"psc: {nbytes} bytes against about {len(quick.data)} of av1 {at}"
         return replace(psc, choice=about, compared=(nbytes, len(quick.data)))
@@ -133,6 +137,22 @@ def _better(source: Av1Source, psc: EncodedBase, tile: Triple) -> EncodedBase:
         return replace(av1, choice=why, compared=both)
     why = f"psc: {both[0]} bytes against {both[1]} of av1 {at}"
     return replace(psc, choice=why, compared=both)
+
+
+def _best_axis(source: Av1Source, step: float) -> Av1Source:
+    """The source with its frames along the axis that a quick coding at ``step`` finds cheapest.
+
+    Bytes and error differ at a step; the slope of a rate-distortion curve puts them together.
+    """
+    axes = source.frame_axes()
+    if len(axes) == 1:
+        return source
+
+    def cost(other: Av1Source) -> float:
+        trial = other.code(step, speed=QUICK_SPEED)
+        return math.log(len(trial.data)) + math.log(max(trial.mse, 1e-300)) / SLOPES["mse"]
+
+    return min((source.along(axis) for axis in axes), key=cost)
 
 
 def _nbytes(base: EncodedBase) -> int:

@@ -31,11 +31,25 @@ class Av1Fields:
     sigma : bytes
         Packed :class:`~psc_volumetric.uncertainty.SigmaTables` of one level; empty when nothing
         was measured.
+    frame_axis : int
+        Axis of the brick that runs over the frames; the other two are rows and columns.
     """
 
     low: float
     step: float
     sigma: bytes = b""
+    frame_axis: int = 0
+
+    @property
+    def frame_axes(self) -> tuple[int, int, int]:
+        """Axes of the brick as (frames, rows, columns)."""
+        rows, columns = (axis for axis in range(3) if axis != self.frame_axis)
+        return self.frame_axis, rows, columns
+
+    def frames(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Frames, rows and columns of a brick of this shape."""
+        n, rows, columns = self.frame_axes
+        return shape[n], shape[rows], shape[columns]
 
     @property
     def whole_step(self) -> int:
@@ -59,7 +73,7 @@ class Av1Fields:
 
     def write(self, out: FieldWriter) -> None:
         """Append the fields in SPEC order."""
-        out.pack("dd", self.low, self.step)
+        out.pack("ddB", self.low, self.step, self.frame_axis)
         out.varint(len(self.sigma))
         out.raw(self.sigma)
 
@@ -69,8 +83,13 @@ class Av1Fields:
         if not cls.codes(dtype):
             raise FormatError(f"brick header: method av1 does not code {dtype}", kind="bad-method")
         low, step = data.float64(), data.float64()
+        (frame_axis,) = data.unpack("B")
         sigma = data.raw(data.varint(limit=c.MAX_SIGMA_BYTES, name="size of the sigma tables"))
-        fields = cls(low, step, sigma)
+        if frame_axis > 2:
+            raise FormatError(
+                f"brick header: expected a frame axis of 0..2, found {frame_axis}", kind="bad-av1"
+            )
+        fields = cls(low, step, sigma, frame_axis)
         if not fields.fits(dtype):
             raise FormatError(
                 f"brick header: samples from {low!r} in steps of {step!r} are out of range for "

@@ -31,6 +31,8 @@ def _fields(parts: Parts) -> Iterator[Bad]:
         ("fraction", "integers from one half", {"low": 0.5}),
     ):
         yield f"bad-av1-step-{name}", covers, parts.with_av1(**changes).join(), kind
+    axis = parts.with_av1(frame_axis=3)
+    yield "bad-av1-axis", "frames along a fourth axis", axis.join(), "bad-av1"
     none = parts.with_av1(sigma=b"\x20" + bytes(8))
     yield "bad-av1-octave", "sigma tables from half octave 32", none.join(), "bad-uncertainty"
     many = parts.with_av1(sigma=bytes(4097))

@@ -148,12 +148,15 @@ def prior_recipes() -> list[Recipe]:
 def av1_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
     """Good vectors of the method av1; how its encoder decides may change, the streams stay good."""
     crop, plane = i2[:, 8:49, 8:40], (base[:1, :40, :33] // 12).astype("<u1")
+    columns = np.repeat(i2[0, 8:28, None, 8:28], 9, axis=1)  # alike along y
     return [
         Recipe("av1-int16", "slices that predict one another, hidden and repeated frames", crop,
                -1000, 2000, CodecParameters(step=0.05), shape=(8, 64, 64), base="av1"),
         Recipe("av1-nan-float32", "float32 with NaN, infinity and a fill value",
                f4[:3, 8:28, 8:28], 200, 575, special=(-9999.0,), base="av1"),
         Recipe("av1-plane-uint8", "a single slice: a still picture", plane, 0, 250, base="av1"),
+        Recipe("av1-rows-int16", "frames along y, whose sections are alike", columns,
+               -1000, 2000, shape=(24, 64, 64), base="av1"),
         Recipe("av1-layers-int16", "both layers as differences over av1", crop[:3, :20, :20],
                -1000, 2000, base="av1", guarantee=Guarantee("lossless", 3.0, "base", ("zstd",))),
     ]  # fmt: skip

@@ -1,8 +1,8 @@
-"""Float networks the project trains: MONAI ``DiffusionModelUNet`` behind a space-to-depth fold.
+"""Float networks the project trains: its own residual U-Net, or MONAI's ``DiffusionModelUNet``.
 
 The slices of a tile enter the 2-D network as channels. Folding ``fold x fold`` pixels into
-channels first cuts the cost per voxel by about ``fold**2`` (decision 0007). Only training and
-conversion use this module; decoding never does.
+channels first cuts the cost per voxel by about ``fold**2`` (decision 0007), and costs quality
+(decision 0019). Only training and conversion use this module; decoding never does.
 """
 
 from __future__ import annotations
@@ -20,28 +20,36 @@ __all__ = ["Architecture", "build_network"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of a folded MONAI U-Net.
+    """Shape of a U-Net.
 
     Parameters
     ----------
+    family : str
+        ``"residual"`` (`psc_volumetric.prior.residual_unet`) or ``"monai"``
+        (``DiffusionModelUNet``).
     slices, tile : int
         Tile shape is ``(slices, tile, tile)``.
     fold : int
         Pixels per side folded into channels before the first convolution (1, 2 or 4).
     channels : tuple of int
-        Channels per resolution, coarse ones last; multiples of ``norm_num_groups``.
+        Channels per resolution, coarse ones last; MONAI: multiples of ``norm_num_groups``.
+    blocks : tuple of int
+        Residual blocks per resolution, on the way down and again on the way up; ``"residual"``
+        only.
     attention_levels : tuple of bool
-        Self-attention per resolution.
+        Self-attention per resolution; MONAI only, as are the rest.
     num_res_blocks, norm_num_groups, num_head_channels : int
         As in MONAI.
     mid_attention : bool
         Keep MONAI's attention in the middle block (costs little, gains little; default off).
     """
 
+    family: str = "monai"
     slices: int = 8
     tile: int = 64
     fold: int = 2
     channels: tuple[int, ...] = (48, 72, 96)
+    blocks: tuple[int, ...] = ()
     attention_levels: tuple[bool, ...] = (False, False, False)
     num_res_blocks: int = 1
     norm_num_groups: int = 8
@@ -49,9 +57,15 @@ class Architecture:
     mid_attention: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.channels) != len(self.attention_levels):
+        if self.family not in ("residual", "monai"):
             raise ParameterError(
-                f"channels {self.channels!r} and attention_levels {self.attention_levels!r} "
+                f"family must be 'residual' or 'monai', found {self.family!r}",
+                kind="bad-architecture",
+            )
+        name = "blocks" if self.family == "residual" else "attention_levels"
+        if len(self.channels) != len(getattr(self, name)):
+            raise ParameterError(
+                f"channels {self.channels!r} and {name} {getattr(self, name)!r} "
                 "must have one entry per resolution",
                 kind="bad-architecture",
             )
@@ -86,9 +100,14 @@ def build_network(architecture: Architecture) -> torch.nn.Module:
     Returns
     -------
     torch.nn.Module
-        Randomly initialised; its ``unet`` attribute is the MONAI network.
+        Randomly initialised; of family ``"monai"``, its ``unet`` attribute is the MONAI network.
     """
     import torch
+
+    if architecture.family == "residual":
+        from psc_volumetric.prior.residual_unet import ResidualUNet
+
+        return ResidualUNet(architecture)
     from monai.networks.nets import DiffusionModelUNet
 
     class FoldedUNet(torch.nn.Module):

@@ -206,6 +206,8 @@ class _Converter:
     def _fit(self, register: str, readers: Sequence[FloatStep], grids: Iterable[Grid]) -> Grid:
         """The input grid, and weights for it, with the least summed relative error of readers."""
         values = self.statistics[register].values()[::4]
+        if readers[0].relu:
+            values = np.maximum(values, 0)
         power = max(float(np.abs(values).mean()) ** 2, 1e-12)
         best = Fit(math.inf, Grid(0, 0, 0), [])
         for grid in grids:
@@ -220,7 +222,8 @@ class _Converter:
 
     def _grids(self, register: str, activation: str | None) -> Iterator[Grid]:
         """Candidates, fine ones with few levels and coarse ones alike."""
-        largest = self.statistics[register].magnitude
+        seen = self.statistics[register]
+        largest = seen.high if activation == "relu" else seen.magnitude
         for fraction in FRACTIONS.get(activation or "", range(self.bits.get(register, 0) + 1)):
             for clip in CLIPS:
                 hi = min(max(math.ceil(largest * clip * 2.0**fraction), 2), RESIDUAL_LIMIT)
@@ -241,7 +244,8 @@ class _Converter:
         if produced is not None and produced.op == "norm_act":
             quant, in_bits = None, self.bits[source]
         else:
-            in_bits, lo, hi = self._fit(source, [s], self._grids(source, None))
+            kind = "relu" if s.relu else None
+            in_bits, lo, hi = self._fit(source, [s], self._grids(source, kind))
             quant = (self.bits[source] - in_bits, lo, hi)
         weight, exponent = self.weights[s.name]
         self.tensors[f"{s.name}.weight"] = weight

@@ -25,8 +25,9 @@ class FloatStep:
     """A step before quantisation; see :class:`psc_volumetric.prior.step.Step`.
 
     ``bias`` is (1 or levels, O): the time embedding of each noise level is already added.
-    ``activation`` is ``"silu"`` or ``"linear"`` (normalisation alone). Attention weighs with powers
-    of two: log2(e) and the score's scale are part of the convolution that makes q.
+    ``activation`` is ``"silu"`` or ``"linear"`` (normalisation alone). ``relu``: a convolution
+    reads the positive part of its input; in integers, a grid that starts at 0. Attention weighs
+    with powers of two: log2(e) and the score's scale are part of the convolution that makes q.
     """
 
     op: str
@@ -38,6 +39,7 @@ class FloatStep:
     bias: Tensor | None = None
     stride: int = 1
     upsample: bool = False
+    relu: bool = False
     add: str | None = None
     gamma: Tensor | None = None
     beta: Tensor | None = None
@@ -114,6 +116,8 @@ def _run_step(step: FloatStep, r: dict[str, Tensor], level: int) -> Tensor:
         q, k, v = (r[name] for name in step.inputs)
         return torch.stack([_attend(*tile, step.heads) for tile in zip(q, k, v, strict=True)])
     assert step.weight is not None and step.bias is not None
+    if step.relu:
+        x = F.relu(x)
     if step.upsample:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     row = step.bias[level if len(step.bias) > 1 else 0]

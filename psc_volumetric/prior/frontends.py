@@ -25,6 +25,7 @@ __all__ = [
     "Denoising",
     "from_diffusers",
     "from_monai",
+    "from_trained",
     "load_diffusers",
 ]
 
@@ -32,7 +33,10 @@ Tensor = torch.Tensor
 
 
 class _Builder:
-    """Collects steps; registers are numbered, tensors named after their module."""
+    """Collects steps; registers are numbered, tensors named after their module.
+
+    ``embeddings``: (levels, features) activated time embedding of every noise level.
+    """
 
     def __init__(self, program: FloatProgram, embeddings: Tensor | None) -> None:
         self.program, self.embeddings, self.count = program, embeddings, 0
@@ -55,7 +59,7 @@ class _Builder:
         bias = module.bias.detach().double()[None] * scale
         if time is not None:
             assert self.embeddings is not None
-            projected = F.silu(self.embeddings) @ time.weight.detach().double().T
+            projected = self.embeddings @ time.weight.detach().double().T
             bias = bias + projected + time.bias.detach().double()
         return self.emit("conv", [source], name=name, weight=weight, bias=bias, **fields)
 
@@ -97,6 +101,59 @@ class _Builder:
         return self.conv(f"{name}.out", out, a, add=source)
 
 
+def from_trained(
+    net: torch.nn.Module, architecture: Architecture, times: Sequence[float]
+) -> FloatProgram:
+    """Turn a network of `psc_volumetric.prior.architecture.build_network` into float steps.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        Trained.
+    architecture : Architecture
+        Its shape.
+    times : sequence of float
+        Time (0..1) of every noise level; the embeddings are tabulated here, once.
+    """
+    family = _from_residual if architecture.family == "residual" else from_monai
+    return family(net, architecture, times)
+
+
+def _from_residual(
+    net: torch.nn.Module, architecture: Architecture, times: Sequence[float]
+) -> FloatProgram:
+    """Steps of a `ResidualUNet`; halving is an unfold and a 1 x 1 convolution."""
+    module: Any = net
+    a = architecture
+    with torch.no_grad():
+        embedded = module.embedding(torch.tensor([1000.0 * t for t in times])).double()
+    program = FloatProgram(a.slices, a.tile, len(times))
+    b = _Builder(program, embedded)
+
+    def block(name: str, m: Any, x: str) -> str:
+        h = b.conv(f"{name}.conv1", m.conv1, x, time=m.time, relu=True)
+        return b.conv(f"{name}.conv2", m.conv2, h, relu=True, add=x)
+
+    h = b.emit("unfold", ["x"], factor=a.fold) if a.fold > 1 else "x"
+    h = b.conv("conv_in", module.conv_in, h)
+    skips = []
+    for i, blocks in enumerate(module.down):
+        for j, m in enumerate(blocks):
+            h = block(f"down{i}.{j}", m, h)
+        if i < len(module.shrink):
+            skips.append(h)
+            h = b.conv(f"shrink{i}", module.shrink[i], b.emit("unfold", [h], factor=2))
+    for i in reversed(range(len(module.grow))):
+        grown = b.emit("fold", [b.conv(f"grow{i}", module.grow[i], h)], factor=2)
+        h = b.conv(f"merge{i}", module.merge[i], grown, add=skips[i])
+        for j, m in enumerate(module.up[i]):
+            h = block(f"up{i}.{j}", m, h)
+    h = b.conv("conv_out", module.conv_out, h, relu=True)
+    if a.fold > 1:
+        b.emit("fold", [h], factor=a.fold)
+    return program
+
+
 def from_monai(
     net: torch.nn.Module, architecture: Architecture, times: Sequence[float]
 ) -> FloatProgram:
@@ -119,7 +176,7 @@ def from_monai(
         stamps = torch.tensor([1000.0 * t for t in times])
         embedded = unet.time_embed(get_timestep_embedding(stamps, a.channels[0])).double()
     program = FloatProgram(a.slices, a.tile, len(times))
-    b = _Builder(program, embedded)
+    b = _Builder(program, F.silu(embedded))
 
     def resnet(name: str, m: Any, *sources: str) -> str:
         x = sources[0] if len(sources) == 1 else b.emit("concat", sources)
@@ -215,7 +272,7 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
         stamps = torch.tensor(list(timesteps))
         embedded = unet.time_embedding(unet.time_proj(stamps).float()).double()
     program = FloatProgram(unet.config.in_channels, unet.config.sample_size, len(timesteps))
-    b = _Builder(program, embedded)
+    b = _Builder(program, F.silu(embedded))
 
     def resnet(name: str, m: Any, *sources: str) -> str:
         x = sources[0] if len(sources) == 1 else b.emit("concat", sources)

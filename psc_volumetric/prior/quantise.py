@@ -119,7 +119,9 @@ def quantise_weight(
 
 
 def smallest(activation: str, fraction: int) -> int:
-    """Smallest entry of an activation table with so many fraction bits."""
+    """Smallest input of a convolution after an activation, with so many fraction bits."""
+    if activation == "relu":
+        return 0
     lowest = -0.27846455 if activation == "silu" else -TABLE_HALF / 2.0**TABLE_BITS
     return math.floor(lowest * float(1 << fraction) + 0.5)
 

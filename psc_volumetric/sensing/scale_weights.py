@@ -10,22 +10,22 @@ __all__ = ["BIAS", "FEATURES", "WEIGHTS"]
 
 # name of each feature and its weight, 14 fraction bits
 _TABLE = {
-    "own variance": 2471,
-    "variance, frequencies": 1390,
-    "variance, blocks": 1273,
-    "own mean": 7655,
-    "mean, frequencies": -996,
-    "mean, blocks": 8,
-    "class": -207,
-    "depth": 377,
-    "threshold": -32,
-    "surprise, frequencies": 6362,
-    "expected, frequencies": 1121,
-    "surprise, blocks": 3895,
-    "expected, blocks": 384,
-    "surprise, around": 4034,
-    "expected, around": 891,
+    "own variance": 2486,
+    "variance, frequencies": 1699,
+    "variance, blocks": 900,
+    "own mean": 6234,
+    "mean, frequencies": -1757,
+    "mean, blocks": -156,
+    "class": -58,
+    "depth": 229,
+    "threshold": 1788,
+    "surprise, frequencies": 6903,
+    "expected, frequencies": 1183,
+    "surprise, blocks": 3463,
+    "expected, blocks": 562,
+    "surprise, around": 4603,
+    "expected, around": 566,
 }
 FEATURES = tuple(_TABLE)
 WEIGHTS = tuple(_TABLE.values())
-BIAS = -13179273  # 22 fraction bits
+BIAS = -14755434  # 22 fraction bits

@@ -199,3 +199,32 @@ def test_impossible_fields_are_refused() -> None:
         with pytest.raises(FormatError):
             data = write_brick(replace(other, dtype=np.dtype(name)), sections, av1=index.av1)
             parse(data)
+
+
+def test_frames_run_along_the_axis_that_is_cheapest() -> None:
+    plane = blobs((1, 24, 40))[0]
+    for axis in range(3):
+        values = np.ascontiguousarray(np.repeat(plane[..., None], 20, axis=2))
+        values = np.moveaxis(values, 2, axis)
+        brick = encode(values)
+        fields = parse(brick.data).av1
+        assert fields is not None and fields.frame_axis == axis
+        whole = decode(brick, spread=True)
+        assert brick.last is not None and np.array_equal(whole.values, brick.last)
+        region = (slice(3, 11), slice(2, 19), slice(5, 6))
+        part = decode(brick, region, spread=True)
+        assert np.array_equal(part.values, whole.values[region])
+        assert part.spread is not None and whole.spread is not None
+        assert part.spread.shape == part.values.shape
+
+
+def test_every_frame_axis_decodes_and_flat_or_huge_ones_are_not_tried() -> None:
+    values = blobs((18, 20, 24))
+    source = Av1Source(values, None)
+    assert source.frame_axes() == [0, 1, 2]
+    for axis in source.frame_axes():
+        trial = source.along(axis).code(40.0, speed=8)
+        assert trial.samples.shape == values.shape
+        assert trial.mse < 40.0**2
+    assert Av1Source(values[:7], None).frame_axes() == [0]  # rows of 7
+    assert Av1Source(np.zeros((16, 16, (1 << 14) + 1), "<i2"), None).frame_axes() == [0, 2]

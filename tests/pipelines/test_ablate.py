@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from pipelines import ablate
-from pipelines.measured_tiles import TilePoint, code_tiles
+from pipelines.measured_tiles import TilePoint, _ends_late, code_tiles
 from psc_volumetric import parameters
-from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
+from psc_volumetric.codec import (
+    CodecParameters,
+    IntensityMapping,
+    TileRecord,
+    decode_brick,
+    encode_brick,
+)
 from psc_volumetric.coding import quantiser
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior import load_prior
@@ -111,7 +117,14 @@ def test_command_prints_a_line_per_variant(
     )  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("test-tiny ")
-    assert [line.split(" | ")[0] for line in lines[4:]] == [
+    assert [line.split(" | ")[0] for line in lines[4:7]] == [
         "| default: effort 5", "| pass ends at time 0.05", "| pass ends at time 0.1",
     ]  # fmt: skip
     assert lines[4].endswith("| +0.0 | +0.00 |")
+    assert lines[8] == "Of 1 tiles, better ended at an earlier level: 0 at step 0.3, 0 at step 1"
+
+
+@pytest.mark.parametrize("mse, late", [((4.0, 2.0, 1.0), False), ((4.0, 1.0, 1.0), True)])
+def test_a_level_that_does_not_pay_is_seen(mse: tuple[float, ...], late: bool) -> None:
+    record = TileRecord((0, 0, 0), nbytes=(10, 10, 10), mse=mse, max_error=(1.0,) * 3, sha256="")
+    assert _ends_late(record, 100, step=1.0) == late

@@ -33,8 +33,17 @@ def test_the_float_network_says_what_the_integers_say(name):
         assert float(((got - want) ** 2).mean() / (want**2).mean()) < 4e-3, level
 
 
-def test_another_architecture_is_refused():
-    architecture = replace(Recipe.load("mr-head").architecture, channels=(48, 72, 64))
+@pytest.mark.parametrize("change", [{"channels": (32, 64, 80)}, {"blocks": (1, 1, 1)}])
+def test_another_architecture_is_refused(change):
+    architecture = replace(Recipe.load("mr-head").architecture, **change)
     with pytest.raises(ParameterError) as caught:
         float_network(load_prior("mr-head"), architecture)
     assert caught.value.kind == "bad-start"
+
+
+def test_a_prior_of_another_family_is_refused():
+    with pytest.raises(ParameterError, match="'residual'") as caught:
+        float_network(load_prior("test-tiny"), Recipe.load("test-tiny").architecture)
+    assert caught.value.kind == "bad-start"
+    with pytest.raises(ParameterError, match="recipe's architecture"):
+        float_network(load_prior("test-tiny"), Recipe.load("mr-head").architecture)

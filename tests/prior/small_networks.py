@@ -11,6 +11,12 @@ SMALL = Architecture(
     slices=4, tile=32, fold=2, channels=(16, 24), attention_levels=(False, False),
     norm_num_groups=4, num_head_channels=8,
 )  # fmt: skip
+RESIDUAL = Architecture(
+    family="residual", slices=4, tile=32, fold=1, channels=(8, 16, 24), blocks=(2, 1, 1)
+)
+FOLDED = Architecture(
+    family="residual", slices=4, tile=32, fold=2, channels=(16, 24), blocks=(1, 1)
+)
 ATTENTIVE = Architecture(
     slices=4, tile=32, fold=2, channels=(16, 24), attention_levels=(False, True),
     norm_num_groups=4, num_head_channels=8, mid_attention=True,

@@ -7,13 +7,26 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_networks import ATTENTIVE, SMALL, attentive_network, awake, random_tiles
+from small_networks import (
+    ATTENTIVE,
+    FOLDED,
+    RESIDUAL,
+    SMALL,
+    attentive_network,
+    awake,
+    random_tiles,
+)
 
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.architecture import build_network
 from psc_volumetric.prior.build import cosine_times, schedule_tables
 from psc_volumetric.prior.convert import convert, observe
-from psc_volumetric.prior.frontends import from_diffusers, from_monai, load_diffusers
+from psc_volumetric.prior.frontends import (
+    from_diffusers,
+    from_monai,
+    from_trained,
+    load_diffusers,
+)
 from psc_volumetric.prior.runtime import TorchRuntime
 
 
@@ -30,17 +43,33 @@ def _integer_error(program, level):
 
 @pytest.mark.parametrize(
     "architecture, net",
-    [(SMALL, lambda: awake(build_network(SMALL))), (ATTENTIVE, attentive_network)],
-    ids=["plain", "attention"],
+    [
+        (SMALL, lambda: awake(build_network(SMALL))),
+        (ATTENTIVE, attentive_network),
+        (RESIDUAL, lambda: awake(build_network(RESIDUAL))),
+        (FOLDED, lambda: awake(build_network(FOLDED))),
+    ],
+    ids=["monai", "monai-attention", "residual", "residual-folded"],
 )
-def test_monai_network_survives_as_steps_and_as_integers(architecture, net):
+def test_trained_network_survives_as_steps_and_as_integers(architecture, net):
     net, times = net(), cosine_times(8)
-    program = from_monai(net, architecture, times)
+    program = from_trained(net, architecture, times)
     x = random_tiles(program)
     with torch.no_grad():
         want = net(x, torch.full((len(x),), 1000 * times[5]))
     torch.testing.assert_close(program.run(x.double(), 5).float(), want, atol=2e-4, rtol=1e-3)
     assert _integer_error(program, 5) < 0.001
+
+
+def test_rectified_inputs_take_no_negative_levels():
+    """What ReLU throws away must not cost the grid of a convolution's input half of its levels."""
+    program = from_trained(awake(build_network(RESIDUAL)), RESIDUAL, cosine_times(8))
+    integers = convert(program, observe(program, [(random_tiles(program), 5)]))
+    rectified = {s.name: s.relu for s in program.steps if s.op == "conv"}
+    assert sum(rectified.values()) == 15  # two per block, and the last
+    for step in integers.steps:
+        if step.op == "conv":
+            assert (step.quant[1] == 0) == rectified[step.name]
 
 
 def test_attention_is_no_bystander_here():

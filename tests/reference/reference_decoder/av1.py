@@ -21,22 +21,32 @@ class Av1:
     low: float
     step: float
     sigma: bytes
+    axis: int
+
+    def order(self) -> tuple:
+        """Axes of the valid part as frames, rows, columns."""
+        return (self.axis, *(a for a in range(3) if a != self.axis))
 
 
 def read_av1(data: Fields, h: Header) -> Av1:
     require(h.dtype.str[1:] not in ("b1", "u8", "i8"), "dtype of an av1 brick")
     low, step = data.number("d"), data.number("d")
+    axis = data.bytes(1)[0]
+    require(axis <= 2, "frame axis")
     table = data.bytes(data.varint(4096))
     require(math.isfinite(low) and math.isfinite(step) and step > 0, "mapping")
     limit = 2.0**125 if h.dtype.kind == "f" else 2.0**38
     require(abs(low) < limit and step <= limit / 4096, "mapping")
     if h.dtype.kind != "f":
         require(low.is_integer() and (step * 65536).is_integer(), "mapping")
-    return Av1(low, step, table)
+    return Av1(low, step, table, axis)
 
 
 def check_stream(data: bytes, valid: tuple) -> None:
-    """Points 1 to 4: the OBUs of a stream, before an AV1 decoder sees it."""
+    """Points 1 to 4: the OBUs of a stream, before an AV1 decoder sees it.
+
+    ``valid`` has frames, rows and columns.
+    """
     require(max(valid[1:]) <= 16384, "extent")
     units: list[list[tuple[int, bytes]]] = []
     at = 0

@@ -90,9 +90,14 @@ def _decode_base(brick: bytes, h: Header, files: dict | None, level: int) -> Dec
 def _decode_av1(brick: bytes, h: Header, frames: Frames | None) -> Decoded:
     """Section 3.7."""
     data = _section(brick, h, "base")
-    check_stream(data, h.valid)
+    order = h.av1.order()
+    shape = tuple(h.valid[axis] for axis in order)
+    check_stream(data, shape)
     require(frames is not None, "AV1 is decoded by another library")
-    samples = frames(data, h.valid)
+    shown, samples = frames(data, shape), np.empty(h.valid, np.int64)
+    for number in range(shape[0]):
+        place = tuple(number if axis == order[0] else slice(None) for axis in range(3))
+        samples[place] = shown[number]
     values, spread = stored(samples, h.av1, h.dtype), sigma(samples, h.av1)
     index, patterns = _special(_section(brick, h, "special"), h)
     for number, pattern in enumerate(patterns, start=1):
