@@ -201,7 +201,7 @@ def calibrate(
     tiles : (n, slices, tile, tile) float32
         Normalised training tiles.
     steps : sequence of float
-        Quantiser steps to visit; efforts 3 and 5 are visited with each.
+        Quantiser steps to visit; efforts 3, 5 and 6 are visited with each.
 
     Returns
     -------

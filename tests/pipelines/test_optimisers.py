@@ -42,14 +42,16 @@ def test_inner_convolutions_take_muons_step_and_the_rest_adamws():
             rows = len(parameter)
             twin = torch.nn.Parameter(before[name].permute(0, 2, 3, 1).reshape(rows, -1).clone())
             twin.grad = gradients[name].permute(0, 2, 3, 1).reshape(rows, -1).clone()
-            muon = torch.optim.Muon([twin], 0.01, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+            expected = torch.optim.Muon(
+                [twin], 0.01, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+            )
             moved = parameter.permute(0, 2, 3, 1).reshape(rows, -1)
         else:
             twin = torch.nn.Parameter(before[name].clone())
             twin.grad = gradients[name]
-            muon = torch.optim.AdamW([twin], 0.01, weight_decay=0.02, betas=(0.9, 0.99))
+            expected = torch.optim.AdamW([twin], 0.01, weight_decay=0.02, betas=(0.9, 0.99))
             moved = parameter
-        muon.step()
+        expected.step()
         torch.testing.assert_close(moved, twin, msg=name)
     assert inner == 9  # two per block of three, shrink, grow, merge
 
