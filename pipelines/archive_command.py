@@ -43,7 +43,7 @@ def archive(  # long: one parameter for each option, with its help
     psnr: Psnr = None,
     step: Step = None,
     preview: Preview = None,
-    base: Annotated[str, typer.Option(help="Lossy method: auto, psc or av1.")] = "auto",
+    base: Annotated[str, typer.Option(help="Lossy method: auto, psc, av1 or wavelet.")] = "auto",
     roi_lossless: Annotated[
         str | None, typer.Option(help='Keep this region exactly: "z=10:42,y=0:64,x=32:96".')
     ] = None,

@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", nargs="+", type=Path, help="file or folder")
     parser.add_argument("--step", type=float, default=0.5, help="quantiser step")
     parser.add_argument("--effort", type=int, default=5)
-    parser.add_argument("--base", default="psc", help="psc, av1 or auto")
+    parser.add_argument("--base", default="psc", help="psc, av1, wavelet or auto")
     parser.add_argument("--prior", help="name or folder; default: what fits the source")
     parser.add_argument("--every", type=int, default=1, help="take one brick of so many")
     given = parser.parse_args(arguments)

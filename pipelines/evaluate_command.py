@@ -48,7 +48,7 @@ def evaluate(
     ours: Annotated[
         str | None,
         typer.Option(
-            help="Variants of ours: auto, psc, av1, none, or none:fast, none:jpegls (coders). "
+            help="Variants of ours: auto, psc, av1, wavelet, none, none:fast (coders). "
             "Default: auto; bounded and lossless: none,none:fast."
         ),
     ] = None,

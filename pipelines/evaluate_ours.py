@@ -231,7 +231,7 @@ def _encode(brick: _Brick) -> EncodedBrick:
     variable, choice = brick.variable, brick.choice
     spec, sampled = variable.spec, variable.range
     by_base = choice.base != "none" and variable.method == "psc" and sampled is not None
-    by_prior = by_base and choice.base != "av1" and brick.prior is not None
+    by_prior = by_base and choice.base in ("auto", "psc") and brick.prior is not None
     kept_anyway = choice.mode == "lossy" and not by_base
     return encode_brick(
         brick.values,

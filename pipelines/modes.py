@@ -31,7 +31,8 @@ class VariableMode:
     max_error : float or None
         Bound of the bounded level in stored units; None without one.
     base : str
-        Lossy method below the exact levels: ``"auto"``, ``"psc"``, ``"av1"``, or ``"none"``.
+        Lossy method below the exact levels: ``"auto"``, ``"psc"``, ``"av1"``, ``"wavelet"`` or
+        ``"none"``.
     reason : str or None
         Why the variable is kept exactly though less was asked for, or has no lossy levels.
     range : SampledRange or None

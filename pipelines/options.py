@@ -22,7 +22,7 @@ __all__ = [
 MODES = ("lossless", "bounded", "lossy")
 ERROR_UNITS = ("stored", "physical", "relative")
 PREVIEWS = ("none", "psc")
-BASES = ("auto", "psc", "av1")
+BASES = ("auto", "psc", "av1", "wavelet")
 DEVICES = ("auto", "cpu", "cuda")
 FAST_CODERS = ("jpegls", "htj2k", "pcodec", "zstd")
 DEFAULT_STEP = 0.5
@@ -56,7 +56,7 @@ class ArchiveOptions:
         Whether lossless and bounded archives have lossy levels below, ``"psc"`` or ``"none"``
         (the default).
     base : str
-        Lossy method: ``"psc"``, ``"av1"`` or ``"auto"``, the better one in each brick.
+        Lossy method: ``"psc"``, ``"av1"``, ``"wavelet"`` or ``"auto"``, the best one in each brick.
     exact_roi, exact_roi_mm : str or None
         Region of a bounded or lossy archive that is kept exactly, in indices or millimetres.
     coders : str

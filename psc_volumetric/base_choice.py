@@ -1,4 +1,4 @@
-"""Which base method codes a brick: the prior, or AV1 where that is smaller at the same error.
+"""Which base method codes a brick: the prior, or a classical one that is smaller at its error.
 
 Encoder only; a reader finds the method in the header.
 """
@@ -6,33 +6,36 @@ Encoder only; a reader finds the method in the header.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.av1_brick import SPEED, Av1Source, Trial
+from psc_volumetric.av1_brick import Av1Source
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
 from psc_volumetric.bitstream.wire import FieldWriter
+from psc_volumetric.classical_brick import ClassicalSource, Trial
 from psc_volumetric.codec import EncodedBase
 from psc_volumetric.coding.plain import SpecialMap
-from psc_volumetric.errors import ParameterError
 from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.wavelet_brick import WaveletSource
 
 if TYPE_CHECKING:
     from psc_volumetric.prior import Prior
 
-__all__ = ["encode_av1_at", "encode_base"]
+__all__ = ["encode_base"]
 
 Values = NDArray[np.generic]
 Triple = tuple[int, int, int]
+Coding = tuple[ClassicalSource, Trial]
 
+METHODS = ("psc", "av1", "wavelet")
 PSC_KINDS = {"u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"}
-QUICK_SPEED = 5  # of a first look
-HOPELESS = 1.35  # bytes of the quick search over those of psc; the slow one saves 5 to 25 %
-TOLERANCE = 0.03  # share of the error below the one wanted, and of the bytes around it
-SLOPES = {"mse": 1.2, "nbytes": -1.0}  # of logarithms, over that of the quantiser step
+HOPELESS = 1.35  # bytes of a quick search over the best ones; the slow one saves 5 to 25 %
+TOLERANCE = 0.03  # share of the error below the one wanted
+SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
 MOST_TRIALS = 6
 SLOWLY = 1.05  # quantiser step of the slow encoder over that of the quick one, at equal error
 
@@ -54,11 +57,15 @@ def encode_base(
     """Code the base of a brick with the method asked for, or with the better one.
 
     Parameters are those of :func:`psc_volumetric.codec.encode_brick`; ``lossy`` says that no exact
-    level follows. None when neither method can or should code the brick.
+    level follows. None when no method can or should code the brick.
     """
     if mapping is None or base == "none":
         return None
-    can_av1 = base in ("auto", "av1") and Av1Source.fits(values, special)
+    sources = [
+        kind(values, special)
+        for kind in (WaveletSource, Av1Source)
+        if base in ("auto", kind.METHOD) and kind.fits(values, special)
+    ]
     psc = None
     if base in ("auto", "psc") and prior is not None and _prior_fits(values.dtype, mapping):
         from psc_volumetric.psc_brick import encode_psc
@@ -67,138 +74,139 @@ def encode_base(
             values, header=replace(header, method="psc"), mapping=mapping, parameters=parameters,
             prior=prior, special=special, seed=seed, device=device,
         )  # fmt: skip
-    if not can_av1:
+    if not sources:
         return psc
-    source, whole = Av1Source(values, special), tile or header.valid
+    whole = tile or header.valid
     if psc is not None:
-        return _better(source, psc, whole)
-    if base == "auto" and not lossy:
-        return None  # exact levels alone are smaller than on top of a base nobody asked for
+        return _better(sources, psc, whole)
     step = parameters.step * (mapping.high - mapping.low) / 2
-    source = _best_axis(source, step)
-    why = "av1: asked for" if base == "av1" else "av1: no prior for these values"
-    return replace(source.finish(source.code(step), whole), choice=why)
+    if base == "auto":
+        # exact levels alone are smaller than on top of a base nobody asked for
+        return _without_prior(sources, step, whole) if lossy else None
+    source = _best_axis(sources[0], step)
+    return replace(source.finish(source.code(step), whole), choice=f"{base}: asked for")
 
 
-def encode_av1_at(
-    values: Values,
-    *,
-    special: SpecialMap | None,
-    kind: str,
-    wanted: float,
-    tile: Triple | None = None,
-) -> EncodedBase:
-    """Code a brick with AV1 at a mean squared error (stored units) or at a number of bytes.
-
-    Parameters
-    ----------
-    values : (z, y, x) array
-        Stored values that AV1 can code, see :meth:`Av1Source.fits`.
-    special : SpecialMap or None
-    kind : str
-        ``"mse"`` (at most ``wanted``, less by 3 % at most where the steps allow) or ``"nbytes"``
-        (within 3 %, of the AV1 stream).
-    wanted : float
-        Above 0.
-    tile : (z, y, x), optional
-        Tiles of the records.
-    """
-    if kind not in SLOPES or not wanted > 0:
-        raise ParameterError(
-            f"AV1: expected a positive 'mse' or 'nbytes', found {wanted!r} {kind!r}",
-            kind="bad-target",
-        )
-    source = Av1Source(values, special)
-    start = math.sqrt(10 * wanted) if kind == "mse" else (source.high - source.low) / 16
-    source = _best_axis(source, start)
-    trial = _search_slowly(source, kind, wanted, _search(source, kind, wanted, start, QUICK_SPEED))
-    z, y, x = values.shape
-    return source.finish(trial, tile or (z, y, x))
+def _without_prior(sources: Sequence[ClassicalSource], step: float, tile: Triple) -> EncodedBase:
+    """The better of the classical codings at the error that the first one has at ``step``."""
+    source, others = _best_axis(sources[0], step), sources[1:]
+    trial = source.code(step)
+    sizes = {source.METHOD: len(trial.data)}
+    if others and trial.mse > 0:
+        (source, trial), more = _smallest(others, trial.mse, (source, trial))
+        sizes |= more
+    why = f"{source.METHOD}: no prior for these values" + _against(source.METHOD, sizes)
+    return replace(source.finish(trial, tile), choice=why, compared=_compared(sizes))
 
 
-def _better(source: Av1Source, psc: EncodedBase, tile: Triple) -> EncodedBase:
-    """The smaller of two codings of a brick; AV1's has at most the error of the prior's."""
-    mse = float(np.mean(source.error(psc.levels[-1]) ** 2))
-    nbytes = _nbytes(psc)
-    at = f"at RMSE {math.sqrt(mse):.4g}"
+def _better(sources: Sequence[ClassicalSource], psc: EncodedBase, tile: Triple) -> EncodedBase:
+    """The smallest coding of a brick; classical ones have at most the error of the prior's."""
+    mse = float(np.mean(sources[0].error(psc.levels[-1]) ** 2))
     if not mse > 0:
         return replace(psc, choice="psc: no error")
+    nbytes = _nbytes(psc)
+    best, sizes = _smallest(sources, mse, None, limit=nbytes)
+    chosen = psc
+    if best is not None:
+        coded = best[0].finish(best[1], tile)
+        sizes[coded.method] = _nbytes(coded)
+        chosen = coded if sizes[coded.method] < nbytes else psc
+    sizes["psc"] = nbytes
+    why = f"{chosen.method}{_against(chosen.method, sizes)} at RMSE {math.sqrt(mse):.4g}"
+    return replace(chosen, choice=why, compared=_compared(sizes))
+
+
+@overload
+def _smallest(
+    sources: Sequence[ClassicalSource], mse: float, best: Coding
+) -> tuple[Coding, dict[str, int]]: ...
+@overload
+def _smallest(
+    sources: Sequence[ClassicalSource], mse: float, best: None, limit: float
+) -> tuple[Coding | None, dict[str, int]]: ...
+def _smallest(
+    sources: Sequence[ClassicalSource], mse: float, best: Coding | None, limit: float = math.inf
+) -> tuple[Coding | None, dict[str, int]]:
+    """The smallest coding with at most an error, and the bytes of every one looked at.
+
+    A coding of ``limit`` bytes or more is none; one far above that, or above the best so far, in
+    a quick search is not searched slowly.
+    """
+    sizes = {}
     start = math.sqrt(20 * mse)
-    source = _best_axis(source, start)
-    quick = _search(source, "mse", mse, start, QUICK_SPEED)
-    if quick.mse > mse * (1 + TOLERANCE) or len(quick.data) > HOPELESS * nbytes:
-        about = f"psc: {nbytes} bytes against about {len(quick.data)} of av1 {at}"
-        return replace(psc, choice=about, compared=(nbytes, len(quick.data)))
-    trial = _search_slowly(source, "mse", mse, quick)
-    av1 = source.finish(trial, tile)
-    both = (nbytes, _nbytes(av1))
-    if trial.mse <= mse and both[1] < both[0]:
-        why = f"av1: {both[1]} bytes against {both[0]} of psc {at}"
-        return replace(av1, choice=why, compared=both)
-    why = f"psc: {both[0]} bytes against {both[1]} of av1 {at}"
-    return replace(psc, choice=why, compared=both)
+    for one in sources:
+        source = _best_axis(one, start)
+        trial = _search(source, mse, start, quick=True)
+        most = HOPELESS * (limit if best is None else len(best[1].data))
+        if len(trial.data) <= most and source.IS_SLOW and trial.mse <= mse * (1 + TOLERANCE):
+            trial = _search(source, mse, trial.step * SLOWLY, quick=False)
+        sizes[source.METHOD] = len(trial.data)
+        if trial.mse <= mse and len(trial.data) < (limit if best is None else len(best[1].data)):
+            best = (source, trial)
+    return best, sizes
 
 
-def _best_axis(source: Av1Source, step: float) -> Av1Source:
-    """The source with its frames along the axis that a quick coding at ``step`` finds cheapest.
+def _best_axis(source: ClassicalSource, step: float) -> ClassicalSource:
+    """AV1 with its frames along the axis that a quick coding at ``step`` finds cheapest.
 
     Bytes and error differ at a step; the slope of a rate-distortion curve puts them together.
     """
-    axes = source.frame_axes()
-    if len(axes) == 1:
+    if not isinstance(source, Av1Source) or len(source.frame_axes()) == 1:
         return source
 
-    def cost(other: Av1Source) -> float:
-        trial = other.code(step, speed=QUICK_SPEED)
-        return math.log(len(trial.data)) + math.log(max(trial.mse, 1e-300)) / SLOPES["mse"]
+    def cost(other: ClassicalSource) -> float:
+        trial = other.code(step, quick=True)
+        return math.log(len(trial.data)) + math.log(max(trial.mse, 1e-300)) / SLOPE
 
-    return min((source.along(axis) for axis in axes), key=cost)
+    return min((source.along(axis) for axis in source.frame_axes()), key=cost)
 
 
 def _nbytes(base: EncodedBase) -> int:
     """Bytes of a base with its header fields."""
     fields = FieldWriter()
-    for part in (base.psc, base.av1):
+    for part in (base.psc, base.classical):
         if part is not None:
             part.write(fields)
     return len(fields) + sum(len(data) for _, data in base.sections)
 
 
-def _search(source: Av1Source, kind: str, wanted: float, start: float, speed: int) -> Trial:
-    """The coding nearest to what is wanted, none above it for ``mse``.
+def _against(name: str, sizes: dict[str, int]) -> str:
+    """``": 100 bytes against 120 of psc"``; empty if nothing else was coded."""
+    others = [f"{sizes[other]} of {other}" for other in METHODS if other in sizes and other != name]
+    return f": {sizes[name]} bytes against {' and '.join(others)}" if others else ""
+
+
+def _compared(sizes: dict[str, int]) -> tuple[int, int, int]:
+    psc, av1, wavelet = (sizes.get(name, 0) for name in METHODS)
+    return psc, av1, wavelet
+
+
+def _search(source: ClassicalSource, wanted: float, start: float, *, quick: bool) -> Trial:
+    """The coding whose squared error is nearest to the one wanted, and not above it.
 
     Secants of logarithms, kept between the nearest steps below and above once there are both: what
     an encoder makes of a step is no smooth function of it.
     """
-    low, high = (-TOLERANCE, 0.0) if kind == "mse" else (-TOLERANCE / 2, TOLERANCE / 2)
-    slope, aim, x = SLOPES[kind], (low + high) / 2, math.log(start)
+    slope, aim, x = SLOPE, -TOLERANCE / 2, math.log(start)
     trials: list[tuple[float, float, Trial]] = []
     for _ in range(MOST_TRIALS):
-        trial = source.code(math.exp(x), speed=speed)
-        value = trial.mse if kind == "mse" else float(len(trial.data))
-        gap = math.log(max(value, 1e-300) / wanted)
+        trial = source.code(math.exp(x), quick=quick)
+        gap = math.log(max(trial.mse, 1e-300) / wanted)
         trials.append((x, gap, trial))
-        if low <= gap <= high:
+        if -TOLERANCE <= gap <= 0:
             return trial
         if len(trials) > 1 and x != trials[-2][0]:
             found = (gap - trials[-2][1]) / (x - trials[-2][0])
-            slope = math.copysign(min(max(abs(found), 0.3), 3.0), slope)
-        x = _within(x - min(max((gap - aim) / slope, -3.0), 3.0), trials, aim, slope)
-    below = [t for t in trials if t[1] <= high] if kind == "mse" else []
+            slope = min(max(abs(found), 0.3), 3.0)
+        x = _within(x - min(max((gap - aim) / slope, -3.0), 3.0), trials, aim)
+    below = [t for t in trials if t[1] <= 0]
     return min(below or trials, key=lambda t: abs(t[1]))[2]
 
 
-def _search_slowly(source: Av1Source, kind: str, wanted: float, quick: Trial) -> Trial:
-    """The final coding, by a slow encoder, which has less error and fewer bytes at a step."""
-    start = quick.step * (SLOWLY if kind == "mse" else 1 / SLOWLY)
-    return _search(source, kind, wanted, start, SPEED)
-
-
-def _within(x: float, trials: list[tuple[float, float, Trial]], aim: float, slope: float) -> float:
+def _within(x: float, trials: list[tuple[float, float, Trial]], aim: float) -> float:
     """``x``, or a point between the nearest trials on both sides of the aim if it lies outside."""
-    sign = math.copysign(1.0, slope)
-    under = max((t[:2] for t in trials if sign * (t[1] - aim) < 0), default=None)
-    over = min((t[:2] for t in trials if sign * (t[1] - aim) > 0), default=None)
+    under = max((t[:2] for t in trials if t[1] < aim), default=None)
+    over = min((t[:2] for t in trials if t[1] > aim), default=None)
     if under is None or over is None or under[0] >= over[0]:
         return x
     width = over[0] - under[0]

@@ -1,8 +1,9 @@
 """Bricks of voxels to bytes and back: the only place where the parts of the codec meet.
 
-Part of the format. A brick is a base method (``constant``, ``none``, ``av1``, or ``psc``: a coarse
-base for the whole brick, then one progressive word sequence per tile) under up to two exact layers
-(``bounded``, ``lossless``). Decoding reads only the byte ranges that a region and a level need.
+Part of the format. A brick is a base method (``constant``, ``none``, ``av1``, ``wavelet``, or
+``psc``: a coarse base for the whole brick, then one progressive word sequence per tile) under up to
+two exact layers (``bounded``, ``lossless``). Decoding reads only the byte ranges that a region and
+a level need.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream import constants as c
-from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.brick import (
     BrickIndex,
     PscFields,
@@ -25,6 +25,7 @@ from psc_volumetric.bitstream.brick import (
     write_brick,
 )
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
+from psc_volumetric.bitstream.stored_samples import StoredSamples
 from psc_volumetric.bitstream.wire import crc32c
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import ChecksumError, FormatError, ParameterError
@@ -51,7 +52,7 @@ __all__ = [
 
 Values = NDArray[np.generic]
 Mask = NDArray[np.bool_]
-BASES = ("auto", "psc", "av1", "none")
+BASES = ("auto", "psc", "av1", "wavelet", "none")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class EncodedBrick:
     says why this base, where there was a choice. ``coverage`` has, per level of the base, the share
     of measured voxels within 1, 2 and 3 sigma; empty where nothing was measured. ``last`` are the
     stored values (z, y, x) that a reader gets at the last level. ``compared`` are the bytes of the
-    bases psc and av1 at the same error; (0, 0) where there was no choice.
+    bases psc, av1 and wavelet at the same error; 0 for one that was not coded.
     """
 
     data: bytes
@@ -71,7 +72,7 @@ class EncodedBrick:
     choice: str = ""
     coverage: tuple[tuple[float, float, float], ...] = ()
     last: Values | None = field(default=None, repr=False, compare=False)
-    compared: tuple[int, int] = (0, 0)
+    compared: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class EncodedBase:
 
     Attributes
     ----------
-    psc, av1 : header fields
-        Of the method; None for the other one.
+    psc, classical : header fields
+        Of the method; None for the other kind.
     sections : list of (name, bytes)
         Without ``special``.
     levels : tuple of (z, y, x) arrays
@@ -95,8 +96,8 @@ class EncodedBase:
         Why this method: bytes of both at the same error.
     coverage : tuple of (float, float, float)
         Share of voxels within 1, 2 and 3 sigma at each level.
-    compared : (int, int)
-        Bytes of psc and av1 at the same error; (0, 0) without a comparison.
+    compared : (int, int, int)
+        Bytes of psc, av1 and wavelet at the same error; 0 for one that was not coded.
     """
 
     psc: PscFields | None
@@ -105,10 +106,10 @@ class EncodedBase:
     tile_nbytes: tuple[tuple[int, ...], ...]
     method: str = "psc"
     needs_network: bool = True
-    av1: Av1Fields | None = None
+    classical: StoredSamples | None = None
     choice: str = ""
     coverage: tuple[tuple[float, float, float], ...] = ()
-    compared: tuple[int, int] = (0, 0)
+    compared: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ def encode_brick(
         Error promised for every voxel. A brick that its base method cannot code (label maps,
         booleans, too many special values) is lossless whatever is asked for.
     base : str
-        ``"psc"`` (the prior, where it is given and can code the values), ``"av1"`` (the classical
-        method), ``"auto"`` (the smaller of the two at the error of ``psc``; without a prior AV1 for
-        a lossy brick and nothing for another), or ``"none"``.
+        ``"psc"`` (the prior, where it is given and can code the values), ``"av1"`` or ``"wavelet"``
+        (the classical methods), ``"auto"`` (the smallest at the error of ``psc``; without a prior
+        the better classical one for a lossy brick and nothing for another), or ``"none"``.
     exact_mask : (vz, vy, vx) array of bool, optional
         Voxels to keep exactly although the rest is not.
     tile_shape : (z, y, x), optional

@@ -105,7 +105,7 @@ def join(
         replace(header, method="none" if base is None else base.method),
         sections,
         psc=None if base is None else base.psc,
-        av1=None if base is None else base.av1,
+        classical=None if base is None else base.classical,
         layers=[(layer.fields, layer.segments) for layer in layers],
     )
     index = read_index(lambda start, length: data[start : start + length], len(data))
@@ -143,6 +143,10 @@ def decode_level(
         from psc_volumetric.av1_brick import decode_av1
 
         return decode_av1(read, index, selection=selection, spread=spread)
+    if level < index.base_levels and index.method == "wavelet":
+        from psc_volumetric.wavelet_brick import decode_wavelet
+
+        return decode_wavelet(read, index, selection=selection, spread=spread)
     if level < index.base_levels:
         from psc_volumetric.psc_brick import decode_psc
 

@@ -63,8 +63,8 @@ class BrickRecord:
     tiles : tuple of TileEntry
     coverage : tuple of (float, float, float)
         Share of voxels within 1, 2 and 3 sigma at each lossy level; empty where not measured.
-    compared : (int, int)
-        Bytes of the bases psc and av1 at the same error; (0, 0) where they were not compared.
+    compared : (int, int, int)
+        Bytes of the bases psc, av1 and wavelet at the same error; 0 for one that was not coded.
     """
 
     position: tuple[int, ...]
@@ -75,7 +75,7 @@ class BrickRecord:
     level_nbytes: tuple[int, ...]
     tiles: tuple[TileEntry, ...]
     coverage: tuple[tuple[float, float, float], ...] = ()
-    compared: tuple[int, int] = (0, 0)
+    compared: tuple[int, int, int] = (0, 0, 0)
 
     def to_bytes(self) -> bytes:
         """JSON; floats keep every bit."""
@@ -106,7 +106,7 @@ class BrickRecord:
                 level_nbytes=tuple(document["level_nbytes"]),
                 tiles=tuple(_tile(item) for item in document["tiles"]),
                 coverage=tuple((one, two, three) for one, two, three in document["coverage"]),
-                compared=(document["compared"][0], document["compared"][1]),
+                compared=_three(document["compared"]),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise FormatError(
@@ -114,6 +114,11 @@ class BrickRecord:
                 kind="journal-damaged",
                 hint="delete this file; the brick is then coded again",
             ) from error
+
+
+def _three(numbers: Sequence[int]) -> tuple[int, int, int]:
+    psc, av1, wavelet = numbers
+    return psc, av1, wavelet
 
 
 def _tile(item: Sequence[Any]) -> TileEntry:

@@ -7,8 +7,8 @@
     tiles/<variable>/sha256      (tiles..., 32)     uint8    digest of the decoded stored values
     tiles/<variable>/brick_bytes (bricks..., level) uint64   bytes of the brick up to each level
     tiles/<variable>/coverage    (bricks..., level, 3) float32  share within 1, 2 and 3 sigma
-    tiles/<variable>/compared    (bricks..., 2)     uint64   bytes of the bases psc and av1 at the
-                                                    same error; 0, 0 where they were not compared
+    tiles/<variable>/compared    (bricks..., 3)     uint64   bytes of the bases psc, av1, wavelet at
+                                                    the same error; 0 for one that was not coded
 
 The codes are given per variable: base method with its layers and their coders, for example
 ``none+lossless:context``. A brick that was recorded as one unit (a constant one) has its record at
@@ -134,7 +134,7 @@ def _create(
         "sha256": ((32,), ["byte"], "u1"),
         "brick_bytes": ((levels,), ["level"], "u8"),
         "coverage": ((levels, 3), ["level", "sigmas"], "f4"),
-        "compared": ((2,), ["base"], "u8"),
+        "compared": ((3,), ["base"], "u8"),
     }
     stage.group("tiles")
     stage.group(f"tiles/{spec.name}", {"tile_shape": list(spec.tile_chunk)})
@@ -166,7 +166,7 @@ def _blank(
         np.zeros((*tiles, 32), np.uint8),
         np.zeros((*bricks, levels), np.uint64),
         np.full((*bricks, levels, 3), np.nan, np.float32),
-        np.zeros((*bricks, 2), np.uint64),
+        np.zeros((*bricks, 3), np.uint64),
         codes,
     )
 

@@ -22,6 +22,8 @@ from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.layers import LayerFields, check_layers
 from psc_volumetric.bitstream.psc_fields import WORD, PscFields
+from psc_volumetric.bitstream.stored_samples import StoredSamples
+from psc_volumetric.bitstream.wavelet_fields import WaveletFields
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter, crc32c
 from psc_volumetric.errors import (
     ChecksumError,
@@ -35,6 +37,9 @@ __all__ = ["BrickIndex", "PscFields", "ReadRange", "Section", "read_index", "wri
 
 ReadRange = Callable[[int, int], bytes]
 PROLOGUE = 12
+
+
+CLASSICAL: dict[str, type[StoredSamples]] = {"av1": Av1Fields, "wavelet": WaveletFields}
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,13 @@ class BrickIndex:
     psc: PscFields | None = None
     constant: bytes = b""
     layers: tuple[LayerFields, ...] = ()
-    av1: Av1Fields | None = None
+    classical: StoredSamples | None = None
     _starts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     _segments: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     @property
     def method(self) -> str:
-        """Base method: ``"constant"``, ``"none"``, ``"psc"`` or ``"av1"``."""
+        """Base method: ``"constant"``, ``"none"``, ``"psc"``, ``"av1"`` or ``"wavelet"``."""
         return self.header.method
 
     @property
@@ -171,7 +176,7 @@ def write_brick(
     sections: list[tuple[str, bytes]],
     *,
     psc: PscFields | None = None,
-    av1: Av1Fields | None = None,
+    classical: StoredSamples | None = None,
     constant: bytes = b"",
     layers: Sequence[tuple[LayerFields, Sequence[bytes]]] = (),
 ) -> bytes:
@@ -185,8 +190,8 @@ def write_brick(
         body.raw(constant)
     if psc is not None:
         psc.write(body)
-    if av1 is not None:
-        av1.write(body)
+    if classical is not None:
+        classical.write(body)
     if header.method != "constant":
         body.pack("B", len(layers))
     for fields, segments in layers:
@@ -262,7 +267,8 @@ def read_index(read: ReadRange, size: int | None = None) -> BrickIndex:
 def _parse(body: bytes, header_size: int) -> BrickIndex:
     data = FieldReader(body, what="brick header")
     header = BrickHeader.read(data)
-    psc, av1, constant = None, None, b""
+    psc, constant = None, b""
+    classical: StoredSamples | None = None
     layers: tuple[LayerFields, ...] = ()
     names: list[str] = []
     if header.method == "constant":
@@ -270,8 +276,8 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
     elif header.method == "psc":
         psc = PscFields.read(data, header)
         names = ["base", *(f"level{k + 1}" for k in range(len(psc.words)))]
-    elif header.method == "av1":
-        av1, names = Av1Fields.read(data, header.dtype), ["base"]
+    elif header.method in CLASSICAL:
+        classical, names = CLASSICAL[header.method].read(data, header.dtype), ["base"]
     if header.method != "constant":
         layers = _parse_layers(data, header, _base_levels(header.method, psc))
     if names or any(layer.kind == "bounded" for layer in layers):
@@ -298,7 +304,15 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
         segments.append(ends[:-1])
         offset = ends[-1]
     return BrickIndex(
-        header, header_size, tuple(sections), psc, constant, layers, av1, starts, tuple(segments)
+        header,
+        header_size,
+        tuple(sections),
+        psc,
+        constant,
+        layers,
+        classical,
+        starts,
+        tuple(segments),
     )
 
 

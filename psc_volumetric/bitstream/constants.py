@@ -41,7 +41,13 @@ __all__ = [
 MAGIC = b"PSCb"  # section 3
 FORMAT_VERSION = 0  # section 3: experimental until the rate-distortion defaults settle
 
-METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1"}  # section 3.1: what the levels stand on
+METHODS = {  # section 3.1: what the levels stand on
+    0: "constant",
+    1: "none",
+    2: "psc",
+    3: "av1",
+    4: "wavelet",
+}
 METHOD_CODES = {name: code for code, name in METHODS.items()}
 
 LAYERS = {1: "bounded", 2: "lossless"}  # section 3.4

@@ -183,7 +183,7 @@ class BrickHeader:
     Attributes
     ----------
     method : str
-        ``"constant"``, ``"none"``, ``"psc"`` or ``"av1"``: what the levels stand on.
+        ``"constant"``, ``"none"``, ``"psc"``, ``"av1"`` or ``"wavelet"``: what the levels stand on.
     dtype : numpy.dtype
         Stored dtype, little-endian.
     position : tuple of int

@@ -47,6 +47,7 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _symbols(split(stream))
     yield from _paper(split(good["paper-float64"]))
     yield from bad_av1_streams(split(good["av1-int16"]))
+    yield from _wavelet(split(good["wavelet-int16"]))
 
 
 def _damaged(stream: bytes) -> Iterator[Bad]:
@@ -250,3 +251,19 @@ def _paper(parts: Parts) -> Iterator[Bad]:
     yield "bad-rows", "as many rows as particles", rows.join(), "bad-parameter"
     endless = parts.with_parameters(level_ends=(1, 4096), rows_per_round=7)
     yield "bad-rounds", "28672 rows on a tile", endless.join(), "bad-parameter"
+
+
+def _wavelet(parts: Parts) -> Iterator[Bad]:
+    wide = parts.with_classical(step=2.0**11)
+    yield "bad-wavelet-step", "a step past the range", wide.join(), "bad-mapping"
+    shift = parts.with_classical(shift=41)
+    yield "bad-wavelet-shift", "samples shifted by 41", shift.join(), "bad-wavelet"
+    stream = dict(parts.sections)["base"]
+    for name, covers, data in (
+        ("empty", "no stream", b""),
+        ("cut", "a stream without its last byte", stream[:-1]),
+        ("long", "a byte after the stream", stream + b"\0"),
+        ("bit", "one bit in the middle of the stream", flip_bit(stream, 4 * len(stream))),
+    ):
+        other = parts.with_section("base", data)
+        yield f"bad-wavelet-{name}", covers, other.join(), "bad-symbol"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.brick import PROLOGUE, BrickIndex, PscFields, read_index, write_brick
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
 from psc_volumetric.bitstream.layers import LayerFields
+from psc_volumetric.bitstream.stored_samples import StoredSamples
 from psc_volumetric.bitstream.wire import crc32c
 
 __all__ = ["Parts", "flip_bit", "refix", "split"]
@@ -28,7 +28,7 @@ class Parts:
     psc: PscFields | None
     constant: bytes
     layers: tuple[tuple[LayerFields, tuple[bytes, ...]], ...] = ()
-    av1: Av1Fields | None = None
+    classical: StoredSamples | None = None
 
     def join(self) -> bytes:
         """The brick as bytes."""
@@ -36,7 +36,7 @@ class Parts:
             self.header,
             list(self.sections),
             psc=self.psc,
-            av1=self.av1,
+            classical=self.classical,
             constant=self.constant,
             layers=self.layers,
         )
@@ -71,10 +71,11 @@ class Parts:
         assert self.psc is not None
         return replace(self, psc=replace(self.psc, **changes))  # type: ignore[arg-type]
 
-    def with_av1(self, **changes: object) -> Parts:
-        """Other fields of the method av1."""
-        assert self.av1 is not None
-        return replace(self, av1=replace(self.av1, **changes))  # type: ignore[arg-type]
+    def with_classical(self, **changes: object) -> Parts:
+        """Other fields of a classical method."""
+        assert self.classical is not None
+        changed = replace(self.classical, **changes)  # type: ignore[arg-type]
+        return replace(self, classical=changed)
 
     def with_parameters(self, **changes: object) -> Parts:
         """Other stream parameters."""
@@ -98,7 +99,7 @@ def split(stream: bytes) -> Parts:
     for number, fields in enumerate(index.layers):
         places = [index.segment(number, n) for n in range(len(fields.sizes))]
         layers.append((fields, tuple(stream[p.offset : p.offset + p.nbytes] for p in places)))
-    return Parts(index.header, sections, index.psc, index.constant, tuple(layers), index.av1)
+    return Parts(index.header, sections, index.psc, index.constant, tuple(layers), index.classical)
 
 
 def flip_bit(stream: bytes, bit: int) -> bytes:

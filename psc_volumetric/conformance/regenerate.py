@@ -130,6 +130,7 @@ def recipes() -> list[Recipe]:
                network=False),
         *layered_recipes(i2, f4, small),
         *av1_recipes(i2, f4, base),
+        *wavelet_recipes(i2, f4, base),
         *prior_recipes(),
     ]  # fmt: skip
 
@@ -159,6 +160,25 @@ def av1_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
                -1000, 2000, shape=(24, 64, 64), base="av1"),
         Recipe("av1-layers-int16", "both layers as differences over av1", crop[:3, :20, :20],
                -1000, 2000, base="av1", guarantee=Guarantee("lossless", 3.0, "base", ("zstd",))),
+    ]  # fmt: skip
+
+
+def wavelet_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
+    """Good vectors of the method wavelet."""
+    crop, line = i2[:, 8:49, 8:40], (base[:1, :1, :50] // 12).astype("<u1")
+    return [
+        Recipe("wavelet-int16", "bands of all kinds; odd extents", crop, -1000, 2000,
+               shape=(8, 64, 64), base="wavelet"),
+        Recipe("wavelet-fine-uint16", "a fine step: large numbers of steps",
+               base[:3, :20, :24].astype("<u2"), 0, 3000, CodecParameters(step=0.002),
+               base="wavelet"),
+        Recipe("wavelet-nan-float32", "float32 with NaN, infinity and a fill value",
+               f4[:3, 8:28, 8:28], 200, 575, special=(-9999.0,), base="wavelet"),
+        Recipe("wavelet-line-uint8", "a single row, split along x alone", line, 0, 250,
+               CodecParameters(step=0.05), base="wavelet"),
+        Recipe("wavelet-layers-int16", "both layers as differences over wavelet",
+               crop[:3, :20, :20], -1000, 2000, base="wavelet",
+               guarantee=Guarantee("lossless", 3.0, "base", ("zstd",))),
     ]  # fmt: skip
 
 

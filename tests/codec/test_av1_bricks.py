@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from psc_volumetric.av1_brick import Av1Source, to_stored
-from psc_volumetric.base_choice import encode_av1_at
+from psc_volumetric.av1_brick import Av1Source
 from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.brick import BrickIndex, read_index, write_brick
 from psc_volumetric.codec import (
@@ -21,7 +20,7 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.errors import FormatError
 from psc_volumetric.uncertainty import NOMINAL, coverage
 
 WHOLE = (slice(None),) * 3
@@ -138,22 +137,10 @@ def test_values_av1_cannot_code_stay_exact() -> None:
         assert decode(brick).values.tobytes() == values.tobytes()
 
 
-def test_targets_are_met() -> None:
-    values = blobs((6, 64, 64))
-    for wanted in (60.0, 200.0):
-        found = encode_av1_at(values, special=None, kind="mse", wanted=wanted)
-        mse = np.mean((found.levels[0].astype(float) - values) ** 2)
-        assert 0.9 * wanted <= mse <= wanted
-    found = encode_av1_at(values, special=None, kind="nbytes", wanted=1500)
-    assert len(found.sections[0][1]) == pytest.approx(1500, rel=0.05)
-    with pytest.raises(ParameterError):
-        encode_av1_at(values, special=None, kind="mse", wanted=0)
-
-
 def test_error_grows_steadily_with_the_step() -> None:
     source = Av1Source(blobs((4, 48, 48)), None)
     steps = 40.0 * 1.09 ** np.arange(10)  # closer than AV1's own steps
-    errors = [source.code(float(step), speed=8).mse for step in steps]
+    errors = [source.code(float(step), quick=True).mse for step in steps]
     rises = np.diff(np.log(errors))
     assert np.mean(rises > 0) > 0.7
     assert rises.max() < 0.5
@@ -163,16 +150,16 @@ def test_mapping_is_exact_integer_arithmetic() -> None:
     samples = np.array([[[0, 1, 2047, 4094, 4095]]], np.uint16)
     fields = Av1Fields(-5.0, 3 + 2.0**-16)
     wanted = [-5 + (int(s) * (3 * 65536 + 1) + 32768 >> 16) for s in samples.ravel()]
-    assert to_stored(samples, fields, np.dtype("<i4")).ravel().tolist() == wanted
-    assert to_stored(samples, fields, np.dtype("u1")).ravel().tolist() == [0, 0, 255, 255, 255]
-    floats = to_stored(samples, replace(fields, low=0.1, step=0.3), np.dtype("<f8"))
+    assert fields.to_stored(samples, np.dtype("<i4")).ravel().tolist() == wanted
+    assert fields.to_stored(samples, np.dtype("u1")).ravel().tolist() == [0, 0, 255, 255, 255]
+    floats = replace(fields, low=0.1, step=0.3).to_stored(samples, np.dtype("<f8"))
     assert floats.ravel().tolist() == [0.1 + int(s) * 0.3 for s in samples.ravel()]
 
 
 def test_impossible_fields_are_refused() -> None:
     brick = encode(blobs((2, 20, 20)))
     index = parse(brick.data)
-    assert index.av1 is not None
+    assert index.classical is not None
     sections = [
         (s.name, brick.data[s.offset : s.offset + s.nbytes]) for s in index.sections
     ]  # fmt: skip
@@ -187,17 +174,19 @@ def test_impossible_fields_are_refused() -> None:
         {"step": 2.0**27},
         {"sigma": bytes(4097)},
     ):
-        data = write_brick(index.header, sections, av1=replace(index.av1, **change))
+        data = write_brick(index.header, sections, classical=replace(index.classical, **change))
         with pytest.raises(FormatError):
             parse(data)
     other = replace(index.header, valid=(2, 20, 19))
-    data = write_brick(other, sections, av1=index.av1)
+    data = write_brick(other, sections, classical=index.classical)
     with pytest.raises(FormatError) as caught:
         decode_brick(lambda a, n: data[a : a + n], selection=WHOLE)
     assert caught.value.kind == "bad-av1"
     for name in ("<i8", "bool"):
         with pytest.raises(FormatError):
-            data = write_brick(replace(other, dtype=np.dtype(name)), sections, av1=index.av1)
+            data = write_brick(
+                replace(other, dtype=np.dtype(name)), sections, classical=index.classical
+            )
             parse(data)
 
 
@@ -207,8 +196,8 @@ def test_frames_run_along_the_axis_that_is_cheapest() -> None:
         values = np.ascontiguousarray(np.repeat(plane[..., None], 20, axis=2))
         values = np.moveaxis(values, 2, axis)
         brick = encode(values)
-        fields = parse(brick.data).av1
-        assert fields is not None and fields.frame_axis == axis
+        fields = parse(brick.data).classical
+        assert isinstance(fields, Av1Fields) and fields.frame_axis == axis
         whole = decode(brick, spread=True)
         assert brick.last is not None and np.array_equal(whole.values, brick.last)
         region = (slice(3, 11), slice(2, 19), slice(5, 6))
@@ -223,7 +212,7 @@ def test_every_frame_axis_decodes_and_flat_or_huge_ones_are_not_tried() -> None:
     source = Av1Source(values, None)
     assert source.frame_axes() == [0, 1, 2]
     for axis in source.frame_axes():
-        trial = source.along(axis).code(40.0, speed=8)
+        trial = source.along(axis).code(40.0, quick=True)
         assert trial.samples.shape == values.shape
         assert trial.mse < 40.0**2
     assert Av1Source(values[:7], None).frame_axes() == [0]  # rows of 7

@@ -260,8 +260,8 @@ def _brick(stream: bytes, rng: random.Random) -> bytes:
             choices += [_layer, _layer, _layer]
         if parts.psc is not None:
             choices += [_parameters, _parameters, _words, _mapping, _tile]
-        if parts.av1 is not None:
-            choices += [_av1, _section, _section]
+        if parts.classical is not None:
+            choices += [_classical, _section, _section]
         parts = rng.choice(choices)(parts, rng)
     return parts.join()
 
@@ -270,11 +270,14 @@ def _mapping(parts: Parts, rng: random.Random) -> Parts:
     return parts.with_mapping(rng.choice(FLOATS), rng.choice(FLOATS))
 
 
-def _av1(parts: Parts, rng: random.Random) -> Parts:
-    assert parts.av1 is not None
-    name = rng.choice(("low", "step", "sigma"))
-    value = _bytes(parts.av1.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
-    return parts.with_av1(**{name: value})
+def _classical(parts: Parts, rng: random.Random) -> Parts:
+    assert parts.classical is not None
+    name = rng.choice(("low", "step", "sigma", "detail"))
+    if name == "detail":
+        name = "shift" if parts.header.method == "wavelet" else "frame_axis"
+        return parts.with_classical(**{name: rng.choice((0, 1, 2, 3, 12, 40, 41, 255))})
+    value = _bytes(parts.classical.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
+    return parts.with_classical(**{name: value})
 
 
 def _tile(parts: Parts, rng: random.Random) -> Parts:

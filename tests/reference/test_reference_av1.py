@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference_decoder.av1 import check_stream, read_av1, sigma, stored
+from reference_decoder.av1 import check_stream
+from reference_decoder.classical import read_classical, sigma, stored
 from reference_decoder.fields import Fields, Header, Refused
 
 from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.brick import read_index
+from psc_volumetric.bitstream.wavelet_fields import WaveletFields
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
 from psc_volumetric.coding.av1 import decode_frames, encode_frames
@@ -35,10 +37,10 @@ def test_values_and_sigma_are_the_same_bits(code: str, shape: tuple[int, int, in
         return data[start : start + length]
 
     index = read_index(read)
-    assert index.av1 is not None
+    assert index.classical is not None
     out = FieldWriter()
-    index.av1.write(out)
-    av1 = read_av1(Fields(out.getvalue()), Header(dtype=index.dtype))
+    index.classical.write(out)
+    av1 = read_classical(Fields(out.getvalue()), Header("av1", index.dtype))
     section = index.section("base")
     stream = read(section.offset, section.nbytes)
     order = av1.order()
@@ -48,7 +50,7 @@ def test_values_and_sigma_are_the_same_bits(code: str, shape: tuple[int, int, in
     ours = decode_brick(read, selection=(slice(None),) * 3, spread=True)
     assert ours.spread is not None
     assert stored(samples, av1, index.dtype).tobytes() == ours.values.tobytes()
-    assert sigma(samples, av1).tobytes() == ours.spread.tobytes()
+    assert sigma(samples, av1, "av1").tobytes() == ours.spread.tobytes()
 
 
 def test_both_refuse_the_same_streams() -> None:
@@ -78,22 +80,25 @@ def test_both_refuse_the_same_streams() -> None:
 
 
 @pytest.mark.parametrize("code", ["<i2", "<f8", "<i8", "?"])
-def test_both_refuse_the_same_fields(code: str) -> None:
-    numbers = [0.0, 0.5, -3.0, 2.0**-16, 2.0**-17, 2.0**26, 2.0**27, 2.0**38, 2.0**39, 2.0**113]
-    numbers += [2.0**114, 2.0**125, float("nan"), float("inf")]
+@pytest.mark.parametrize("kind", [Av1Fields, WaveletFields])
+def test_both_refuse_the_same_fields(
+    code: str, kind: type[Av1Fields] | type[WaveletFields]
+) -> None:
+    numbers = [0.0, 0.5, -3.0, 2.0**-16, 2.0**-17, 2.0**10, 2.0**11, 2.0**26, 2.0**27, 2.0**38]
+    numbers += [2.0**n for n in (39, 88, 89, 113, 114, 125)] + [float("nan"), float("inf")]
     dtype = np.dtype(code)
     for low in numbers:
         for step in numbers:
-            for table, axis in ((b"", 0), (b"12", 2), (bytes(4097), 1), (b"", 3)):
+            for table, axis in ((b"", 0), (b"12", 2), (bytes(4097), 1), (b"", 3), (b"", 41)):
                 out = FieldWriter()
-                Av1Fields(low, step, table, axis).write(out)
+                kind(low, step, table, axis).write(out)
                 good = [True, True]
                 try:
-                    Av1Fields.read(FieldReader(out.getvalue(), what="test"), dtype)
+                    kind.read(FieldReader(out.getvalue(), what="test"), dtype)
                 except FormatError:
                     good[0] = False
                 try:
-                    read_av1(Fields(out.getvalue()), Header(dtype=dtype))
+                    read_classical(Fields(out.getvalue()), Header(kind.METHOD, dtype))
                 except Refused:
                     good[1] = False
                 assert good[0] == good[1], (low, step, len(table), axis)

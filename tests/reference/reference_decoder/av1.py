@@ -1,45 +1,11 @@
-"""Section 3.7 of SPEC-v1.md: fields, the subset of AV1, and what samples mean.
+"""Section 3.7 of SPEC-v1.md: the subset of AV1.
 
 AV1 itself is another document; an AV1 decoder is handed in as a function.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
-import numpy as np
-
-from reference_decoder.fields import Fields, Header, require
-from reference_decoder.sigma import read_tables, sigma_of_tile
-
-
-@dataclass
-class Av1:
-    """Method fields."""
-
-    low: float
-    step: float
-    sigma: bytes
-    axis: int
-
-    def order(self) -> tuple:
-        """Axes of the valid part as frames, rows, columns."""
-        return (self.axis, *(a for a in range(3) if a != self.axis))
-
-
-def read_av1(data: Fields, h: Header) -> Av1:
-    require(h.dtype.str[1:] not in ("b1", "u8", "i8"), "dtype of an av1 brick")
-    low, step = data.number("d"), data.number("d")
-    axis = data.bytes(1)[0]
-    require(axis <= 2, "frame axis")
-    table = data.bytes(data.varint(4096))
-    require(math.isfinite(low) and math.isfinite(step) and step > 0, "mapping")
-    limit = 2.0**125 if h.dtype.kind == "f" else 2.0**38
-    require(abs(low) < limit and step <= limit / 4096, "mapping")
-    if h.dtype.kind != "f":
-        require(low.is_integer() and (step * 65536).is_integer(), "mapping")
-    return Av1(low, step, table, axis)
+from reference_decoder.fields import require
 
 
 def check_stream(data: bytes, valid: tuple) -> None:
@@ -165,22 +131,3 @@ def _shown(header: int, body: bytes, sequence: dict) -> bool:
         f()
     require(f() == 0, "frame_size_override_flag")
     return bool(shown)
-
-
-def stored(samples: np.ndarray, av1: Av1, dtype: np.dtype) -> np.ndarray:
-    """Values of samples."""
-    m = samples.astype(np.int64)
-    if dtype.kind == "f":
-        return (av1.low + m.astype(np.float64) * av1.step).astype(dtype)
-    info = np.iinfo(dtype)
-    wide = int(av1.low) + ((m * int(av1.step * 65536) + 32768) >> 16)
-    return np.clip(wide, info.min, info.max).astype(dtype)
-
-
-def sigma(samples: np.ndarray, av1: Av1) -> np.ndarray:
-    """Sigma of every voxel in stored units, binary32."""
-    spread = np.zeros(samples.shape, np.int64)
-    if av1.sigma:
-        first_octave, tables = read_tables(av1.sigma, 1)
-        spread = sigma_of_tile(samples.astype(np.int64) - 2048, spread, first_octave, tables[0])
-    return spread.astype(np.float32) * np.float32(av1.step / 8)

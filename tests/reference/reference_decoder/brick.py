@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from reference_decoder import restart, single_pass
-from reference_decoder.av1 import check_stream, sigma, stored
+from reference_decoder.av1 import check_stream
+from reference_decoder.classical import sigma, stored
 from reference_decoder.fields import Fields, Header, crc32c, read_header, require
 from reference_decoder.layers import decode_layer, zstd
 from reference_decoder.prior import Prior
 from reference_decoder.sigma import read_tables, sigma_of_tile
+from reference_decoder.wavelet import decode_wavelet
 
 Frames = Callable[[bytes, tuple], np.ndarray]
 
@@ -45,13 +47,13 @@ def decode(
     if h.method == "constant":
         values = np.frombuffer(h.constant * int(np.prod(h.valid)), h.dtype).reshape(h.valid)
         return Decoded(values, np.zeros(h.valid, np.float32), 0)
-    base = {"none": 0, "psc": len(h.level_ends) + 1, "av1": 1}[h.method]
+    base = {"none": 0, "psc": len(h.level_ends) + 1}.get(h.method, 1)
     last = base + len(h.layers) - 1
     wanted = last if level is None else min(level, last)
 
     def decode_base(number: int) -> Decoded:
-        if h.method == "av1":
-            return _decode_av1(brick, h, frames)
+        if h.method != "psc":
+            return _decode_classical(brick, h, frames)
         return _decode_base(brick, h, files, number)
 
     return _decode_level(brick, h, base, decode_base, wanted)
@@ -87,10 +89,21 @@ def _decode_base(brick: bytes, h: Header, files: dict | None, level: int) -> Dec
     return _decode_psc(brick, h, prior, level)
 
 
-def _decode_av1(brick: bytes, h: Header, frames: Frames | None) -> Decoded:
-    """Section 3.7."""
+def _decode_classical(brick: bytes, h: Header, frames: Frames | None) -> Decoded:
+    """Sections 3.7 and 3.8."""
     data = _section(brick, h, "base")
-    order = h.av1.order()
+    samples = decode_wavelet(data, h.valid) if h.method == "wavelet" else _av1(data, h, frames)
+    values = stored(samples, h.classical, h.dtype)
+    spread = sigma(samples, h.classical, h.method)
+    index, patterns = _special(_section(brick, h, "special"), h)
+    for number, pattern in enumerate(patterns, start=1):
+        values[index == number] = pattern
+    spread[index > 0] = 0
+    return Decoded(values, spread, 0)
+
+
+def _av1(data: bytes, h: Header, frames: Frames | None) -> np.ndarray:
+    order = h.classical.order()
     shape = tuple(h.valid[axis] for axis in order)
     check_stream(data, shape)
     require(frames is not None, "AV1 is decoded by another library")
@@ -98,12 +111,7 @@ def _decode_av1(brick: bytes, h: Header, frames: Frames | None) -> Decoded:
     for number in range(shape[0]):
         place = tuple(number if axis == order[0] else slice(None) for axis in range(3))
         samples[place] = shown[number]
-    values, spread = stored(samples, h.av1, h.dtype), sigma(samples, h.av1)
-    index, patterns = _special(_section(brick, h, "special"), h)
-    for number, pattern in enumerate(patterns, start=1):
-        values[index == number] = pattern
-    spread[index > 0] = 0
-    return Decoded(values, spread, 0)
+    return samples
 
 
 def _section(brick: bytes, h: Header, name: str) -> bytes:

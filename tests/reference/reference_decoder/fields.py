@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
-METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1"}
+METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet"}
 
 
 class Refused(ValueError):
@@ -84,7 +84,7 @@ class Header:
     sigma: bytes = b""
     sections: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
-    av1: object = None
+    classical: object = None
 
     @property
     def foreign(self) -> bool:
@@ -99,7 +99,7 @@ class Header:
 
 def read_header(brick: bytes) -> Header:
     """Section 3."""
-    from reference_decoder.av1 import read_av1
+    from reference_decoder.classical import read_classical
     from reference_decoder.layers import place_segments, read_layers
 
     prologue = Fields(brick)
@@ -124,8 +124,8 @@ def read_header(brick: bytes) -> Header:
     if h.method == "psc":
         _read_psc(data, h)
         names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
-    if h.method == "av1":
-        h.av1, names = read_av1(data, h), ["base"]
+    if h.method in ("av1", "wavelet"):
+        h.classical, names = read_classical(data, h), ["base"]
     if h.method != "constant":
         h.layers = read_layers(data, h, len(names))
     if names or any(layer.bounded for layer in h.layers):

@@ -1,0 +1,111 @@
+"""The base method ``wavelet``: one transform over the whole brick. Part of the format (SPEC 3.8).
+
+Samples are integers, 256 of them in a quantiser step. It is the method of smooth fields, whose
+large scales reach farther than a tile, and of small bricks, because its stream has no headers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.bitstream.brick import BrickIndex, ReadRange
+from psc_volumetric.bitstream.stored_samples import STEP_FRACTION_BITS, StoredSamples
+from psc_volumetric.bitstream.wavelet_fields import WaveletFields
+from psc_volumetric.classical_brick import ClassicalSource, Samples, Trial, decode_classical
+from psc_volumetric.codec import DecodedBrick
+from psc_volumetric.coding.plain import SpecialMap
+from psc_volumetric.coding.wavelet import UNITS, analyse, dequantise, synthesise
+from psc_volumetric.coding.wavelet_coder import decode_steps, encode_steps
+from psc_volumetric.errors import FormatError
+from psc_volumetric.tiling import Box
+
+__all__ = ["WaveletSource", "decode_wavelet"]
+
+Values = NDArray[np.generic]
+Triple = tuple[int, int, int]
+
+CLASS_LIMIT = 2048  # samples are shifted for the classes of sigma until all are within it
+MOST_STEPS = 1 << 22  # quantiser steps that the range of a brick is divided into
+SMALLEST = 2.0**-512
+
+
+class WaveletSource(ClassicalSource):
+    """A brick ready to be coded at any quantiser step."""
+
+    METHOD: ClassVar[str] = "wavelet"
+    IS_SLOW: ClassVar[bool] = False
+
+    @staticmethod
+    def fits(values: Values, special: SpecialMap | None) -> bool:
+        """Whether the method codes these values."""
+        if not WaveletFields.codes(values.dtype):
+            return False
+        source = WaveletSource(values, special)
+        return source.fields(source.finest_step).fits(values.dtype)
+
+    @property
+    def finest_step(self) -> float:
+        """Smallest quantiser step in stored units."""
+        return max((self.high - self.low) / MOST_STEPS, SMALLEST)
+
+    @cached_property
+    def middle(self) -> float:
+        """Stored value of sample 0; whole for integers."""
+        mean = float(self.clean.astype(np.float64).mean())
+        return mean if self.values.dtype.kind == "f" else float(round(mean))
+
+    @cached_property
+    def coefficients(self) -> NDArray[np.float64]:
+        """Of the whole brick, stored units."""
+        return analyse(self.clean.astype(np.float64) - self.middle)
+
+    def fields(self, step: float) -> WaveletFields:
+        """Header fields for a quantiser step; a multiple of 2^-16 per sample for integers."""
+        sample = step / UNITS
+        if self.values.dtype.kind == "f":
+            return WaveletFields(self.middle, min(sample, WaveletFields.WIDEST_FLOAT_STEP))
+        whole = max(round(sample * (1 << STEP_FRACTION_BITS)), 1) / (1 << STEP_FRACTION_BITS)
+        return WaveletFields(self.middle, min(whole, WaveletFields.WIDEST_STEP))
+
+    def code(self, step: float, *, quick: bool = False) -> Trial:
+        """Code at a quantiser step in stored units, the nearest there is; always in one way."""
+        from psc_volumetric.coding.wavelet_fit import quantise
+
+        fields = self.fields(max(step, self.finest_step))
+        steps = quantise(self.coefficients, fields.step * UNITS)
+        samples = synthesise(dequantise(steps))
+        shift = max(int(np.abs(samples).max()).bit_length() - CLASS_LIMIT.bit_length() + 1, 0)
+        fields = WaveletFields(fields.low, fields.step, shift=shift)
+        return self.trial(step, encode_steps(steps), fields, samples)
+
+    def class_means(self, trial: Trial) -> NDArray[np.int64]:
+        """Samples, shifted to 11 fraction bits or fewer."""
+        assert isinstance(trial.fields, WaveletFields)
+        return trial.samples.astype(np.int64) >> trial.fields.shift
+
+    def class_unit(self, fields: StoredSamples) -> float:
+        """Stored units of a shifted sample."""
+        assert isinstance(fields, WaveletFields)
+        return fields.step * 2.0**fields.shift
+
+
+def decode_wavelet(
+    read: ReadRange, index: BrickIndex, *, selection: Box, spread: bool
+) -> DecodedBrick:
+    """Decode a region of a ``wavelet`` brick; see :func:`psc_volumetric.codec.decode_brick`."""
+    fields = index.classical
+    if not isinstance(fields, WaveletFields):
+        raise FormatError("brick has no wavelet fields", kind="bad-method")
+    return decode_classical(
+        read, index, selection=selection, spread=spread, decode=_decode,
+        means=lambda samples: samples.astype(np.int64) >> fields.shift,
+        class_unit=fields.step * 2.0**fields.shift,
+    )  # fmt: skip
+
+
+def _decode(data: bytes, shape: Triple, what: str) -> Samples:
+    return synthesise(dequantise(decode_steps(data, shape, what=what)))
