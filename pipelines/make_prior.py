@@ -154,7 +154,6 @@ def _finish(
     report: Any,
 ) -> Prior:
     """Convert to integers, measure the cost, calibrate scales, write the folder."""
-    from psc_volumetric.prior import load_prior
     from psc_volumetric.prior.build import build_bundle, calibrate
     from psc_volumetric.prior.convert import convert, observe
 
@@ -176,8 +175,7 @@ def _finish(
 
     losses: HeldOutErrors = {}
     prior = bundle()
-    others = [load_prior(recipe.beside)] if recipe.beside else []
-    losses = _losses(source, [prior, *others], validation)
+    losses = _losses(source, prior, validation)
     for level, errors in losses.items():
         report(f"t {level}: " + ", ".join(f"{name} {mse:.6f}" for name, mse in errors.items()))
     settings = recipe.settings.unaugmented(seed=9)
@@ -210,13 +208,10 @@ def _calibration_batches(
         yield _noisy(x, float(alpha[level]), generator), level
 
 
-def _losses(
-    source: Denoising, priors: Sequence[Prior], volumes: Sequence[TrainingVolume]
-) -> HeldOutErrors:
+def _losses(source: Denoising, prior: Prior, volumes: Sequence[TrainingVolume]) -> HeldOutErrors:
     """Mean squared error of denoised held-out tiles per noise level, in normalised units squared.
 
-    Of the float network (``"float"``), its integers (``"integer"``, the first prior), and of
-    other priors (their names) on the same tiles under the same noise.
+    Of the float network (``"float"``) and of its integers (``"integer"``), under the same noise.
     """
     import torch
 
@@ -224,15 +219,15 @@ def _losses(
     shape = (floats.slices, floats.tile, floats.tile)
     sampler = TileSampler(volumes, shape, TrainingSettings().unaugmented(seed=1))
     x = torch.from_numpy(sampler.batch(HELD_OUT_TILES))
-    names = ["integer", *(prior.name for prior in priors[1:])]
     result: HeldOutErrors = {}
     for time in NOISE_LEVELS_REPORTED:
         level = max(0, round(time * floats.levels) - 1)
-        x_t = _noisy(x, float(source.alpha[level]), torch.Generator().manual_seed(1))
-        errors = {"float": _float_error(source, floats.run, level, x, x_t)}
-        for name, prior in zip(names, priors, strict=True):
-            errors[name] = _integer_error(prior, float(source.alpha[level]), x, x_t)
-        result[f"{time:g}"] = errors
+        alpha = float(source.alpha[level])
+        x_t = _noisy(x, alpha, torch.Generator().manual_seed(1))
+        result[f"{time:g}"] = {
+            "float": _float_error(source, floats.run, level, x, x_t),
+            "integer": _integer_error(prior, alpha, x, x_t),
+        }
     return result
 
 

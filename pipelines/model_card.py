@@ -10,7 +10,7 @@ from psc_volumetric.prior.architecture import Architecture
 
 __all__ = ["HeldOutErrors", "model_card"]
 
-HeldOutErrors = dict[str, dict[str, float]]  # noise level -> "float", "integer", other priors
+HeldOutErrors = dict[str, dict[str, float]]  # noise level -> "float", "integer"
 
 
 def model_card(
@@ -22,8 +22,7 @@ def model_card(
 ) -> str:
     """Text of ``docs/README.md`` in the prior's folder.
 
-    ``losses`` maps a noise level to its held-out errors before and after conversion, and of other
-    priors on the same tiles.
+    ``losses`` maps a noise level to its held-out errors before and after conversion.
     """
     a, s = recipe.architecture, recipe.settings
     return f"""# Prior `{recipe.name}`
@@ -75,15 +74,10 @@ def _start(recipe: Recipe) -> str:
 
 
 def _table(losses: HeldOutErrors) -> str:
-    """Markdown: one row per noise level; what conversion cost, what other priors leave over."""
-    others = [name for name in next(iter(losses.values())) if name not in ("float", "integer")]
+    """Markdown: one row per noise level, and what conversion cost."""
     head = ["t (1 = pure noise)", "float", "integer", "cost"]
-    head += [column for name in others for column in (f"`{name}`", f"error of `{name}`")]
     rows = [head, ["---"] * len(head)]
     for level, errors in losses.items():
-        mse = errors["integer"]
-        row = [level, f"{errors['float']:.6f}", f"{mse:.6f}", f"{mse / errors['float'] - 1:+.2%}"]
-        for name in others:
-            row += [f"{errors[name]:.6f}", f"{errors[name] / mse:.2f} times as large"]
-        rows.append(row)
+        exact, mse = errors["float"], errors["integer"]
+        rows.append([level, f"{exact:.6f}", f"{mse:.6f}", f"{mse / exact - 1:+.2%}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -41,8 +41,6 @@ class Recipe:
         Tiles for the scale tables.
     start : str
         Installed prior of the same architecture to go on training from; empty: random weights.
-    beside : str
-        Installed prior measured on the same held-out tiles, for the model card.
     data_notes : str
         Licences of the training data and what is known about the split, for the model card.
     synthetic : int
@@ -61,7 +59,6 @@ class Recipe:
     clip: tuple[float, float] = (-1.1, 2.2)
     calibration_tiles: int = 8
     start: str = ""
-    beside: str = ""
     data_notes: str = ""
     synthetic: int = 0
 

@@ -1,9 +1,9 @@
 """Convert a float network to integers: static calibration, proven bounds, measured cost.
 
 Run once on one machine; its output is data. The rules (decision 0005): weights at most 8 bits
-(first, last and 1 x 1 convolutions: 10) with one power-of-two scale per output channel; the proof
-"every sum below 2^24" is shared between weights and inputs so that their errors together are least;
-residual registers 16 bits, with one fraction count for those that are added or concatenated.
+(first, last, 1 x 1 and small convolutions: 10) with one power-of-two scale per output channel; the
+proof "every sum below 2^24" is shared between weights and inputs so that their errors together are
+least; residual registers 16 bits, with one fraction count for those that are added or concatenated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from psc_volumetric.prior.quantise import (
     Fit,
     Grid,
     Quantised,
-    grid_error,
+    relative_error,
     score_grid,
     shared_fraction,
     smallest,
@@ -46,6 +46,7 @@ __all__ = ["Statistics", "convert", "observe"]
 
 WEIGHT_LIMIT = 127
 FINE_WEIGHT_LIMIT = 511  # first and last convolution (most of the error is theirs), and small ones
+SMALL_WEIGHT = 1 << 14  # numbers; those at full resolution, which decide at low noise, have fewer
 SAMPLE = 40_000
 
 
@@ -205,13 +206,12 @@ class _Converter:
 
     def _fit(self, register: str, readers: Sequence[FloatStep], grids: Iterable[Grid]) -> Grid:
         """The input grid, and weights for it, with the least summed relative error of readers."""
-        values = self.statistics[register].values()[::4]
+        batches = [values[::4] for values in self.statistics[register].sample]
         if readers[0].relu:
-            values = np.maximum(values, 0)
-        power = max(float(np.abs(values).mean()) ** 2, 1e-12)
+            batches = [np.maximum(values, 0) for values in batches]
         best = Fit(math.inf, Grid(0, 0, 0), [])
         for grid in grids:
-            coarse = len(readers) * grid_error(values, *grid) / power
+            coarse = len(readers) * relative_error(batches, grid)
             if coarse < best.error:
                 weights = [weights_for(s, grid, self._weight_limit(s)) for s in readers]
                 losses = [weight_loss(s, *w) for s, w in zip(readers, weights, strict=True)]
@@ -235,7 +235,8 @@ class _Converter:
         assert s.weight is not None
         convolutions = [step for step in self.program.steps if step.op == "conv"]
         outer = s is convolutions[0] or s is convolutions[-1]
-        return FINE_WEIGHT_LIMIT if outer or s.weight.shape[-1] == 1 else WEIGHT_LIMIT
+        is_small = s.weight.shape[-1] == 1 or s.weight.numel() <= SMALL_WEIGHT
+        return FINE_WEIGHT_LIMIT if outer or is_small else WEIGHT_LIMIT
 
     def _conv(self, s: FloatStep) -> Step:
         assert s.weight is not None and s.bias is not None

@@ -27,6 +27,7 @@ __all__ = [
     "Quantised",
     "grid_error",
     "quantise_weight",
+    "relative_error",
     "score_grid",
     "shared_fraction",
     "smallest",
@@ -153,6 +154,20 @@ def grid_error(values: NDArray[np.float64], fraction: int, lo: int, hi: int) -> 
     """
     grid = np.clip(np.floor(values * 2.0**fraction + 0.5), lo, hi) * 2.0**-fraction
     return float(np.abs(grid - values).mean()) ** 2
+
+
+def relative_error(batches: Sequence[NDArray[np.float64]], grid: Grid) -> float:
+    """Squared error of values rounded to a grid over their power, averaged over noise levels.
+
+    Each batch is of one noise level. Quiet levels, whose values are small, count as much as loud
+    ones: they are the last that a decoder visits.
+    """
+    errors = []
+    for values in batches:
+        nearest = np.clip(np.floor(values * 2.0**grid.fraction + 0.5), grid.lo, grid.hi)
+        error = float(((nearest * 2.0**-grid.fraction - values) ** 2).mean())
+        errors.append(error / max(float((values**2).mean()), 1e-12))
+    return float(np.mean(errors))
 
 
 def widest(grid: Grid, readers: Sequence[FloatStep], weights: Sequence[Quantised]) -> Grid:
