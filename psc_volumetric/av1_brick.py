@@ -82,6 +82,10 @@ class Av1Source(ClassicalSource):
         """The same brick with the frames along another axis."""
         return Av1Source(self.values, self.special, axis)
 
+    def variants(self) -> list[ClassicalSource]:
+        """Frames along each axis that they may run along."""
+        return [self.along(axis) for axis in self.frame_axes()]
+
     def frame_axes(self) -> list[int]:
         """Axes that frames may run along: others would give frames too large, or hardly any."""
         extents = self.values.shape

@@ -83,13 +83,13 @@ def encode_base(
     if base == "auto":
         # exact levels alone are smaller than on top of a base nobody asked for
         return _without_prior(sources, step, whole) if lossy else None
-    source = _best_axis(sources[0], step)
+    source = _best_variant(sources[0], step)
     return replace(source.finish(source.code(step), whole), choice=f"{base}: asked for")
 
 
 def _without_prior(sources: Sequence[ClassicalSource], step: float, tile: Triple) -> EncodedBase:
     """The better of the classical codings at the error that the first one has at ``step``."""
-    source, others = _best_axis(sources[0], step), sources[1:]
+    source, others = _best_variant(sources[0], step), sources[1:]
     trial = source.code(step)
     sizes = {source.METHOD: len(trial.data)}
     if others and trial.mse > 0:
@@ -135,7 +135,7 @@ def _smallest(
     sizes = {}
     start = math.sqrt(20 * mse)
     for one in sources:
-        source = _best_axis(one, start)
+        source = _best_variant(one, start)
         trial = _search(source, mse, start, quick=True)
         most = HOPELESS * (limit if best is None else len(best[1].data))
         if len(trial.data) <= most and source.IS_SLOW and trial.mse <= mse * (1 + TOLERANCE):
@@ -146,19 +146,20 @@ def _smallest(
     return best, sizes
 
 
-def _best_axis(source: ClassicalSource, step: float) -> ClassicalSource:
-    """AV1 with its frames along the axis that a quick coding at ``step`` finds cheapest.
+def _best_variant(source: ClassicalSource, step: float) -> ClassicalSource:
+    """The way of coding a brick that a quick coding at ``step`` finds cheapest.
 
     Bytes and error differ at a step; the slope of a rate-distortion curve puts them together.
     """
-    if not isinstance(source, Av1Source) or len(source.frame_axes()) == 1:
-        return source
+    variants = source.variants()
+    if len(variants) == 1:
+        return variants[0]
 
     def cost(other: ClassicalSource) -> float:
         trial = other.code(step, quick=True)
         return math.log(len(trial.data)) + math.log(max(trial.mse, 1e-300)) / SLOPE
 
-    return min((source.along(axis) for axis in source.frame_axes()), key=cost)
+    return min(variants, key=cost)
 
 
 def _nbytes(base: EncodedBase) -> int:

@@ -91,6 +91,10 @@ class ClassicalSource(ABC):
         return self.special.fill(self.values, self.low)
 
     @abstractmethod
+    def variants(self) -> list[ClassicalSource]:
+        """The same brick for each way of coding it that an encoder may choose from."""
+
+    @abstractmethod
     def code(self, step: float, *, quick: bool = False) -> Trial:
         """Code at a quantiser step in stored units, the nearest there is."""
 

@@ -18,7 +18,7 @@ from psc_volumetric.bitstream.wavelet_fields import WaveletFields
 from psc_volumetric.classical_brick import ClassicalSource, Samples, Trial, decode_classical
 from psc_volumetric.codec import DecodedBrick
 from psc_volumetric.coding.plain import SpecialMap
-from psc_volumetric.coding.wavelet import UNITS, analyse, dequantise, synthesise
+from psc_volumetric.coding.wavelet import UNITS, analyse, dequantise, full_depth, synthesise
 from psc_volumetric.coding.wavelet_coder import decode_steps, encode_steps
 from psc_volumetric.errors import FormatError
 from psc_volumetric.tiling import Box
@@ -28,16 +28,37 @@ __all__ = ["WaveletSource", "decode_wavelet"]
 Values = NDArray[np.generic]
 Triple = tuple[int, int, int]
 
+DEPTHS = 3  # of z that are tried, besides the full one
 CLASS_LIMIT = 2048  # samples are shifted for the classes of sigma until all are within it
 MOST_STEPS = 1 << 22  # quantiser steps that the range of a brick is divided into
 SMALLEST = 2.0**-512
 
 
 class WaveletSource(ClassicalSource):
-    """A brick ready to be coded at any quantiser step."""
+    """A brick ready to be coded at any quantiser step.
+
+    Parameters
+    ----------
+    values, special
+        As `ClassicalSource`.
+    depth : int, optional
+        Splits of z; as many as go by default.
+    """
 
     METHOD: ClassVar[str] = "wavelet"
     IS_SLOW: ClassVar[bool] = False
+
+    def __init__(
+        self, values: Values, special: SpecialMap | None, depth: int | None = None
+    ) -> None:
+        super().__init__(values, special)
+        self.depth = full_depth(values.shape[0]) if depth is None else depth
+
+    def variants(self) -> list[ClassicalSource]:
+        """The last few depths of z: planes that differ are better left alone."""
+        fewest = max(self.depth - DEPTHS, 0)
+        depths = range(self.depth, fewest - 1, -1)
+        return [WaveletSource(self.values, self.special, depth) for depth in depths]
 
     @staticmethod
     def fits(values: Values, special: SpecialMap | None) -> bool:
@@ -61,7 +82,7 @@ class WaveletSource(ClassicalSource):
     @cached_property
     def coefficients(self) -> NDArray[np.float64]:
         """Of the whole brick, stored units."""
-        return analyse(self.clean.astype(np.float64) - self.middle)
+        return analyse(self.clean.astype(np.float64) - self.middle, self.depth)
 
     def fields(self, step: float) -> WaveletFields:
         """Header fields for a quantiser step; a multiple of 2^-16 per sample for integers."""
@@ -76,11 +97,11 @@ class WaveletSource(ClassicalSource):
         from psc_volumetric.coding.wavelet_fit import quantise
 
         fields = self.fields(max(step, self.finest_step))
-        steps = quantise(self.coefficients, fields.step * UNITS)
-        samples = synthesise(dequantise(steps))
+        steps = quantise(self.coefficients, fields.step * UNITS, self.depth)
+        samples = synthesise(dequantise(steps, self.depth), self.depth)
         shift = max(int(np.abs(samples).max()).bit_length() - CLASS_LIMIT.bit_length() + 1, 0)
         fields = WaveletFields(fields.low, fields.step, shift=shift)
-        return self.trial(step, encode_steps(steps), fields, samples)
+        return self.trial(step, encode_steps(steps, self.depth), fields, samples)
 
     def class_means(self, trial: Trial) -> NDArray[np.int64]:
         """Samples, shifted to 11 fraction bits or fewer."""
@@ -108,4 +129,5 @@ def decode_wavelet(
 
 
 def _decode(data: bytes, shape: Triple, what: str) -> Samples:
-    return synthesise(dequantise(decode_steps(data, shape, what=what)))
+    steps, depth = decode_steps(data, shape, what=what)
+    return synthesise(dequantise(steps, depth), depth)

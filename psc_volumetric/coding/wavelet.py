@@ -5,7 +5,8 @@ SPEC section 17. The filters are the 9/7 pair of Cohen, Daubechies and Feauveau 
 4(3), 1998, section 7.7). Synthesis is integer arithmetic, so that it gives the same samples
 everywhere; analysis is the encoder's own business and runs in double precision.
 
-z is taken apart completely first; every plane of the result is then taken apart in y and x.
+z is taken apart first, as often as an encoder chooses (``depth``); every plane of the result is
+then taken apart in y and x, as often as it goes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
     "band_weights",
     "bands",
     "dequantise",
+    "full_depth",
     "synthesise",
 ]
 
@@ -114,10 +116,27 @@ def _sizes(extent: int) -> list[int]:
     return sizes
 
 
+def full_depth(extent: int) -> int:
+    """How often an axis can be split."""
+    return len(_sizes(extent)) - 1
+
+
+def _all_sizes(shape: Triple, depth: int) -> tuple[list[int], list[int], list[int]]:
+    z, y, x = (_sizes(n) for n in shape)
+    return z[: depth + 1], y, x
+
+
 @functools.lru_cache(maxsize=8)
-def bands(shape: Triple) -> tuple[Band, ...]:
-    """Bands of a volume in the order they are coded: low z first, then coarse scales first."""
-    depths, rows, columns = (_sizes(n) for n in shape)
+def bands(shape: Triple, depth: int) -> tuple[Band, ...]:
+    """Bands of a volume in the order they are coded: low z first, then coarse scales first.
+
+    Parameters
+    ----------
+    shape : (z, y, x)
+    depth : int
+        Splits of z, 0 .. `full_depth`.
+    """
+    depths, rows, columns = _all_sizes(shape, depth)
     planes: list[tuple[Range, int, bool]] = [((0, depths[-1]), len(depths) - 1, False)]
     for k in range(len(depths) - 1, 0, -1):
         planes.append(((depths[k], depths[k - 1]), k, True))
@@ -160,9 +179,9 @@ def _plane_bands(
             found.append(band)
 
 
-def _axis_splits(shape: Triple) -> list[tuple[int, Triple]]:
+def _axis_splits(shape: Triple, depth: int) -> list[tuple[int, Triple]]:
     """Axis and box (0 .. extent) of every split, in the order of analysis."""
-    depths, rows, columns = (_sizes(n) for n in shape)
+    depths, rows, columns = _all_sizes(shape, depth)
     splits: list[tuple[int, Triple]] = [(0, (n, shape[1], shape[2])) for n in depths[:-1]]
     for scale in range(max(len(rows), len(columns)) - 1):
         y, x = rows[min(scale, len(rows) - 1)], columns[min(scale, len(columns) - 1)]
@@ -173,10 +192,10 @@ def _axis_splits(shape: Triple) -> list[tuple[int, Triple]]:
     return splits
 
 
-def band_weights(shape: Triple) -> tuple[int, ...]:
+def band_weights(shape: Triple, depth: int) -> tuple[int, ...]:
     """Of every band: size of a quantiser step over the step of the brick, 16 fraction bits."""
     weights = []
-    for band in bands(shape):
+    for band in bands(shape, depth):
         z, y, x = (
             (HIGH[n - 1] if high else LOW[n - 1]) if n else 1 << WEIGHT_BITS
             for n, high in zip(band.splits, band.high, strict=True)
@@ -185,22 +204,23 @@ def band_weights(shape: Triple) -> tuple[int, ...]:
     return tuple(weights)
 
 
-def dequantise(quantised: NDArray[np.int32]) -> Integers:
+def dequantise(quantised: NDArray[np.int32], depth: int) -> Integers:
     """Coefficients (z, y, x) in units from their numbers of steps."""
     z, y, x = quantised.shape
+    found = zip(bands((z, y, x), depth), band_weights((z, y, x), depth), strict=True)
     out = np.empty(quantised.shape, np.int64)
-    for band, weight in zip(bands((z, y, x)), band_weights((z, y, x)), strict=True):
+    for band, weight in found:
         box = tuple(slice(*part) for part in band.box)
         scaled = quantised[box].astype(np.int64) * (UNITS * weight)
         out[box] = (scaled + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS
     return out
 
 
-def synthesise(coefficients: Integers) -> Integers:
+def synthesise(coefficients: Integers, depth: int) -> Integers:
     """Samples (z, y, x) in units from coefficients, which are overwritten."""
     z, y, x = coefficients.shape
     _saturate(coefficients)
-    for axis, extent in reversed(_axis_splits((z, y, x))):
+    for axis, extent in reversed(_axis_splits((z, y, x), depth)):
         part = coefficients[tuple(slice(n) for n in extent)]
         merged = _merge(np.moveaxis(part, axis, 0))
         part[...] = np.moveaxis(merged, 0, axis)
@@ -237,11 +257,11 @@ def _between(low: Integers, high: Integers) -> Integers:
     return total
 
 
-def analyse(values: Doubles) -> Doubles:
+def analyse(values: Doubles, depth: int) -> Doubles:
     """Coefficients (z, y, x) of samples; the inverse of `synthesise` but for rounding."""
     z, y, x = values.shape
     out = values.copy()
-    for axis, extent in _axis_splits((z, y, x)):
+    for axis, extent in _axis_splits((z, y, x), depth):
         part = out[tuple(slice(n) for n in extent)]
         part[...] = np.moveaxis(_split(np.moveaxis(part, axis, 0)), 0, axis)
     return out

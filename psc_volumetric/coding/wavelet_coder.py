@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.bitstream.wire import FieldReader
 from psc_volumetric.coding.residual_tables import residual_tables
-from psc_volumetric.coding.wavelet import bands
+from psc_volumetric.coding.wavelet import bands, full_depth
 from psc_volumetric.errors import FormatError, NumericalError
 
 __all__ = ["Model", "decode_steps", "encode_steps", "new_model"]
@@ -50,13 +51,13 @@ class Model(NamedTuple):
     rate: NDArray[np.int32]
 
 
-def new_model(steps: Steps, data: NDArray[np.uint8]) -> Model:
+def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
     """Fresh memory; ``data`` are the code bytes, or room for them."""
     from psc_volumetric.coding import wavelet_kernel as kernel
     from psc_volumetric.coding.residual_coder import STATE_SIZE
 
     z, y, x = steps.shape
-    found = bands((z, y, x))
+    found = bands((z, y, x), depth)
     siblings = np.full((len(found), 2), -1, np.int64)
     halved = np.zeros((len(found), 2), np.int64)
     for number, band in enumerate(found):
@@ -101,8 +102,8 @@ def _code(model: Model) -> int:
     return int(finish(model, int(model.check[0])))
 
 
-def encode_steps(steps: Steps) -> bytes:
-    """Stream of (z, y, x) numbers of quantiser steps.
+def encode_steps(steps: Steps, depth: int) -> bytes:
+    """Stream of (z, y, x) numbers of quantiser steps; z is split ``depth`` times.
 
     Raises
     ------
@@ -119,13 +120,13 @@ def encode_steps(steps: Steps) -> bytes:
             hint="ask for a larger error",
         )
     room = np.zeros(ROOM * steps.size + SPARE, np.uint8)
-    model = new_model(steps.copy(), room)
+    model = new_model(steps.copy(), depth, room)
     length = _code(model)
-    return room[:length].tobytes()
+    return bytes([depth]) + room[:length].tobytes()
 
 
-def decode_steps(data: bytes, shape: Triple, *, what: str) -> Steps:
-    """Numbers of quantiser steps (z, y, x) of a stream.
+def decode_steps(data: bytes, shape: Triple, *, what: str) -> tuple[Steps, int]:
+    """Numbers of quantiser steps (z, y, x) of a stream, and the splits of z.
 
     Parameters
     ----------
@@ -139,17 +140,25 @@ def decode_steps(data: bytes, shape: Triple, *, what: str) -> Steps:
     Raises
     ------
     FormatError
-        Cut or damaged (kind ``"bad-symbol"``). Damage that leaves an intact stream of other values
-        is for the caller's checksum to find.
+        Cut or damaged (kinds ``"truncated"``, ``"bad-payload"``, ``"bad-symbol"``). Damage that
+        leaves an intact stream of other values is for the caller's checksum to find.
     """
     from psc_volumetric.coding.residual_coder import DECODE
 
-    model = new_model(np.zeros(shape, np.int32), np.frombuffer(data, np.uint8).copy())
+    fields = FieldReader(data, what=what)
+    (depth,) = fields.unpack("B")
+    if depth > full_depth(shape[0]):
+        raise FormatError(
+            f"{what}: expected at most {full_depth(shape[0])} splits of z, found {depth}",
+            kind="bad-payload",
+        )
+    body = np.frombuffer(data, np.uint8)[1:].copy()
+    model = new_model(np.zeros(shape, np.int32), depth, body)
     model.coder[DECODE] = 1
-    if _code(model) != len(data):
+    if _code(model) != len(body):
         raise FormatError(
             f"{what}: the stream does not end with its check bits",
             kind="bad-symbol",
             hint="the stream is cut or damaged, run `psc-archive verify`",
         )
-    return model.steps
+    return model.steps, depth

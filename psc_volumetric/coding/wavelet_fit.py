@@ -28,7 +28,7 @@ Steps = NDArray[np.int32]
 PRICE = 0.08  # of a bit, in squared quantiser steps
 
 
-def quantise(coefficients: Doubles, step: float) -> Steps:
+def quantise(coefficients: Doubles, step: float, depth: int) -> Steps:
     """Numbers of quantiser steps (z, y, x) for coefficients of `wavelet.analyse`.
 
     Parameters
@@ -36,6 +36,8 @@ def quantise(coefficients: Doubles, step: float) -> Steps:
     coefficients : (z, y, x) float64
     step : float
         Quantiser step of the brick, unit of the coefficients.
+    depth : int
+        Splits of z.
 
     Returns
     -------
@@ -43,9 +45,9 @@ def quantise(coefficients: Doubles, step: float) -> Steps:
         At most `LARGEST` in magnitude; larger ones are cut.
     """
     z, y, x = coefficients.shape
-    model = new_model(np.zeros((z, y, x), np.int32), np.zeros(0, np.uint8))
-    weights = band_weights((z, y, x))
-    for number, (band, weight) in enumerate(zip(bands((z, y, x)), weights, strict=True)):
+    model = new_model(np.zeros((z, y, x), np.int32), depth, np.zeros(0, np.uint8))
+    weights = band_weights((z, y, x), depth)
+    for number, (band, weight) in enumerate(zip(bands((z, y, x), depth), weights, strict=True)):
         box = tuple(slice(*part) for part in band.box)
         scaled = coefficients[box] * ((1 << WEIGHT_BITS) / (step * weight))
         scaled = np.clip(scaled, -LARGEST, LARGEST)

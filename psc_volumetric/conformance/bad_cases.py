@@ -260,10 +260,13 @@ def _wavelet(parts: Parts) -> Iterator[Bad]:
     yield "bad-wavelet-shift", "samples shifted by 41", shift.join(), "bad-wavelet"
     stream = dict(parts.sections)["base"]
     for name, covers, data in (
-        ("empty", "no stream", b""),
         ("cut", "a stream without its last byte", stream[:-1]),
         ("long", "a byte after the stream", stream + b"\0"),
         ("bit", "one bit in the middle of the stream", flip_bit(stream, 4 * len(stream))),
     ):
         other = parts.with_section("base", data)
         yield f"bad-wavelet-{name}", covers, other.join(), "bad-symbol"
+    empty = parts.with_section("base", b"")
+    yield "bad-wavelet-empty", "no stream", empty.join(), "truncated"
+    depth = parts.with_section("base", b"\x04" + stream[1:])
+    yield "bad-wavelet-depth", "more splits than z has", depth.join(), "bad-payload"

@@ -20,7 +20,14 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.coding.wavelet import analyse, band_weights, bands, dequantise, synthesise
+from psc_volumetric.coding.wavelet import (
+    analyse,
+    band_weights,
+    bands,
+    dequantise,
+    full_depth,
+    synthesise,
+)
 from psc_volumetric.coding.wavelet_coder import decode_steps, encode_steps
 from psc_volumetric.coding.wavelet_fit import quantise
 from psc_volumetric.coding.wavelet_kernel import LARGEST
@@ -55,30 +62,32 @@ def decode(brick: EncodedBrick, selection: Any = WHOLE, **options: Any) -> Decod
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bands_cover_every_coefficient_once(shape: tuple[int, int, int]) -> None:
-    seen = np.zeros(shape, int)
-    for number, band in enumerate(bands(shape)):
-        seen[tuple(slice(*part) for part in band.box)] += 1
-        assert band.parent < number
-        assert all(sibling < number for sibling in band.siblings)
-    assert (seen == 1).all()
+    for depth in range(full_depth(shape[0]) + 1):
+        seen = np.zeros(shape, int)
+        for number, band in enumerate(bands(shape, depth)):
+            seen[tuple(slice(*part) for part in band.box)] += 1
+            assert band.parent < number
+            assert all(sibling < number for sibling in band.siblings)
+        assert (seen == 1).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_synthesis_undoes_analysis_but_for_rounding(shape: tuple[int, int, int]) -> None:
     values = np.random.default_rng(1).normal(0, 1e5, shape)
-    back = synthesise(np.rint(analyse(values)).astype(np.int64))
-    assert np.abs(back - values).max() < 12
+    for depth in range(full_depth(shape[0]) + 1):
+        back = synthesise(np.rint(analyse(values, depth)).astype(np.int64), depth)
+        assert np.abs(back - values).max() < 12
 
 
 def test_weights_make_the_transform_nearly_orthogonal() -> None:
     shape = (64, 64, 128)
-    weights = band_weights(shape)
-    for band, weight in zip(bands(shape), weights, strict=True):
+    weights = band_weights(shape, 5)
+    for band, weight in zip(bands(shape, 5), weights, strict=True):
         if min(stop - start for start, stop in band.box) < 8:
             continue  # edges reach everywhere
         one = np.zeros(shape, np.int64)
         one[tuple((start + stop) // 2 for start, stop in band.box)] = 1 << 20
-        norm = np.sqrt((synthesise(one).astype(float) ** 2).sum()) / 2**20
+        norm = np.sqrt((synthesise(one, 5).astype(float) ** 2).sum()) / 2**20
         assert norm * weight / 65536 == pytest.approx(1, abs=0.06)
 
 
@@ -88,31 +97,32 @@ def test_any_numbers_come_back(seed: int, shape: tuple[int, int, int], octaves: 
     rng = np.random.default_rng(seed)
     spread = 2.0 ** (octaves * rng.random(shape))
     steps = np.clip(np.rint(rng.laplace(0, spread)), -LARGEST, LARGEST).astype(np.int32)
-    data = encode_steps(steps)
-    assert np.array_equal(decode_steps(data, shape, what="test"), steps)
+    depth = int(rng.integers(full_depth(shape[0]) + 1))
+    found, splits = decode_steps(encode_steps(steps, depth), shape, what="test")
+    assert np.array_equal(found, steps) and splits == depth
 
 
 def test_extreme_numbers_come_back_and_larger_ones_are_refused() -> None:
     steps = np.full((2, 5, 5), LARGEST, np.int32)
     steps[0] *= -1
-    assert np.array_equal(decode_steps(encode_steps(steps), steps.shape, what="test"), steps)
-    assert np.abs(synthesise(dequantise(steps))).max() <= 1 << 36
+    found, _ = decode_steps(encode_steps(steps, 0), steps.shape, what="test")
+    assert np.array_equal(found, steps)
+    assert np.abs(synthesise(dequantise(steps, 0), 0)).max() <= 1 << 36
     steps[0, 0, 0] = LARGEST + 1
     with pytest.raises(NumericalError):
-        encode_steps(steps)
+        encode_steps(steps, 0)
 
 
 def test_damage_is_found_or_leaves_a_whole_stream() -> None:
     shape = (4, 20, 24)
-    steps = quantise(analyse(waves(shape).astype(float)), 20.0)
-    good = encode_steps(steps)
+    good = encode_steps(quantise(analyse(waves(shape).astype(float), 1), 20.0, 1), 1)
     rng = np.random.default_rng(2)
     refused = 0
     for _ in range(300):
         data = bytearray(good)
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
         try:
-            assert decode_steps(bytes(data), shape, what="test").shape == shape
+            assert decode_steps(bytes(data), shape, what="test")[0].shape == shape
         except FormatError:
             refused += 1
     assert refused > 290
@@ -213,3 +223,13 @@ def test_smooth_fields_without_a_prior_take_it() -> None:
     psc, av1, wavelet = brick.compared
     assert (psc, 0 < wavelet < av1) == (0, True)
     assert brick.choice.startswith("wavelet: no prior for these values: ")
+
+
+def test_planes_that_have_nothing_in_common_are_not_split() -> None:
+    planes = [waves((1, 40, 40), noise=0)[0] * scale for scale in (1, -3, 0.2, 5, -0.7, 2)]
+    brick = encode(np.stack(planes) + np.array([0, 9e3, -4e3, 50, 7e3, 1e3])[:, None, None])
+    index = read_index(lambda a, n: brick.data[a : a + n])
+    assert brick.data[index.section("base").offset] == 0
+    together = encode(np.repeat(waves((1, 40, 40)), 16, axis=0))
+    index = read_index(lambda a, n: together.data[a : a + n])
+    assert together.data[index.section("base").offset] > 1

@@ -40,9 +40,10 @@ def low_extents(n: int) -> list:
     return found
 
 
-def list_bands(shape: tuple) -> list:
+def list_bands(shape: tuple, z_most: int) -> list:
     """Section 17.1."""
     depth, rows, columns = (low_extents(n) for n in shape)
+    depth = depth[: z_most + 1]
     most = [len(e) - 1 for e in (depth, rows, columns)]
     parts = [(range(depth[-1]), most[0], False)]
     parts += [(range(depth[k], depth[k - 1]), k, True) for k in range(most[0], 0, -1)]
@@ -130,10 +131,11 @@ class Around:
         return min(r.start + number, r.stop - 1)
 
 
-def decode_numbers(data: bytes, shape: tuple) -> np.ndarray:
-    """Sections 17.4 to 17.6."""
-    bands, steps, check = list_bands(shape), np.zeros(shape, np.int64), 0
-    coder = Numbers(data)
+def decode_numbers(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
+    """Sections 17.4 to 17.6; also the splits of z."""
+    require(len(data) > 0 and data[0] < len(low_extents(shape[0])), "splits of z")
+    bands, steps, check = list_bands(shape, data[0]), np.zeros(shape, np.int64), 0
+    coder = Numbers(data[1:])
     for number, band in enumerate(bands):
         own = Around(steps, band)
         related = [b for b in bands[:number] if b.part == band.part and band.kind and b.kind]
@@ -175,15 +177,15 @@ def decode_numbers(data: bytes, shape: tuple) -> np.ndarray:
             steps[z, y, x] = q
             check = (40503 * check + q + 1) % 65536
     given = coder.number(8) + (coder.number(8) << 8)
-    require(given == check and coder.at == len(data), "check bits")
-    return steps
+    require(given == check and coder.at == len(coder.data), "check bits")
+    return steps, data[0]
 
 
 def decode_wavelet(data: bytes, shape: tuple) -> np.ndarray:
     """Section 17: samples of a stream."""
-    steps = decode_numbers(data, shape)
+    steps, z_most = decode_numbers(data, shape)
     values = np.zeros(shape, np.int64)
-    for band in list_bands(shape):
+    for band in list_bands(shape, z_most):
         weight = 1 << 16
         for k, is_high in zip(band.splits, band.is_high, strict=True):
             factor = 1 << 16 if k == 0 else (HIGH if is_high else LOW)[k - 1]
@@ -197,7 +199,7 @@ def decode_wavelet(data: bytes, shape: tuple) -> np.ndarray:
         for axis, most in ((2, x_most), (1, y_most)):
             if most >= s:
                 values[box] = np.apply_along_axis(_merge, axis, values[box])
-    for n in reversed(depth[:-1]):
+    for n in reversed(depth[:z_most]):
         values[:n] = np.apply_along_axis(_merge, 0, values[:n])
     return values
 
