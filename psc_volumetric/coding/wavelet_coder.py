@@ -78,7 +78,7 @@ def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
         np.zeros(kernel.PARTS, np.int64),
         data,
         np.zeros(STATE_SIZE, np.int64),
-        np.zeros(kernel.COUNTERS * kernel.CONTEXT_SIZE * kernel.NODES, np.int32),
+        np.zeros(kernel.CONTEXT_VALUES * kernel.NODES, np.int32),
         np.tile(np.array(kernel.FIRST_WEIGHTS, np.int32), kernel.MIXERS),
         inputs,
         np.zeros(kernel.COUNTERS, np.int64),

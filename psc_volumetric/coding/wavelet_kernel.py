@@ -21,7 +21,7 @@ from psc_volumetric.coding.residual_values import bit_length
 
 __all__ = [
     "CONSTANT_INPUT",
-    "CONTEXT_SIZE",
+    "CONTEXT_VALUES",
     "COUNTERS",
     "FIRST_WEIGHTS",
     "INPUTS",
@@ -38,8 +38,13 @@ INPUTS = 1 + COUNTERS + 1  # what is expected, counters, a constant
 CONSTANT_INPUT = 256
 FIRST_WEIGHTS = (45875, *(6554,) * COUNTERS, 0)  # of 65536
 LEVELS = 32  # of a magnitude
-CONTEXT_SIZE = 8192  # values of each context
-MOST_BANDS = CONTEXT_SIZE // LEVELS
+MOST_BANDS = 256  # that are told apart
+# the contexts one after the other: by level, by magnitudes of neighbours, by what is expected from
+# other bands, by band and level, by what is expected from farther neighbours, by kind and level
+SMALL, OTHER, BAND = LEVELS, LEVELS + 5**4, LEVELS + 5**4 + LEVELS**2
+FARTHER = BAND + MOST_BANDS * LEVELS
+KIND = FARTHER + LEVELS**2
+CONTEXT_VALUES = KIND + 4 * LEVELS
 UNARY = 12  # magnitudes below are counted step by step
 NODES = 40  # steps, then digits of what is left
 MIXERS = 4 * LEVELS
@@ -154,13 +159,13 @@ def _choose(m, band, expected):  # type: ignore[no-untyped-def]
     """Choose the counters of a coefficient; returns the level for the mixers."""
     level = _level(expected)
     m.slots[0] = level
-    m.slots[1] = m.parts[0]
-    m.slots[2] = _level(m.parts[1]) * LEVELS + _level(m.parts[2])
-    m.slots[3] = min(band, MOST_BANDS - 1) * LEVELS + level
-    m.slots[4] = _level(m.parts[3]) * LEVELS + level
-    m.slots[5] = m.kinds[band] * LEVELS + level
+    m.slots[1] = SMALL + m.parts[0]
+    m.slots[2] = OTHER + _level(m.parts[1]) * LEVELS + _level(m.parts[2])
+    m.slots[3] = BAND + min(band, MOST_BANDS - 1) * LEVELS + level
+    m.slots[4] = FARTHER + _level(m.parts[3]) * LEVELS + level
+    m.slots[5] = KIND + m.kinds[band] * LEVELS + level
     for i in range(COUNTERS):
-        m.slots[i] = (m.slots[i] + i * CONTEXT_SIZE) * NODES
+        m.slots[i] *= NODES
     return level
 
 

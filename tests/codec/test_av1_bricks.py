@@ -123,9 +123,13 @@ def test_exact_levels_stand_on_an_av1_base(dtype: str) -> None:
 
 
 def test_without_a_prior_av1_stands_in_for_lossy_bricks_only() -> None:
-    values = blobs((4, 32, 32))
+    values = blobs((4, 64, 64))
     lossy = encode(values, base="auto")
-    assert (lossy.method, lossy.choice) == ("av1", "av1: no prior for these values")
+    psc, av1, wavelet = lossy.compared
+    assert lossy.method == "av1" and psc == 0 < av1 < wavelet
+    assert (
+        lossy.choice == f"av1: no prior for these values: {av1} bytes against {wavelet} of wavelet"
+    )
     exact = encode(values, base="auto", guarantee=Guarantee("lossless"))
     assert exact.method.startswith("none+lossless:")
 
