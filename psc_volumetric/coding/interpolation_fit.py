@@ -1,8 +1,4 @@
-"""What an encoder of interpolated segments chooses: order of passes, errors, predictors.
-
-*For maintainers.* Numba's cache looks at the date of this file only: after a change of
-``gather`` in :mod:`psc_volumetric.coding.interpolation_kernel`, touch it.
-"""
+"""What an encoder of interpolated segments chooses: order of passes, errors, predictors."""
 
 from __future__ import annotations
 

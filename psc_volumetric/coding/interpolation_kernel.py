@@ -3,9 +3,6 @@
 Part of the format (SPEC section 16). Encoder and decoder run the same function; ``m`` is the
 :class:`psc_volumetric.coding.interpolation.Model`. Numba checks no bounds: every index is bounded
 by construction, whatever the bytes are.
-
-*For maintainers.* Numba's cache looks at the date of this file only: after a change of the modules
-that are compiled into it, touch it.
 """
 
 from __future__ import annotations

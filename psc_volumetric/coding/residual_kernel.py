@@ -4,9 +4,6 @@ Part of the format (SPEC section 15). Encoder and decoder run the same function.
 :class:`psc_volumetric.coding.residual.Model`. Arrays of neighbours' errors hold two slices, this
 one and the last: ``here`` is the place of the voxel in this slice, ``there`` the same voxel in the
 last.
-
-*For maintainers.* Numba's cache looks at the date of this file only: after a change of the modules
-that are compiled into it, touch it.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def encode_steps(steps: Steps, depth: int) -> bytes:
     Raises
     ------
     NumericalError
-        A number is too large (kind ``"too-fine"``).
+        A number is too large, or all together take too many bytes (kind ``"too-fine"``).
     """
     from psc_volumetric.coding.wavelet_kernel import LARGEST
 
@@ -122,6 +122,12 @@ def encode_steps(steps: Steps, depth: int) -> bytes:
     room = np.zeros(ROOM * steps.size + SPARE, np.uint8)
     model = new_model(steps.copy(), depth, room)
     length = _code(model)
+    if length < 0:
+        raise NumericalError(
+            f"wavelet: {steps.size} coefficients take more than {room.size} bytes",
+            kind="too-fine",
+            hint="ask for a larger error",
+        )
     return bytes([depth]) + room[:length].tobytes()
 
 

@@ -3,9 +3,6 @@
 Rate-distortion optimised quantisation: a smaller number is taken where the bits it saves, as far
 as the neighbours tell, are worth more than the error it adds (Sullivan & Wiegand,
 "Rate-distortion optimization for video compression", IEEE Signal Processing Magazine 15(6), 1998).
-
-*For maintainers.* Numba's cache looks at the date of this file only: after a change of
-``expected_magnitude`` in :mod:`psc_volumetric.coding.wavelet_kernel`, touch it.
 """
 
 from __future__ import annotations

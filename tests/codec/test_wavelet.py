@@ -20,6 +20,7 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
+from psc_volumetric.coding import wavelet_coder
 from psc_volumetric.coding.wavelet import (
     analyse,
     band_weights,
@@ -109,6 +110,13 @@ def test_extreme_numbers_come_back_and_larger_ones_are_refused() -> None:
     assert np.array_equal(found, steps)
     assert np.abs(synthesise(dequantise(steps, 0), 0)).max() <= 1 << 36
     steps[0, 0, 0] = LARGEST + 1
+    with pytest.raises(NumericalError):
+        encode_steps(steps, 0)
+
+
+def test_a_stream_longer_than_its_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = np.random.default_rng(6).integers(-99, 100, (3, 9, 9), np.int32)
+    monkeypatch.setattr(wavelet_coder, "ROOM", 0)
     with pytest.raises(NumericalError):
         encode_steps(steps, 0)
 
