@@ -122,6 +122,9 @@ class Volume:
     exact_only : str or None
         Why the values must be kept exactly (colours, masks, palette indices); None when they are
         measurements that a lossy code may approximate.
+    limits : (least, largest) or None
+        Values that the format can hold here, in stored units, where they are narrower than the
+        dtype (``BitsStored``, ``valid_range`` of packed types); no lossy code leaves them.
     """
 
     name: str
@@ -136,6 +139,7 @@ class Volume:
     coordinates: tuple[Coordinate, ...]
     attrs: dict[str, Any]
     exact_only: str | None = None
+    limits: tuple[float | int, float | int] | None = None
 
 
 @dataclass(frozen=True)
@@ -238,11 +242,12 @@ class RestoredVolume:
     """Decoded values of one volume, whole or a region of interest.
 
     ``array`` has the stored dtype and covers ``start[i] : start[i] + array.shape[i]`` of an array
-    of ``full_shape``.
+    of ``full_shape``. It may be lazy: ``array[slices]`` then decodes what the slices touch, so a
+    writer that goes through the slowest axis in slabs needs the memory of a slab.
     """
 
     name: str
-    array: Array
+    array: Array | LazyArray
     start: tuple[int, ...]
     full_shape: tuple[int, ...]
 
@@ -258,6 +263,11 @@ class RestoredVolume:
                 f"into {self.full_shape!r}",
                 kind="bad-region",
             )
+
+    @property
+    def values(self) -> Array:
+        """The region in memory, as a whole."""
+        return np.asarray(self.array[tuple(slice(0, size) for size in self.array.shape)])
 
     @property
     def is_whole(self) -> bool:

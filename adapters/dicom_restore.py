@@ -99,7 +99,7 @@ def _plans(document: dict[str, Any], volumes: Sequence[RestoredVolume]) -> list[
     boxes: dict[int, Box] = {}
     samples = int(document["samples"])
     for volume in volumes:
-        full, start, array = volume.full_shape, volume.start, volume.array
+        full, start, array = volume.full_shape, volume.start, volume.values
         if samples > 1:
             if array.shape[0] != samples:
                 raise SourceError(

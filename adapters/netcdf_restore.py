@@ -82,7 +82,7 @@ def restore_netcdf(
                 staged[0].write_bytes(original)
                 return [WrittenFile(place, 0, outcome)]
             with netCDF4.Dataset(staged[0], "w", format=document["data_model"]) as dataset:
-                _write(dataset, document, blobs, {v.name: v.array for v in volumes}, cuts)
+                _write(dataset, document, blobs, {v.name: v.values for v in volumes}, cuts)
                 if not info.lossless:
                     dataset.setncattr(_LOSS_NOTE, loss_note(info))
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:

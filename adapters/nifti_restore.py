@@ -81,7 +81,7 @@ def restore_nifti(
         if len(staged) == 2:
             _write(staged[0], [head], None, b"")
         lead = head if len(staged) == 1 else image_head
-        _write(staged[-1], [lead], volume.array.astype(dtype, copy=False), tail)
+        _write(staged[-1], [lead], volume.values.astype(dtype, copy=False), tail)
         for number, (path, work) in enumerate(zip(places, staged, strict=True)):
             same_packing = packed == work.name.lower().endswith(".gz")
             original = original_of(document, blobs, number) if identical and same_packing else None
