@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from adapters.errors import SourceError
 from pipelines.proof import ProofError
+from pipelines.stopping import Stopped
 from psc_volumetric.errors import (
     FormatError,
     ParameterError,
@@ -16,12 +17,14 @@ __all__ = [
     "EXIT_CODES",
     "EXIT_DAMAGE",
     "EXIT_FORMAT",
+    "EXIT_HANGUP",
     "EXIT_INTERNAL",
     "EXIT_INTERRUPTED",
     "EXIT_OK",
     "EXIT_PRIOR",
     "EXIT_SOURCE",
     "EXIT_STORAGE",
+    "EXIT_TERMINATED",
     "EXIT_USAGE",
     "Failure",
     "describe_failure",
@@ -35,7 +38,9 @@ EXIT_FORMAT = 4
 EXIT_PRIOR = 5
 EXIT_STORAGE = 6
 EXIT_DAMAGE = 7
+EXIT_HANGUP = 129
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 EXIT_CODES = {
     EXIT_OK: "done",
@@ -46,7 +51,9 @@ EXIT_CODES = {
     EXIT_PRIOR: "prior missing or not the right one",
     EXIT_STORAGE: "storage problem (target exists, not writable, full)",
     EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
+    EXIT_HANGUP: "stopped by SIGHUP",
     EXIT_INTERRUPTED: "interrupted",
+    EXIT_TERMINATED: "stopped by SIGTERM",
 }
 
 
@@ -105,6 +112,14 @@ def _without_hint(error: BaseException, hint: str | None) -> str:
     return text.removesuffix(f"; {hint}") if hint else text
 
 
+def _stopped(error: KeyboardInterrupt) -> Failure:
+    hint = "run the same command again; what is sealed stays, an unfinished archive is continued"
+    if isinstance(error, Stopped):
+        text = f"stopped by {error.signal.name} before the end"
+        return Failure(error.exit_code, "stopped", text, hint)
+    return Failure(EXIT_INTERRUPTED, "interrupted", "stopped by the user before the end", hint)
+
+
 def describe_failure(error: BaseException) -> Failure:
     """Exit code, kind, message and hint for an error of any class."""
     if isinstance(error, PscError):
@@ -112,12 +127,7 @@ def describe_failure(error: BaseException) -> Failure:
     if isinstance(error, SourceError):
         return Failure(EXIT_SOURCE, error.kind, _without_hint(error, error.hint), error.hint)
     if isinstance(error, KeyboardInterrupt):
-        return Failure(
-            EXIT_INTERRUPTED,
-            "interrupted",
-            "stopped by the user; no target was sealed",
-            "run the same command again to resume",
-        )
+        return _stopped(error)
     if isinstance(error, OSError):
         return Failure(
             EXIT_STORAGE,

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from pipelines.failures import EXIT_OK, Failure, describe_failure
+from pipelines.stopping import stoppable
 
 __all__ = ["Session", "print_failure"]
 
@@ -52,13 +53,14 @@ class Session:
     Notes
     -----
     Every exception that leaves the block ends the program with its exit code; only requests to
-    exit, which carry their own code, pass through.
+    exit, which carry their own code, pass through. SIGTERM and SIGHUP are exceptions within it.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool, debug: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
+        self._signals = stoppable()
 
     @property
     def shows_progress(self) -> bool:
@@ -71,6 +73,7 @@ class Session:
             logging.getLogger(name).setLevel(logging.DEBUG if self.debug else logging.ERROR)
         if not self.debug:
             warnings.simplefilter("ignore")
+        self._signals.__enter__()
         return self
 
     def result(self, document: Any, lines: Callable[[], Sequence[str]]) -> None:
@@ -92,6 +95,7 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._signals.__exit__(None, None, None)
         if error is None or isinstance(error, (typer.Exit, SystemExit)):
             return
         if isinstance(error, BrokenPipeError):

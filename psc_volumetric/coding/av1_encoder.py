@@ -3,6 +3,7 @@
 libavif, which comes with imagecodecs, sets libaom to visual tuning and lets nobody change it; that
 takes a quarter more bytes at equal error (decision 0018). Where ``imageio-ffmpeg`` is installed
 (the extra ``av1``), its FFmpeg is run as a program of its own: raw slices in, temporal units out.
+It never outlives the process that asked for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.coding.child_process import run_child
 from psc_volumetric.errors import NumericalError
 
 __all__ = ["encode_units", "find_ffmpeg"]
@@ -69,12 +71,10 @@ def encode_units(ffmpeg: str, samples: Samples, quantiser: int, *, speed: int) -
         f"-g {slices} -threads 1 -row-mt 0 -color_range pc -aom-params {TUNING} -f obu pipe:1"
     )
     try:
-        done = subprocess.run(
+        done = run_child(
             [ffmpeg, *words.split()],
-            input=np.ascontiguousarray(samples, "<u2").tobytes(),
-            capture_output=True,
-            timeout=60 + SECONDS_PER_MEGAVOXEL * samples.size / 1e6,
-            check=False,
+            np.ascontiguousarray(samples, "<u2").tobytes(),
+            timeout_s=60 + SECONDS_PER_MEGAVOXEL * samples.size / 1e6,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise NumericalError(

@@ -5,6 +5,7 @@ Everything is drawn from one ``random.Random``, so that a find is its target and
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -301,11 +302,16 @@ def _paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from _paths(value, (*path, key))
 
 
+def _any_json(rng: random.Random) -> Any:
+    """A value of its own: a document that held one of ``JSON`` itself would change it later."""
+    return copy.deepcopy(rng.choice(JSON))
+
+
 def _change_json(document: Any, rng: random.Random) -> Any:
     """Replace, delete or double one node."""
     path = rng.choice(list(_paths(document)))
     if not path:
-        return rng.choice(JSON)
+        return _any_json(rng)
     node = document
     for key in path[:-1]:
         node = node[key]
@@ -313,11 +319,11 @@ def _change_json(document: Any, rng: random.Random) -> Any:
     if kind == 0:
         del node[path[-1]]
     elif kind == 1 and isinstance(node, list):
-        node.append(rng.choice((node[path[-1]], rng.choice(JSON))))
+        node.append(rng.choice((copy.deepcopy(node[path[-1]]), _any_json(rng))))
     elif kind == 2 and isinstance(node[path[-1]], int):
         node[path[-1]] += rng.choice((-1, 1, 8, 1 << 20, -(1 << 40)))
     else:
-        node[path[-1]] = rng.choice(JSON)
+        node[path[-1]] = _any_json(rng)
     return document
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from fuzz import mutations
 from fuzz.mutations import MUTATORS, SEEDS, header_cuts, header_flips
-from fuzz.run import fuzz, try_input
+from fuzz.run import fuzz, make_input, try_input, warm_up
 from fuzz.targets import TARGETS, brick_decode, join_prior, prior_files
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.conformance import load_case, load_cases
@@ -43,9 +47,34 @@ def test_seeds_are_good(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_short_round(target: str) -> None:
+    warm_up(target)
     stop = time.perf_counter() + 20
     finds = [find for _, find in fuzz(target, iter(range(INPUTS[target])), stop) if find]
     assert not finds, f"{finds[0].target} seed {finds[0].seed}\n{finds[0].problem}"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_inputs_depend_on_target_and_seed_alone(target: str) -> None:
+    constants = json.dumps(mutations.JSON)
+    first = [make_input(target, seed) for seed in range(60)]
+    for seed in range(60, 60 + 20 * INPUTS[target] // 10):
+        make_input(target, seed)
+    assert [make_input(target, seed) for seed in range(60)] == first
+    assert json.dumps(mutations.JSON) == constants
+    assert sum(data is not None for data in first) > 40
+
+
+def test_the_program_starts_its_clock_after_compiling_and_survives(tmp_path: Path) -> None:
+    words = ["--minutes", "0.1", "--seed", "7", "--target", "manifest", "--finds", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.run", *words],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split("manifest: ")[1].split()[0]) > 1000
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.kind is None], ids=lambda case: case.name)
