@@ -6,6 +6,7 @@ Importing this package loads Zarr but no network library.
 from psc_volumetric.archive.journal import BrickRecord, TileEntry
 from psc_volumetric.archive.layout import FORMAT, SUFFIXES, VariableSpec
 from psc_volumetric.archive.manifest import Entry, Manifest
+from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader, DecodedRegion
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import SourceFile, SourceRecord
@@ -24,6 +25,7 @@ __all__ = [
     "Finding",
     "Manifest",
     "PlainCoordinate",
+    "PreparedArchive",
     "SourceFile",
     "SourceRecord",
     "TileEntry",

@@ -26,22 +26,37 @@ from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table
 from psc_volumetric.errors import StorageError
 
-__all__ = ["clean_up", "seal"]
+__all__ = ["clean_up", "commit", "prepare"]
 
 SIDECARS = ("tiles/", "preview/", "source/", "priors/")
 
 
-def seal(store: ArchiveStore, mode: str, variables: Sequence[VariableSpec]) -> Manifest:
-    """Complete the tree and write ``manifest.json`` last, exclusively.
+def prepare(store: ArchiveStore, variables: Sequence[VariableSpec]) -> Manifest:
+    """Complete the tree but for ``manifest.json``, and say what that will hold.
 
-    The journal is left in place; :func:`clean_up` removes it afterwards, so that a process killed
-    at any moment leaves either an archive that can be continued or a sealed one.
+    Every object is read back: what is listed is what the store holds now.
+
+    Raises
+    ------
+    StorageError
+        Kind ``"incomplete"`` (a brick or prior is missing), ``"brick-damaged"`` (a brick is not
+        what was written), ``"foreign-key"``.
     """
     bricks: dict[str, Entry] = {}
     for spec in variables:
         _complete_variable(store, spec, bricks)
     _remove_leftovers(store)
-    manifest = Manifest({**bricks, **_other_entries(store, variables, bricks)})
+    for key, entry in bricks.items():
+        _check_brick(store, key, entry)
+    return Manifest({**bricks, **_other_entries(store, variables, bricks)})
+
+
+def commit(store: ArchiveStore, manifest: Manifest) -> None:
+    """Write ``manifest.json`` last, exclusively, after everything it lists is on disk.
+
+    The journal is left in place; :func:`clean_up` removes it afterwards, so that a process killed
+    at any moment leaves either an archive that can be continued or a sealed one.
+    """
     store.flush(manifest.entries)
     if not store.set_exclusive(MANIFEST_KEY, manifest.to_bytes()):
         raise StorageError(
@@ -50,7 +65,16 @@ def seal(store: ArchiveStore, mode: str, variables: Sequence[VariableSpec]) -> M
             hint="archives are written once; compare the two runs",
         )
     store.flush([MANIFEST_KEY])
-    return manifest
+
+
+def _check_brick(store: ArchiveStore, key: str, entry: Entry) -> None:
+    data = store.get(key)
+    if data is None or len(data) != entry.size or sha256_hex(data) != entry.sha256:
+        raise StorageError(
+            f"{store.name}: brick {key} is not what was written a moment ago",
+            kind="brick-damaged",
+            hint="check the storage, then run the same command again; it codes this brick again",
+        )
 
 
 def clean_up(store: ArchiveStore) -> None:

@@ -25,9 +25,10 @@ from psc_volumetric.archive.layout import (
     encode_json,
 )
 from psc_volumetric.archive.manifest import Manifest, sha256_hex
+from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.preview import block_means, plan_preview
 from psc_volumetric.archive.priors import prior_prefix
-from psc_volumetric.archive.sealing import clean_up, seal
+from psc_volumetric.archive.sealing import clean_up, prepare
 from psc_volumetric.archive.skeleton import CoordinateLike, build_skeleton
 from psc_volumetric.archive.source import FileLike, stage_source
 from psc_volumetric.archive.stage import Stage
@@ -281,22 +282,37 @@ class ArchiveWriter:
                 )
             self._store.put(prior_prefix(prior.digest) + name, data)
 
-    def seal(self) -> Manifest:
-        """Write tile tables, previews and the manifest; after this nothing is ever written.
+    def prepare(self) -> PreparedArchive:
+        """Write all but the manifest: tile tables and previews; then read everything back.
+
+        Returns
+        -------
+        PreparedArchive
+            Gives a reader of the archive as it will be; `commit` seals it.
 
         Raises
         ------
         StorageError
-            Kind ``"incomplete"`` when bricks or priors are missing, ``"foreign-key"`` when
-            something is in the tree that does not belong to the archive, ``"target-exists"`` when
-            another writer sealed other bytes.
+            Kind ``"incomplete"`` when bricks or priors are missing, ``"brick-damaged"`` when the
+            store gives other bytes back, ``"foreign-key"`` when something is in the tree that does
+            not belong to the archive.
+        FormatError
+            A reader would refuse what was given; nothing is sealed.
         """
-        manifest = seal(self._store, self.mode, tuple(self.variables.values()))
-        if is_zip_name(self._target):
-            packing.pack(self._store, self._target)
-            packing.remove_work_place(self._target)
-        else:
-            clean_up(self._store)
+        manifest = prepare(self._store, tuple(self.variables.values()))
+        prepared = PreparedArchive(self._store, self._target, manifest)
+        check_readable(prepared.reader())
+        return prepared
+
+    def seal(self) -> Manifest:
+        """Prepare and commit at once; after this nothing is ever written.
+
+        Raises
+        ------
+        StorageError, FormatError
+            As `prepare`; kind ``"target-exists"`` when another writer sealed other bytes.
+        """
+        manifest = self.prepare().commit()
         self.sealed = True
         return manifest
 

@@ -16,7 +16,7 @@ import pytest
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter
 from psc_volumetric.codec import CodecParameters, encode_brick
-from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,7 +109,7 @@ def test_killed_between_seal_and_tidying(
 
     path = tmp_path / name
     with monkeypatch.context() as patch:
-        patch.setattr("psc_volumetric.archive.writer.clean_up", die)
+        patch.setattr("psc_volumetric.archive.prepared.clean_up", die)
         patch.setattr("psc_volumetric.archive.packing.remove_work_place", die)
         with pytest.raises(Killed):
             make.build(path, values)
@@ -245,3 +245,39 @@ def test_leftovers_of_a_killed_write_are_removed(
     again = make.begin(path, values)
     make.finish(again)
     assert digests(path) == digests(kept)
+
+
+def test_a_prepared_archive_is_read_before_it_is_sealed(
+    target: str, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    writer = make.begin(target, values)
+    make.write_bricks(writer, {"volume": values})
+    writer.write_source("nifti", {"shape": [1]}, {"header": b"abc"}, make.files)
+    prepared = writer.prepare()
+    reader = prepared.reader()
+    np.testing.assert_array_equal(reader.read("volume"), values)
+    assert reader.source().blobs == {"header": b"abc"}
+    with pytest.raises(PscError) as caught:
+        ArchiveReader.open(target)
+    assert caught.value.kind in ("not-sealed", "not-found")
+    assert prepared.commit() == prepared.manifest
+    with ArchiveReader.open(target) as reader:
+        assert reader.manifest == prepared.manifest
+
+
+def test_a_brick_damaged_before_sealing_is_noticed(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    """Also a torn one of equal length: it is coded again by the next run."""
+    path = tmp_path / "scan.psc.zarr"
+    writer = make.begin(path, values)
+    make.write_bricks(writer, {"volume": values})
+    brick = path / "volume/c/0/1/1"
+    data = brick.read_bytes()
+    brick.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with pytest.raises(StorageError) as caught:
+        writer.seal()
+    assert caught.value.kind == "brick-damaged"
+    assert list(writer.pending("volume")) == [(0, 1, 1)]
+    assert make.write_bricks(writer, {"volume": values}) == 1
+    writer.seal()
