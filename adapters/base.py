@@ -227,6 +227,12 @@ class Skipped:
     path: Path
     reason: str
     kind: str
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, path: Path, error: SourceError) -> Skipped:
+        """Leave a file out because of an error."""
+        return cls(path, error.message, error.kind, error.hint)
 
 
 @dataclass(frozen=True)

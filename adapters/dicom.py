@@ -68,12 +68,12 @@ class DicomAdapter:
             try:
                 images.append(read_header(path))
             except SourceError as error:
-                skipped.append(Skipped(path, error.message, error.kind))
+                skipped.append(Skipped.of(path, error))
                 if error.kind == "truncated":
                     cut_off.add(read_header(path, whole=False).series_uid)
         stacks, refused = split_into_stacks(images)
         for group, why in refused:
-            skipped += [Skipped(image.path, why.message, why.kind) for image in group]
+            skipped += [Skipped.of(image.path, why) for image in group]
         # A slice that is cut off must not vanish from its series without a word.
         for stack in (stack for stack in stacks if stack[0].series_uid in cut_off):
             reason = "its series holds a truncated file; fetch that again, or remove it"

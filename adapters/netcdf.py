@@ -75,7 +75,7 @@ class NetcdfAdapter:
                 with _opened(path) as dataset:
                     _check_has_volume(dataset, path)
             except SourceError as error:
-                skipped.append(Skipped(path, error.message, error.kind))
+                skipped.append(Skipped.of(path, error))
                 continue
             name = safe_name(path.stem, "netcdf")
             candidates.append(Candidate("netcdf", name, (path,), path.as_posix()))

@@ -69,7 +69,7 @@ class NiftiAdapter:
                     )
                 affine_of(header, path)
             except SourceError as error:
-                skipped.append(Skipped(path, error.message, error.kind))
+                skipped.append(Skipped.of(path, error))
                 continue
             key = paths[0].as_posix()
             candidates[key] = Candidate("nifti", safe_name(_stem(paths[0]), "nifti"), paths, key)

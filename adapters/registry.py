@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,10 @@ _ADAPTERS = {
 }
 
 
+_ZARR_METADATA = frozenset(("zarr.json", ".zgroup", ".zarray"))
+Ask = Callable[[str, Sequence[Path]], Discovery]
+
+
 @cache
 def adapter_for(kind: str) -> Adapter:
     """Give the adapter of a source format.
@@ -48,13 +53,16 @@ def adapter_for(kind: str) -> Adapter:
     return cast(Adapter, getattr(importlib.import_module(module), name)())
 
 
-def discover(path: Path) -> Discovery:
+def discover(path: Path, ask: Ask | None = None) -> Discovery:
     """Find every volume source in a file or, recursively, in a folder.
 
     Parameters
     ----------
     path : Path
-        A file, or a folder with any mixture of formats. Links to folders are not followed.
+        A file, or a folder with any mixture of formats. Links to folders are not followed, and
+        Zarr stores (archives among them) are passed over.
+    ask : callable, optional
+        Sorts files of one format into items; without it the adapters do, in this process.
 
     Returns
     -------
@@ -70,11 +78,11 @@ def discover(path: Path) -> Discovery:
     if not path.exists():
         raise SourceError("no such file or folder", kind="not-found", path=path)
     files = [path] if path.is_file() else _walk(path)
-    candidates, skipped = _ask_adapters(files)
+    candidates, skipped = _ask_adapters(files, ask or _ask_here)
     if candidates:
         return Discovery(_with_unique_names(candidates), tuple(skipped))
     if path.is_file() and skipped:
-        raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path)
+        raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path, hint=skipped[0].hint)
     raise SourceError(
         f"expected DICOM, NIfTI or NetCDF files, found {_summary(skipped)}",
         kind="nothing-found",
@@ -83,10 +91,22 @@ def discover(path: Path) -> Discovery:
 
 
 def _walk(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
+    return sorted(_files_in(folder))
 
 
-def _ask_adapters(files: Sequence[Path]) -> tuple[list[Candidate], list[Skipped]]:
+def _files_in(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        if not _ZARR_METADATA.isdisjoint(names):
+            folders.clear()
+            continue
+        yield from (file for name in names if (file := Path(place, name)).is_file())
+
+
+def _ask_here(kind: str, files: Sequence[Path]) -> Discovery:
+    return adapter_for(kind).discover(files)
+
+
+def _ask_adapters(files: Sequence[Path], ask: Ask) -> tuple[list[Candidate], list[Skipped]]:
     accepted: dict[str, list[Path]] = {kind: [] for kind in _ADAPTERS}
     skipped = []
     for file in files:
@@ -104,10 +124,11 @@ def _ask_adapters(files: Sequence[Path]) -> tuple[list[Candidate], list[Skipped]
     candidates: list[Candidate] = []
     for kind, group in accepted.items():
         if group:
-            found = adapter_for(kind).discover(group)
+            found = ask(kind, group)
             candidates += found.candidates
             skipped += found.skipped
-    return candidates, sorted(skipped, key=lambda entry: entry.path)
+    # Both halves of an image give the same candidate when they are asked about one by one.
+    return list(dict.fromkeys(candidates)), sorted(skipped, key=lambda entry: entry.path)
 
 
 def _with_unique_names(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

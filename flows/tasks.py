@@ -15,7 +15,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
-import adapters
+from adapters import isolation
 from adapters.errors import SourceError
 from flows.records import Found, ItemRequest, ItemTaskError, ItemWork
 from pipelines.archive import (
@@ -76,7 +76,7 @@ def find_items(source: str, target: str) -> Found:
     ItemTaskError : the folder is not there, or holds nothing that can be archived.
     """
     with told_by_number(0):
-        found = adapters.discover(Path(source))
+        found = isolation.discover(Path(source))
         requests = tuple(
             ItemRequest(number, candidate, target_for(candidate.name, target))
             for number, candidate in enumerate(found.candidates, start=1)

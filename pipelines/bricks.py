@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters import isolation
 from adapters.base import Candidate
 from pipelines.modes import VariableMode
 from pipelines.options import ArchiveOptions
-from pipelines.plan import ItemPlan, VariablePlan, brick_prior, open_item
+from pipelines.plan import ItemPlan, VariablePlan, brick_prior
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import EncodedBrick, IntensityMapping, encode_brick
 from psc_volumetric.guarantee import Guarantee
@@ -37,6 +38,8 @@ class BrickJob:
         Name of the array in the archive and of the volume in the source.
     position : tuple of int
         Chunk grid index, all axes.
+    shape, dtype : tuple of int, str
+        Of the volume.
     box : tuple of (start, stop)
         Voxels of the array that the brick covers.
     brick_shape, tile_shape : (z, y, x)
@@ -58,6 +61,8 @@ class BrickJob:
     variable: str
     volume: str
     position: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str
     box: Box
     brick_shape: tuple[int, int, int]
     tile_shape: tuple[int, int, int]
@@ -104,6 +109,8 @@ def jobs_of(
         variable=spec.name,
         volume=variable.volume,
         position=position,
+        shape=spec.shape,
+        dtype=spec.dtype.name,
         box=_pairs(spec.box(position)),
         brick_shape=spec.brick_shape,
         tile_shape=spec.tile_shape,
@@ -127,9 +134,9 @@ def voxels(job: BrickJob) -> NDArray[Any]:
     ------
     SourceError : the voxels cannot be read.
     """
-    item = open_item(job.candidate)
-    volume = next(v for v in item.volumes if v.name == job.volume)
-    values = np.asarray(volume.array[tuple(slice(start, stop) for start, stop in job.box)])
+    box = [slice(start, stop) for start, stop in job.box]
+    dtype = np.dtype(job.dtype)
+    values = isolation.read_voxels(job.candidate, job.volume, job.shape, dtype, box)
     return values.reshape(((1,) * (3 - min(values.ndim, 3)) + values.shape)[-3:])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-import adapters
+from adapters import isolation
 from adapters.base import Candidate, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
 from pipelines.intensity import SampledRange
@@ -213,7 +213,7 @@ def plan(source: Path, target: str, options: ArchiveOptions) -> ArchivePlan:
     PriorMismatchError : the prior does not exist.
     """
     open_item.cache_clear()
-    found = adapters.discover(Path(source))
+    found = isolation.discover(Path(source))
     if is_archive_name(target) and len(found.candidates) > 1:
         raise ParameterError(
             f"expected one item for the archive {target!r}, found {len(found.candidates)}",
@@ -254,7 +254,7 @@ def target_for(name: str, target: str) -> str:
 @lru_cache(maxsize=2)
 def open_item(candidate: Candidate) -> SourceItem:
     """Open a source once per process; brick jobs of one item follow one another."""
-    return adapters.open_source(candidate)
+    return isolation.open_source(candidate)
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import adapters
+from adapters import isolation
 from adapters.base import (
     EQUAL_DATA,
     IDENTICAL,
@@ -81,7 +81,7 @@ def promises_of(item: SourceItem, paths: Sequence[Path]) -> list[dict[str, Any]]
     for record, path in zip(item.files, source_paths(item.files, paths), strict=True):
         promise = record.promise
         if promise.kind == EQUAL_DATA:
-            digest = adapters.content_sha256(item.kind, path)
+            digest = isolation.content_sha256(item.kind, path)
             promise = Promise(EQUAL_DATA, promise.differs, digest)
         rows.append(promise.to_dict())
     return rows
@@ -150,7 +150,7 @@ def _wanted(file: WrittenFile, sha256: str, promise: Promise | None) -> str | No
 def _found(kind: str, file: WrittenFile) -> str:
     try:
         if file.outcome == EQUAL_DATA:
-            return adapters.content_sha256(kind, file.path)
+            return isolation.content_sha256(kind, file.path)
         with file.path.open("rb") as stream:
             if file.outcome == IDENTICAL or stream.read(2) != b"\x1f\x8b":
                 stream.seek(0)

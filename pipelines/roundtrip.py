@@ -21,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-import adapters
+from adapters import isolation
 from adapters.base import (
     EQUAL_DATA,
     IDENTICAL,
@@ -90,7 +90,7 @@ def round_trip(folders: Sequence[Path], options: ArchiveOptions) -> Iterator[Row
     """
     for folder in folders:
         try:
-            found = adapters.discover(folder)
+            found = isolation.discover(folder)
         except SourceError as error:
             yield _skipped(Skipped(folder, str(error), error.kind))
             continue
@@ -105,7 +105,7 @@ def _alone(entry: Skipped, options: ArchiveOptions) -> Iterator[Row]:
     candidates: tuple[Candidate, ...] = ()
     if entry.kind in TOGETHER:
         try:
-            candidates = adapters.discover(entry.path).candidates
+            candidates = isolation.discover(entry.path).candidates
         except SourceError as error:
             entry = Skipped(entry.path, error.message, error.kind)
     if not candidates:
@@ -154,8 +154,8 @@ def _agrees(candidate: Candidate, file: WrittenFile) -> bool:
         return _digest(source) == _digest(file.path)
     if file.outcome == IDENTICAL_UNPACKED:
         return _digest(source, unpack=True) == _digest(file.path, unpack=True)
-    wanted = adapters.content_sha256(item.kind, source)
-    return file.outcome == EQUAL_DATA and adapters.content_sha256(item.kind, file.path) == wanted
+    wanted = isolation.content_sha256(item.kind, source)
+    return file.outcome == EQUAL_DATA and isolation.content_sha256(item.kind, file.path) == wanted
 
 
 def _digest(path: Path, *, unpack: bool = False) -> str:

@@ -1,0 +1,118 @@
+"""The functions of `adapters`, done by the reading process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from adapters import registry
+from adapters.base import Array, Candidate, Discovery, Skipped, SourceItem
+from adapters.errors import SourceError
+from adapters.isolation.array import RemoteArray
+from adapters.isolation.process import CRASHED, FAILED, MEMORY, TIMEOUT, reading_process
+
+__all__ = ["content_sha256", "discover", "open_source", "read_voxels"]
+
+_FILES_AT_ONCE = 64
+_SINGLE_FILES = ("nifti", "netcdf")  # formats whose files are found one by one
+_LOST = (CRASHED, FAILED, MEMORY, TIMEOUT)
+
+
+def discover(path: Path) -> Discovery:
+    """As `adapters.discover`; a file that ends the reading process is listed as skipped."""
+    return registry.discover(path, ask=_ask)
+
+
+def open_source(candidate: Candidate) -> SourceItem:
+    """As `adapters.open_source`; voxels are read by the reading process too."""
+    item = reading_process().ask({"do": "open", "candidate": candidate}, candidate.paths)
+    assert isinstance(item, SourceItem)
+    return item
+
+
+def read_voxels(
+    candidate: Candidate,
+    volume: str,
+    shape: Sequence[int],
+    dtype: np.dtype[np.generic],
+    box: Sequence[slice],
+) -> Array:
+    """Stored values of a region of a volume whose shape and type are known; opens nothing here.
+
+    Raises
+    ------
+    SourceError : the voxels cannot be read, or the volume has another shape by now.
+    """
+    array = RemoteArray(candidate, volume, tuple(shape), np.dtype(dtype).str)
+    return array[tuple(box)]
+
+
+def content_sha256(kind: str, path: Path) -> str:
+    """As `adapters.content_sha256`."""
+    digest = reading_process().ask({"do": "content_sha256", "kind": kind, "path": path}, [path])
+    return str(digest)
+
+
+def _ask(kind: str, files: Sequence[Path]) -> Discovery:
+    """Let an adapter sort files; leave out those on which the reading process ends."""
+    found = Discovery((), ())
+    size = _FILES_AT_ONCE if kind in _SINGLE_FILES else len(files)
+    for start in range(0, len(files), size):
+        found = _joined(found, _ask_group(kind, files[start : start + size]))
+    return found
+
+
+def _ask_group(kind: str, files: Sequence[Path]) -> Discovery:
+    left = list(files)
+    lost: list[Skipped] = []
+    while left:
+        last = -1
+
+        def reached(number: int) -> None:
+            nonlocal last
+            last = number
+
+        try:
+            found = reading_process().ask(
+                {"do": "discover", "kind": kind, "files": left}, left, reached=reached
+            )
+            return Discovery(found.candidates, (*found.skipped, *lost))
+        except SourceError as error:
+            if error.kind not in _LOST:
+                raise
+            if len(left) == 1:
+                lost.append(Skipped.of(left.pop(), error))
+            elif last >= 0 and (alone := _error_alone(kind, left[last])) is not None:
+                lost.append(Skipped.of(left.pop(last), alone))
+            else:
+                return _joined(Discovery((), tuple(lost)), _ask_apart(kind, left, error))
+    return Discovery((), tuple(lost))
+
+
+def _error_alone(kind: str, file: Path) -> SourceError | None:
+    """The error that a file gives when it is read by itself; None when it is good."""
+    try:
+        reading_process().ask({"do": "discover", "kind": kind, "files": [file]}, [file])
+    except SourceError as error:
+        return error
+    return None
+
+
+def _ask_apart(kind: str, files: Sequence[Path], error: SourceError) -> Discovery:
+    """Files fail together though none does alone: folder by folder, or file by file."""
+    parts = [list(part) for _, part in groupby(files, key=lambda file: file.parent)]
+    if kind in _SINGLE_FILES:
+        parts = [[file] for file in files]
+    if len(parts) == 1:
+        return Discovery((), tuple(Skipped.of(file, error) for file in files))
+    found = Discovery((), ())
+    for part in parts:
+        found = _joined(found, _ask_group(kind, part))
+    return found
+
+
+def _joined(first: Discovery, second: Discovery) -> Discovery:
+    return Discovery((*first.candidates, *second.candidates), (*first.skipped, *second.skipped))

@@ -1,0 +1,178 @@
+"""What runs in the child: answer requests, one after the other, until the parent is gone.
+
+Run as ``python -m adapters.isolation.server FD PARENT MEMORY_MB`` by ``adapters.isolation``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+
+from adapters import registry
+from adapters.base import Candidate, LazyArray, SourceItem
+from adapters.errors import SourceError
+from adapters.isolation.array import RemoteArray
+from adapters.isolation.process import FAILED, MEMORY, MEMORY_MB
+from adapters.isolation.wire import receive, send
+
+__all__ = ["main"]
+
+_KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_LARGEST_REQUEST = 1 << 30
+_ITEMS_KEPT = 2
+
+# Voxels of the sources opened last, for the requests that read them.
+_opened: OrderedDict[Candidate, dict[str, LazyArray]] = OrderedDict()
+
+
+def main() -> None:
+    """Set the limits, then serve."""
+    number, parent, memory_mb = map(int, sys.argv[1:])
+    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to decide
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Memory that is allocated; files mapped for reading (large NIfTI) do not count.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
+    connection = Connection(number)
+    sys.excepthook = lambda kind, error, trace: _tell_unforeseen(connection, kind, trace)
+    send(connection, {"ready": True})
+    with suppress(EOFError):
+        while True:
+            _answer(connection, receive(connection, _LARGEST_REQUEST), memory_mb)
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _answer(connection: Connection, request: dict[str, Any], memory_mb: int) -> None:
+    try:
+        try:
+            found = _do(connection, request, memory_mb)
+        except SourceError as error:
+            _check_memory(memory_mb)  # a library that had too little of it calls files damaged
+            send(connection, {"error": [error.kind, error.message, error.path, error.hint]})
+        else:
+            send(connection, {"found": found})
+    except MemoryError:
+        message = f"reading needs more than the {memory_mb} MiB it may have"
+        hint = f"the file may be damaged; {MEMORY_MB}={2 * memory_mb} allows more"
+        send(connection, {"error": [MEMORY, message, None, hint]})
+        sys.exit(1)  # what is left of the heap is not worth having
+
+
+def _tell_unforeseen(
+    connection: Connection, kind: type[BaseException], trace: TracebackType | None
+) -> None:
+    """Name an exception that nobody foresaw, by class and place: its text may quote headers."""
+    frames = traceback.extract_tb(trace)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    message = f"its content cannot be understood ({kind.__name__}{place})"
+    hint = "the file is damaged or unusual; please report it if others can read it"
+    with suppress(OSError):
+        send(connection, {"error": [FAILED, message, None, hint]})
+
+
+def _check_memory(memory_mb: int) -> None:
+    """Raise MemoryError when half of it is taken though nothing is being read."""
+    if _allocated() > memory_mb << 19:
+        raise MemoryError
+
+
+def _allocated() -> int:
+    """Bytes of data and stack, as the limit counts them; 0 where the system does not tell."""
+    try:
+        words = Path("/proc/self/statm").read_text().split()
+    except OSError:
+        return 0
+    return int(words[5]) * resource.getpagesize()
+
+
+def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
+    what = request["do"]
+    if what == "discover":
+        files = _Reported(request["files"], connection, memory_mb)
+        return registry.adapter_for(request["kind"]).discover(files)
+    if what == "open":
+        return _remote(request["candidate"], _open(request["candidate"]))
+    if what == "read":
+        candidate = request["candidate"]
+        if candidate not in _opened:
+            _open(candidate)
+        array = _opened[candidate][request["volume"]]
+        return np.asarray(array[tuple(slice(*pair) for pair in request["box"])])
+    if what == "content_sha256":
+        return registry.content_sha256(request["kind"], request["path"])
+    raise ValueError(what)
+
+
+def _remote(candidate: Candidate, item: SourceItem) -> SourceItem:
+    volumes = tuple(
+        replace(
+            volume,
+            array=RemoteArray(
+                candidate, volume.name, tuple(volume.array.shape), volume.array.dtype.str
+            ),
+        )
+        for volume in item.volumes
+    )
+    return replace(item, volumes=volumes)
+
+
+def _open(candidate: Candidate) -> SourceItem:
+    item = registry.open_source(candidate)
+    _opened.pop(candidate, None)
+    _opened[candidate] = {volume.name: volume.array for volume in item.volumes}
+    while len(_opened) > _ITEMS_KEPT:
+        _opened.popitem(last=False)
+    return item
+
+
+class _Reported(Sequence[Path]):
+    """Files that tell the parent which of them is read now.
+
+    A file that left much memory behind raises MemoryError, before its neighbours suffer.
+    """
+
+    def __init__(self, files: Sequence[Path], connection: Connection, memory_mb: int) -> None:
+        self._files = files
+        self._connection = connection
+        self._memory_mb = memory_mb
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        return self._files[index]
+
+    def __iter__(self) -> Iterator[Path]:
+        for number, file in enumerate(self._files):
+            send(self._connection, {"at": number})
+            yield file
+            _check_memory(self._memory_mb)
+        send(self._connection, {"at": -1})
+
+
+if __name__ == "__main__":
+    main()
