@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from flows.records import FolderReport, ItemsFailedError
 from pipelines.archive import ArchiveOptions
 from pipelines.cli_options import (
     Bpv,
@@ -25,7 +26,7 @@ from pipelines.cli_options import (
     Psnr,
     Step,
 )
-from pipelines.failures import describe_failure
+from pipelines.failures import EXIT_INCOMPLETE, describe_failure
 from psc_volumetric.errors import PscError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -75,13 +76,21 @@ def run(
             prior=prior,
         )
         report = flow(source, target, options)
+    except ItemsFailedError as error:
+        _show(error.report)
+        sys.exit(EXIT_INCOMPLETE)
     except PscError as error:
         failure = describe_failure(error)
         typer.echo("\n".join(failure.lines()), err=True)
         sys.exit(failure.code)
+    _show(report)
+
+
+def _show(report: FolderReport) -> None:
     for item in report.items:
-        where = item.report.target if item.report is not None else ""
-        typer.echo(f"{item.number} {item.kind} {item.status} {where}".rstrip())
+        where = item.report.target if item.report is not None else item.error or ""
+        line = f"{item.number} {item.kind} {item.status} {where}".rstrip()
+        typer.echo(line, err=item.status == "failed")
 
 
 if __name__ == "__main__":

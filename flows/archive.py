@@ -94,6 +94,10 @@ def archive_folder(
         started = [(request, begin_item.submit(request, options)) for request in found.requests]
     running = [(request, *_submit_bricks(request, begun)) for request, begun in started]
     outcomes = tuple(_settle(*item) for item in running)
+    outcomes += tuple(
+        ItemOutcome(number, "file", "failed", error=f"{entry.kind}: {entry.path}: {entry.reason}")
+        for number, entry in enumerate(found.failed, start=len(outcomes) + 1)
+    )
     report = FolderReport(outcomes, found.skipped)
     for outcome in outcomes:
         if outcome.error is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adapters.base import Candidate
+from adapters.base import Candidate, Skipped
 from adapters.errors import SourceError
 from pipelines.archive import BrickJob, ItemReport
 from pipelines.plan import ItemPlan
@@ -43,11 +43,14 @@ class Found:
     Attributes
     ----------
     requests : tuple of ItemRequest
+    failed : tuple of Skipped
+        Files that may hold data and cannot be archived.
     skipped : int
-        Files that no adapter reads.
+        Files that hold no volume.
     """
 
     requests: tuple[ItemRequest, ...]
+    failed: tuple[Skipped, ...]
     skipped: int
 
 
@@ -121,13 +124,14 @@ class ItemTaskError(Exception):
         return (ItemTaskError, (self.number, self.kind, self.detail, self.lasting))
 
     @classmethod
-    def of(cls, number: int, error: PscError | SourceError | OSError) -> ItemTaskError:
-        """Wrap an error that pipelines report on purpose, or one of the operating system."""
+    def of(cls, number: int, error: Exception) -> ItemTaskError:
+        """Wrap one of ``pipelines.item_report.ITEM_ERRORS``."""
         if isinstance(error, StorageError):
             return cls(number, error.kind, str(error), error.kind in _LASTING_STORAGE_KINDS)
         if isinstance(error, PscError | SourceError):
             return cls(number, error.kind, str(error), True)
-        return cls(number, "operating-system", f"{type(error).__name__}: {error}", False)
+        kind = "operating-system" if isinstance(error, OSError) else "internal"
+        return cls(number, kind, f"{type(error).__name__}: {error}", kind == "internal")
 
 
 class ItemsFailedError(PscError):

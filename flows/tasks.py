@@ -16,7 +16,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from adapters import isolation
-from adapters.errors import SourceError
 from flows.records import Found, ItemRequest, ItemTaskError, ItemWork
 from pipelines.archive import (
     ArchiveOptions,
@@ -28,8 +27,8 @@ from pipelines.archive import (
     finish,
     sealed_state,
 )
+from pipelines.item_report import ITEM_ERRORS, holds_data
 from pipelines.plan import ItemPlan, plan_item, target_for
-from psc_volumetric.errors import PscError
 
 __all__ = ["begin_item", "encode_brick", "find_items", "seal_item", "worth_retrying"]
 
@@ -63,7 +62,7 @@ def told_by_number(number: int) -> Iterator[None]:
     """Turn expected errors into `ItemTaskError`, whose message names no file."""
     try:
         yield
-    except (PscError, SourceError, OSError) as error:
+    except ITEM_ERRORS as error:
         raise ItemTaskError.of(number, error) from None
 
 
@@ -81,7 +80,8 @@ def find_items(source: str, target: str) -> Found:
             ItemRequest(number, candidate, target_for(candidate.name, target))
             for number, candidate in enumerate(found.candidates, start=1)
         )
-    return Found(requests, len(found.skipped))
+    failed = tuple(entry for entry in found.skipped if holds_data(entry))
+    return Found(requests, failed, len(found.skipped) - len(failed))
 
 
 @_retried("begin-item-{request.number}")

@@ -12,7 +12,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ import psc_volumetric
 from adapters import keep_originals
 from adapters.errors import SourceError
 from pipelines.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
+from pipelines.item_report import ALREADY, FAILED, ITEM_ERRORS, ItemError, ItemReport
+from pipelines.locking import hold
 from pipelines.options import ArchiveOptions
 from pipelines.plan import ArchivePlan, ItemPlan, VariablePlan, brick_prior, open_item, plan
 from pipelines.progress import Progress, Silent
@@ -39,7 +40,6 @@ __all__ = [
     "begin",
     "encode_brick_job",
     "finish",
-    "outstanding",
     "plan",
     "resumed_bricks",
     "run_item",
@@ -47,46 +47,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class ItemReport:
-    """What one sealed archive holds.
-
-    Attributes
-    ----------
-    name, target, kind : str
-    prior : str or None
-    variables : tuple of dict
-        Per variable: name, shape, mode, bytes, bpv, rmse, max_error, psnr_db (peak: sampled data
-        range), target and what was reached, in stored units.
-    archive_bytes, brick_bytes, source_bytes : int
-        The whole tree with its manifest; the coded bricks; the stored values uncoded.
-    bricks, resumed : int
-        Bricks in all, and how many an earlier run had finished.
-    seconds : float
-        Of this run.
-    notes : tuple of str
-    """
-
-    name: str
-    target: str
-    kind: str
-    prior: str | None
-    variables: tuple[dict[str, Any], ...]
-    archive_bytes: int
-    brick_bytes: int
-    source_bytes: int
-    bricks: int
-    resumed: int
-    seconds: float
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able record."""
-        return {**vars(self), "variables": list(self.variables), "notes": list(self.notes)}
-
-
 def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemReport]:
-    """Make every archive of a plan, one after the other.
+    """Make every archive of a plan, one after the other; one bad item does not stop the others.
 
     Parameters
     ----------
@@ -97,49 +59,65 @@ def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemR
     Returns
     -------
     list of ItemReport
-        Items whose archive an earlier run of the same plan sealed are left out.
+        One for each item of the plan: archived, sealed already, or failed.
 
     Raises
     ------
-    StorageError : an archive is there already (kind ``"target-exists"``); found out before
-        anything is written.
+    SourceError, PscError, OSError, ... : no item has a sealed archive; the error of the first, with
+        notes on the others.
+    StorageError : another run works on the target (kind ``"target-locked"``).
+    KeyboardInterrupt : the unfinished archive stays, and a note says how to continue.
     """
-    todo = outstanding(chosen)
-    return [run_item(item, progress) for item in todo]
+    reports: list[ItemReport] = []
+    errors: list[Exception] = []
+    with hold(chosen.target):
+        for item in chosen.items:
+            try:
+                reports.append(_archived(item, progress))
+            except ITEM_ERRORS as error:
+                errors.append(error)
+                reports.append(_failed(item, error))
+    if len(errors) == len(reports):
+        for report in reports[1:]:
+            errors[0].add_note(f"{report.name}: {report.error.message if report.error else ''}")
+        raise errors[0]
+    return reports
 
 
-def outstanding(chosen: ArchivePlan) -> list[ItemPlan]:
-    """Items of a plan that are not sealed yet.
-
-    With several items, archives that an earlier run of the same plan sealed are passed over, so
-    that a stopped run continues.
-
-    Raises
-    ------
-    StorageError : kind ``"target-exists"``: everything is done, or something else is there.
-    """
-    todo = []
-    for item in chosen.items:
-        state = sealed_state(item)
-        if state == "absent":
-            todo.append(item)
-        elif state == "other" or len(chosen.items) == 1:
-            raise _exists(item.target)
-    if not todo:
-        raise _exists(chosen.items[0].target)
-    return todo
-
-
-def _exists(target: str) -> StorageError:
-    return StorageError(
-        f"a sealed archive is there already: {target!r}",
+def _archived(item: ItemPlan, progress: Progress | None) -> ItemReport:
+    state = sealed_state(item)
+    if state == "absent":
+        return run_item(item, progress)
+    if state == "same":
+        return ItemReport(item.candidate.name, item.target, item.candidate.kind, ALREADY)
+    raise StorageError(
+        f"a sealed archive is there already: {item.target!r}"
+        + (", of the same source with other settings" if state == "other-settings" else ""),
         kind="target-exists",
         hint="archives are written once; choose another target, or remove it first",
     )
 
 
+def _failed(item: ItemPlan, error: Exception) -> ItemReport:
+    return ItemReport(
+        item.candidate.name,
+        item.target,
+        item.candidate.kind,
+        FAILED,
+        ItemError.of(error),
+        notes=tuple(getattr(error, "__notes__", ())),
+    )
+
+
 def sealed_state(item: ItemPlan) -> str:
-    """``"absent"`` (nothing or unfinished), ``"same"`` (sealed from this source) or ``"other"``."""
+    """What is at the target of an item.
+
+    Returns
+    -------
+    str
+        ``"absent"`` (nothing, or an unfinished archive); ``"same"`` (sealed from this source with
+        these settings); ``"other-settings"`` (from this source); or ``"other"``.
+    """
     try:
         with ArchiveReader.open(item.target) as reader:
             recorded = reader.metadata
@@ -150,9 +128,11 @@ def sealed_state(item: ItemPlan) -> str:
     except FormatError as error:
         free = error.kind == "not-sealed" or _is_empty_folder(item.target)
         return "absent" if free else "other"
-    files = [{"size": f.size, "sha256": f.sha256} for f in open_item(item.candidate).files]
-    same = recorded.get("sources") == files and recorded.get("provenance") == _provenance(item)
-    return "same" if same else "other"
+    if recorded.get("sources") != [{"size": f.size, "sha256": f.sha256} for f in item.files]:
+        return "other"
+    made, wanted = recorded.get("provenance", {}), _provenance(item)
+    same = all(made.get(name) == wanted[name] for name in ("source_kind", "options"))
+    return "same" if same else "other-settings"
 
 
 def _is_empty_folder(target: str) -> bool:

@@ -63,9 +63,14 @@ def archive(  # long: one parameter for each option, with its help
 ) -> None:
     """Archive volumes. Continues an unfinished archive; never replaces a sealed one."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.archive import ArchiveOptions, outstanding, plan
+        from pipelines.archive import ArchiveOptions, plan
         from pipelines.archive import archive as make_archives
-        from pipelines.archive_report import plan_lines, report_lines
+        from pipelines.archive_report import (
+            failure_lines,
+            plan_lines,
+            report_document,
+            report_lines,
+        )
         from pipelines.progress import progress_bars
 
         options = ArchiveOptions(
@@ -88,10 +93,11 @@ def archive(  # long: one parameter for each option, with its help
         )
         chosen = plan(source, target, options)
         if dry_run:
-            outstanding(chosen)
             session.result(chosen.to_dict(), lambda: plan_lines(chosen))
+            session.failures(failure_lines(chosen, []))
             return
         with progress_bars(enabled=session.shows_progress) as progress:
             reports = make_archives(chosen, progress)
-        document = {**chosen.to_dict(), "archives": [report.to_dict() for report in reports]}
+        document = report_document(chosen, reports)
         session.result(document, lambda: report_lines(chosen, reports))
+        session.failures(failure_lines(chosen, reports))

@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters.base import Skipped
+from pipelines.item_report import ALREADY, ARCHIVED, FAILED, holds_data
 from pipelines.proof import outcome_counts
 
 if TYPE_CHECKING:
-    from pipelines.archive import ItemReport
+    from pipelines.item_report import ItemReport
     from pipelines.plan import ArchivePlan
     from pipelines.restore import RestorePlan, RestoreReport
 
-__all__ = ["plan_lines", "report_lines", "restore_lines", "restore_plan_lines"]
+__all__ = [
+    "failure_lines",
+    "plan_lines",
+    "report_document",
+    "report_lines",
+    "restore_lines",
+    "restore_plan_lines",
+]
 
 
 def _skipped(plan: ArchivePlan) -> list[str]:
-    return [f"skipped   {entry.path}: {entry.reason}" for entry in plan.skipped]
+    """Lines for what holds no volume; the rest is told as failures."""
+    passed = [entry for entry in plan.skipped if not holds_data(entry)]
+    return [f"skipped   {_files(group)}: {group[0].reason}" for group in _alike(passed)]
+
+
+def _alike(entries: Sequence[Skipped]) -> list[list[Skipped]]:
+    """Groups of files of one folder that are left out for one kind of reason: a series, say."""
+    groups: dict[tuple[Path, str], list[Skipped]] = {}
+    for entry in entries:
+        groups.setdefault((entry.path.parent, entry.kind), []).append(entry)
+    return list(groups.values())
+
+
+def _files(group: Sequence[Skipped]) -> str:
+    more = "" if len(group) == 1 else f" and {len(group) - 1} more in its folder"
+    return f"{group[0].path}{more}"
+
+
+def failure_lines(plan: ArchivePlan, reports: Sequence[ItemReport]) -> list[str]:
+    """What was not archived though it may hold data, and what to do about it; for stderr."""
+    lines = []
+    for group in _alike(plan.failed):
+        first = group[0]
+        lines.append(f"error[{first.kind}]: {_files(group)}: {first.reason}")
+        lines += [f"hint: {first.hint}"] if first.hint else []
+    for report in reports:
+        if report.error is not None:
+            lines.append(f"error[{report.error.kind}]: {report.name}: {report.error.message}")
+            lines += [f"hint: {report.error.hint}"] if report.error.hint else []
+            lines += [f"note: {note}" for note in report.notes]
+    return lines
+
+
+def report_document(plan: ArchivePlan, reports: Sequence[ItemReport]) -> dict[str, Any]:
+    """What was done, for ``--json``: items by the way they ended."""
+    by_state = {
+        name: [report.to_dict() for report in reports if report.state == state]
+        for name, state in (("archives", ARCHIVED), ("already", ALREADY), ("failed", FAILED))
+    }
+    return {**plan.to_dict(), **by_state}
 
 
 def plan_lines(plan: ArchivePlan) -> list[str]:
@@ -42,6 +92,10 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
     """What was done."""
     lines = []
     for report in reports:
+        if report.state == ALREADY:
+            lines.append(f"already   {report.target}: sealed from this source by an earlier run")
+        if report.state != ARCHIVED:
+            continue
         lines.append(f"sealed    {report.target} ({report.archive_bytes} bytes)")
         lines += [_variable_line(row) for row in report.variables]
         resumed = f", {report.resumed} from an earlier run" if report.resumed else ""
@@ -50,12 +104,6 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
             f"{report.prior or 'none'}"
         )
         lines += [f"          note: {note}" for note in report.notes]
-    made = {report.target for report in reports}
-    lines += [
-        f"kept      {item.target}: an earlier run sealed it"
-        for item in plan.items
-        if item.target not in made
-    ]
     return lines + _skipped(plan)
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "EXIT_DAMAGE",
     "EXIT_FORMAT",
     "EXIT_HANGUP",
+    "EXIT_INCOMPLETE",
     "EXIT_INTERNAL",
     "EXIT_INTERRUPTED",
     "EXIT_OK",
@@ -38,6 +39,7 @@ EXIT_FORMAT = 4
 EXIT_PRIOR = 5
 EXIT_STORAGE = 6
 EXIT_DAMAGE = 7
+EXIT_INCOMPLETE = 8
 EXIT_HANGUP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -51,6 +53,7 @@ EXIT_CODES = {
     EXIT_PRIOR: "prior missing or not the right one",
     EXIT_STORAGE: "storage problem (target exists, not writable, full)",
     EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
+    EXIT_INCOMPLETE: "finished, but some files that may hold data were not archived",
     EXIT_HANGUP: "stopped by SIGHUP",
     EXIT_INTERRUPTED: "interrupted",
     EXIT_TERMINATED: "stopped by SIGTERM",

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from adapters import isolation
-from adapters.base import Candidate, Skipped, SourceItem, Volume
+from adapters.base import Candidate, FileRecord, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
 from pipelines.intensity import SampledRange
+from pipelines.item_report import ITEM_ERRORS, ItemError, holds_data
 from pipelines.modes import VariableMode, decide
 from pipelines.options import CT_PRIOR, ArchiveOptions, choose_prior
 from pipelines.roi import box_text, roi_from_indices, roi_from_mm
@@ -126,6 +127,8 @@ class ItemPlan:
     variables : tuple of VariablePlan
     notes : tuple of str
         Warnings in words, without patient identifiers.
+    files : tuple of FileRecord
+        The source files as they were when the plan was made.
     """
 
     candidate: Candidate
@@ -134,6 +137,7 @@ class ItemPlan:
     prior: str | None
     variables: tuple[VariablePlan, ...]
     notes: tuple[str, ...]
+    files: tuple[FileRecord, ...]
 
     @property
     def bricks(self) -> int:
@@ -171,11 +175,17 @@ class ItemPlan:
 
 @dataclass(frozen=True, eq=False)
 class ArchivePlan:
-    """Everything found in a source: archives to make, and what is left out and why."""
+    """Everything found in a source: archives to make in ``target``, what is left out, and why."""
 
     items: tuple[ItemPlan, ...]
     skipped: tuple[Skipped, ...]
     options: ArchiveOptions
+    target: str
+
+    @property
+    def failed(self) -> tuple[Skipped, ...]:
+        """Those left out that may hold data."""
+        return tuple(entry for entry in self.skipped if holds_data(entry))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able summary."""
@@ -183,7 +193,13 @@ class ArchivePlan:
             "options": self.options.to_dict(),
             "items": [item.to_dict() for item in self.items],
             "skipped": [
-                {"path": str(entry.path), "reason": entry.reason, "kind": entry.kind}
+                {
+                    "path": str(entry.path),
+                    "reason": entry.reason,
+                    "kind": entry.kind,
+                    "hint": entry.hint,
+                    "holds_data": holds_data(entry),
+                }
                 for entry in self.skipped
             ],
         }
@@ -204,13 +220,13 @@ def plan(source: Path, target: str, options: ArchiveOptions) -> ArchivePlan:
     Returns
     -------
     ArchivePlan
-        At least one item. Items whose source cannot be opened are listed as skipped.
+        At least one item. Items that cannot be archived are listed as skipped.
 
     Raises
     ------
-    SourceError : nothing can be archived; with a single candidate, its own error.
+    SourceError, PscError : nothing can be archived; the error of the first item, with notes on
+        the others.
     ParameterError : several items and one archive as target (kind ``"several-items"``).
-    PriorMismatchError : the prior does not exist.
     """
     open_item.cache_clear()
     found = isolation.discover(Path(source))
@@ -222,21 +238,19 @@ def plan(source: Path, target: str, options: ArchiveOptions) -> ArchivePlan:
         )
     items: list[ItemPlan] = []
     skipped = list(found.skipped)
+    errors: list[Exception] = []
     for candidate in found.candidates:
         try:
             items.append(plan_item(candidate, target_for(candidate.name, target), options))
-        except SourceError as error:
-            if len(found.candidates) == 1:
-                raise
-            skipped.append(Skipped(candidate.paths[0], str(error), error.kind))
+        except ITEM_ERRORS as error:
+            errors.append(error)
+            why = ItemError.of(error)
+            skipped.append(Skipped(candidate.paths[0], why.message, why.kind, why.hint))
     if not items:
-        raise SourceError(
-            f"none of {len(found.candidates)} items can be archived, the first because: "
-            f"{skipped[-1].reason}",
-            kind="nothing-archivable",
-            path=Path(source),
-        )
-    return ArchivePlan(tuple(items), tuple(skipped), options)
+        for other in errors[1:]:
+            errors[0].add_note(str(other))
+        raise errors[0]
+    return ArchivePlan(tuple(items), tuple(skipped), options, target)
 
 
 def is_archive_name(target: str) -> bool:
@@ -300,7 +314,7 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
         variables.append(VariablePlan(spec, volume.name, kept, exact))
     if options.exact_roi or options.exact_roi_mm:
         _check_region_is_used(variables, options)
-    return ItemPlan(candidate, target, options, name, tuple(variables), tuple(notes))
+    return ItemPlan(candidate, target, options, name, tuple(variables), tuple(notes), item.files)
 
 
 def _exact_region(volume: Volume, options: ArchiveOptions) -> tuple[slice, ...] | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from pipelines.failures import EXIT_OK, Failure, describe_failure
+from pipelines.failures import EXIT_INCOMPLETE, EXIT_OK, Failure, describe_failure
 from pipelines.stopping import stoppable
 
 __all__ = ["Session", "print_failure"]
@@ -83,6 +83,13 @@ class Session:
         elif not self.quiet:
             for line in lines():
                 typer.echo(line)
+
+    def failures(self, lines: Sequence[str]) -> None:
+        """Say on stderr what was not done, and end the command with the code for that, if any."""
+        for line in lines:
+            typer.echo(line, err=True)
+        if lines:
+            raise typer.Exit(EXIT_INCOMPLETE)
 
     def note(self, text: str) -> None:
         """Say something on stderr that is not part of the result."""

@@ -97,11 +97,15 @@ def test_one_bad_file_does_not_stop_the_others(label_map: Path, tmp_path: Path, 
     truncated_dicom(folder)
     text_as_nifti(folder)
     (folder / "labels.nii").write_bytes(label_map.read_bytes())
+    (folder / "README").write_text("what these files are")
     outcome = run("archive", folder, tmp_path / "out", "--mode", "lossy", "--json")
-    assert outcome.code == 0, outcome.err
-    skipped = {Path(entry["path"]).name for entry in outcome.document["skipped"]}
-    assert skipped == {"cut.dcm", "notes.nii"}
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["labels.psc.zarr"]
+    assert outcome.code == 8, outcome.err
+    skipped = {Path(e["path"]).name: e["holds_data"] for e in outcome.document["skipped"]}
+    assert skipped == {"cut.dcm": True, "notes.nii": True, "README": False}
+    errors = [line for line in outcome.err.splitlines() if line.startswith("error[")]
+    assert ["cut.dcm" in errors[0], "notes.nii" in errors[1], len(errors)] == [True, True, 2]
+    assert "README" not in outcome.err
+    assert (tmp_path / "out" / "labels.psc.zarr" / "manifest.json").exists()
 
 
 def test_unknown_prior_is_refused_before_anything_is_written(
@@ -120,8 +124,14 @@ def test_unknown_prior_is_refused_before_anything_is_written(
 def test_existing_target_is_never_replaced(label_map: Path, label_archive: Path, run: Run):
     before = {p: p.read_bytes() for p in label_archive.rglob("*") if p.is_file()}
     outcome = run("archive", label_map, label_archive, "--mode", "lossy")
-    assert outcome.code == 6
-    assert "error[target-exists]" in outcome.err
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("already ")
+    other = run("archive", label_map, label_archive, "--mode", "lossless")
+    assert other.code == 6
+    assert "error[target-exists]" in other.err and "other settings" in other.err
+    another = run("archive", NIBABEL_FILES / "anatomical.nii", label_archive, "--mode", "lossy")
+    assert another.code == 6
+    assert "error[target-exists]" in another.err
     assert {p: p.read_bytes() for p in label_archive.rglob("*") if p.is_file()} == before
 
 
