@@ -36,9 +36,9 @@ from adapters.originals import original_of
 from adapters.output import (
     check_stored_type,
     check_volumes_exist,
-    staged_folder,
     unusable_record,
 )
+from adapters.staging import staged_folder
 
 __all__ = ["restore_dicom"]
 

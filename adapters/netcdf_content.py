@@ -15,7 +15,7 @@ from adapters.netcdf_schema import variables_of
 
 __all__ = ["content_digest", "value_bytes"]
 
-_BLOCK_BYTES = 32 << 20
+_BLOCK_BYTES = 8 << 20
 
 
 def value_bytes(values: Array, kind: str) -> bytes:

@@ -20,6 +20,7 @@ from adapters.base import (
     IDENTICAL,
     LOSSY,
     Array,
+    LazyArray,
     RestoredVolume,
     RestoreInfo,
     WrittenFile,
@@ -29,13 +30,15 @@ from adapters.errors import SourceError
 from adapters.netcdf_schema import attribute_value
 from adapters.originals import original_of
 from adapters.output import (
+    SLAB_BYTES,
     check_stored_type,
     check_volumes_exist,
     file_target,
     loss_note,
-    staged_file,
+    slabs,
     unusable_record,
 )
+from adapters.staging import staged_file
 
 __all__ = ["restore_netcdf", "written_filters"]
 
@@ -82,7 +85,7 @@ def restore_netcdf(
                 staged[0].write_bytes(original)
                 return [WrittenFile(place, 0, outcome)]
             with netCDF4.Dataset(staged[0], "w", format=document["data_model"]) as dataset:
-                _write(dataset, document, blobs, {v.name: v.values for v in volumes}, cuts)
+                _write(dataset, document, blobs, {v.name: v.array for v in volumes}, cuts)
                 if not info.lossless:
                     dataset.setncattr(_LOSS_NOTE, loss_note(info))
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
@@ -120,7 +123,7 @@ def _write(
     dataset: Any,
     document: dict[str, Any],
     blobs: dict[str, bytes],
-    arrays: dict[str, Array],
+    arrays: dict[str, Array | LazyArray],
     cuts: Cuts,
 ) -> None:
     created = []
@@ -139,13 +142,18 @@ def _write(
             if "volume" not in variable or variable["volume"] in arrays:
                 created.append((_create(group, variable, cuts), variable))
     for made, variable in created:
-        values = (
-            arrays[variable["volume"]]
-            if "volume" in variable
-            else _kept_values(variable, blobs, cuts)
-        )
-        if values.size:
-            made[...] = values
+        if "volume" in variable:
+            chunks = made.chunking() if dataset.data_model.startswith("NETCDF4") else None
+            rows = 1
+            if isinstance(chunks, list):  # whole chunks are written at once, few have to be kept
+                rows = chunks[0]
+                made.set_var_chunk_cache(SLAB_BYTES)
+            for where, part in slabs(arrays[variable["volume"]], rows=rows):
+                made[where] = part
+        else:
+            values = _kept_values(variable, blobs, cuts)
+            if values.size:
+                made[...] = values
 
 
 def _create(group: Any, record: dict[str, Any], cuts: Cuts) -> Any:

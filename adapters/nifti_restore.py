@@ -20,6 +20,7 @@ from adapters.base import (
     IDENTICAL_UNPACKED,
     LOSSY,
     Array,
+    LazyArray,
     RestoredVolume,
     RestoreInfo,
     WrittenFile,
@@ -33,9 +34,10 @@ from adapters.output import (
     check_volumes_exist,
     file_target,
     loss_note,
-    staged_file,
+    slabs,
     unusable_record,
 )
+from adapters.staging import staged_file
 
 __all__ = ["restore_nifti"]
 
@@ -81,7 +83,7 @@ def restore_nifti(
         if len(staged) == 2:
             _write(staged[0], [head], None, b"")
         lead = head if len(staged) == 1 else image_head
-        _write(staged[-1], [lead], volume.values.astype(dtype, copy=False), tail)
+        _write(staged[-1], [lead], volume.array, tail, dtype)
         for number, (path, work) in enumerate(zip(places, staged, strict=True)):
             same_packing = packed == work.name.lower().endswith(".gz")
             original = original_of(document, blobs, number) if identical and same_packing else None
@@ -114,15 +116,21 @@ def _places(document: dict[str, Any], target: Path) -> list[Path]:
     return [first.with_name(f"{stem}{part}{packed}") for part in (".hdr", ".img")]
 
 
-def _write(path: Path, lead: Sequence[bytes], voxels: Array | None, tail: bytes) -> None:
+def _write(
+    path: Path,
+    lead: Sequence[bytes],
+    voxels: Array | LazyArray | None,
+    tail: bytes,
+    dtype: np.dtype[Any] | None = None,
+) -> None:
     with path.open("wb") as raw:
         packed = path.name.lower().endswith(".gz")
         stream = gzip.GzipFile("", "wb", 6, raw, mtime=0) if packed else raw
         for part in lead:
             stream.write(part)
         if voxels is not None:
-            for part in voxels:
-                stream.write(part.tobytes())
+            for _, slab in slabs(voxels):
+                stream.write(slab.astype(dtype or slab.dtype, copy=False).data)
         stream.write(tail)
         if packed:
             stream.close()

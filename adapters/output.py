@@ -1,73 +1,69 @@
-"""Writing so that nothing half-written is ever left, and nothing is ever replaced.
+"""What every format checks before it writes, and how it writes slab by slab and says what it wrote.
 
-Also what every format checks before it writes, and how it says that values were restored with loss.
+How nothing half-written is ever left: `adapters.staging`.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from adapters.base import RestoreInfo
+from adapters.base import Array, LazyArray, RestoreInfo
 from adapters.errors import SourceError
 
 __all__ = [
+    "SLAB_BYTES",
     "check_stored_type",
     "check_volumes_exist",
     "file_target",
     "loss_note",
-    "staged_file",
-    "staged_folder",
+    "slabs",
     "unusable_record",
 ]
 
+SLAB_BYTES = 8 << 20
+LARGEST_SLAB = 16  # times that
 
-@contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``target`` when the block ends without an error.
 
-    Raises
+def slabs(
+    array: Array | LazyArray, *, nbytes: int = SLAB_BYTES, rows: int = 1
+) -> Iterator[tuple[tuple[slice, ...], Array]]:
+    """Go through an array in C order, in parts of at most ``nbytes`` (or one value).
+
+    Parameters
+    ----------
+    array : array or LazyArray
+        At least one axis, none empty. A lazy one decodes each brick once in this order.
+    nbytes : int
+    rows : int
+        Cut the first axis only at multiples of this, as long as such a part has at most 16 times
+        ``nbytes``: chunks of a compressed file are then written once.
+
+    Yields
     ------
-    SourceError : kind ``"target-exists"``, the target is a file or a folder that is not empty.
+    key : tuple of slice
+        Where the part belongs.
+    values : array
+        C order, owned by the caller; parts laid end to end are the bytes of the whole.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise _exists(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        yield work
-        work.chmod(0o755)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def staged_file(*targets: Path) -> Iterator[list[Path]]:
-    """Give temporary names beside ``targets`` that take their place when the block ends well.
-
-    Raises
-    ------
-    SourceError : kind ``"target-exists"``.
-    """
-    for target in targets:
-        if target.exists():
-            raise _exists(target)
-    folder = targets[0].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".restore.", suffix=".partial", dir=folder))
-    try:
-        staged = [work / target.name for target in targets]
-        yield staged
-        for source, target in zip(staged, targets, strict=True):
-            source.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    shape, fits = array.shape, max(1, nbytes // array.dtype.itemsize)
+    inner = math.prod(shape[1:])
+    if rows > 1 and min(rows, shape[0]) * inner <= LARGEST_SLAB * fits:
+        steps = [min(shape[0], max(rows, fits // inner // rows * rows)), *shape[1:]]
+    else:
+        steps = [1] * len(shape)
+        for axis in reversed(range(len(shape))):
+            steps[axis] = min(shape[axis], max(1, fits))
+            fits //= shape[axis]
+            if not fits:
+                break
+    for first in product(*(range(0, n, s) for n, s in zip(shape, steps, strict=True))):
+        key = tuple(slice(a, min(a + s, n)) for a, s, n in zip(first, steps, shape, strict=True))
+        yield key, np.ascontiguousarray(array[key])
 
 
 def file_target(target: Path, own_name: str, suffixes: Sequence[str]) -> Path:
@@ -78,15 +74,6 @@ def file_target(target: Path, own_name: str, suffixes: Sequence[str]) -> Path:
     if target.is_dir() or not target.name.lower().endswith(tuple(suffixes)):
         return target / own_name
     return target
-
-
-def _exists(target: Path) -> SourceError:
-    return SourceError(
-        "the target exists already",
-        kind="target-exists",
-        path=target,
-        hint="choose another target; existing files are never replaced",
-    )
 
 
 def check_volumes_exist(

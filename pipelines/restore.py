@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import adapters
-from adapters.base import RestoredVolume, RestoreInfo
+from adapters.base import RestoreInfo
+from pipelines.decoded import restored_volumes, touched
 from pipelines.progress import Progress, Silent
 from pipelines.proof import PROMISES, FileProof, describe, outcome_counts, prove
 from pipelines.roi import box_text, roi_from_coordinates, roi_from_indices, roi_from_mm
@@ -219,36 +219,24 @@ def restore(
 
     Notes
     -----
-    The decoded region is held in memory; restore large archives region by region.
+    Bricks are decoded while the files are written; memory is bounded by a row of bricks, see
+    `pipelines.decoded.DecodedArray`.
     """
     shown = progress or Silent()
     with ArchiveReader.open(archive, device=options.device) as reader:
         plan = plan_restore(reader, options)
         source = reader.source()
         refuse_existing(source.kind, target)
-        shown.begin("restoring", len(plan.boxes))
-        volumes = []
-        for name, box in plan.boxes.items():
-            spec = reader.variables[name]
-            volumes.append(
-                RestoredVolume(
-                    name=str(spec.parameters.get("volume", name)),
-                    array=reader.read(name, box, level=plan.level),
-                    start=tuple(part.start for part in box),
-                    full_shape=spec.shape,
-                )
-            )
-            shown.advance()
         info = _restore_info(reader, plan.boxes, plan.level)
         notes = _notes(reader, tuple(plan.boxes))
-    written = adapters.restore_source(
-        source.kind,
-        source.document,
-        source.blobs,
-        volumes,
-        target,
-        info,
-    )
+        bricks = sum(
+            1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
+        )
+        shown.begin("restoring", bricks)
+        volumes = restored_volumes(reader, plan.boxes, plan.level, told=shown.advance)
+        written = adapters.restore_source(
+            source.kind, source.document, source.blobs, volumes, target, info
+        )
     promises = source.document.get(PROMISES, [])
     proofs = (
         prove(source.kind, written, source.files, promises)
@@ -299,16 +287,6 @@ def _restore_info(
         method=" ".join(sorted(methods)) or "EXACT",
         level=level,
         max_error=max(known) if known and len(known) == len(bounds) else None,
-    )
-
-
-def touched(spec: VariableSpec, box: Sequence[slice]) -> Iterator[tuple[int, ...]]:
-    """Chunk grid indices of the bricks that a region touches."""
-    return product(
-        *(
-            range(part.start // size, (part.stop - 1) // size + 1)
-            for part, size in zip(box, spec.chunk_shape, strict=True)
-        )
     )
 
 

@@ -1,0 +1,170 @@
+"""Writing so that nothing half-written is ever left unseen, and nothing is ever replaced.
+
+Files are written in ``<target>.unfinished`` beside the target and moved when all are there. The
+folder is in plain sight and says what it is: what a killed run leaves may hold patient data. The
+next run for that target removes it; a run at work keeps it with a lock of the kernel, which goes
+with the process however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from adapters.errors import SourceError
+
+__all__ = ["UNFINISHED", "staged_file", "staged_folder"]
+
+UNFINISHED = ".unfinished"
+NOTE = "WHAT-IS-THIS.txt"
+_NOTE_TEXT = (
+    "psc-archive is restoring files here, or was stopped while it did. They are not complete and\n"
+    "may hold patient data. Unless a restore is running, this folder can be removed; the next\n"
+    "restore to the same target removes it.\n"
+)
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Give a folder that becomes ``target`` when the block ends without an error.
+
+    Raises
+    ------
+    SourceError : kind ``"target-exists"``, the target is a file or a folder that is not empty;
+        ``"target-locked"``, another run restores to it.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise _exists(target)
+    with _workplace(target) as work:
+        made = work / "files"
+        made.mkdir()
+        yield made
+        made.rename(target)
+
+
+@contextmanager
+def staged_file(*targets: Path) -> Iterator[list[Path]]:
+    """Give names that take the place of ``targets`` when the block ends without an error.
+
+    Raises
+    ------
+    SourceError : kind ``"target-exists"``, ``"target-locked"``.
+    """
+    for target in targets:
+        if target.exists():
+            raise _exists(target)
+    with _workplace(targets[0]) as work:
+        staged = [work / target.name for target in targets]
+        yield staged
+        placed: list[Path] = []
+        try:
+            for source, target in zip(staged, targets, strict=True):
+                _place(source, target)
+                placed.append(target)
+        except (OSError, SourceError):
+            for target in placed:
+                target.unlink()
+            raise
+
+
+def _place(source: Path, target: Path) -> None:
+    """Give a file its name, never in place of another that came meanwhile."""
+    try:
+        target.hardlink_to(source)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise _exists(target) from None
+        source.rename(target)
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """The folder beside the target, empty but for its note, and ours within the block."""
+    work = target.with_name(target.name + UNFINISHED)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle = _claim(work, target)
+    try:
+        for left in work.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        (work / NOTE).write_text(_NOTE_TEXT, "utf-8")
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(handle)
+
+
+def _claim(work: Path, target: Path) -> int:
+    """Handle of the locked folder, made if need be.
+
+    Raises
+    ------
+    SourceError : another run has it, or it is not one of ours.
+    """
+    while True:
+        with suppress(FileExistsError):
+            work.mkdir()
+        try:
+            handle = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # its owner has just removed it
+        except OSError as error:
+            raise _foreign(work) from error
+        if not _lock(handle):
+            os.close(handle)
+            raise SourceError(
+                f"another run restores to it at this moment, in {work.name!r}",
+                kind="target-locked",
+                path=target,
+                hint="wait until it ends, or choose another target",
+            )
+        if _is_named(handle, work):
+            break
+        os.close(handle)
+    if any(work.iterdir()) and not (work / NOTE).is_file():
+        os.close(handle)
+        raise _foreign(work)
+    return handle
+
+
+def _lock(handle: int) -> bool:
+    """Whether the folder is ours; a file system without locks has no second run to tell of."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_named(handle: int, work: Path) -> bool:
+    try:
+        there = work.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(handle)
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def _foreign(work: Path) -> SourceError:
+    return SourceError(
+        "expected no such file or folder, or one that an unfinished restore left",
+        kind="target-exists",
+        path=work,
+        hint="rename it, or choose another target",
+    )
+
+
+def _exists(target: Path) -> SourceError:
+    return SourceError(
+        "the target exists already",
+        kind="target-exists",
+        path=target,
+        hint="choose another target; existing files are never replaced",
+    )

@@ -1,0 +1,140 @@
+"""Restoring needs the memory of a row of bricks, however large the volume is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import netCDF4
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+from pipelines.archive import archive, plan
+from pipelines.options import ArchiveOptions
+from pipelines.restore import RestoreOptions, restore
+
+SIDE = 1024
+REPOSITORY = Path(__file__).resolve().parents[2]
+MEASURED = """
+import sys
+from pathlib import Path
+from pipelines.restore import RestoreOptions, restore
+archive, target, roi, first = sys.argv[1:]
+def now(what):
+    return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0]) / 1024
+restore(archive, Path("first" + target), RestoreOptions(roi=first))  # loads every library
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = now("VmRSS")
+restore(archive, Path(target), RestoreOptions(roi=roi or None))
+print(now("VmHWM") - before)
+"""
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for the peak")
+
+
+def planes(count: int, noisy: int) -> np.ndarray:
+    """Planes that are quick to code: the first ones are noise, the others have one value each."""
+    values = np.empty((count, SIDE, SIDE), np.int16)
+    values[:] = 40
+    values[:noisy] = np.random.default_rng(0).integers(-900, 900, (noisy, SIDE, SIDE))
+    return values
+
+
+def write_nifti(folder: Path, values: np.ndarray) -> Path:
+    image = nibabel.Nifti1Image(values.T, np.diag([0.5, 0.5, 2, 1]))
+    nibabel.save(image, folder / "image.nii")
+    return folder / "image.nii"
+
+
+def write_netcdf(folder: Path, values: np.ndarray) -> Path:
+    with netCDF4.Dataset(folder / "field.nc", "w") as nc:
+        for name, size in (("time", None), ("lat", SIDE), ("lon", SIDE)):
+            nc.createDimension(name, size)
+        options = {"zlib": True, "complevel": 1, "chunksizes": (4, 256, 256)}
+        nc.createVariable("t", "i2", ("time", "lat", "lon"), **options)[:] = values
+    return folder / "field.nc"
+
+
+def write_dicom(folder: Path, values: np.ndarray) -> Path:
+    series = folder / "series"
+    series.mkdir()
+    ds = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    ds.Rows = ds.Columns = SIDE
+    x, y, _ = ds.ImagePositionPatient
+    for number, plane in enumerate(values):
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.{number + 1}"
+        ds.InstanceNumber, ds.ImagePositionPatient = number + 1, [x, y, 5.0 * number]
+        ds.PixelData = plane.tobytes()
+        ds.save_as(series / f"{number:04d}.dcm", enforce_file_format=True)
+    return series
+
+
+WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
+    "dicom": write_dicom,
+    "nifti": write_nifti,
+    "netcdf": write_netcdf,
+}
+# Bricks (48 MiB across), a slab, what decoding needs; NetCDF: the cache of chunks, 64 MiB, too.
+ROOM_MIB = {"nifti": 110, "netcdf": 180}
+TARGETS = {"dicom": "out", "nifti": "out.nii", "netcdf": "out.nc"}
+
+
+def growth_mib(kind: str, folder: Path, values: np.ndarray, roi: str = "") -> float:
+    """Memory that a process needs beyond what it had when it restores a volume."""
+    source = WRITERS[kind](folder, values)
+    sealed = str(folder / "sealed.psc.zarr")
+    chosen = plan(source, sealed, ArchiveOptions(coders="zstd"))
+    archive(chosen)
+    words = [sealed, TARGETS[kind], roi, f"{chosen.items[0].variables[0].spec.dims[0]}=0:1"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@LINUX
+@pytest.mark.parametrize("kind", ROOM_MIB)
+def test_restoring_needs_less_than_the_volume(kind: str, tmp_path: Path) -> None:
+    values = planes(110, 1)
+    assert growth_mib(kind, tmp_path, values) < ROOM_MIB[kind] < values.nbytes / 2**20 / 1.2
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.parametrize("roi", ["", "y=8:1000", "x=3:900"])
+@pytest.mark.parametrize("kind", ROOM_MIB)
+def test_restoring_half_a_gigabyte_needs_no_more(kind: str, roi: str, tmp_path: Path) -> None:
+    if kind == "netcdf":
+        roi = roi.replace("y=", "lat=").replace("x=", "lon=")
+    assert growth_mib(kind, tmp_path, planes(250, 250), roi) < ROOM_MIB[kind]
+
+
+def test_each_brick_is_decoded_once(tmp_path: Path) -> None:
+    source = write_netcdf(tmp_path, planes(30, 1))
+    sealed = str(tmp_path / "sealed.psc.zarr")
+    chosen = plan(source, sealed, ArchiveOptions(coders="zstd"))
+    archive(chosen)
+
+    class Count:
+        total = done = 0
+
+        def begin(self, title: str, total: int) -> None:
+            self.total = total
+
+        def advance(self, count: int = 1) -> None:
+            self.done += count
+
+    shown = Count()
+    restore(sealed, tmp_path / "out.nc", RestoreOptions(), shown)
+    assert shown.done == shown.total == chosen.items[0].bricks > 2
