@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -13,12 +16,20 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
 
+from psc_volumetric.archive.documents import MAX_DOCUMENT, MAX_MANIFEST, Node, PlainNode, decode
 from psc_volumetric.archive.layout import ATTRIBUTE, MANIFEST_KEY, METADATA_KEY, PARTIAL_KEY
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
+from psc_volumetric.archive.plain_arrays import PlainLimits, inner_codecs, plain_limits
 from psc_volumetric.archive.stores import ArchiveStore
-from psc_volumetric.errors import ChecksumError, FormatError
+from psc_volumetric.bitstream.brick import BrickIndex, ReadRange, read_index
+from psc_volumetric.errors import ChecksumError, FormatError, LimitExceededError, PscError
 
-__all__ = ["SealedStore", "load_manifest"]
+__all__ = ["CheckedStore", "SealedStore", "load_manifest"]
+
+MAX_OBJECT = 1 << 30  # bytes of an object that is read as one piece
+PIECE = 16 << 20  # bytes, when an object is read only to be compared
+
+T = TypeVar("T")
 
 
 def load_manifest(store: ArchiveStore) -> Manifest:
@@ -30,7 +41,7 @@ def load_manifest(store: ArchiveStore) -> Manifest:
         Kind ``"not-sealed"`` for an archive that was never finished, ``"not-an-archive"`` for
         anything else without a manifest; see also :meth:`Manifest.from_bytes`.
     """
-    data = store.get(MANIFEST_KEY)
+    data = store.get(MANIFEST_KEY, 0, MAX_MANIFEST + 1)
     if data is not None:
         return Manifest.from_bytes(data, where=store.name)
     if store.exists(PARTIAL_KEY) or _names_itself(store):
@@ -48,9 +59,10 @@ def load_manifest(store: ArchiveStore) -> Manifest:
 
 
 def _names_itself(store: ArchiveStore) -> bool:
+    data = store.get(METADATA_KEY, 0, MAX_DOCUMENT + 1) or b""
     try:
-        return ATTRIBUTE in json.loads(store.get(METADATA_KEY) or b"{}")["attributes"]
-    except (ValueError, KeyError, TypeError):
+        return ATTRIBUTE in decode(data, Node, where=METADATA_KEY).attributes
+    except FormatError:
         return False
 
 
@@ -76,13 +88,80 @@ def check_bytes(name: str, key: str, entry: Entry, data: bytes) -> None:
     """Refuse bytes that are not the listed ones."""
     if len(data) != entry.size:
         raise wrong_size(name, key, entry.size, len(data))
-    found = sha256_hex(data)
+    check_digest(name, key, entry, sha256_hex(data))
+
+
+def check_digest(name: str, key: str, entry: Entry, found: str) -> None:
+    """Refuse an object of another SHA-256."""
     if found != entry.sha256:
         raise ChecksumError(
             f"{name}: {key}: expected SHA-256 {entry.sha256}, found {found}",
             kind="sha256",
             hint="the object is damaged; `psc-archive verify` lists all that is wrong",
         )
+
+
+@contextlib.contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turn what Zarr and its codecs raise about bad arrays into a FormatError."""
+    try:
+        yield
+    except PscError:
+        raise
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        raise FormatError(
+            f"{where}: the array cannot be read ({type(error).__name__}: {str(error)[:200]})",
+            kind="bad-metadata",
+            hint="the archive is damaged or of another format, run `psc-archive verify`",
+        ) from error
+
+
+def header_digest(header: bytes) -> str:
+    """What the manifest keeps of a brick's header."""
+    return sha256_hex(header)[:32]
+
+
+def read_listed_index(
+    read: ReadRange, size: int, entry: Entry, where: str, check: Callable[[BrickIndex], None]
+) -> BrickIndex:
+    """Parse the header of a brick and compare it with its manifest entry.
+
+    A header names size and CRC-32C of every section and segment, so what is read later by ranges
+    is held to this header, and with it to the archive.
+
+    Raises
+    ------
+    FormatError : damage; ChecksumError, kind ``"foreign-brick"``, for a brick that is not listed.
+    """
+    seen = bytearray()
+
+    def remembered(start: int, length: int) -> bytes:
+        data = read(start, length)
+        if start == len(seen):
+            seen.extend(data)
+        return data
+
+    index = read_index(remembered, size)
+    check(index)
+    if entry.head is None:
+        whole = read(0, size)
+        same = sha256_hex(whole) == entry.sha256
+    else:
+        same = header_digest(bytes(seen[: index.header_size])) == entry.head
+    if not same:
+        raise ChecksumError(
+            f"{where}: a whole brick, but not the one that was archived here",
+            kind="foreign-brick",
+            hint="it comes from another archive; get this object from another copy",
+        )
+    return index
 
 
 class SealedStore:
@@ -110,21 +189,71 @@ class SealedStore:
             )
         return self.manifest.entries[key]
 
-    def read(self, key: str) -> bytes:
-        """A whole object, size and SHA-256 checked."""
+    def read(self, key: str, *, limit: int = MAX_OBJECT) -> bytes:
+        """A whole object, size and SHA-256 checked; LimitExceededError past ``limit`` bytes."""
         entry = self.entry(key)
-        data = self.store.get(key)
+        if entry.size > limit:
+            raise LimitExceededError(
+                f"{self.name}: {key}: {entry.size} bytes, at most {limit} are read at once",
+                kind="limit",
+            )
+        data = self.store.get(key, 0, entry.size + 1)
         if data is None:
             raise missing(self.name, key)
         check_bytes(self.name, key, entry, data)
         return data
 
+    def read_document(self, key: str, kind_of: type[T]) -> T:
+        """A whole JSON document, checked, of this structure."""
+        data = self.read(key, limit=MAX_DOCUMENT)
+        return decode(data, kind_of, where=f"{self.name}: {key}")
+
     def read_json(self, key: str) -> dict[str, Any]:
         """A whole JSON document, checked."""
-        document = json.loads(self.read(key))
-        if not isinstance(document, dict):
-            raise FormatError(f"{self.name}: {key} is not a JSON object", kind="bad-metadata")
-        return document
+        return self.read_document(key, dict[str, Any])
+
+    def compare(self, key: str) -> None:
+        """Read an object piece by piece and compare it with the manifest.
+
+        Raises
+        ------
+        FormatError : it is missing, has another size, or other bytes (ChecksumError).
+        """
+        entry, digest, offset = self.entry(key), hashlib.sha256(), 0
+        while offset <= entry.size:
+            wanted = min(PIECE, entry.size + 1 - offset)
+            data = self.store.get(key, offset, wanted)
+            if data is None:
+                raise missing(self.name, key)
+            digest.update(data)
+            offset += len(data)
+            if len(data) < wanted:
+                break
+        if offset != entry.size:
+            raise wrong_size(self.name, key, entry.size, offset)
+        check_digest(self.name, key, entry, digest.hexdigest())
+
+    def read_index(self, key: str, check: Callable[[BrickIndex], None]) -> BrickIndex:
+        """Header of a brick, which must be the very one that was archived.
+
+        Parameters
+        ----------
+        key : str
+        check : callable
+            Raises when the brick belongs somewhere else; asked first, it knows better why.
+
+        Raises
+        ------
+        FormatError
+            Lost, cut, damaged, or of another archive (ChecksumError, kind ``"foreign-brick"``).
+        """
+        return read_listed_index(
+            lambda start, length: self.read_range(key, start, length),
+            self.check_size(key),
+            self.entry(key),
+            f"{self.name}: {key}",
+            check,
+        )
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Part of an object, cut at its listed size; the bytes themselves are not checked here."""
@@ -140,38 +269,48 @@ class SealedStore:
         return data
 
     def check_size(self, key: str) -> int:
-        """Listed size of an object, compared with the store where that is cheap."""
+        """Listed size of an object, compared with the store."""
         entry = self.entry(key)
-        if self.store.cheap_sizes:
-            size = self.store.size(key)
-            if size is None:
-                raise missing(self.name, key)
-            if size != entry.size:
-                raise wrong_size(self.name, key, entry.size, size)
+        size = self.store.size(key)
+        if size is None:
+            raise missing(self.name, key)
+        if size != entry.size:
+            raise wrong_size(self.name, key, entry.size, size)
         return entry.size
 
     def array(self, path: str) -> NDArray[Any]:
         """A plain array, every byte checked on the way."""
         array = self.open_array(path)
-        return np.asarray(array[...])
+        with readable(f"{self.name}: {path}"):
+            return np.asarray(array[...])
 
     def open_array(self, path: str) -> zarr.Array[Any]:
-        """A plain array whose chunks are checked when they are read."""
-        self.entry(f"{path}/{METADATA_KEY}")
-        return zarr.open_array(
-            _CheckedStore(self.store.store, self), path=path, mode="r", zarr_format=3
-        )
+        """A plain array whose chunks are checked when they are read.
+
+        Raises
+        ------
+        FormatError : its metadata are not those of a plain array, or it is larger than what is
+            stored of it justifies.
+        """
+        key = f"{path}/{METADATA_KEY}"
+        node = self.read_document(key, PlainNode)
+        stored = sum(e.size for e in self.manifest.under(f"{path}/c").values())
+        limits = plain_limits(node, stored, where=f"{self.name}: {key}")
+        store = CheckedStore(self.store.store, self, limits)
+        with readable(f"{self.name}: {key}"):
+            return zarr.open_array(store, path=path, mode="r", zarr_format=3)
 
 
-class _CheckedStore(WrapperStore[Store]):
+class CheckedStore(WrapperStore[Store]):
     """A Zarr store that raises for lost or changed objects, where Zarr would read fill values."""
 
-    def __init__(self, store: Store, sealed: SealedStore) -> None:
+    def __init__(self, store: Store, sealed: SealedStore, limits: PlainLimits) -> None:
         super().__init__(store)
         self._sealed = sealed
+        self._limits = limits
 
-    def _with_store(self, store: Store) -> _CheckedStore:
-        return type(self)(store, self._sealed)
+    def _with_store(self, store: Store) -> CheckedStore:
+        return type(self)(store, self._sealed, self._limits)
 
     async def get(
         self,
@@ -179,14 +318,22 @@ class _CheckedStore(WrapperStore[Store]):
         prototype: BufferPrototype,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """Whole objects are compared with the manifest; plain arrays are only read whole."""
-        entry = self._sealed.manifest.entries.get(key)
-        if entry is None:
-            return None
-        found = await self._store.get(key, prototype, byte_range)
-        if found is None:
-            raise missing(self._sealed.name, key)
-        if byte_range is None:
-            data = found.to_bytes()
-            await asyncio.to_thread(check_bytes, self._sealed.name, key, entry, data)
-        return found
+        """Whole objects, compared with the manifest; FormatError for chunks it does not list."""
+        name = f"{self._sealed.name}: {key}"
+        if "/c/" not in key and not key.endswith("/c") and not key.endswith(METADATA_KEY):
+            return None  # Zarr looks for other formats' metadata
+        data = await asyncio.to_thread(self._sealed.read, key)
+        if key.endswith(METADATA_KEY):
+            data = _without_checks(data)
+        else:
+            self._limits.check_chunk(data, name)
+        if byte_range is not None:
+            raise FormatError(f"{name}: plain arrays are read whole", kind="bad-metadata")
+        return prototype.buffer.from_bytes(data)
+
+
+def _without_checks(data: bytes) -> bytes:
+    """Metadata of a plain array with the codecs that its chunks have, nothing around them."""
+    document = msgspec.json.decode(data)
+    node = msgspec.convert(document, PlainNode)
+    return msgspec.json.encode({**document, "codecs": inner_codecs(node.codecs)})

@@ -8,12 +8,13 @@ entry is written after the brick, so a process killed in between repeats that br
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from psc_volumetric.archive.documents import JournalDocument, decode
 from psc_volumetric.archive.layout import PARTIAL_PREFIX
-from psc_volumetric.errors import FormatError
 
 if TYPE_CHECKING:
     from psc_volumetric.codec import TileRecord
@@ -88,42 +89,40 @@ class BrickRecord:
             "level_nbytes": self.level_nbytes,
             "coverage": self.coverage,
             "compared": self.compared,
-            "tiles": [[t.position, t.nbytes, t.mse, t.max_error, t.sha256] for t in self.tiles],
+            "tiles": [
+                [t.position, t.nbytes, _texts(t.mse), _texts(t.max_error), t.sha256]
+                for t in self.tiles
+            ],
         }
         return json.dumps(document, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> BrickRecord:
         """Inverse of :meth:`to_bytes`; FormatError when it is something else."""
-        try:
-            document = json.loads(data)
-            return cls(
-                position=tuple(document["position"]),
-                size=document["size"],
-                sha256=document["sha256"],
-                method=document["method"],
-                prior=document["prior"],
-                level_nbytes=tuple(document["level_nbytes"]),
-                tiles=tuple(_tile(item) for item in document["tiles"]),
-                coverage=tuple((one, two, three) for one, two, three in document["coverage"]),
-                compared=_three(document["compared"]),
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise FormatError(
-                f"{where}: journal entry cannot be read ({error!r})",
-                kind="journal-damaged",
-                hint="delete this file; the brick is then coded again",
-            ) from error
+        found = decode(data, JournalDocument, where=where, kind="journal-damaged")
+        return cls(
+            position=found.position,
+            size=found.size,
+            sha256=found.sha256,
+            method=found.method,
+            prior=found.prior,
+            level_nbytes=found.level_nbytes,
+            tiles=tuple(
+                TileEntry(t.position, t.nbytes, _numbers(t.mse), _numbers(t.max_error), t.sha256)
+                for t in found.tiles
+            ),
+            coverage=found.coverage,
+            compared=found.compared,
+        )
 
 
-def _three(numbers: Sequence[int]) -> tuple[int, int, int]:
-    psc, av1, wavelet = numbers
-    return psc, av1, wavelet
+def _texts(values: Sequence[float]) -> list[float | str]:
+    """JSON has no infinities and NaN; they are written as text."""
+    return [value if math.isfinite(value) else str(value) for value in values]
 
 
-def _tile(item: Sequence[Any]) -> TileEntry:
-    (z, y, x), nbytes, mse, max_error, sha256 = item
-    return TileEntry((z, y, x), tuple(nbytes), tuple(mse), tuple(max_error), sha256)
+def _numbers(values: Sequence[float | str]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def journal_key(variable: str, position: tuple[int, ...]) -> str:

@@ -303,7 +303,14 @@ class VariableSpec:
                 prior=own["prior"],
                 parameters=own["parameters"],
             )
-        except (KeyError, TypeError, ValueError, IndexError, struct.error) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            struct.error,
+        ) as error:
             raise FormatError(
                 f"{name}/{METADATA_KEY}: the array's metadata cannot be used ({error!r})",
                 kind="bad-metadata",

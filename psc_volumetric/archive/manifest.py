@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from msgspec import Struct
+
+from psc_volumetric.archive.documents import MAX_MANIFEST, ManifestDocument, check_key, decode
 from psc_volumetric.archive.layout import FORMAT, MANIFEST_KEY, encode_json
-from psc_volumetric.errors import ChecksumError, FormatError, UnsupportedVersionError
+from psc_volumetric.errors import ChecksumError, UnsupportedVersionError
 
 __all__ = ["Entry", "Manifest", "check_format", "sha256_hex"]
+
+DAMAGED = "manifest-damaged"
 
 
 def sha256_hex(data: bytes) -> str:
@@ -22,7 +27,7 @@ def check_format(number: object, where: str) -> None:
     """Refuse a format number this reader does not know (UnsupportedVersionError)."""
     if number != FORMAT or isinstance(number, bool):
         raise UnsupportedVersionError(
-            f"{where}: this reader knows archive format {FORMAT}, found {number!r}",
+            f"{where}: this reader knows archive format {FORMAT}, found {repr(number)[:80]}",
             kind="unsupported-version",
             hint="use the psc-archive release named in the archive's README.txt",
         )
@@ -30,10 +35,26 @@ def check_format(number: object, where: str) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """Size in bytes and SHA-256 (hex) of one stored object."""
+    """Size in bytes and SHA-256 (hex) of one stored object.
+
+    ``head``, of bricks only: the first 32 hex digits of the SHA-256 of the brick's header. The
+    header holds size and CRC of all that follows, so a ranged read that begins with it tells a
+    brick from every other.
+    """
 
     size: int
     sha256: str
+    head: str | None = None
+
+    def line(self, key: str) -> str:
+        """What the manifest's digest covers."""
+        head = "" if self.head is None else f"{self.head} "
+        return f"{self.sha256} {self.size} {head}{key}\n"
+
+    def to_dict(self) -> dict[str, int | str]:
+        """As in ``manifest.json``."""
+        head = {} if self.head is None else {"head": self.head}
+        return {"size": self.size, "sha256": self.sha256, **head}
 
 
 @dataclass(frozen=True)
@@ -44,8 +65,8 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the entries: one line ``sha256 size key`` each, sorted by key."""
-        lines = (f"{e.sha256} {e.size} {key}\n" for key, e in sorted(self.entries.items()))
+        """SHA-256 over the entries: one line ``sha256 size [head] key`` each, sorted by key."""
+        lines = (entry.line(key) for key, entry in sorted(self.entries.items()))
         return sha256_hex("".join(lines).encode())
 
     @property
@@ -63,9 +84,7 @@ class Manifest:
             {
                 "format": FORMAT,
                 "digest": self.digest,
-                "keys": {
-                    key: {"size": e.size, "sha256": e.sha256} for key, e in self.entries.items()
-                },
+                "keys": {key: entry.to_dict() for key, entry in self.entries.items()},
             }
         )
 
@@ -81,33 +100,23 @@ class Manifest:
             Not a manifest; ChecksumError when its own digest disagrees.
         """
         where = f"{where}: {MANIFEST_KEY}"
-        try:
-            document = json.loads(data)
-            number = document["format"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _damaged(where, error) from error
-        check_format(number, where)
-        try:
-            entries = {
-                str(key): Entry(int(item["size"]), str(item["sha256"]))
-                for key, item in document["keys"].items()
-            }
-            manifest = cls(entries)
-            stored, found = document["digest"], manifest.digest  # keys may hold no UTF-8
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise _damaged(where, error) from error
-        if found != stored:
+        check_format(_format_of(data, where), where)
+        found = decode(data, ManifestDocument, where=where, kind=DAMAGED, limit=MAX_MANIFEST)
+        for key in found.keys:
+            check_key(key, where=where)
+        manifest = cls({key: Entry(e.size, e.sha256, e.head) for key, e in found.keys.items()})
+        if manifest.digest != found.digest:
             raise ChecksumError(
-                f"{where}: expected digest {stored!r}, found {found!r}",
-                kind="manifest-damaged",
+                f"{where}: expected digest {found.digest!r}, found {manifest.digest!r}",
+                kind=DAMAGED,
                 hint="the manifest was changed; get it from another copy of the archive",
             )
         return manifest
 
 
-def _damaged(where: str, error: Exception) -> FormatError:
-    return FormatError(
-        f"{where}: cannot be read ({error!r})",
-        kind="manifest-damaged",
-        hint="the manifest is damaged; get it from another copy of the archive",
-    )
+class _Numbered(Struct):
+    format: Any
+
+
+def _format_of(data: bytes, where: str) -> object:
+    return decode(data, _Numbered, where=where, kind=DAMAGED, limit=MAX_MANIFEST).format

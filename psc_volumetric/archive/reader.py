@@ -7,6 +7,7 @@ the brick, so a lost, cut, swapped or changed brick is an error and never plausi
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive.access import SealedStore, load_manifest
 from psc_volumetric.archive.attributes import read_attributes
+from psc_volumetric.archive.brick_checks import check_index, placed
+from psc_volumetric.archive.documents import ArrayNode, Node, OwnArray, RootDocument, convert
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec, chunk_key
 from psc_volumetric.archive.levels import Level, check_level, level_number
 from psc_volumetric.archive.manifest import Manifest, check_format
@@ -27,8 +30,8 @@ from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import BLOBS_KEY, DOCUMENT_KEY, SourceRecord, parse_source
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TILE_ARRAYS, TileTable, read_codes
-from psc_volumetric.bitstream.brick import BrickIndex, read_index
-from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError, PscError
+from psc_volumetric.bitstream.brick import BrickIndex
+from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
 
 if TYPE_CHECKING:
     from psc_volumetric.archive.verify import Finding
@@ -70,25 +73,37 @@ class ArchiveReader:
     def __init__(self, sealed: SealedStore, *, device: str = "auto") -> None:
         self._sealed = sealed
         self.device = device
-        root = sealed.read_json(METADATA_KEY)
-        attributes = root.get("attributes", {})
+        where = f"{sealed.name}: {METADATA_KEY}"
+        attributes = sealed.read_document(METADATA_KEY, Node).attributes
         if ATTRIBUTE not in attributes:
-            raise FormatError(
-                f"{sealed.name}: {METADATA_KEY} has no {ATTRIBUTE!r} attribute",
-                kind="not-an-archive",
-            )
-        self.metadata: dict[str, Any] = attributes[ATTRIBUTE]
-        check_format(self.metadata.get("format"), f"{sealed.name}: {METADATA_KEY}")
+            raise FormatError(f"{where} has no {ATTRIBUTE!r} attribute", kind="not-an-archive")
+        self.metadata: dict[str, Any] = convert(
+            attributes[ATTRIBUTE], dict[str, Any], where=f"{where}: {ATTRIBUTE}"
+        )
+        check_format(self.metadata.get("format"), where)
+        own = convert(self.metadata, RootDocument, where=f"{where}: {ATTRIBUTE}")
         self.attrs = {k: v for k, v in attributes.items() if k not in (ATTRIBUTE, "coordinates")}
-        self.mode = str(self.metadata.get("mode"))
-        self.created: str | None = self.metadata.get("created")
-        self.variables = {
-            name: VariableSpec.from_metadata(name, sealed.read_json(f"{name}/{METADATA_KEY}"))
-            for name in self.metadata.get("variables", ())
-        }
+        self.mode: str = own.mode
+        self.created = own.created
+        self.variables = {name: self._read_spec(name) for name in own.variables}
         self._priors = EmbeddedPriors(sealed.manifest.entries, sealed.read)
         self._indices: OrderedDict[str, BrickIndex] = OrderedDict()
         self._lock = threading.Lock()
+
+    def _read_spec(self, name: str) -> VariableSpec:
+        key = f"{name}/{METADATA_KEY}"
+        node = self._sealed.read_document(key, ArrayNode)
+        convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{self.name}: {key}: {ATTRIBUTE}")
+        spec = VariableSpec.from_metadata(name, self._sealed.read_json(key))
+        listed = len(self.manifest.under(f"{name}/c/"))
+        if math.prod(spec.grid_shape) != listed:
+            raise FormatError(
+                f"{self.name}: {key}: {math.prod(spec.grid_shape)} bricks, the manifest lists "
+                f"{listed}",
+                kind="unlisted-key",
+                hint="the archive does not contain what its metadata promises",
+            )
+        return spec
 
     @classmethod
     def open(
@@ -226,7 +241,7 @@ class ArchiveReader:
                 index=index,
             )
         except (FormatError, PriorMismatchError) as error:
-            raise _placed(error, self.name, key, spec, position, box) from error
+            raise placed(error, self.name, key, spec, position, box) from error
         return DecodedRegion(decoded.values, decoded.spread)
 
     def brick_index(self, variable: str, position: tuple[int, ...]) -> BrickIndex:
@@ -238,9 +253,7 @@ class ArchiveReader:
             if key in self._indices:
                 self._indices.move_to_end(key)
                 return self._indices[key]
-        size = self._sealed.check_size(key)
-        index = read_index(lambda start, n: self._sealed.read_range(key, start, n), size)
-        check_index(index, spec, position, key)
+        index = self._sealed.read_index(key, lambda i: check_index(i, spec, position, key))
         with self._lock:
             self._indices[key] = index
             while len(self._indices) > INDICES_KEPT:
@@ -346,55 +359,3 @@ class ArchiveReader:
                 target.append(slice(start - s.start, stop - s.start))
             z, y, x = [slice(0, 1)] * (3 - spec.spatial) + inside[spec.lead :]
             yield position, (z, y, x), tuple(target)
-
-
-def check_index(index: BrickIndex, spec: VariableSpec, position: tuple[int, ...], key: str) -> None:
-    """Refuse a brick that is not the one the key names (FormatError, PriorMismatchError)."""
-    if index.position != tuple(position):
-        raise FormatError(
-            f"expected the brick of position {tuple(position)!r}, found the one of "
-            f"{index.position!r}",
-            kind="wrong-position",
-            hint=f"{key} was swapped with another brick; get it from another copy",
-        )
-    expected = (spec.brick_shape, spec.valid(position), spec.dtype.name)
-    found = (index.shape, index.valid, index.dtype.name)
-    if expected != found:
-        raise FormatError(
-            f"expected (shape, valid part, dtype) {expected!r}, found {found!r}",
-            kind="wrong-brick",
-            hint=f"{key} belongs to another archive; get it from another copy",
-        )
-    prior = index.prior_digest
-    if prior is not None and not (spec.prior or "").startswith(prior):
-        raise PriorMismatchError(
-            f"the variable names prior {spec.prior!r}, the brick was coded with {prior!r}",
-            kind="prior-mismatch",
-            hint=f"{key} belongs to another archive; get it from another copy",
-        )
-
-
-def _placed(
-    error: PscError,
-    name: str,
-    key: str,
-    spec: VariableSpec,
-    position: tuple[int, ...],
-    box: Box,
-) -> PscError:
-    """The same error, saying which key and which voxels of the array it is about."""
-    corner = [s.start for s in spec.box(position)]
-    inside = [slice(0, 1)] * spec.lead + list(box[3 - spec.spatial :])
-    region = ",".join(
-        f"{dim}={c + s.start}:{c + s.stop}"
-        for dim, c, s in zip(spec.dims, corner, inside, strict=True)
-    )
-    tiles = ",".join(
-        str(s.start // t) if s.stop - s.start <= t else f"{s.start // t}-{(s.stop - 1) // t}"
-        for s, t in zip(box, spec.tile_shape, strict=True)
-    )
-    text = str(error)
-    text = text if key in text else f"{name}: {key}: {text}"
-    placed = type(error)(f"{text} [region {region}; tiles {tiles} of the brick]", kind=error.kind)
-    placed.hint = error.hint
-    return placed

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.archive.access import header_digest
 from psc_volumetric.archive.journal import BrickRecord, journal_key, preview_key
 from psc_volumetric.archive.layout import (
     MANIFEST_KEY,
@@ -24,6 +26,7 @@ from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table
+from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.errors import StorageError
 
 __all__ = ["clean_up", "commit", "prepare"]
@@ -46,9 +49,8 @@ def prepare(store: ArchiveStore, variables: Sequence[VariableSpec]) -> Manifest:
     for spec in variables:
         _complete_variable(store, spec, bricks)
     _remove_leftovers(store)
-    for key, entry in bricks.items():
-        _check_brick(store, key, entry)
-    return Manifest({**bricks, **_other_entries(store, variables, bricks)})
+    listed = {key: _read_back(store, key, entry) for key, entry in bricks.items()}
+    return Manifest({**listed, **_other_entries(store, variables, listed)})
 
 
 def commit(store: ArchiveStore, manifest: Manifest) -> None:
@@ -67,14 +69,17 @@ def commit(store: ArchiveStore, manifest: Manifest) -> None:
     store.flush([MANIFEST_KEY])
 
 
-def _check_brick(store: ArchiveStore, key: str, entry: Entry) -> None:
-    data = store.get(key)
-    if data is None or len(data) != entry.size or sha256_hex(data) != entry.sha256:
+def _read_back(store: ArchiveStore, key: str, entry: Entry) -> Entry:
+    """The entry of a brick with the digest of its header, from what the store holds now."""
+    data = store.get(key) or b""
+    if len(data) != entry.size or sha256_hex(data) != entry.sha256:
         raise StorageError(
             f"{store.name}: brick {key} is not what was written a moment ago",
             kind="brick-damaged",
             hint="check the storage, then run the same command again; it codes this brick again",
         )
+    index = read_index(lambda start, length: data[start : start + length], len(data))
+    return replace(entry, head=header_digest(data[: index.header_size]))
 
 
 def clean_up(store: ArchiveStore) -> None:

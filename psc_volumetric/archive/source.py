@@ -9,17 +9,17 @@ be one thing that can be kept apart, encrypted or withheld.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from psc_volumetric.archive.documents import MAX_MANIFEST, SourceDocument, decode
 from psc_volumetric.archive.layout import encode_json
 from psc_volumetric.archive.manifest import sha256_hex
 from psc_volumetric.archive.stage import Stage
-from psc_volumetric.errors import ChecksumError, FormatError
+from psc_volumetric.errors import ChecksumError
 
 __all__ = ["FileLike", "SourceFile", "SourceRecord", "parse_source", "stage_source"]
 
@@ -108,23 +108,17 @@ def parse_source(document: bytes, blobs: bytes, *, where: str) -> SourceRecord:
     FormatError
         Not a source document; ChecksumError when a blob has another digest.
     """
-    try:
-        record = json.loads(document)
-        pieces = {}
-        for name, offset, size, digest in record["blobs"]:
-            piece = blobs[offset : offset + size]
-            if sha256_hex(piece) != digest:
-                raise ChecksumError(
-                    f"{where}: {BLOBS_KEY}: blob at offset {offset}: SHA-256 is not the listed one",
-                    kind="blob-checksum",
-                    hint="run `psc-archive verify`",
-                )
-            pieces[str(name)] = piece
-        files = tuple(SourceFile(f["name"], f["size"], f["sha256"]) for f in record["files"])
-        return SourceRecord(record["kind"], record["document"], pieces, files)
-    except (ValueError, TypeError, KeyError) as error:
-        raise FormatError(
-            f"{where}: {DOCUMENT_KEY} cannot be read ({error!r})",
-            kind="source-damaged",
-            hint="run `psc-archive verify`",
-        ) from error
+    place = f"{where}: {DOCUMENT_KEY}"
+    found = decode(document, SourceDocument, where=place, kind="source-damaged", limit=MAX_MANIFEST)
+    pieces = {}
+    for blob in found.blobs:
+        piece = blobs[blob.offset : blob.offset + blob.size]
+        if len(piece) != blob.size or sha256_hex(piece) != blob.sha256:
+            raise ChecksumError(
+                f"{where}: {BLOBS_KEY}: the blob at offset {blob.offset} has another SHA-256",
+                kind="blob-checksum",
+                hint="run `psc-archive verify`",
+            )
+        pieces[blob.name] = piece
+    files = tuple(SourceFile(f.name, f.size, f.sha256) for f in found.files)
+    return SourceRecord(found.kind, found.document, pieces, files)

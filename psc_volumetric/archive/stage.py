@@ -2,11 +2,13 @@
 
 The copy writes a key only when its bytes differ, so repeating it after a crash changes nothing,
 and nothing is ever deleted on the way. Chunks equal to the fill value are written too: every key
-an array can have is in the manifest, so a lost one is noticed.
+an array can have is in the manifest, so a lost one is noticed. Arrays of the root and of groups of
+the source get their codecs wrapped in ``psc_archive.checked``, which says so to users of Zarr too.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,10 +20,13 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from psc_volumetric.archive.attributes import json_safe
+from psc_volumetric.archive.layout import FORMAT, encode_json
+from psc_volumetric.archive.plain_arrays import CHECKED_NAME
 from psc_volumetric.archive.stores import ArchiveStore
 
 __all__ = ["Stage", "chunks_for"]
 
+SIDECARS = ("tiles/", "preview/", "source/")  # these any Zarr reader reads
 CHUNK_VALUES = 1 << 20
 ZSTD_LEVEL = 9
 
@@ -99,7 +104,19 @@ class Stage:
     def flush(self) -> None:
         """Copy what was made since the last flush, and forget it."""
         for key in sorted(self._keys):
-            if key.endswith("zarr.json") and key not in self._asked:
-                continue
-            self._target.put(key, self._keys[key].to_bytes())
+            data = self._keys[key].to_bytes()
+            if key.endswith("zarr.json"):
+                if key not in self._asked:
+                    continue
+                data = data if key.startswith(SIDECARS) else _checked(data)
+            self._target.put(key, data)
         self._keys.clear()
+
+
+def _checked(data: bytes) -> bytes:
+    """An array's metadata with its codecs inside ``psc_archive.checked``; groups as they are."""
+    document = json.loads(data)
+    if document["node_type"] == "array":
+        inner = {"format": FORMAT, "codecs": document["codecs"]}
+        document["codecs"] = [{"name": CHECKED_NAME, "configuration": inner}]
+    return encode_json(document)

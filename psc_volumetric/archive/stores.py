@@ -1,4 +1,4 @@
-"""One small door to bytes: local folder, zip file, or URL, all through Zarr stores.
+"""One small door to bytes: local folder, zip file, or URL, the last two through Zarr stores.
 
 Every failure of the storage below becomes a :class:`StorageError`, or a
 :class:`ChecksumError` where the container itself (zip) says that it is damaged.
@@ -7,8 +7,11 @@ Every failure of the storage below becomes a :class:`StorageError`, or a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,13 +21,23 @@ from typing import Any
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.buffer import default_buffer_prototype
 from zarr.core.sync import sync  # the loop Zarr itself uses; async file systems are bound to it
-from zarr.storage import FsspecStore, LocalStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore
 
+from psc_volumetric.archive import folder
+from psc_volumetric.archive.zipped import CheckedZip, local_zip, remote_zip
 from psc_volumetric.errors import ChecksumError, FormatError, StorageError
 
-__all__ = ["ArchiveStore", "Target", "is_leftover", "is_zip_name", "open_store", "target_text"]
+__all__ = [
+    "ArchiveStore",
+    "Target",
+    "is_leftover",
+    "is_url",
+    "is_zip_name",
+    "open_store",
+    "target_text",
+]
 
-_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.partial$")
+_LEFTOVER = re.compile(r"(^|[./])[0-9a-f]{32}\.partial$")
 
 Target = str | os.PathLike[str] | Store
 
@@ -32,6 +45,14 @@ Target = str | os.PathLike[str] | Store
 def is_zip_name(target: Target) -> bool:
     """Whether the name asks for one zip file."""
     return not isinstance(target, Store) and os.fspath(target).lower().endswith(".zip")
+
+
+def is_url(target: Target) -> bool:
+    """Whether the target is not on this machine's file system."""
+    if isinstance(target, Store):
+        return not isinstance(target, LocalStore)
+    text = os.fspath(target)
+    return ("://" in text or "::" in text) and not text.startswith("file://")
 
 
 def is_leftover(key: str) -> bool:
@@ -44,8 +65,21 @@ def target_text(target: Target) -> str:
     return str(target) if isinstance(target, Store) else os.fspath(target)
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """OSError, and what network libraries raise beside it, of those that are loaded."""
+    known = (
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+        ("aiohttp", "ClientError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+        ("azure.core.exceptions", "AzureError"),
+    )
+    found = [getattr(sys.modules.get(module), name, None) for module, name in known]
+    return (OSError, *(error for error in found if error is not None))
+
+
 @contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
+def _translated(what: str, *, remote: bool = False) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -54,12 +88,29 @@ def _translated(what: str) -> Iterator[None]:
             kind="zip-damaged",
             hint="get another copy; `psc-archive verify` lists what is still good",
         ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{what}: the storage failed ({error.__class__.__name__}: {error})",
-            kind="storage-failed",
-            hint="check the path, the rights and the connection, then try again",
-        ) from error
+    except _failures() as error:
+        raise _storage_error(what, error, remote=remote) from error
+
+
+def _storage_error(what: str, error: Exception, *, remote: bool) -> StorageError:
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if remote and (isinstance(error, PermissionError) or "Credential" in type(error).__name__):
+        return StorageError(
+            f"{what}: the server does not allow it ({said})",
+            kind="access-denied",
+            hint="check the credentials and what they are allowed to do",
+        )
+    if remote and isinstance(error, FileNotFoundError):
+        return StorageError(
+            f"{what}: the bucket or folder does not exist ({said})",
+            kind="not-found",
+            hint="make the bucket first, or check its name",
+        )
+    return StorageError(
+        f"{what}: the storage failed ({said})",
+        kind="storage-failed",
+        hint="check the path, the rights and the connection, then try again",
+    )
 
 
 class ArchiveStore:
@@ -79,30 +130,38 @@ class ArchiveStore:
         self.store = store
         self.name = name
         self.root = root
+        self._remote = isinstance(store, FsspecStore)
 
     @property
-    def cheap_sizes(self) -> bool:
-        """Whether asking for a size costs no round trip over a network."""
-        return isinstance(self.store, (LocalStore, ZipStore))
+    def foreign_bytes(self) -> int:
+        """Bytes of a zip file that belong to no member."""
+        return self.store.outside if isinstance(self.store, CheckedZip) else 0
+
+    def _doing(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return _translated(f"{self.name}: {what}", remote=self._remote)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Bytes of a key, or of a range of it; None when the key is absent.
 
         Fewer bytes than asked for come back where the object ends.
         """
-        wanted = None if length is None else RangeByteRequest(start, start + length)
         if length == 0:
             return b""
-        with _translated(f"{self.name}: {key}"):
+        wanted = None if length is None else RangeByteRequest(start, start + length)
+        with self._doing(key):
+            if self.root is not None:
+                return folder.read_file(self.root, key, start, length)
             found = sync(self.store.get(key, default_buffer_prototype(), wanted))
         return None if found is None else found.to_bytes()
 
     def size(self, key: str) -> int | None:
         """Size of an object in bytes; None when absent."""
-        if isinstance(self.store, LocalStore):
-            path = self.store.root / key
-            return path.stat().st_size if path.is_file() else None
-        with _translated(f"{self.name}: {key}"):
+        with self._doing(key):
+            if self.root is not None:
+                status = folder.check_plain_file(self.root, key)
+                return None if status is None else status.st_size
+            if isinstance(self.store, CheckedZip):
+                return self.store.size(key)
             try:
                 return sync(self.store.getsize(key))
             except FileNotFoundError:
@@ -110,8 +169,7 @@ class ArchiveStore:
 
     def exists(self, key: str) -> bool:
         """Whether the key is there."""
-        with _translated(f"{self.name}: {key}"):
-            return sync(self.store.exists(key))
+        return self.size(key) is not None
 
     def listing(self, prefix: str = "") -> list[str]:
         """All keys that begin with ``prefix``, sorted."""
@@ -119,16 +177,21 @@ class ArchiveStore:
         async def collect() -> list[str]:
             return [key async for key in self.store.list_prefix(prefix)]
 
-        with _translated(f"{self.name}: listing {prefix!r}"):
+        with self._doing(f"listing {prefix!r}"):
+            if self.root is not None:
+                return folder.list_files(self.root, prefix)
             try:
-                return sorted(sync(collect()))
+                return sorted(key for key in sync(collect()) if not key.endswith("/"))
             except FileNotFoundError:
                 return []
 
     def set(self, key: str, data: bytes) -> None:
-        """Write an object whole; local stores write beside it and rename."""
-        with _translated(f"{self.name}: {key}"):
-            sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+        """Write an object whole; in a folder it is written beside its place and renamed."""
+        with self._doing(key):
+            if self.root is not None:
+                folder.write_file(self.root, key, data)
+            else:
+                sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
 
     def put(self, key: str, data: bytes) -> None:
         """Write unless the same bytes are there already."""
@@ -136,33 +199,49 @@ class ArchiveStore:
             self.set(key, data)
 
     def set_exclusive(self, key: str, data: bytes) -> bool:
-        """Write only if the key is absent; True when the store now holds these bytes."""
-        with _translated(f"{self.name}: {key}"):
-            buffer = default_buffer_prototype().buffer.from_bytes(data)
-            sync(self.store.set_if_not_exists(key, buffer))
+        """Write only if the key is absent; True when the store now holds these bytes for good."""
+        with self._doing(key):
+            if self.root is not None:
+                folder.write_exclusive(self.root, key, data)
+            else:
+                sync(_create(self.store, key, data))
         return self.get(key) == data
 
     def delete(self, key: str) -> None:
         """Remove an object; absent ones are no error."""
-        with _translated(f"{self.name}: {key}"):
-            sync(self.store.delete(key))
+        with self._doing(key):
+            if self.root is not None:
+                (self.root / key).unlink(missing_ok=True)
+            else:
+                sync(self.store.delete(key))
 
     def flush(self, keys: Iterable[str]) -> None:
-        """Ask the operating system to put these objects on disk (local folders only)."""
-        if self.root is None:
-            return
-        files = [self.root / key for key in keys]
-        with _translated(f"{self.name}: writing to disk"):
-            for entry in [*files, *{path.parent for path in files}]:
-                handle = os.open(entry, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+        """Put these objects and their names on disk (local folders only)."""
+        if self.root is not None:
+            with self._doing("writing to disk"):
+                folder.sync_files(self.root, keys)
 
     def close(self) -> None:
         """Release file handles."""
         self.store.close()
+
+
+async def _create(store: Store, key: str, data: bytes) -> None:
+    """Write an object unless there is one, in one step where the store can do that."""
+    buffer = default_buffer_prototype().buffer.from_bytes(data)
+    if not isinstance(store, FsspecStore):
+        await store.set_if_not_exists(key, buffer)
+        return
+    try:
+        await store.fs._pipe_file(f"{store.path.rstrip('/')}/{key}", data, mode="create")
+    except (TypeError, NotImplementedError):  # a file system that knows no modes
+        await store.set_if_not_exists(key, buffer)
+    except OSError as error:
+        if await store.exists(key):
+            return
+        if error.errno != errno.ENOSYS:
+            raise
+        await store.set(key, buffer)  # a server that knows no conditions
 
 
 def open_store(
@@ -185,25 +264,40 @@ def open_store(
     FormatError : a file that is not a zip file.
     """
     if isinstance(target, Store):
-        return ArchiveStore(target, str(target))
+        root = target.root if isinstance(target, LocalStore) else None
+        return ArchiveStore(target, str(target), root=root)
     text = os.fspath(target)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    if "://" in text or "::" in text:
+    if is_url(target):
         return ArchiveStore(_remote_store(text, write=write, options=options), text)
+    text = text.removeprefix("file://")
     path = Path(text)
     with _translated(text):
         if write:
-            return ArchiveStore(sync(LocalStore.open(path)), text, root=path)
-        if path.is_dir():
-            return ArchiveStore(sync(LocalStore.open(path, read_only=True)), text, root=path)
+            folder.make_folder(path)
+        if write or path.is_dir():
+            return ArchiveStore(LocalStore(path, read_only=not write), text, root=path)
         if not path.exists():
             raise StorageError(f"{text}: there is nothing", kind="not-found", hint="check the path")
     try:
-        return ArchiveStore(sync(ZipStore.open(path, mode="r")), text)
-    except (zipfile.BadZipFile, EOFError) as error:
+        with _opening_zip(text):
+            return ArchiveStore(local_zip(path), text)
+    except OSError as error:
+        raise _storage_error(text, error, remote=False) from error
+
+
+@contextlib.contextmanager
+def _opening_zip(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        UnicodeError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
         raise FormatError(
-            f"{text}: expected an archive (a folder, or a zip file), found a file that is not a "
+            f"{name}: expected an archive (a folder, or a zip file), found a file that is not a "
             f"whole zip file ({error})",
             kind="not-an-archive",
             hint="it is something else, or was cut short when copied",
@@ -211,13 +305,16 @@ def open_store(
 
 
 def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -> Store:
-    if is_zip_name(url):
+    if is_zip_name(url) and write:
         raise StorageError(
-            f"{url}: zip files are read from this machine only",
+            f"{url}: zip files are written on this machine only",
             kind="unsupported-target",
-            hint="copy it here, or keep the archive as a folder at the URL",
+            hint="make it here and copy it there, or make an archive without .zip at the URL",
         )
     try:
+        if is_zip_name(url):
+            with _translated(url, remote=True), _opening_zip(url):
+                return remote_zip(url, options)
         return FsspecStore.from_url(
             url, storage_options=None if options is None else dict(options), read_only=not write
         )

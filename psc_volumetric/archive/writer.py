@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from psc_volumetric.archive import packing
+from psc_volumetric.archive.documents import Head, decode
 from psc_volumetric.archive.journal import (
     BrickRecord,
     TileEntry,
@@ -24,7 +24,7 @@ from psc_volumetric.archive.layout import (
     chunk_key,
     encode_json,
 )
-from psc_volumetric.archive.manifest import Manifest, sha256_hex
+from psc_volumetric.archive.manifest import Manifest, check_format, sha256_hex
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.preview import block_means, plan_preview
 from psc_volumetric.archive.priors import prior_prefix
@@ -362,17 +362,22 @@ def _head(store: ArchiveStore) -> dict[str, Any] | None:
     data = store.get(PARTIAL_KEY)
     if data is None:
         return None
+    where = f"{store.name}: {PARTIAL_KEY}"
     try:
-        head = json.loads(data)
-        if head["format"] != FORMAT:
-            raise ValueError(f"format {head['format']!r}")
-        return {key: head[key] for key in ("identity", "created", "mode", "variables")}
-    except (ValueError, KeyError, TypeError) as error:
+        found = decode(data, Head, where=where, kind="journal-damaged")
+        check_format(found.format, where)
+    except FormatError as error:
         raise FormatError(
-            f"{store.name}: {PARTIAL_KEY} cannot be read ({error!r})",
+            f"{error}",
             kind="journal-damaged",
             hint="remove the unfinished archive and start again",
         ) from error
+    return {
+        "identity": found.identity,
+        "created": found.created,
+        "mode": found.mode,
+        "variables": found.variables,
+    }
 
 
 def _exists(name: str, what: str) -> StorageError:

@@ -13,7 +13,7 @@ from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.errors import FormatError, ParameterError
 
-__all__ = ["SpecialMap", "compress_lossless", "decompress_lossless"]
+__all__ = ["SpecialMap", "compress_lossless", "decompress_lossless", "frame_size"]
 
 ZSTD_LEVEL = 9
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -50,7 +50,7 @@ def _zstd_exact(data: bytes, nbytes: int, what: str) -> bytes:
     The promise is compared before anything is allocated. The library then fails when the frame
     holds more or less than it promised; a second frame would leave its place in ``data``.
     """
-    promised = _frame_size(data)
+    promised = frame_size(data)
     if promised != nbytes:
         raise FormatError(
             f"{what}: expected one Zstandard frame of {nbytes} bytes, found "
@@ -70,7 +70,7 @@ def _zstd_exact(data: bytes, nbytes: int, what: str) -> bytes:
     return target.tobytes()
 
 
-def _frame_size(data: bytes) -> int | None:
+def frame_size(data: bytes) -> int | None:
     """Content size in a Zstandard frame's header (RFC 8878 section 3.1.1.1); None if absent."""
     if data[:4] != ZSTD_MAGIC or len(data) < 5:
         return None

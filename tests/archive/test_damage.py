@@ -16,9 +16,11 @@ import zarr
 
 from psc_volumetric.archive import ArchiveReader, Manifest, verify_archive
 from psc_volumetric.errors import FormatError, PscError, StorageError
+from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
 
 zarr.registry.register_codec("psc_archive.psc", PscCodec)
+zarr.registry.register_codec("psc_archive.checked", CheckedCodec)
 
 BRICK = "volume/c/1/0/1"
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
+import zarr
 from zarr.storage import MemoryStore
 
 from psc_volumetric.archive import ArchiveReader, verify_archive
 from psc_volumetric.archive.selection import bounds_of, relative_to
 from psc_volumetric.archive.stores import open_store
-from psc_volumetric.errors import StorageError
+from psc_volumetric.errors import FormatError, StorageError
 
 
 @pytest.mark.parametrize(
     ("target", "kind"),
     [
         ("nosuch://bucket/scan.psc.zarr", "unsupported-target"),
-        ("https://example.org/scan.psc.zarr.zip", "unsupported-target"),
         ("{tmp}/nothing.psc.zarr", "not-found"),
     ],
 )
@@ -80,3 +85,115 @@ def test_a_selection_is_its_box_and_the_rest(selection: tuple[object, ...]) -> N
     bounds = bounds_of(selection, values.shape)
     box = values[tuple(slice(b.start, b.stop) for b in bounds)]
     np.testing.assert_array_equal(box[relative_to(selection, bounds)], values[selection])
+
+
+def test_a_zip_archive_opens_by_url(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    make.build(tmp_path / "a.psc.zarr.zip", values)
+    memory = fsspec.filesystem("memory")
+    url = f"memory://{tmp_path.name}/a.psc.zarr.zip"
+    memory.pipe_file(url, (tmp_path / "a.psc.zarr.zip").read_bytes())
+    with ArchiveReader.open(url) as reader:
+        np.testing.assert_array_equal(reader.read("volume"), values)
+    assert list(verify_archive(url, deep=True)) == []
+    with pytest.raises(StorageError) as caught:
+        open_store(url, write=True)
+    assert caught.value.kind == "unsupported-target"
+
+
+def rewritten(path: Path, change: Callable[[zipfile.ZipInfo], None], twice: str = "") -> None:
+    """Pack a zip file again with other members."""
+    with zipfile.ZipFile(path) as old:
+        members = [(info, old.read(info)) for info in old.infolist()]
+    with zipfile.ZipFile(path, "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for info, data in members:
+            change(info)
+            new.writestr(info, data)
+            if info.filename == twice:
+                new.writestr(info, data)
+
+
+def compress(info: zipfile.ZipInfo) -> None:
+    info.compress_type = zipfile.ZIP_DEFLATED
+
+
+def leave(info: zipfile.ZipInfo) -> None:
+    if info.filename == "README.txt":
+        info.filename = "../README.txt"
+
+
+@pytest.mark.parametrize(
+    ("change", "twice", "kind"),
+    [(compress, "", "bad-zip"), (leave, "", "bad-key"), (lambda _: None, "zarr.json", "bad-zip")],
+)
+def test_zip_members_are_checked_before_one_is_read(
+    tmp_path: Path,
+    values: np.ndarray,
+    make: SimpleNamespace,
+    change: Callable[[zipfile.ZipInfo], None],
+    twice: str,
+    kind: str,
+) -> None:
+    path = tmp_path / "a.psc.zarr.zip"
+    make.build(path, values)
+    rewritten(path, change, twice)
+    with pytest.raises(FormatError) as caught:
+        ArchiveReader.open(path)
+    assert caught.value.kind == kind
+
+
+def test_overlapping_and_encrypted_members_are_refused(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "a.psc.zarr.zip"
+    make.build(path, values)
+    data = bytearray(path.read_bytes())
+    entries = [n for n in range(len(data)) if data[n : n + 4] == b"PK\1\2"]
+    overlapping = bytearray(data)
+    overlapping[entries[1] + 42 : entries[1] + 46] = data[entries[0] + 42 : entries[0] + 46]
+    encrypted = bytearray(data)
+    encrypted[entries[2] + 8] |= 1
+    for bad in (overlapping, encrypted):
+        path.write_bytes(bad)
+        with pytest.raises(FormatError) as caught:
+            ArchiveReader.open(path)
+        assert caught.value.kind == "bad-zip"
+
+
+def test_bytes_behind_a_zip_are_a_finding(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "a.psc.zarr.zip"
+    make.build(path, values)
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert [f.kind for f in verify_archive(path)] == ["foreign-bytes"]
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "folder link"])
+def test_only_plain_files_are_read(folder: Path, what: str) -> None:
+    path = folder / "volume/c/0/0/1"
+    if what == "folder link":
+        path = path.parent
+    other = folder.parent / "elsewhere"
+    path.rename(other)
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(other)
+    with ArchiveReader.open(folder) as reader, pytest.raises(FormatError) as caught:
+        reader.read("volume")
+    assert caught.value.kind == "not-a-file"
+    with pytest.raises(FormatError):
+        zarr.open_group(folder, mode="r")["volume"][...]
+    assert {f.kind for f in verify_archive(folder)} <= {"not-a-file", "missing-key", "foreign-key"}
+
+
+def test_a_pipe_is_no_archive(tmp_path: Path) -> None:
+    path = tmp_path / "scan.psc.zarr.zip"
+    os.mkfifo(path)
+    with pytest.raises(FormatError) as caught:
+        ArchiveReader.open(path)
+    assert caught.value.kind == "not-a-file"

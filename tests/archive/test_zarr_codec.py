@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -15,13 +16,16 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.storage import LocalStore, WrapperStore, ZipStore
+from zarr.buffer import default_buffer_prototype
+from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from psc_volumetric.archive import verify_archive
 from psc_volumetric.errors import PscError, StorageError
+from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
 
 zarr.registry.register_codec("psc_archive.psc", PscCodec)
+zarr.registry.register_codec("psc_archive.checked", CheckedCodec)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
 
@@ -92,25 +96,28 @@ class Counting(WrapperStore[LocalStore]):
 def test_a_region_reads_only_its_bricks(kept: Path, values: np.ndarray) -> None:
     array = zarr.open_group(Counting(LocalStore(kept, read_only=True)), mode="r")["volume"]
     np.testing.assert_array_equal(array[9, 33:, 64:], values[9, 33:, 64:])
-    assert 0 < Counting.read <= 2 * (kept / "volume/c/1/1/2").stat().st_size
+    # a wrapped store tells sizes by reading
+    assert 0 < Counting.read <= 3 * (kept / "volume/c/1/1/2").stat().st_size
 
 
-def test_the_plain_decode_agrees_with_the_partial_one(kept: Path, values: np.ndarray) -> None:
-    """Zarr uses it only in pipelines without partial decoding."""
+def test_beside_other_codecs_it_is_refused(kept: Path) -> None:
+    """Zarr then gives neither store nor key, so nothing could be compared with the manifest."""
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
-    array = zarr.open_group(kept, mode="r")["volume"]
-    data = (kept / "volume/c/0/0/1").read_bytes()
-    chunk = SimpleNamespace(shape=(8, 32, 32), prototype=default_buffer_prototype())
-    buffer = default_buffer_prototype().buffer.from_bytes(data)
-    (codec,) = array.metadata.codecs
-    found = sync(codec._decode_single(buffer, chunk))
-    np.testing.assert_array_equal(found.as_numpy_array(), values[:8, :32, 32:64])
+    for name in ("volume", "z"):
+        (codec,) = zarr.open_group(kept, mode="r")[name].metadata.codecs
+        buffer = default_buffer_prototype().buffer.from_bytes(b"whatever")
+        with pytest.raises(PscError) as caught:
+            sync(codec._decode_single(buffer, SimpleNamespace(shape=(8, 32, 32))))
+        assert caught.value.kind == "codec-not-alone"
 
 
 def test_writing_through_zarr_is_refused(folder: Path) -> None:
-    array = zarr.open_group(folder, mode="r+")["volume"]
+    group = zarr.open_group(folder, mode="r+")
+    array = group["volume"]
+    with pytest.raises(StorageError):
+        group["z"][...] = 5
     for value in (0, 1, np.ones(array.shape, array.dtype)):
         with pytest.raises(StorageError) as caught:
             array[...] = value
@@ -126,6 +133,37 @@ def test_copying_a_dataset_does_not_ask_for_this_codec(kept: Path, tmp_path: Pat
         dataset.to_zarr(tmp_path / "copy.zarr", zarr_format=3, consolidated=False)
     copy = zarr.open_group(tmp_path / "copy.zarr", mode="r")["volume"]
     assert "psc" not in str(copy.metadata.to_dict()["codecs"])
+
+
+def test_a_checked_array_is_plain_behind_its_codec(kept: Path) -> None:
+    """Who has no such codec puts the inner ones in its place."""
+    path = kept / "z"
+    document = json.loads((path / "zarr.json").read_text())
+    (codec,) = document["codecs"]
+    assert codec["name"] == "psc_archive.checked"
+    document["codecs"] = codec["configuration"]["codecs"]
+    store = MemoryStore()
+    array = zarr.create_array(
+        store, shape=document["shape"], dtype=document["data_type"], chunks=(11,), zarr_format=3
+    )
+    chunk = (path / "c/0").read_bytes()
+    store._store_dict["c/0"] = default_buffer_prototype().buffer.from_bytes(chunk)
+    store._store_dict["zarr.json"] = default_buffer_prototype().buffer.from_bytes(
+        json.dumps(document).encode()
+    )
+    array = zarr.open_array(store, mode="r")
+    np.testing.assert_array_equal(array[...], 1.0 + 4.0 * np.arange(11))
+
+
+def test_checked_codec_metadata_round_trips() -> None:
+    inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd"}]
+    entry = {"name": "psc_archive.checked", "configuration": {"format": 0, "codecs": inner}}
+    codec = CheckedCodec.from_dict(entry)
+    assert codec.to_dict() == entry
+    assert pickle.loads(pickle.dumps(codec)) == codec
+    for other in ([{"name": "bytes"}], [{"name": "gzip"}, {"name": "zstd"}], 3):
+        with pytest.raises(PscError):
+            CheckedCodec.from_dict({"configuration": {"format": 0, "codecs": other}})
 
 
 def test_codec_metadata_round_trips() -> None:

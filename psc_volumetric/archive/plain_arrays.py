@@ -1,0 +1,148 @@
+"""What a plain array of an archive may look like, checked before Zarr believes its metadata.
+
+An array has a regular grid of numbers, Zstandard over little-endian items, in Zarr's own codecs or
+inside ``psc_archive.checked``, or of text, always inside that. Its size has to be justified by
+what is stored of it, and each chunk says its decoded size before it is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numcodecs import Zstd
+
+from psc_volumetric.archive.documents import Named, PlainNode, chunk_shape
+from psc_volumetric.coding.plain import frame_size
+from psc_volumetric.errors import FormatError, LimitExceededError
+
+__all__ = ["CHECKED_NAME", "PlainLimits", "inner_codecs", "plain_limits"]
+
+CHECKED_NAME = "psc_archive.checked"
+FREE_BYTES = 512 << 20  # decoded bytes an array may have whatever is stored
+RATIO = 256  # decoded bytes per stored byte beyond that
+TEXT_CHUNK = 256 << 20  # decoded bytes of a chunk of text
+TEXT_ITEM = 4  # bytes of an empty text
+ITEM_BYTES = {
+    "bool": 1,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "float16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "float32": 4,
+    "int64": 8,
+    "uint64": 8,
+    "float64": 8,
+    "complex64": 8,
+    "complex128": 16,
+    "string": TEXT_ITEM,
+}
+
+
+@dataclass(frozen=True)
+class PlainLimits:
+    """What a chunk decodes to: bytes, exactly, or at most and then so many texts."""
+
+    chunk_bytes: int
+    texts: int | None
+
+    def check_chunk(self, data: bytes, where: str) -> None:
+        """Refuse a chunk that would decode to something else (FormatError)."""
+        promised = frame_size(data)
+        if promised is None or (
+            promised > self.chunk_bytes if self.texts is not None else promised != self.chunk_bytes
+        ):
+            raise FormatError(
+                f"{where}: expected one Zstandard frame of "
+                f"{'at most ' if self.texts is not None else ''}{self.chunk_bytes} bytes, found "
+                f"one of {promised}",
+                kind="bad-payload",
+                hint="the chunk is damaged, run `psc-archive verify`",
+            )
+        if self.texts is not None:
+            self._check_texts(data, where)
+
+    def _check_texts(self, data: bytes, where: str) -> None:
+        """The number of texts, before as many objects are made."""
+        try:
+            count = int.from_bytes(bytes(Zstd().decode(data)[:4]), "little")
+        except (RuntimeError, ValueError) as error:
+            raise FormatError(f"{where}: no text ({error})", kind="bad-payload") from error
+        if count != self.texts:
+            raise FormatError(
+                f"{where}: expected {self.texts} texts, found {count}", kind="bad-payload"
+            )
+
+
+def plain_limits(node: PlainNode, stored: int, *, where: str) -> PlainLimits:
+    """Check the metadata of a plain array.
+
+    Parameters
+    ----------
+    node : PlainNode
+    stored : int
+        Bytes of all its chunks.
+    where : str
+        Archive and key, for messages.
+
+    Raises
+    ------
+    FormatError : something else than the plain arrays that an archive holds; LimitExceededError
+        when it claims more than ``stored`` justifies.
+    """
+    dtype = node.data_type if isinstance(node.data_type, str) else node.data_type.name
+    keys = node.chunk_key_encoding
+    checked = [codec.name for codec in node.codecs] == [CHECKED_NAME]
+    known = dtype in ITEM_BYTES and (checked or dtype != "string")
+    if not known or not _is_zstd(inner_codecs(node.codecs), dtype):
+        raise _unknown(where, f"data type {dtype!r} with codecs {[c.name for c in node.codecs]!r}")
+    if keys.name != "default" or keys.configuration.get("separator", "/") != "/":
+        raise _unknown(where, f"chunk keys {keys.name!r}")
+    if len(node.dimension_names) != len(node.shape):
+        raise _unknown(where, f"{len(node.dimension_names)} axis names for {len(node.shape)} axes")
+    chunk = chunk_shape(node)
+    item, text = ITEM_BYTES[dtype], dtype == "string"
+    total = math.prod(node.shape) * item
+    if total > max(FREE_BYTES, RATIO * stored) or math.prod(chunk) * item > FREE_BYTES:
+        raise LimitExceededError(
+            f"{where}: {total} bytes in chunks of {math.prod(chunk) * item}, where {stored} bytes "
+            "are stored",
+            kind="limit",
+            hint="the archive is damaged or was made to do harm",
+        )
+    if text:
+        return PlainLimits(TEXT_CHUNK, math.prod(chunk))
+    return PlainLimits(math.prod(chunk) * item, None)
+
+
+def inner_codecs(codecs: Sequence[Named]) -> list[dict[str, Any]]:
+    """Codecs of the chunks' bytes, those inside ``psc_archive.checked`` where that is used."""
+    if len(codecs) == 1 and codecs[0].name == CHECKED_NAME:
+        found = codecs[0].configuration.get("codecs")
+        return found if isinstance(found, list) else []
+    return [{"name": c.name, "configuration": c.configuration} for c in codecs]
+
+
+def _is_zstd(codecs: list[dict[str, Any]], dtype: str) -> bool:
+    if len(codecs) != 2 or not all(isinstance(codec, dict) for codec in codecs):
+        return False
+    first, second = codecs
+    if dtype == "string":
+        plain = first.get("name") == "vlen-utf8"
+    else:
+        settings = first.get("configuration") or {}
+        plain = first.get("name") == "bytes" and settings.get("endian") in ("little", None)
+    return plain and second.get("name") == "zstd"
+
+
+def _unknown(where: str, what: str) -> FormatError:
+    return FormatError(
+        f"{where}: {what} is no plain array of an archive",
+        kind="bad-metadata",
+        hint="the archive is damaged or of another format, run `psc-archive verify`",
+    )
