@@ -212,12 +212,16 @@ class SourceItem:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Files that together make one item; ``key`` tells items of one discovery apart."""
+    """Files that together make one item.
+
+    ``key`` tells items of one discovery apart; ``reason`` says why files are kept as they are.
+    """
 
     kind: str
     name: str
     paths: tuple[Path, ...]
     key: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,80 @@
-"""Keeping source files verbatim, for those that cannot be made again byte for byte.
+"""Source files kept verbatim: those that cannot be made again, and those that hold no volume.
 
 Compressed DICOM, gzip streams and NetCDF-4 files depend on the library that wrote them. Whoever
 needs these very bytes back asks for them to be kept: they travel as blobs beside the headers, so
-the archive then holds such a file twice, once coded and once as it was.
+the archive then holds such a file twice, once coded and once as it was. A file without a volume to
+code is an item of the kind ``"original"``, which has nothing but its files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from adapters.base import IDENTICAL, Candidate, Promise, SourceItem, source_paths
+from adapters.base import (
+    IDENTICAL,
+    Candidate,
+    Discovery,
+    Promise,
+    RestoredVolume,
+    RestoreInfo,
+    SourceItem,
+    WrittenFile,
+    file_records,
+    safe_target,
+    source_paths,
+)
 from adapters.errors import SourceError
+from adapters.output import file_target, unusable_record
+from adapters.staging import staged_file, staged_folder
 
-__all__ = ["keep_originals", "original_of"]
+__all__ = [
+    "KEPT_KINDS",
+    "ORIGINAL",
+    "OriginalAdapter",
+    "as_original",
+    "keep_originals",
+    "original_of",
+    "restore_originals",
+]
+
+ORIGINAL = "original"
+
+# Why a sound file of a known format may have no volume to code.
+KEPT_KINDS = (
+    "bad-affine",
+    "duplicate-position",
+    "mixed-series",
+    "no-decoder",
+    "no-volume",
+    "unsupported-dtype",
+    "unsupported-pixels",
+    "unsupported-samples",
+    "unsupported-type",
+    "unsupported-volume",
+)
 
 _KEY = "originals"
+_VOLUMES = "original_volumes"
+_NAMES = "original_names"
 
 
-def keep_originals(item: SourceItem, candidate: Candidate) -> SourceItem:
-    """Give the item with every file as a blob whose promise falls short of ``IDENTICAL``.
+def as_original(candidate: Candidate, reason: str) -> Candidate:
+    """Give the candidate that keeps the same files as they are, and why."""
+    return replace(candidate, kind=ORIGINAL, reason=reason)
+
+
+def keep_originals(item: SourceItem, candidate: Candidate, *, every: bool = False) -> SourceItem:
+    """Give the item with files as blobs, which then come back as they were.
 
     Parameters
     ----------
     item, candidate
         As opened from one another. The files are read into memory.
+    every : bool
+        All files, not only those whose promise falls short of ``IDENTICAL``.
 
     Raises
     ------
@@ -32,7 +82,7 @@ def keep_originals(item: SourceItem, candidate: Candidate) -> SourceItem:
     """
     blobs, kept, files = dict(item.blobs), {}, list(item.files)
     for number, path in enumerate(source_paths(item.files, candidate.paths)):
-        if files[number].promise.kind == IDENTICAL:
+        if files[number].promise.kind == IDENTICAL and not every:
             continue
         name = f"original/{number:06d}"
         try:
@@ -43,6 +93,8 @@ def keep_originals(item: SourceItem, candidate: Candidate) -> SourceItem:
         kept[str(number)] = name
         files[number] = files[number].promising(Promise(IDENTICAL))
     document = {**item.document, _KEY: kept}
+    if every:
+        document |= {_NAMES: [file.name for file in files], _VOLUMES: len(item.volumes)}
     return replace(item, document=document, blobs=blobs, files=tuple(files))
 
 
@@ -55,3 +107,92 @@ def original_of(document: dict[str, Any], blobs: dict[str, bytes], number: int) 
     """
     name = document.get(_KEY, {}).get(str(number))
     return None if name is None else blobs[name]
+
+
+def restore_originals(
+    document: Mapping[str, Any],
+    blobs: Mapping[str, bytes],
+    volumes: Sequence[RestoredVolume],
+    target: Path,
+    info: RestoreInfo,
+    *,
+    folder: bool,
+) -> list[WrittenFile] | None:
+    """Write an item whose files were all kept verbatim; None when a part or a level is asked for.
+
+    With ``folder`` the target is a folder also for a single file.
+
+    Raises
+    ------
+    SourceError : kind ``"target-exists"``, ``"bad-document"``, ``"unsafe-name"``.
+    """
+    whole = all(volume.is_whole for volume in volumes) and info.level is None
+    if _NAMES not in document or not whole or len(volumes) != document.get(_VOLUMES):
+        return None
+    try:
+        names = [str(name) for name in document[_NAMES]]
+        pieces = [blobs[document[_KEY][str(number)]] for number in range(len(names))]
+    except (KeyError, TypeError) as error:
+        raise unusable_record(ORIGINAL, error) from error
+    if len(names) == 1 and not folder:
+        own = safe_target(target, names[0]).name
+        suffixes = [suffix.lower() for suffix in Path(own).suffixes[-1:]] or [own.lower()]
+        place = file_target(target, own, suffixes)
+        with staged_file(place) as staged:
+            staged[0].write_bytes(pieces[0])
+        return [WrittenFile(place, 0, IDENTICAL)]
+    with staged_folder(target) as work:
+        for name, data in zip(names, pieces, strict=True):
+            place = safe_target(work, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+    return [WrittenFile(target / name, number, IDENTICAL) for number, name in enumerate(names)]
+
+
+class OriginalAdapter:
+    """Files of a known format that hold nothing to code; see ``adapters.base.Adapter``."""
+
+    kind = ORIGINAL
+
+    def sniff(self, path: Path) -> bool:
+        """Accept none: other adapters say that a file has no volume."""
+        return False
+
+    def discover(self, files: Sequence[Path]) -> Discovery:
+        """Find none."""
+        return Discovery((), ())
+
+    def open(self, candidate: Candidate) -> SourceItem:
+        """Take the files as they are."""
+        item = SourceItem(
+            kind=ORIGINAL,
+            name=candidate.name,
+            volumes=(),
+            document={"document_version": 0},
+            blobs={},
+            files=file_records(candidate.paths),
+            suggested_prior=None,
+            notes=(f"kept as it is, without a volume: {candidate.reason}",),
+        )
+        return keep_originals(item, candidate, every=True)
+
+    def restore(
+        self,
+        document: dict[str, Any],
+        blobs: dict[str, bytes],
+        volumes: Sequence[RestoredVolume],
+        target: Path,
+        info: RestoreInfo,
+    ) -> list[WrittenFile]:
+        """Write the files as they were."""
+        written = restore_originals(document, blobs, volumes, target, info, folder=False)
+        if written is None:
+            raise SourceError(
+                "the files were kept as a whole: no part and no level of them can be restored",
+                kind="bad-region",
+            )
+        return written
+
+    def content_sha256(self, path: Path) -> str:
+        """Digest of the bytes."""
+        return file_records([path])[0].sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,10 @@ from adapters.base import (
     Skipped,
     SourceItem,
     WrittenFile,
+    safe_name,
 )
 from adapters.errors import SourceError
+from adapters.originals import KEPT_KINDS, ORIGINAL, restore_originals
 
 __all__ = ["adapter_for", "content_sha256", "discover", "open_source", "restore_source"]
 
@@ -29,6 +32,7 @@ _ADAPTERS = {
     "dicom": ("adapters.dicom", "DicomAdapter"),
     "nifti": ("adapters.nifti", "NiftiAdapter"),
     "netcdf": ("adapters.netcdf", "NetcdfAdapter"),
+    ORIGINAL: ("adapters.originals", "OriginalAdapter"),
 }
 
 
@@ -53,7 +57,7 @@ def adapter_for(kind: str) -> Adapter:
     return cast(Adapter, getattr(importlib.import_module(module), name)())
 
 
-def discover(path: Path, ask: Ask | None = None) -> Discovery:
+def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Discovery:
     """Find every volume source in a file or, recursively, in a folder.
 
     Parameters
@@ -63,6 +67,8 @@ def discover(path: Path, ask: Ask | None = None) -> Discovery:
         Zarr stores (archives among them) are passed over.
     ask : callable, optional
         Sorts files of one format into items; without it the adapters do, in this process.
+    keep : bool
+        Make items of the kind ``"original"`` of sound files that hold no volume.
 
     Returns
     -------
@@ -78,7 +84,7 @@ def discover(path: Path, ask: Ask | None = None) -> Discovery:
     if not path.exists():
         raise SourceError("no such file or folder", kind="not-found", path=path)
     files = [path] if path.is_file() else _walk(path)
-    candidates, skipped = _ask_adapters(files, ask or _ask_here)
+    candidates, skipped = _ask_adapters(files, ask or _ask_here, keep=keep)
     if candidates:
         return Discovery(_with_unique_names(candidates), tuple(skipped))
     if path.is_file() and skipped:
@@ -106,7 +112,9 @@ def _ask_here(kind: str, files: Sequence[Path]) -> Discovery:
     return adapter_for(kind).discover(files)
 
 
-def _ask_adapters(files: Sequence[Path], ask: Ask) -> tuple[list[Candidate], list[Skipped]]:
+def _ask_adapters(
+    files: Sequence[Path], ask: Ask, *, keep: bool
+) -> tuple[list[Candidate], list[Skipped]]:
     accepted: dict[str, list[Path]] = {kind: [] for kind in _ADAPTERS}
     skipped = []
     for file in files:
@@ -126,9 +134,27 @@ def _ask_adapters(files: Sequence[Path], ask: Ask) -> tuple[list[Candidate], lis
         if group:
             found = ask(kind, group)
             candidates += found.candidates
-            skipped += found.skipped
+            if keep:
+                candidates += _originals(kind, found.skipped)
+            skipped += [e for e in found.skipped if not keep or e.kind not in KEPT_KINDS]
     # Both halves of an image give the same candidate when they are asked about one by one.
     return list(dict.fromkeys(candidates)), sorted(skipped, key=lambda entry: entry.path)
+
+
+def _originals(kind: str, skipped: Sequence[Skipped]) -> list[Candidate]:
+    """Candidates of files that are kept as they are; those of DICOM folder by folder."""
+    groups: dict[Path, list[Skipped]] = {}
+    for entry in skipped:
+        if entry.kind in KEPT_KINDS:
+            alone = entry.path.with_name(entry.path.name.split(".")[0] or entry.path.name)
+            groups.setdefault(entry.path.parent if kind == "dicom" else alone, []).append(entry)
+    made = []
+    for place, group in groups.items():
+        digest = hashlib.sha256(str(place).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        name = f"dicom-{digest}" if kind == "dicom" else safe_name(place.name, kind)
+        paths = tuple(dict.fromkeys(entry.path for entry in group))
+        made.append(Candidate(ORIGINAL, name, paths, paths[0].as_posix(), group[0].reason))
+    return made
 
 
 def _with_unique_names(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -197,6 +223,9 @@ def restore_source(
     ------
     SourceError : kind ``"target-exists"``, ``"bad-region"``, ``"bad-document"`` and others.
     """
+    kept = restore_originals(document, blobs, volumes, Path(target), info, folder=kind == "dicom")
+    if kept is not None:
+        return kept
     return adapter_for(kind).restore(document, blobs, volumes, Path(target), info)
 
 

@@ -21,6 +21,7 @@ from pipelines.cli_options import (
     MaxError,
     MaxErrorUnit,
     Mode,
+    NoProof,
     Preview,
     PriorName,
     Psnr,
@@ -45,6 +46,7 @@ def run(
     preview: Preview = None,
     coders: Coders = "smallest",
     keep_original: KeepOriginal = False,
+    no_proof: NoProof = False,
     effort: Effort = 5,
     prior: PriorName = None,
     scheduler: Annotated[
@@ -72,6 +74,7 @@ def run(
             preview=preview,
             coders=coders,
             keep_original=keep_original,
+            no_proof=no_proof,
             effort=effort,
             prior=prior,
         )

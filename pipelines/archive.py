@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from pipelines.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
 from pipelines.item_report import ALREADY, FAILED, ITEM_ERRORS, ItemError, ItemReport
 from pipelines.locking import hold
 from pipelines.options import ArchiveOptions
-from pipelines.plan import ArchivePlan, ItemPlan, VariablePlan, brick_prior, open_item, plan
+from pipelines.plan import ArchivePlan, ItemPlan, VariablePlan, open_item, plan
 from pipelines.progress import Progress, Silent
-from pipelines.proof import PROMISES, promises_of
 from pipelines.rate_control import deferred, reached, settle, with_steps
+from pipelines.sealing_proof import prepared_with_proof
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.errors import FormatError, PscError, StorageError
@@ -45,6 +46,9 @@ __all__ = [
     "run_item",
     "sealed_state",
 ]
+
+# Kinds of errors that may pass, so that what is done is kept.
+_PASSING = ("unreadable", "reader-timeout", "reader-memory", "not-provable")
 
 
 def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemReport]:
@@ -148,7 +152,7 @@ def _provenance(item: ItemPlan) -> dict[str, Any]:
         "options": {
             key: value
             for key, value in item.options.to_dict().items()
-            if key not in ("device", "prior") and value is not None
+            if key not in ("device", "prior", "no_proof") and value is not None
         },
     }
 
@@ -221,12 +225,13 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
     if item.options.keep_original:
         source = keep_originals(source, item.candidate)
     writer = ArchiveWriter.open_partial(item.target)
-    promises = promises_of(source, item.candidate.paths)
-    document = {**source.document, PROMISES: promises}
-    writer.write_source(source.kind, document, source.blobs, source.files)
-    if item.prior is not None and _some_brick_needs_prior(writer):
-        writer.write_prior(brick_prior(item.prior))
-    manifest = writer.seal()
+    try:
+        prepared, remarks = prepared_with_proof(writer, item, source)
+    except SourceError as error:
+        if error.kind == "source-changed":
+            writer.abort()  # what is there belongs to a file that is no more
+        raise
+    manifest = prepared.commit()
     with ArchiveReader.open(item.target) as reader:
         recorded = reader.info()
     rows = tuple(_variable_row(variable, recorded["variables"]) for variable in item.variables)
@@ -242,7 +247,7 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         bricks=item.bricks,
         resumed=resumed,
         seconds=seconds + time.perf_counter() - start,
-        notes=(*item.notes, *_missed(rows)),
+        notes=(*item.notes, *remarks, *_missed(rows)),
     )
 
 
@@ -261,16 +266,6 @@ def _missed(rows: Sequence[dict[str, Any]]) -> list[str]:
 def resumed_bricks(item: ItemPlan, jobs: Sequence[BrickJob]) -> int:
     """Bricks that an earlier run had finished when `begin` gave these jobs."""
     return item.bricks - len(jobs) - sum(len(deferred(v)) for v in item.variables)
-
-
-def _some_brick_needs_prior(writer: ArchiveWriter) -> bool:
-    """Whether a prior has to travel; none does where AV1 won every brick."""
-    records = (
-        writer.brick_state(name, position)
-        for name, spec in writer.variables.items()
-        for position in spec.positions()
-    )
-    return any(record is not None and record.prior is not None for record in records)
 
 
 def _variable_row(variable: VariablePlan, recorded: dict[str, Any]) -> dict[str, Any]:
@@ -321,14 +316,20 @@ def run_item(item: ItemPlan, progress: Progress | None = None) -> ItemReport:
             shown.advance()
         return finish(item, resumed=resumed, seconds=time.perf_counter() - start)
     except SourceError as error:
-        if error.kind != "unreadable":
-            ArchiveWriter.open_partial(item.target).abort()
+        if error.kind not in _PASSING:
+            _remove_unfinished(item.target)
             raise
         error.add_note(_resume_note(item, done))
         raise
     except (PscError, OSError, KeyboardInterrupt) as error:
         error.add_note(_resume_note(item, done))
         raise
+
+
+def _remove_unfinished(target: str) -> None:
+    """Remove what was written for a source that turned out to be bad."""
+    with suppress(StorageError):  # it has gone already
+        ArchiveWriter.open_partial(target).abort()
 
 
 def _resume_note(item: ItemPlan, done: int) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "MaxError",
     "MaxErrorUnit",
     "Mode",
+    "NoProof",
     "Preview",
     "PriorName",
     "Psnr",
@@ -68,6 +69,9 @@ KeepOriginal = Annotated[
     typer.Option(
         "--keep-original", help="Also keep files verbatim that cannot be made again bit by bit."
     ),
+]
+NoProof = Annotated[
+    bool, typer.Option("--no-proof", help="Seal without restoring the files and comparing them.")
 ]
 PriorName = Annotated[
     str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")

@@ -72,6 +72,8 @@ class ArchiveOptions:
         Name or folder of a prior; None takes what the source suggests.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    no_proof : bool
+        Seal without restoring the files and comparing them with their source.
 
     Raises
     ------
@@ -94,6 +96,7 @@ class ArchiveOptions:
     setting: str = "fast"
     prior: str | None = None
     device: str = "auto"
+    no_proof: bool = False
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)

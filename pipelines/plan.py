@@ -18,6 +18,7 @@ import numpy as np
 from adapters import isolation
 from adapters.base import Candidate, FileRecord, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
+from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
 from pipelines.intensity import SampledRange
 from pipelines.item_report import ITEM_ERRORS, ItemError, holds_data
 from pipelines.modes import VariableMode, decide
@@ -229,7 +230,7 @@ def plan(source: Path, target: str, options: ArchiveOptions) -> ArchivePlan:
     ParameterError : several items and one archive as target (kind ``"several-items"``).
     """
     open_item.cache_clear()
-    found = isolation.discover(Path(source))
+    found = isolation.discover(Path(source), keep=True)
     if is_archive_name(target) and len(found.candidates) > 1:
         raise ParameterError(
             f"expected one item for the archive {target!r}, found {len(found.candidates)}",
@@ -280,14 +281,25 @@ def brick_prior(name: str) -> Prior:
 def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
     """Decide how one candidate is archived; opens it and reads a thin sample of each volume.
 
+    A sound source without a volume that can be coded is kept as it is.
+
     Raises
     ------
-    SourceError : it cannot be opened, or has nothing that can be archived.
+    SourceError : it cannot be opened.
     PriorMismatchError : the prior does not exist.
     """
+    try:
+        return _plan_volumes(candidate, target, options)
+    except SourceError as error:
+        if error.kind not in KEPT_KINDS or candidate.kind == ORIGINAL:
+            raise
+        return _plan_volumes(as_original(candidate, error.message), target, options)
+
+
+def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
     item = open_item(candidate)
-    if not item.volumes:
-        raise SourceError("no volume found", kind="nothing-found", path=candidate.paths[0])
+    if not item.volumes and candidate.kind != ORIGINAL:
+        raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
     decided = [(volume, decide(volume, options)) for volume in item.volumes]
     ranges = [kept.range for _, kept in decided if kept.range is not None]
     notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
@@ -312,7 +324,7 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
         parameters = _parameters(volume, options, kept, exact)
         spec = _spec(volume, key, shape, prior_digest, parameters, kept.range)
         variables.append(VariablePlan(spec, volume.name, kept, exact))
-    if options.exact_roi or options.exact_roi_mm:
+    if variables and (options.exact_roi or options.exact_roi_mm):
         _check_region_is_used(variables, options)
     return ItemPlan(candidate, target, options, name, tuple(variables), tuple(notes), item.files)
 
@@ -397,5 +409,5 @@ def _spec(
         )
     except PscError as error:
         raise SourceError(
-            f"variable {volume.name!r} cannot be archived: {error}", kind=error.kind
+            f"variable {volume.name!r} cannot be coded: {error}", kind="unsupported-volume"
         ) from error

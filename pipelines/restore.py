@@ -29,6 +29,7 @@ __all__ = [
     "dry_restore",
     "plan_restore",
     "restore",
+    "restore_info",
 ]
 
 
@@ -160,7 +161,7 @@ def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
         )
     specs = [reader.variables[name] for name in chosen]
     boxes = {spec.name: _box(reader, spec, options) for spec in specs}
-    levels = max(reader.tile_table(name).levels for name in chosen)
+    levels = max((reader.tile_table(name).levels for name in chosen), default=0)
     return RestorePlan(boxes, options.level, levels, {s.name: s.dims for s in specs})
 
 
@@ -227,7 +228,7 @@ def restore(
         plan = plan_restore(reader, options)
         source = reader.source()
         refuse_existing(source.kind, target)
-        info = _restore_info(reader, plan.boxes, plan.level)
+        info = restore_info(reader, plan.boxes, plan.level)
         notes = _notes(reader, tuple(plan.boxes))
         bricks = sum(
             1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
@@ -261,7 +262,7 @@ def _notes(reader: ArchiveReader, names: Sequence[str]) -> list[str]:
     return [note] if before else []
 
 
-def _restore_info(
+def restore_info(
     reader: ArchiveReader, boxes: Mapping[str, tuple[slice, ...]], level: Level
 ) -> RestoreInfo:
     """Whether the values are the source's, compression ratio, method and bound, for labels."""

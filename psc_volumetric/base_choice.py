@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from psc_volumetric.av1_brick import Av1Source
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
-from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.classical_brick import ClassicalSource, Trial
 from psc_volumetric.codec import EncodedBase
@@ -50,7 +49,6 @@ def encode_base(
     parameters: CodecParameters,
     prior: Prior | None,
     special: SpecialMap | None,
-    limits: ValueLimits | None = None,
     seed: int,
     device: str,
     tile: Triple | None,
@@ -64,7 +62,7 @@ def encode_base(
     if mapping is None or base == "none":
         return None
     sources = [
-        kind(values, special, limits)
+        kind(values, special)
         for kind in (WaveletSource, Av1Source)
         if base in ("auto", kind.METHOD) and kind.fits(values, special)
     ]
@@ -74,7 +72,7 @@ def encode_base(
 
         psc = encode_psc(
             values, header=replace(header, method="psc"), mapping=mapping, parameters=parameters,
-            prior=prior, special=special, limits=limits, seed=seed, device=device,
+            prior=prior, special=special, seed=seed, device=device,
         )  # fmt: skip
     if not sources:
         return psc

@@ -12,14 +12,23 @@ files) set the limits.
 
 from __future__ import annotations
 
-from adapters.isolation.client import content_sha256, discover, open_source, read_voxels
+from adapters.isolation.client import (
+    content_sha256,
+    difference,
+    discover,
+    open_source,
+    read_voxels,
+    restore_source,
+)
 from adapters.isolation.process import ReadingProcess, reading_process
 
 __all__ = [
     "ReadingProcess",
     "content_sha256",
+    "difference",
     "discover",
     "open_source",
     "read_voxels",
     "reading_process",
+    "restore_source",
 ]

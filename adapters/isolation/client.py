@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from adapters import registry
-from adapters.base import Array, Candidate, Discovery, Skipped, SourceItem
+from adapters.base import (
+    Array,
+    Candidate,
+    Discovery,
+    RestoredVolume,
+    RestoreInfo,
+    Skipped,
+    SourceItem,
+    WrittenFile,
+)
 from adapters.errors import SourceError
 from adapters.isolation.array import RemoteArray
 from adapters.isolation.process import CRASHED, FAILED, MEMORY, TIMEOUT, reading_process
+from adapters.originals import ORIGINAL
 
-__all__ = ["content_sha256", "discover", "open_source", "read_voxels"]
+__all__ = [
+    "content_sha256",
+    "difference",
+    "discover",
+    "open_source",
+    "read_voxels",
+    "restore_source",
+]
 
 _FILES_AT_ONCE = 64
 _SINGLE_FILES = ("nifti", "netcdf")  # formats whose files are found one by one
 _LOST = (CRASHED, FAILED, MEMORY, TIMEOUT)
 
 
-def discover(path: Path) -> Discovery:
+def discover(path: Path, *, keep: bool = False) -> Discovery:
     """As `adapters.discover`; a file that ends the reading process is listed as skipped."""
-    return registry.discover(path, ask=_ask)
+    return registry.discover(path, ask=_ask, keep=keep)
 
 
 def open_source(candidate: Candidate) -> SourceItem:
     """As `adapters.open_source`; voxels are read by the reading process too."""
+    if candidate.kind == ORIGINAL:  # nothing is looked into
+        return registry.open_source(candidate)
     item = reading_process().ask({"do": "open", "candidate": candidate}, candidate.paths)
     assert isinstance(item, SourceItem)
     return item
@@ -54,6 +74,53 @@ def content_sha256(kind: str, path: Path) -> str:
     """As `adapters.content_sha256`."""
     digest = reading_process().ask({"do": "content_sha256", "kind": kind, "path": path}, [path])
     return str(digest)
+
+
+def restore_source(
+    kind: str,
+    document: dict[str, Any],
+    blobs: dict[str, bytes],
+    volumes: Sequence[RestoredVolume],
+    target: Path,
+    info: RestoreInfo,
+) -> list[WrittenFile]:
+    """As `adapters.restore_source`; values are asked for slab by slab and written over there."""
+    request = {
+        "do": "restore",
+        "kind": kind,
+        "document": document,
+        "blobs": blobs,
+        "target": target,
+        "info": info,
+        "volumes": [
+            (v.name, v.start, tuple(v.array.shape), v.full_shape, v.array.dtype.str)
+            for v in volumes
+        ],
+    }
+    size = sum(int(np.prod(v.array.shape)) * v.array.dtype.itemsize for v in volumes)
+
+    def give(need: tuple[int, list[list[int]]]) -> Array:
+        number, box = need
+        part = volumes[number].array[tuple(slice(*pair) for pair in box)]
+        return np.asarray(part)
+
+    written = reading_process().ask(request, [], extra_bytes=size, give=give)
+    assert isinstance(written, list)
+    return written
+
+
+def difference(
+    source: Candidate, restored: Sequence[Path], bounds: Mapping[str, float | None]
+) -> str | None:
+    """As `adapters.comparison.difference`."""
+    asked = {
+        "do": "difference",
+        "source": source,
+        "restored": list(restored),
+        "bounds": dict(bounds),
+    }
+    found: str | None = reading_process().ask(asked, [*source.paths, *restored])
+    return found
 
 
 def _ask(kind: str, files: Sequence[Path]) -> Discovery:

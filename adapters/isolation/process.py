@@ -65,6 +65,7 @@ class ReadingProcess:
         *,
         extra_bytes: int = 0,
         reached: Callable[[int], None] | None = None,
+        give: Callable[[Any], Any] | None = None,
     ) -> Any:
         """Send a request and wait for the answer.
 
@@ -78,6 +79,8 @@ class ReadingProcess:
             Further work, as bytes.
         reached : callable, optional
             Told the number of each file that is begun; the time allowed begins anew with it.
+        give : callable, optional
+            Answers what the child asks for while it works; that time does not count.
 
         Raises
         ------
@@ -85,6 +88,7 @@ class ReadingProcess:
             ``"reader-memory"`` or ``"reader-failed"``.
         """
         allowed = self.seconds + (sum(map(_size, files)) + extra_bytes) / _BYTES_PER_S
+        room = self.memory_mb << 20
         with self._lock:
             child = self._running()
             try:
@@ -93,12 +97,15 @@ class ReadingProcess:
                     child.is_ready = bool(receive(child.connection, 0)["ready"])
                 child.deadline = time.monotonic() + allowed
                 send(child.connection, request)
-                answer = receive(child.connection, self.memory_mb << 20)
-                while "at" in answer:
-                    child.deadline = time.monotonic() + allowed
-                    if reached is not None:
+                while "found" not in (answer := receive(child.connection, room)):
+                    if "error" in answer:
+                        break
+                    child.deadline = math.inf
+                    if "at" in answer and reached is not None:
                         reached(answer["at"])
-                    answer = receive(child.connection, self.memory_mb << 20)
+                    if "need" in answer and give is not None:
+                        send(child.connection, give(answer["need"]))
+                    child.deadline = time.monotonic() + allowed
             except (EOFError, OSError, WireError, TypeError) as error:
                 self._child = None
                 raise self._ended(child.end(), files, allowed) from error

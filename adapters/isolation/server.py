@@ -14,7 +14,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,15 @@ from typing import Any, overload
 import numpy as np
 
 from adapters import registry
-from adapters.base import Candidate, LazyArray, SourceItem
+from adapters.base import (
+    Array,
+    Candidate,
+    LazyArray,
+    RestoredVolume,
+    SourceItem,
+    selection_bounds,
+)
+from adapters.comparison import difference
 from adapters.errors import SourceError
 from adapters.isolation.array import RemoteArray
 from adapters.isolation.process import FAILED, MEMORY, MEMORY_MB
@@ -120,6 +128,16 @@ def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
         return np.asarray(array[tuple(slice(*pair) for pair in request["box"])])
     if what == "content_sha256":
         return registry.content_sha256(request["kind"], request["path"])
+    if what == "difference":
+        return difference(request["source"], request["restored"], request["bounds"])
+    if what == "restore":
+        volumes = [
+            RestoredVolume(name, _Asked(number, shape, dtype, connection), start, full)
+            for number, (name, start, shape, full, dtype) in enumerate(request["volumes"])
+        ]
+        document, blobs = request["document"], request["blobs"]
+        target, info = request["target"], request["info"]
+        return registry.restore_source(request["kind"], document, blobs, volumes, target, info)
     raise ValueError(what)
 
 
@@ -143,6 +161,27 @@ def _open(candidate: Candidate) -> SourceItem:
     while len(_opened) > _ITEMS_KEPT:
         _opened.popitem(last=False)
     return item
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Values to write, which the parent has. See ``LazyArray``."""
+
+    number: int
+    shape: tuple[int, ...]
+    type_name: str
+    connection: Connection
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type, native byte order."""
+        return np.dtype(self.type_name)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Array:
+        box = [list(pair) for pair in selection_bounds(key, self.shape)]
+        send(self.connection, {"need": [self.number, box]})
+        found: Array = receive(self.connection, _LARGEST_REQUEST)
+        return found
 
 
 class _Reported(Sequence[Path]):

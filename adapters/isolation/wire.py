@@ -21,9 +21,11 @@ from adapters.base import (
     Discovery,
     FileRecord,
     Promise,
+    RestoreInfo,
     Skipped,
     SourceItem,
     Volume,
+    WrittenFile,
 )
 
 __all__ = ["WireError", "receive", "register", "send"]
@@ -38,9 +40,11 @@ _RECORDS: dict[str, type[Any]] = {
         Discovery,
         FileRecord,
         Promise,
+        RestoreInfo,
         Skipped,
         SourceItem,
         Volume,
+        WrittenFile,
     )
 }
 

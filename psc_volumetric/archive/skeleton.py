@@ -138,9 +138,9 @@ def build_skeleton(
     spatial variables without coordinates get z, y, x in millimetres.
     """
     names = [v.name for v in variables]
-    if not names or len(set(names)) != len(names):
+    if len(set(names)) != len(names):
         raise ParameterError(
-            f"expected at least one variable and different names, found {names!r}",
+            f"expected variables of different names, found {names!r}",
             kind="bad-variables",
         )
     given = {v.name: _plain(v, coordinates.get(v.name, ())) for v in variables}

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import netCDF4
 import nibabel
-import numpy as np
 import pydicom
 import pytest
 
@@ -30,17 +28,6 @@ def text_as_nifti(folder: Path) -> Path:
     return path
 
 
-def nifti_with_nan_affine(folder: Path) -> Path:
-    path = folder / "nan.nii"
-    image = nibabel.Nifti1Image(np.zeros((20, 20, 9), np.int16), np.eye(4))
-    image.set_sform(np.eye(4), code=1)
-    nibabel.save(image, path)
-    raw = bytearray(path.read_bytes())
-    raw[280:284] = np.float32(np.nan).tobytes()  # srow_x[0]
-    path.write_bytes(bytes(raw))
-    return path
-
-
 def truncated_nifti(folder: Path) -> Path:
     path = folder / "cut.nii"
     path.write_bytes((NIBABEL_FILES / "anatomical.nii").read_bytes()[:30_000])
@@ -53,14 +40,6 @@ def empty_folder(folder: Path) -> Path:
     return path
 
 
-def netcdf_without_fields(folder: Path) -> Path:
-    path = folder / "series.nc"
-    with netCDF4.Dataset(path, "w") as nc:
-        nc.createDimension("time", 12)
-        nc.createVariable("t", "f4", ("time",))[:] = np.arange(12)
-    return path
-
-
 def missing_file(folder: Path) -> Path:
     return folder / "absent.nii"
 
@@ -70,10 +49,8 @@ def missing_file(folder: Path) -> Path:
     [
         truncated_dicom,
         text_as_nifti,
-        nifti_with_nan_affine,
         truncated_nifti,
         empty_folder,
-        netcdf_without_fields,
         missing_file,
     ],
 )
