@@ -1,0 +1,371 @@
+"""Hostile archives: anything in a good one changed, the manifest made to agree.
+
+Everything is drawn from one ``random.Random``, so that a find is its archive and its seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numcodecs import Zstd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fuzz.mutations import JSON, MUTATORS
+from fuzz.mutations import _change_json as change_one
+
+from psc_volumetric.archive.layout import MANIFEST_KEY
+from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
+from psc_volumetric.bitstream.constants import MAGIC
+from psc_volumetric.errors import PscError
+from tests.faults.trees import Fifo, Folder, Link, Tree, pack_zip, remanifest
+
+__all__ = ["hostile_tree", "hostile_zip"]
+
+Mutator = Callable[[Tree, random.Random], None]
+
+SIZES = (0, 1, 2, 3, 7, 255, 4096, 1 << 20, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 62,
+         (1 << 63) - 1, 1 << 63, 1 << 64, -1, -(1 << 40))  # fmt: skip
+TEXTS = (
+    "",
+    "..",
+    "../../outside",
+    "/etc/hostname",
+    "a" * 5000,
+    "\ud800",
+    "\0",
+    "c/0",
+    "zarr.json",
+    "days since 0000-00-00",
+    "é\u202e",
+    "nan",
+    "-1e999",
+    "int128",
+    "float16",
+    "complex64",
+    "|O",
+    "<U9999999",
+    "gzip",
+    "psc_archive.psc",
+)
+RAW = (
+    b"",
+    b"{",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"9" * 6000,
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b"\xff\xfe{}",
+    b"null",
+    b'"text"',
+    b'{"a": 1e400, "b": NaN, "c": -Infinity}',
+    b'{"a": 1, "a": 2}',
+    b"\xef\xbb\xbf{}",
+)
+
+
+def _keys(tree: Tree, wanted: Callable[[str, bytes], bool]) -> list[str]:
+    return [
+        key for key, data in sorted(tree.items()) if isinstance(data, bytes) and wanted(key, data)
+    ]
+
+
+def _pick(tree: Tree, rng: random.Random, wanted: Callable[[str, bytes], bool]) -> str:
+    return rng.choice(_keys(tree, wanted))
+
+
+def _is_json(key: str, _: bytes) -> bool:
+    return key.endswith("zarr.json")
+
+
+def _is_top_json(key: str, _: bytes) -> bool:
+    return key == "zarr.json" or (key.count("/") == 1 and key.endswith("/zarr.json"))
+
+
+def _is_brick(_: str, data: bytes) -> bool:
+    return data[:4] == MAGIC
+
+
+def _is_chunk(key: str, data: bytes) -> bool:
+    return "/c/" in key and data[:4] != MAGIC
+
+
+def _scalar(rng: random.Random) -> Any:
+    return rng.choice((*SIZES, *TEXTS, *JSON))
+
+
+def _set_somewhere(node: Any, rng: random.Random) -> None:
+    """Put a hostile value at a random place, deep places as likely as shallow ones."""
+    for _ in range(rng.randrange(1, 9)):
+        inner = node.values() if isinstance(node, dict) else node
+        below = [item for item in inner if isinstance(item, dict | list) and item]
+        if not below or rng.random() < 0.15:
+            break
+        node = rng.choice(below)
+    if isinstance(node, dict) and node:
+        node[rng.choice(sorted(node, key=str))] = _scalar(rng)
+        if rng.random() < 0.1:
+            node[str(_scalar(rng))] = _scalar(rng)
+    elif isinstance(node, list) and node:
+        node[rng.randrange(len(node))] = _scalar(rng)
+
+
+def _change_document(data: bytes, rng: random.Random) -> bytes:
+    if rng.random() < 0.04:
+        return rng.choice(RAW)
+    document = json.loads(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        if rng.random() < 0.6 and isinstance(document, dict):
+            _set_somewhere(document, rng)
+        else:
+            document = change_one(document, rng)
+    return json.dumps(document).encode("utf-8", "surrogatepass")
+
+
+def _metadata(tree: Tree, rng: random.Random) -> None:
+    key = _pick(tree, rng, _is_top_json if rng.random() < 0.7 else _is_json)
+    data = tree[key]
+    assert isinstance(data, bytes)
+    tree[key] = _change_document(data, rng)
+
+
+def _brick(tree: Tree, rng: random.Random) -> None:
+    key = _pick(tree, rng, _is_brick)
+    data = tree[key]
+    assert isinstance(data, bytes)
+    tree[key] = rng.choice(MUTATORS["brick_decode"])(data, rng)
+
+
+def _swap_bricks(tree: Tree, rng: random.Random) -> None:
+    keys = _keys(tree, _is_brick)
+    one, two = rng.choice(keys), rng.choice(keys)
+    tree[one], tree[two] = tree[two], tree[one]
+
+
+def _compress(data: bytes) -> bytes:
+    return bytes(Zstd(level=1, checksum=True).encode(data))
+
+
+def _bomb(claimed: int, data: bytes) -> bytes:
+    """A zstd frame whose header claims another size: single segment, 8 bytes of content size."""
+    return struct.pack("<IBQ", 0xFD2FB528, 0xE0, claimed % (1 << 64)) + data[9:]
+
+
+def _chunk(tree: Tree, rng: random.Random) -> None:
+    """A chunk of a plain array: other bytes, other lengths, bombs."""
+    key = _pick(tree, rng, _is_chunk)
+    data = tree[key]
+    assert isinstance(data, bytes)
+    kind = rng.randrange(6)
+    if kind == 0:
+        tree[key] = rng.randbytes(rng.choice((0, 1, 9, len(data))))
+    elif kind == 1:
+        tree[key] = _bomb(rng.choice(SIZES), data)
+    elif kind == 2:
+        tree[key] = _compress(bytes(rng.choice((0, 1, 8, 1 << 16, 64 << 20))))
+    elif kind == 3:
+        tree[key] = _compress(rng.randbytes(rng.choice((1, 64, 4096))))
+    elif kind == 4:
+        raw = bytearray(Zstd().decode(data))
+        if raw:
+            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        tree[key] = _compress(bytes(raw))
+    else:
+        tree[key] = data * rng.choice((2, 1000))
+
+
+def _source(tree: Tree, rng: random.Random) -> None:
+    """The source document: another JSON in the array, its length in the metadata too."""
+    found = _keys(tree, lambda key, _: key.startswith("source/document/c/"))
+    if not found:
+        return
+    raw = b"".join(bytes(Zstd().decode(data)) for key in found
+                   if isinstance(data := tree[key], bytes))  # fmt: skip
+    changed = _change_document(raw, rng) if rng.random() < 0.9 else rng.choice(RAW) or b" "
+    _put_bytes(tree, "source/document", changed or b" ")
+
+
+def _blobs(tree: Tree, rng: random.Random) -> None:
+    """Other bytes in the blobs, the digests in the document made to agree."""
+    for array in ("source/document", "source/blobs"):
+        if not _keys(tree, lambda key, _, array=array: key.startswith(f"{array}/c/")):  # type: ignore[misc]
+            return
+    document = json.loads(_get_bytes(tree, "source/document"))
+    blobs = bytearray(_get_bytes(tree, "source/blobs"))
+    table = document.get("blobs") or []
+    if not table or not blobs:
+        return
+    entry = rng.choice(table)
+    offset, size = entry[1], entry[2]
+    piece = bytes(blobs[offset : offset + size])
+    changed = MUTATORS["brick_decode"][0](piece, rng)[:size].ljust(size, b"\0")
+    blobs[offset : offset + size] = changed
+    entry[3] = sha256_hex(changed)
+    _put_bytes(tree, "source/blobs", bytes(blobs))
+    _put_bytes(tree, "source/document", json.dumps(document).encode())
+
+
+def _get_bytes(tree: Tree, array: str) -> bytes:
+    keys = sorted(
+        _keys(tree, lambda key, _: key.startswith(f"{array}/c/")),
+        key=lambda key: int(key.rsplit("/", 1)[1]),
+    )
+    return b"".join(bytes(Zstd().decode(data)) for key in keys
+                    if isinstance(data := tree[key], bytes))  # fmt: skip
+
+
+def _put_bytes(tree: Tree, array: str, data: bytes) -> None:
+    """Give a one-dimensional array of bytes other content, in one chunk."""
+    for key in _keys(tree, lambda key, _: key.startswith(f"{array}/c/")):
+        del tree[key]
+    about = tree[f"{array}/zarr.json"]
+    assert isinstance(about, bytes)
+    document = json.loads(about)
+    document["shape"] = [len(data)]
+    document["chunk_grid"]["configuration"]["chunk_shape"] = [max(1, len(data))]
+    tree[f"{array}/zarr.json"] = json.dumps(document).encode()
+    tree[f"{array}/c/0"] = _compress(data)
+
+
+def _tiles(tree: Tree, rng: random.Random) -> None:
+    key = _pick(tree, rng, lambda key, _: key.startswith(("tiles/", "preview/")))
+    data = tree[key]
+    assert isinstance(data, bytes)
+    tree[key] = _change_document(data, rng) if _is_json(key, data) else rng.randbytes(len(data))
+
+
+def _lose(tree: Tree, rng: random.Random) -> None:
+    del tree[_pick(tree, rng, lambda key, _: key != MANIFEST_KEY)]
+
+
+def _add(tree: Tree, rng: random.Random) -> None:
+    at = rng.choice((*TEXTS, "volume/c/9/9/9", "source/x", "a//b", "a/./b", "priors/x/y"))
+    tree[at] = rng.choice((b"", b"x", b"{}"))
+
+
+def _odd_file(tree: Tree, rng: random.Random) -> None:
+    """What a file system can have in place of a file; the manifest keeps the old entry."""
+    key = _pick(tree, rng, lambda *_: True)
+    outside = ("/dev/zero", "/dev/full", "/proc/self/mem", "/etc/hostname", ".", key, "nowhere")
+    tree[key] = rng.choice((Folder(), Fifo(), *(Link(to) for to in outside)))
+
+
+# What an earlier change made unreadable cannot be changed again.
+UNCHANGEABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+    PscError,
+)
+MUTATIONS: tuple[Mutator, ...] = (
+    *(_metadata,) * 6,
+    *(_brick,) * 4,
+    *(_chunk,) * 3,
+    *(_source,) * 4,
+    *(_blobs,) * 2,
+    *(_tiles,) * 2,
+    _swap_bricks,
+    _lose,
+    _add,
+)
+
+
+def _manifest(tree: Tree, rng: random.Random) -> None:
+    """A manifest whose own digest is right and whose entries are not."""
+    data = tree[MANIFEST_KEY]
+    assert isinstance(data, bytes)
+    entries = dict(Manifest.from_bytes(data, where="").entries)
+    for _ in range(rng.choice((1, 1, 3))):
+        key = rng.choice(sorted(entries))
+        kind = rng.randrange(4)
+        if kind == 0:
+            entries[key] = Entry(rng.choice(SIZES), entries[key].sha256)
+        elif kind == 1:
+            entries[rng.choice(TEXTS).replace("\ud800", "?")] = entries[key]
+        elif kind == 2:
+            entries[key] = Entry(entries[key].size, rng.choice(("", "zz", "0" * 64, "é" * 64)))
+        else:
+            del entries[key]
+            if not entries:
+                break
+    tree[MANIFEST_KEY] = Manifest(entries).to_bytes()
+
+
+def hostile_tree(good: Tree, rng: random.Random) -> Tree:
+    """A changed copy of a good tree."""
+    tree = dict(good)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        with contextlib.suppress(*UNCHANGEABLE):
+            rng.choice(MUTATIONS)(tree, rng)
+    remanifest(tree)
+    if rng.random() < 0.1:
+        _manifest(tree, rng)
+    if rng.random() < 0.08:
+        _odd_file(tree, rng)
+    return tree
+
+
+# --- zip files ------------------------------------------------------------------------------------
+
+
+def _deflated(tree: Tree) -> bytes:
+    """Members compressed, one of them a bomb: 256 MiB in 256 kB."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        for key, what in sorted(tree.items()):
+            if isinstance(what, bytes):
+                packed.writestr(key, bytes(256 << 20) if key == "README.txt" else what)
+    return out.getvalue()
+
+
+def _doubled(tree: Tree, rng: random.Random) -> bytes:
+    """Two members of one name, with other bytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        for key, what in sorted(tree.items()):
+            if isinstance(what, bytes):
+                packed.writestr(zipfile.ZipInfo(key), what)
+        key = _pick(tree, rng, lambda *_: True)
+        packed.writestr(zipfile.ZipInfo(key), b"again")
+    return out.getvalue()
+
+
+def _change_record(data: bytes, rng: random.Random) -> bytes:
+    """Another number in a directory entry or a local header."""
+    mark = rng.choice((b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"))
+    places = [n for n in range(len(data) - 46) if data[n : n + 4] == mark][:400]
+    if not places:
+        return data
+    at = rng.choice(places) + rng.randrange(4, 46 if mark == b"PK\x01\x02" else 22)
+    value = struct.pack("<I", rng.choice(SIZES) % (1 << 32))[: rng.choice((1, 2, 4))]
+    return data[:at] + value + data[at + len(value) :]
+
+
+def hostile_zip(good: Tree, rng: random.Random) -> bytes:
+    """A zip file of a changed tree, or a changed zip file."""
+    tree = hostile_tree(good, rng)
+    kind = rng.randrange(8)
+    if kind == 0:
+        return _deflated(tree)
+    if kind == 1:
+        return _doubled(tree, rng)
+    data = pack_zip(tree)
+    if kind in (2, 3, 4):
+        for _ in range(rng.choice((1, 1, 3))):
+            data = _change_record(data, rng)
+    elif kind == 5:
+        data = MUTATORS["brick_decode"][0](data, rng)
+    return data
