@@ -163,6 +163,7 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
         base=job.kept.base,
         exact_mask=_exact_mask(job, (values.shape[0], values.shape[1], values.shape[2])),
         tile_shape=job.tile_shape,
+        limits=job.kept.limits,
     )
     return values, brick
 

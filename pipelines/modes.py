@@ -37,6 +37,8 @@ class VariableMode:
         Why the variable is kept exactly though less was asked for, or has no lossy levels.
     range : SampledRange or None
         Stored values that were sampled; None where nobody needed them.
+    limits : (least, largest) or None
+        Stored values that the source format can hold; no level leaves them.
     """
 
     mode: str
@@ -44,6 +46,7 @@ class VariableMode:
     base: str
     reason: str | None
     range: SampledRange | None
+    limits: tuple[float | int, float | int] | None = None
 
     @property
     def needs_prior(self) -> bool:
@@ -63,6 +66,7 @@ class VariableMode:
             "base": self.base,
             "reason": self.reason,
             "peak": self.peak,
+            "limits": None if self.limits is None else list(self.limits),
         }
 
 
@@ -81,14 +85,14 @@ def decide(volume: Volume, options: ArchiveOptions) -> VariableMode:
         return VariableMode("lossless", None, "none", reason, sampled)
     base = options.lossy_base
     if options.max_error is None:
-        return VariableMode(options.mode, None, base, None, sampled)
+        return VariableMode(options.mode, None, base, None, sampled, volume.limits)
     bound = _stored_bound(volume, options, sampled)
     if np.dtype(volume.array.dtype).kind in "iu":
         bound = float(math.floor(bound))
         if not bound:
             why = "the largest error allowed is below one stored unit"
-            return VariableMode("lossless", None, base, why, sampled)
-    return VariableMode(options.mode, bound, base, None, sampled)
+            return VariableMode("lossless", None, base, why, sampled, volume.limits)
+    return VariableMode(options.mode, bound, base, None, sampled, volume.limits)
 
 
 def _stored_bound(volume: Volume, options: ArchiveOptions, sampled: SampledRange | None) -> float:

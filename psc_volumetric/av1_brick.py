@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream.av1_fields import Av1Fields
 from psc_volumetric.bitstream.brick import BrickIndex, ReadRange
 from psc_volumetric.bitstream.stored_samples import STEP_FRACTION_BITS, StoredSamples
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.classical_brick import ClassicalSource, Samples, Trial, decode_classical
 from psc_volumetric.codec import DecodedBrick
 from psc_volumetric.coding.av1 import (
@@ -46,7 +47,7 @@ class Av1Source(ClassicalSource):
 
     Parameters
     ----------
-    values, special
+    values, special, limits
         As `ClassicalSource`.
     frame_axis : int
         Axis of the brick that runs over the frames.
@@ -55,8 +56,14 @@ class Av1Source(ClassicalSource):
     METHOD: ClassVar[str] = "av1"
     IS_SLOW: ClassVar[bool] = True
 
-    def __init__(self, values: Values, special: SpecialMap | None, frame_axis: int = 0) -> None:
-        super().__init__(values, special)
+    def __init__(
+        self,
+        values: Values,
+        special: SpecialMap | None,
+        limits: ValueLimits | None = None,
+        frame_axis: int = 0,
+    ) -> None:
+        super().__init__(values, special, limits)
         self.frame_axis = frame_axis
 
     @staticmethod
@@ -80,7 +87,7 @@ class Av1Source(ClassicalSource):
 
     def along(self, axis: int) -> Av1Source:
         """The same brick with the frames along another axis."""
-        return Av1Source(self.values, self.special, axis)
+        return Av1Source(self.values, self.special, self.limits, axis)
 
     def variants(self) -> list[ClassicalSource]:
         """Frames along each axis that they may run along."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.av1_brick import Av1Source
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.classical_brick import ClassicalSource, Trial
 from psc_volumetric.codec import EncodedBase
@@ -49,6 +50,7 @@ def encode_base(
     parameters: CodecParameters,
     prior: Prior | None,
     special: SpecialMap | None,
+    limits: ValueLimits | None = None,
     seed: int,
     device: str,
     tile: Triple | None,
@@ -62,7 +64,7 @@ def encode_base(
     if mapping is None or base == "none":
         return None
     sources = [
-        kind(values, special)
+        kind(values, special, limits)
         for kind in (WaveletSource, Av1Source)
         if base in ("auto", kind.METHOD) and kind.fits(values, special)
     ]
@@ -72,7 +74,7 @@ def encode_base(
 
         psc = encode_psc(
             values, header=replace(header, method="psc"), mapping=mapping, parameters=parameters,
-            prior=prior, special=special, seed=seed, device=device,
+            prior=prior, special=special, limits=limits, seed=seed, device=device,
         )  # fmt: skip
     if not sources:
         return psc

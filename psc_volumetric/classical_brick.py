@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.brick import BrickIndex, ReadRange
 from psc_volumetric.bitstream.stored_samples import StoredSamples
+from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
 from psc_volumetric.codec import DecodedBrick, EncodedBase, read_section
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.tiling import Box, TileGrid
@@ -66,13 +67,17 @@ class ClassicalSource(ABC):
         Stored values.
     special : SpecialMap or None
         Voxels that are not measurements; the method sees their neighbours.
+    limits : ValueLimits or None
+        That decoded values stay within.
     """
 
     METHOD: ClassVar[str]
     IS_SLOW: ClassVar[bool]  # a quick coding takes much less time than a good one
 
-    def __init__(self, values: Values, special: SpecialMap | None) -> None:
-        self.values, self.special = values, special
+    def __init__(
+        self, values: Values, special: SpecialMap | None, limits: ValueLimits | None = None
+    ) -> None:
+        self.values, self.special, self.limits = values, special, limits
         self.measured = np.ones(values.shape, bool) if special is None else special.index == 0
         inside = values[self.measured] if self.measured.any() else np.zeros(1, values.dtype)
         self.low, self.high = float(inside.min()), float(inside.max())
@@ -108,9 +113,13 @@ class ClassicalSource(ABC):
 
     def trial(self, step: float, data: bytes, fields: StoredSamples, samples: Samples) -> Trial:
         """A coding with its error."""
-        error = self.error(fields.to_stored(samples, self.values.dtype))
+        error = self.error(self.decoded(fields, samples))
         mse = float(np.mean(error**2)) if error.size else 0.0
         return Trial(step, data, fields, samples, mse)
+
+    def decoded(self, fields: StoredSamples, samples: Samples) -> Values:
+        """Stored values of samples."""
+        return saturate(fields.to_stored(samples, self.values.dtype), self.limits)
 
     def error(self, decoded: Values) -> NDArray[np.float64]:
         """Decoded minus stored values of the measured voxels."""
@@ -119,7 +128,7 @@ class ClassicalSource(ABC):
 
     def finish(self, trial: Trial, tile: Triple) -> EncodedBase:
         """The base of a brick from one of its codings, with sigma; ``tile`` is of the records."""
-        decoded = trial.fields.to_stored(trial.samples, self.values.dtype)
+        decoded = self.decoded(trial.fields, trial.samples)
         classes = voxel_classes(self.class_means(trial), 0)[self.measured]
         unit = np.float32(self.class_unit(trial.fields) / SIGMA_STEPS)
         tables = fit_tables(
@@ -176,7 +185,7 @@ def decode_classical(
     )
     data = read_section(read, index.section("base"), what=what)
     samples = decode(data, index.valid, what)
-    values = fields.to_stored(samples[selection], index.dtype)
+    values = saturate(fields.to_stored(samples[selection], index.dtype), index.limits)
     sigma = None
     if spread:
         sigma = np.zeros(values.shape, np.float32)

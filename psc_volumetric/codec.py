@@ -26,6 +26,7 @@ from psc_volumetric.bitstream.brick import (
 )
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
 from psc_volumetric.bitstream.stored_samples import StoredSamples
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wire import crc32c
 from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import ChecksumError, FormatError, ParameterError
@@ -135,6 +136,7 @@ def encode_brick(
     base: str = "auto",
     exact_mask: Mask | None = None,
     tile_shape: tuple[int, int, int] | None = None,
+    limits: tuple[float | int, float | int] | None = None,
 ) -> EncodedBrick:
     """Encode the valid part of one brick.
 
@@ -169,6 +171,8 @@ def encode_brick(
         Voxels to keep exactly although the rest is not.
     tile_shape : (z, y, x), optional
         Tiles of the records of a brick without tiles of its own; default one record.
+    limits : (least, largest), optional
+        Stored values that the source format can hold; no level leaves them, unless the values do.
 
     Returns
     -------
@@ -177,7 +181,7 @@ def encode_brick(
     Raises
     ------
     ParameterError
-        Unsupported dtype, or extents that do not fit.
+        Unsupported dtype, extents that do not fit, or limits that are none.
     """
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     valid = _check_arguments(values, position, shape, base, exact_mask)
@@ -192,20 +196,22 @@ def encode_brick(
 
     fits = SpecialMap.fits(values, special_values)
     special = SpecialMap.find(values, special_values) if fits else None
+    ends = ValueLimits.of(limits, values, None if special is None else special.index == 0)
     coded = None
     if fits and base != "none":
         from psc_volumetric.base_choice import encode_base
 
         coded = encode_base(
             values, base=base, header=header, mapping=mapping, parameters=parameters, prior=prior,
-            special=special, seed=seed, device=device, tile=tile_shape,
+            special=special, limits=ends, seed=seed, device=device, tile=tile_shape,
             lossy=guarantee.mode == "lossy",
         )  # fmt: skip
     layers = encode_layers(
-        values, coded, guarantee, special=special, lossless_only=not fits, exact_mask=exact_mask
-    )
+        values, coded, guarantee, special=special, limits=ends, lossless_only=not fits,
+        exact_mask=exact_mask,
+    )  # fmt: skip
     tile = coded.psc.tile if coded is not None and coded.psc is not None else tile_shape or valid
-    return join(header, values, coded, layers, special=special, tile=tile)
+    return join(header, values, coded, layers, special=special, limits=ends, tile=tile)
 
 
 def decode_brick(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.brick import BrickIndex, ReadRange, read_index, write_brick
 from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.codec import (
     DecodedBrick,
     EncodedBase,
@@ -52,6 +53,7 @@ def encode_layers(
     guarantee: Guarantee,
     *,
     special: SpecialMap | None,
+    limits: ValueLimits | None,
     lossless_only: bool,
     exact_mask: Mask | None,
 ) -> list[EncodedLayer]:
@@ -65,6 +67,8 @@ def encode_layers(
     guarantee : Guarantee
     special : SpecialMap or None
         Voxels that are not measurements.
+    limits : ValueLimits or None
+        That the bounded level stays within.
     lossless_only : bool
         There are more special bit patterns than a brick with a lossy level can list.
     exact_mask : (z, y, x) array of bool, optional
@@ -74,7 +78,9 @@ def encode_layers(
     layers: list[EncodedLayer] = []
     bounded = None
     if guarantee.bound and not lossless_only:
-        bounded = encode_bounded(values, special=special, below=below, guarantee=guarantee)
+        bounded = encode_bounded(
+            values, special=special, limits=limits, below=below, guarantee=guarantee
+        )
     if bounded is not None:
         layers.append(bounded)
         below = Below(bounded.decoded, bounded.needs_network)
@@ -95,6 +101,7 @@ def join(
     layers: Sequence[EncodedLayer],
     *,
     special: SpecialMap | None,
+    limits: ValueLimits | None,
     tile: tuple[int, int, int],
 ) -> EncodedBrick:
     """Bytes and records of a brick from base and layers; ``tile`` is that of the records."""
@@ -107,6 +114,7 @@ def join(
         psc=None if base is None else base.psc,
         classical=None if base is None else base.classical,
         layers=[(layer.fields, layer.segments) for layer in layers],
+        limits=limits,
     )
     index = read_index(lambda start, length: data[start : start + length], len(data))
     grid = TileGrid(header.valid, tile)
@@ -203,7 +211,7 @@ def _decode_layer(
             reference = np.ascontiguousarray(under_all[_relative(box, near)])
         decoded, exact = decode_segment(
             pieces[segment], layer, _extent(box), index.dtype, reference=reference,
-            what=f"{what}: {layer.kind}[{segment}]",
+            limits=index.limits, what=f"{what}: {layer.kind}[{segment}]",
         )  # fmt: skip
         values[target] = decoded[inside]
         if sigma is not None:

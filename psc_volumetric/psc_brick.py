@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream.brick import BrickIndex, PscFields, ReadRange
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
+from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
 from psc_volumetric.bitstream.wire import crc32c
 from psc_volumetric.codec import DecodedBrick, EncodedBase, read_section
 from psc_volumetric.coding.base import code_base
@@ -57,6 +58,7 @@ def encode_psc(
     parameters: CodecParameters,
     prior: Prior,
     special: SpecialMap | None,
+    limits: ValueLimits | None = None,
     seed: int,
     device: str,
     observer: Observer | None = None,
@@ -75,7 +77,7 @@ def encode_psc(
     # step coarser by the root of their share
     repeated = max(1.0, prior.tile_shape[0] / header.valid[0]) ** 0.5
     stream = parameters.stream(prior.levels, mixed & 0xFFFFFFFF, coarser=repeated)
-    job = _Job(grid, stream, prior, device, mapping, header.dtype)
+    job = _Job(grid, stream, prior, device, mapping, header.dtype, limits)
     base = SymbolWriter()
     coarse = job.code_means(base, tiles)
     base.mark()
@@ -135,7 +137,7 @@ def decode_psc(
     )
     loaded = _matching_prior(prior, fields, what)
     grid = index.grid
-    job = _Job(grid, fields.parameters, loaded, device, fields.mapping, index.dtype)
+    job = _Job(grid, fields.parameters, loaded, device, fields.mapping, index.dtype, index.limits)
     base = SymbolReader(read_section(read, index.section("base"), what=what))
     coarse = job.code_means(base, None)
     wanted = grid.covering(selection)
@@ -157,7 +159,7 @@ def decode_psc(
         SigmaTables.unpack(fields.sigma, index.base_levels) if spread and fields.sigma else None
     )
     for n, inside, target in grid.overlaps(selection, wanted):
-        out[target] = denormalise(samples[n][inside], fields.mapping, index.dtype)
+        out[target] = job.stored(samples[n][inside])
         if sigma is not None:
             own = spreads[n]
             if tables is not None:
@@ -180,6 +182,7 @@ class _Job:
     device: str
     mapping: IntensityMapping
     dtype: np.dtype[np.generic]
+    limits: ValueLimits | None
 
     @functools.cached_property
     def denoiser(self) -> Denoiser:
@@ -205,6 +208,10 @@ class _Job:
     def sigma_unit(self) -> float:
         """Stored units in one unit of a spread."""
         return (self.mapping.high - self.mapping.low) / (2 << SPREAD_BITS)
+
+    def stored(self, samples: NDArray[np.integer]) -> Values:
+        """Stored values of samples."""
+        return saturate(denormalise(samples, self.mapping, self.dtype), self.limits)
 
     def transform(self) -> BlockTransform:
         """Block transform of a tile on the CPU."""
@@ -249,7 +256,7 @@ class _Job:
                 box = self.grid.box(n)
                 inside = tuple(slice(0, b.stop - b.start) for b in box)
                 mean, own = results[n].get(level, (flat[n], flat_classes[n]))
-                out[box] = denormalise(mean[inside], self.mapping, self.dtype)
+                out[box] = self.stored(mean[inside])
                 classes[box] = own[inside]
             if special is not None:
                 special.apply(out, (slice(None),) * 3)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.brick import BrickIndex, ReadRange
 from psc_volumetric.bitstream.stored_samples import STEP_FRACTION_BITS, StoredSamples
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wavelet_fields import WaveletFields
 from psc_volumetric.classical_brick import ClassicalSource, Samples, Trial, decode_classical
 from psc_volumetric.codec import DecodedBrick
@@ -39,7 +40,7 @@ class WaveletSource(ClassicalSource):
 
     Parameters
     ----------
-    values, special
+    values, special, limits
         As `ClassicalSource`.
     depth : int, optional
         Splits of z; as many as go by default.
@@ -49,16 +50,20 @@ class WaveletSource(ClassicalSource):
     IS_SLOW: ClassVar[bool] = False
 
     def __init__(
-        self, values: Values, special: SpecialMap | None, depth: int | None = None
+        self,
+        values: Values,
+        special: SpecialMap | None,
+        limits: ValueLimits | None = None,
+        depth: int | None = None,
     ) -> None:
-        super().__init__(values, special)
+        super().__init__(values, special, limits)
         self.depth = full_depth(values.shape[0]) if depth is None else depth
 
     def variants(self) -> list[ClassicalSource]:
         """The last few depths of z: planes that differ are better left alone."""
         fewest = max(self.depth - DEPTHS, 0)
         depths = range(self.depth, fewest - 1, -1)
-        return [WaveletSource(self.values, self.special, depth) for depth in depths]
+        return [WaveletSource(self.values, self.special, self.limits, depth) for depth in depths]
 
     @staticmethod
     def fits(values: Values, special: SpecialMap | None) -> bool:

@@ -100,10 +100,20 @@ def block_means(
     means = np.full(total.shape, special[0] if special else empty, np.float64)
     np.divide(total, count, out=means, where=count > 0)
     if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        means = np.clip(np.rint(np.nan_to_num(means)), float(limits.min), float(limits.max))
+        return _whole(means, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         return means.astype(dtype)
+
+
+def _whole(means: Values, dtype: np.dtype[Any]) -> Values:
+    """Rounded half to even and saturated; a double past the largest integer is none of the type."""
+    limits = np.iinfo(dtype)
+    rounded = np.rint(np.nan_to_num(means))
+    highest = float(limits.max)
+    if int(highest) > limits.max:
+        highest = float(np.nextafter(highest, 0))
+    saturated: Values = np.clip(rounded, float(limits.min), highest).astype(dtype)
+    return saturated
 
 
 def write_preview(

@@ -23,6 +23,7 @@ from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.layers import LayerFields, check_layers
 from psc_volumetric.bitstream.psc_fields import WORD, PscFields
 from psc_volumetric.bitstream.stored_samples import StoredSamples
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wavelet_fields import WaveletFields
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter, crc32c
 from psc_volumetric.errors import (
@@ -63,6 +64,7 @@ class BrickIndex:
     constant: bytes = b""
     layers: tuple[LayerFields, ...] = ()
     classical: StoredSamples | None = None
+    limits: ValueLimits | None = None
     _starts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     _segments: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
@@ -179,10 +181,12 @@ def write_brick(
     classical: StoredSamples | None = None,
     constant: bytes = b"",
     layers: Sequence[tuple[LayerFields, Sequence[bytes]]] = (),
+    limits: ValueLimits | None = None,
 ) -> bytes:
     """Join header, index and sections into the bytes of a brick.
 
     ``layers`` are the fields of each layer with its segments; lengths and checks are filled in.
+    ``limits`` are those of a brick with section ``special``, which is one that may approximate.
     """
     body = FieldWriter()
     header.write(body)
@@ -198,6 +202,10 @@ def write_brick(
         sizes = tuple(len(data) for data in segments)
         crcs = tuple(crc32c(data) for data in segments)
         replace(fields, sizes=sizes, crcs=crcs).write(body, header.dtype)
+    if sections:
+        body.pack("B", limits is not None)
+        if limits is not None:
+            limits.write(body, header.dtype)
     for name, data in sections:
         if not name.startswith("level"):
             body.varint(len(data))
@@ -282,6 +290,7 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
         layers = _parse_layers(data, header, _base_levels(header.method, psc))
     if names or any(layer.kind == "bounded" for layer in layers):
         names = ["special", *names]
+    limits = ValueLimits.read(data, header.dtype) if names else None
     sections, offset = [], header_size
     for name in names:
         if name.startswith("level") and psc is not None:
@@ -311,6 +320,7 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
         constant,
         layers,
         classical,
+        limits,
         starts,
         tuple(segments),
     )

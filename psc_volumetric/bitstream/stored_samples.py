@@ -20,6 +20,7 @@ from psc_volumetric.errors import FormatError
 __all__ = ["STEP_FRACTION_BITS", "StoredSamples"]
 
 STEP_FRACTION_BITS = 16  # of the step of integers
+FARTHEST = 2.0**40  # stored units from low; beyond, every integer saturates
 HALF = 1 << (STEP_FRACTION_BITS - 1)
 CODED_DTYPES = {"u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"}
 
@@ -46,7 +47,7 @@ class StoredSamples(ABC):
     METHOD: ClassVar[str]
     DETAIL: ClassVar[str]  # for messages
     LARGEST_DETAIL: ClassVar[int]
-    WIDEST_STEP: ClassVar[float]  # of integers; products with samples then stay below 2^63
+    WIDEST_STEP: ClassVar[float]  # of integers
     WIDEST_FLOAT_STEP: ClassVar[float]  # values then stay finite in single precision
 
     @property
@@ -84,7 +85,8 @@ class StoredSamples(ABC):
         if dtype.kind == "f":
             floats: NDArray[np.generic] = self.low + samples.astype(np.float64) * self.step
             return floats.astype(dtype)
-        scaled = samples.astype(np.int64) * self.whole_step
+        most = math.ceil(FARTHEST / self.step)
+        scaled = np.clip(samples.astype(np.int64), -most, most) * self.whole_step
         wide = int(self.low) + ((scaled + HALF) >> STEP_FRACTION_BITS)
         info = np.iinfo(dtype.str)
         values: NDArray[np.generic] = np.clip(wide, info.min, info.max).astype(dtype)

@@ -25,7 +25,7 @@ class WaveletFields(StoredSamples):
     METHOD: ClassVar[str] = "wavelet"
     DETAIL: ClassVar[str] = "a shift"
     LARGEST_DETAIL: ClassVar[int] = 40
-    WIDEST_STEP: ClassVar[float] = 2.0**10
+    WIDEST_STEP: ClassVar[float] = 2.0**26
     WIDEST_FLOAT_STEP: ClassVar[float] = 2.0**88
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.layers import GridFields, LayerFields, default_segment
+from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coding.candidates import EXACT_CODERS
 from psc_volumetric.coding.grid import INDEX, choose_grid, nearest_indices, restore, within
@@ -83,6 +84,7 @@ def encode_bounded(
     values: Values,
     *,
     special: SpecialMap | None,
+    limits: ValueLimits | None,
     below: Below | None,
     guarantee: Guarantee,
 ) -> EncodedLayer | None:
@@ -101,13 +103,14 @@ def encode_bounded(
         return None
     layer = None
     if set(guarantee.allowed) != {"interpolation"}:
-        layer = _indexed(values, measured, special, grid, below, guarantee)
+        layer = _indexed(values, measured, special, limits, grid, below, guarantee)
     if "interpolation" in guarantee.allowed and guarantee.reference != "base":
         by_context = layer is not None and layer.fields.coder == "context"
         fine = interpolate(measured, grid, rival=layer.nbytes if layer and by_context else None)
         if fine is not None:
             fields = LayerFields("bounded", False, "interpolation", fine.segments.tile, grid)
-            other = _finished(values, special, fields, fine.decoded, fine.pieces, False)
+            decoded = saturate(fine.decoded, limits)
+            other = _finished(values, special, fields, decoded, fine.pieces, False)
             if layer is None or other.nbytes < layer.nbytes:
                 return other
     return layer
@@ -117,6 +120,7 @@ def _indexed(
     values: Values,
     measured: Values,
     special: SpecialMap | None,
+    limits: ValueLimits | None,
     grid: GridFields,
     below: Below | None,
     guarantee: Guarantee,
@@ -130,7 +134,7 @@ def _indexed(
     coded = choice.best(guarantee, _penalty(below))
     fields = LayerFields("bounded", coded.on_base, coded.coder, segments.tile, grid)
     network = coded.on_base and below is not None and below.needs_network
-    decoded = restore(indices, grid, values.dtype)
+    decoded = saturate(restore(indices, grid, values.dtype), limits)
     return _finished(values, special, fields, decoded, coded.pieces, network)
 
 
@@ -208,6 +212,7 @@ def decode_segment(
     dtype: np.dtype[np.generic],
     *,
     reference: Values | None,
+    limits: ValueLimits | None = None,
     what: str,
 ) -> tuple[Values, NDArray[np.bool_]]:
     """Stored values of one segment, and which of them have the bits of the source for certain.
@@ -222,6 +227,8 @@ def decode_segment(
         Stored dtype.
     reference : array or None
         Stored values of the level below in the segment, if the layer refers to it.
+    limits : ValueLimits or None
+        Of the brick.
     what : str
         For messages.
     """
@@ -236,6 +243,7 @@ def decode_segment(
         coder = EXACT_CODERS[fields.coder]
         indices = coder.decode(rest, shape, INDEX, under, what=what).astype(INDEX)
         values = restore(indices, fields.grid, dtype)
+    saturate(values, limits)
     values.reshape(-1)[places] = exact
     kept = np.zeros(shape, bool)
     kept.reshape(-1)[places] = True

@@ -15,10 +15,11 @@ from numcodecs import Zstd
 from psc_volumetric.bitstream.brick import write_brick
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.layers import LayerFields
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.coding.plain import compress_lossless
 from psc_volumetric.conformance.bad_av1 import bad_av1_streams
-from psc_volumetric.conformance.damage import Parts, flip_bit, split
+from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
 
 __all__ = ["bad_streams"]
 
@@ -48,6 +49,7 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _paper(split(good["paper-float64"]))
     yield from bad_av1_streams(split(good["av1-int16"]))
     yield from _wavelet(split(good["wavelet-int16"]))
+    yield from _limits(split(good["limits-wavelet-float32"]))
 
 
 def _damaged(stream: bytes) -> Iterator[Bad]:
@@ -179,6 +181,26 @@ def _layers(parts: Parts, bounded: Parts) -> Iterator[Bad]:
     yield "bad-grid-bool", "booleans on a grid", flags.join(), "bad-grid"
 
 
+def _limits(parts: Parts) -> Iterator[Bad]:
+    """Limits of the values that are none."""
+    for name, covers, ends in (
+        ("bad-limits-order", "a least value that is the largest, too", (5.0, 5.0)),
+        ("bad-limits-nan", "a largest value that is not a number", (5.0, float("nan"))),
+    ):
+        limits = ValueLimits(*ends)
+        yield name, covers, replace(parts, limits=limits).join(), "bad-limits"
+
+    def other_flag(body: bytearray) -> None:
+        out = FieldWriter()
+        assert parts.limits is not None
+        parts.limits.write(out, parts.header.dtype)
+        place = body.rindex(out.getvalue()) - 1
+        body[place] = 2
+
+    covers = "a flag of limits that is neither 0 nor 1"
+    yield "bad-limits-flag", covers, refix(parts.join(), other_flag), "bad-limits"
+
+
 def _outliers(parts: Parts) -> Iterator[Bad]:
     """Exact voxels of a bounded segment at places that cannot be."""
     fields, segments = parts.layers[0]
@@ -254,7 +276,7 @@ def _paper(parts: Parts) -> Iterator[Bad]:
 
 
 def _wavelet(parts: Parts) -> Iterator[Bad]:
-    wide = parts.with_classical(step=2.0**11)
+    wide = parts.with_classical(step=2.0**27)
     yield "bad-wavelet-step", "a step past the range", wide.join(), "bad-mapping"
     shift = parts.with_classical(shift=41)
     yield "bad-wavelet-shift", "samples shifted by 41", shift.join(), "bad-wavelet"

@@ -12,6 +12,7 @@ from psc_volumetric.bitstream.brick import PROLOGUE, BrickIndex, PscFields, read
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
 from psc_volumetric.bitstream.layers import LayerFields
 from psc_volumetric.bitstream.stored_samples import StoredSamples
+from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wire import crc32c
 
 __all__ = ["Parts", "flip_bit", "refix", "split"]
@@ -29,6 +30,7 @@ class Parts:
     constant: bytes
     layers: tuple[tuple[LayerFields, tuple[bytes, ...]], ...] = ()
     classical: StoredSamples | None = None
+    limits: ValueLimits | None = None
 
     def join(self) -> bytes:
         """The brick as bytes."""
@@ -39,6 +41,7 @@ class Parts:
             classical=self.classical,
             constant=self.constant,
             layers=self.layers,
+            limits=self.limits,
         )
 
     def with_header(self, **changes: object) -> Parts:
@@ -99,7 +102,15 @@ def split(stream: bytes) -> Parts:
     for number, fields in enumerate(index.layers):
         places = [index.segment(number, n) for n in range(len(fields.sizes))]
         layers.append((fields, tuple(stream[p.offset : p.offset + p.nbytes] for p in places)))
-    return Parts(index.header, sections, index.psc, index.constant, tuple(layers), index.classical)
+    return Parts(
+        index.header,
+        sections,
+        index.psc,
+        index.constant,
+        tuple(layers),
+        index.classical,
+        index.limits,
+    )
 
 
 def flip_bit(stream: bytes, bit: int) -> bytes:

@@ -73,6 +73,7 @@ class Recipe:
     guarantee: Guarantee = PLAIN
     base: str = "psc"
     exact: tuple[slice, slice, slice] | None = None
+    limits: tuple[float, float] | None = None
 
 
 def synthetic_values(shape: tuple[int, int, int], *, amplitude: int, seed: int) -> Values:
@@ -131,7 +132,31 @@ def recipes() -> list[Recipe]:
         *layered_recipes(i2, f4, small),
         *av1_recipes(i2, f4, base),
         *wavelet_recipes(i2, f4, base),
+        *limited_recipes(i2, f4, base),
         *prior_recipes(),
+    ]  # fmt: skip
+
+
+def limited_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
+    """Good vectors whose levels would leave the values that their format holds."""
+    crop, part = i2[:3, 8:28, 8:28], f4[:3, 8:28, 8:28]
+    packed = np.clip(base[:3, 8:28, 8:28], 0, 1023).astype("<u2")
+    low, high = int(crop.min()), int(crop.max())
+    least, largest = float(np.nanmin(part)), float(np.nanmax(part))
+    coarse = CodecParameters(effort=1, step=4.0)
+    return [
+        Recipe("limits-psc-uint16", "ten bits of sixteen, with the prior",
+               np.clip(base, 0, 1023).astype("<u2"), 0, 1023, coarse, limits=(0, 1023)),
+        Recipe("limits-av1-int16", "the range of the values, over av1", crop, low, high,
+               CodecParameters(step=0.5), base="av1", limits=(low, high)),
+        Recipe("limits-wavelet-float32", "the range of the values, over wavelet; NaN", part,
+               200, 575, CodecParameters(step=0.5), base="wavelet", limits=(least, largest)),
+        Recipe("limits-layers-uint16", "ten bits of sixteen; both layers as differences", packed,
+               0, 1023, CodecParameters(step=0.5), base="wavelet", limits=(0, 1023),
+               guarantee=Guarantee("lossless", 90.0, "base", ("zstd",))),
+        Recipe("limits-interpolation-int16", "at most 200 away, inside the range of the values",
+               crop, 0, 1, network=False, limits=(low, high),
+               guarantee=Guarantee("bounded", 200.0, coders=("interpolation",))),
     ]  # fmt: skip
 
 
@@ -234,6 +259,7 @@ def _document(recipe: Recipe, digest: str | None) -> dict[str, Any]:
         "special_values": list(recipe.special),
         "seed": 0,
         "guarantee": asdict(recipe.guarantee),
+        "limits": None if recipe.limits is None else list(recipe.limits),
     }
 
 
@@ -265,6 +291,7 @@ def _encode(recipe: Recipe, prior: Prior | None) -> Case:
         guarantee=recipe.guarantee,
         base=recipe.base,
         exact_mask=mask,
+        limits=recipe.limits,
     )
     used = prior.digest if prior is not None and encoded.method.startswith("psc") else None
     document = _document(recipe, used)

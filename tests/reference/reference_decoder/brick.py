@@ -10,7 +10,7 @@ import numpy as np
 from reference_decoder import restart, single_pass
 from reference_decoder.av1 import check_stream
 from reference_decoder.classical import sigma, stored
-from reference_decoder.fields import Fields, Header, crc32c, read_header, require
+from reference_decoder.fields import Fields, Header, crc32c, limited, read_header, require
 from reference_decoder.layers import decode_layer, zstd
 from reference_decoder.prior import Prior
 from reference_decoder.sigma import read_tables, sigma_of_tile
@@ -93,7 +93,7 @@ def _decode_classical(brick: bytes, h: Header, frames: Frames | None) -> Decoded
     """Sections 3.7 and 3.8."""
     data = _section(brick, h, "base")
     samples = decode_wavelet(data, h.valid) if h.method == "wavelet" else _av1(data, h, frames)
-    values = stored(samples, h.classical, h.dtype)
+    values = limited(stored(samples, h.classical, h.dtype), h)
     spread = sigma(samples, h.classical, h.method)
     index, patterns = _special(_section(brick, h, "special"), h)
     for number, pattern in enumerate(patterns, start=1):
@@ -159,7 +159,7 @@ def _decode_psc(brick: bytes, h: Header, prior: Prior, last: int) -> Decoded:
         if h.sigma:
             spread = sigma_of_tile(mean, spread, first_octave, tables[last])
         box, inside = _box(h, tile)
-        values[box] = _stored(mean[inside], h)
+        values[box] = limited(_stored(mean[inside], h), h)
         sigma[box] = spread[inside].astype(np.float32) * unit
     for number, pattern in enumerate(patterns, start=1):
         values[index == number] = pattern

@@ -11,7 +11,7 @@ from reference_decoder.fields import Fields, Header, require
 from reference_decoder.sigma import read_tables, sigma_of_tile
 
 # largest detail, and largest step of integers and of floats
-LIMITS = {"av1": (2, 2.0**26, 2.0**113), "wavelet": (40, 2.0**10, 2.0**88)}
+LIMITS = {"av1": (2, 2.0**26, 2.0**113), "wavelet": (40, 2.0**26, 2.0**88)}
 
 
 @dataclass
@@ -47,6 +47,9 @@ def read_classical(data: Fields, h: Header) -> Classical:
 def stored(samples: np.ndarray, fields: Classical, dtype: np.dtype) -> np.ndarray:
     """Values of samples."""
     m = samples.astype(np.int64)
+    if dtype.kind != "f":
+        most = math.ceil(2.0**40 / fields.step)
+        m = np.clip(m, -most, most)
     if dtype.kind == "f":
         return (fields.low + m.astype(np.float64) * fields.step).astype(dtype)
     info = np.iinfo(dtype)

@@ -85,6 +85,7 @@ class Header:
     sections: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
     classical: object = None
+    limits: tuple = ()
 
     @property
     def foreign(self) -> bool:
@@ -130,6 +131,8 @@ def read_header(brick: bytes) -> Header:
         h.layers = read_layers(data, h, len(names))
     if names or any(layer.bounded for layer in h.layers):
         names = ["special", *names]
+    if names:
+        h.limits = _read_limits(data, h)
     offset = size
     for name in names:
         words = h.words[int(name[5:]) - 1] if name.startswith("level") else None
@@ -139,6 +142,24 @@ def read_header(brick: bytes) -> Header:
     require(data.at == len(data.data), "bytes after the last field")
     require(place_segments(h.layers, offset) == len(brick), "size of the brick")
     return h
+
+
+def _read_limits(data: Fields, h: Header) -> tuple:
+    """Section 3.9: nothing, or the least and the largest value."""
+    limited = data.number("B")
+    require(limited == 0 or (limited == 1 and h.dtype.kind in "iuf"), "limits of the values")
+    if not limited:
+        return ()
+    least, largest = np.frombuffer(data.bytes(2 * h.dtype.itemsize), h.dtype)
+    require(bool(np.isfinite([least, largest]).all() and least < largest), "limits of the values")
+    return least, largest
+
+
+def limited(values: np.ndarray, h: Header) -> np.ndarray:
+    """Section 3.9."""
+    if not h.limits:
+        return values
+    return np.minimum(np.maximum(values, h.limits[0]), h.limits[1])
 
 
 def _read_psc(data: Fields, h: Header) -> None:

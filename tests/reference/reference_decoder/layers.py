@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numcodecs import Zstd
 
-from reference_decoder.fields import Fields, Header, Refused, crc32c, require
+from reference_decoder.fields import Fields, Header, Refused, crc32c, limited, require
 
 FOREIGN = range(2, 7)  # coders of other libraries: parsed, not decoded here
 
@@ -135,7 +135,7 @@ def decode_layer(brick: bytes, h: Header, layer: Layer, below) -> tuple[np.ndarr
         spread[box] = 0
         shape = values[box].shape
         if layer.bounded:
-            values[box], spread[box] = _bounded(data, layer, shape, h.dtype, reference)
+            values[box], spread[box] = _bounded(data, layer, shape, h, reference)
         else:
             values[box] = _payload(layer.coder, data, shape, h.dtype, reference)
     return values, spread
@@ -201,8 +201,9 @@ def _times_16(numbers: np.ndarray | None) -> np.ndarray | None:
     return None if numbers is None else np.clip(16 * numbers, -(2**31 - 1), 2**31 - 1)
 
 
-def _bounded(data: bytes, layer: Layer, shape: tuple, dtype: np.dtype, reference) -> tuple:
+def _bounded(data: bytes, layer: Layer, shape: tuple, h: Header, reference) -> tuple:
     """Sections 8.6 and 8.7."""
+    dtype = h.dtype
     fields, voxels = Fields(data), int(np.prod(shape))
     n = fields.varint(voxels)
     places, exact = np.zeros(0, np.int64), np.zeros(0, dtype)
@@ -217,6 +218,7 @@ def _bounded(data: bytes, layer: Layer, shape: tuple, dtype: np.dtype, reference
         under = None if reference is None else _index(reference, layer)
         q = _payload(layer.coder, data[fields.at :], shape, np.dtype("<i4"), under)
         values = _on_grid(q, layer.step, layer.offset, dtype)
+    values = limited(values, h)
     values.reshape(-1)[places] = exact
     root = np.array([0x3FDDB3D7], "<u4").view("<f4")[0]
     spread = np.full(shape, np.float32(layer.bound) / root, np.float32)
