@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psc_volumetric
@@ -28,6 +27,7 @@ from pipelines.progress import Progress, Silent
 from pipelines.rate_control import deferred, reached, settle, with_steps
 from pipelines.sealing_proof import prepared_with_proof
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.targets import target_state, tidy_up
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.errors import FormatError, PscError, StorageError
 
@@ -122,26 +122,20 @@ def sealed_state(item: ItemPlan) -> str:
         ``"absent"`` (nothing, or an unfinished archive); ``"same"`` (sealed from this source with
         these settings); ``"other-settings"`` (from this source); or ``"other"``.
     """
+    state = target_state(item.target)
+    if state != "sealed":
+        return "other" if state == "foreign" else "absent"
+    tidy_up(item.target)
     try:
         with ArchiveReader.open(item.target) as reader:
             recorded = reader.metadata
-    except StorageError as error:
-        if error.kind != "not-found":
-            raise
-        return "absent"
-    except FormatError as error:
-        free = error.kind == "not-sealed" or _is_empty_folder(item.target)
-        return "absent" if free else "other"
+    except FormatError:
+        return "other"
     if recorded.get("sources") != [{"size": f.size, "sha256": f.sha256} for f in item.files]:
         return "other"
     made, wanted = recorded.get("provenance", {}), _provenance(item)
     same = all(made.get(name) == wanted[name] for name in ("source_kind", "options"))
     return "same" if same else "other-settings"
-
-
-def _is_empty_folder(target: str) -> bool:
-    path = Path(target)
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _provenance(item: ItemPlan) -> dict[str, Any]:

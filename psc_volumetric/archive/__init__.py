@@ -10,6 +10,7 @@ from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader, DecodedRegion
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import SourceFile, SourceRecord
+from psc_volumetric.archive.targets import target_state, tidy_up
 from psc_volumetric.archive.tiles import TileTable
 from psc_volumetric.archive.verify import Finding, verify_archive
 from psc_volumetric.archive.writer import ArchiveWriter
@@ -31,5 +32,7 @@ __all__ = [
     "TileEntry",
     "TileTable",
     "VariableSpec",
+    "target_state",
+    "tidy_up",
     "verify_archive",
 ]

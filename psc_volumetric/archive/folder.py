@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import uuid
@@ -15,6 +16,7 @@ __all__ = [
     "list_files",
     "make_folder",
     "read_file",
+    "remove_empty_folders",
     "sync_files",
     "sync_folders",
     "write_exclusive",
@@ -114,6 +116,15 @@ def _write_beside(path: Path, data: bytes, *, sync: bool) -> Path:
         beside.unlink(missing_ok=True)
         raise
     return beside
+
+
+def remove_empty_folders(top: Path) -> None:
+    """Remove a folder and those in it, as far as they are empty; links are left alone."""
+    if top.is_symlink() or not top.is_dir():
+        return
+    for folder, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
 
 
 def sync_files(root: Path, keys: Iterable[str]) -> None:

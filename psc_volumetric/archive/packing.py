@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 import uuid
 import zipfile
 from pathlib import Path
 
 from zarr.abc.store import Store
 
-from psc_volumetric.archive.layout import PARTIAL_KEY, PARTIAL_PREFIX
+from psc_volumetric.archive.folder import list_files, remove_empty_folders, sync_folders
+from psc_volumetric.archive.layout import MANIFEST_KEY, PARTIAL_KEY, PARTIAL_PREFIX
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_leftover, is_zip_name
 from psc_volumetric.errors import StorageError
 
 __all__ = [
     "already_sealed",
-    "check_free",
     "pack",
-    "remove_tree",
+    "remove_leftovers",
     "remove_work_place",
     "work_place",
 ]
@@ -43,24 +42,6 @@ def already_sealed(name: str) -> StorageError:
     )
 
 
-def check_free(target: Target, identity: str) -> None:
-    """Refuse a target that is a file; tidy up when it is the zip file of this very archive."""
-    if isinstance(target, Store) or "://" in os.fspath(target):
-        return
-    if not is_zip_name(target):
-        if Path(os.fspath(target)).is_file():
-            raise _exists(Path(os.fspath(target)))
-        return
-    path, work = Path(os.fspath(target)), Path(f"{os.fspath(target)}.partial")
-    if not path.exists():
-        return
-    head = work / PARTIAL_KEY
-    if head.is_file() and f'"identity": "{identity}"' in head.read_text():
-        _remove_journal_last(work)
-        raise already_sealed(str(path))
-    raise _exists(path)
-
-
 def _exists(path: Path) -> StorageError:
     return StorageError(
         f"{path}: something is there already",
@@ -69,11 +50,11 @@ def _exists(path: Path) -> StorageError:
     )
 
 
-def _remove_journal_last(work: Path) -> None:
-    for path in work.rglob("*"):
-        if path.is_file() and path != work / PARTIAL_KEY:
-            path.unlink()
-    shutil.rmtree(work)
+def remove_leftovers(path: Path) -> None:
+    """Remove half-written zip files that a killed run left beside the target."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        if is_leftover(left.name):
+            left.unlink(missing_ok=True)
 
 
 def pack(store: ArchiveStore, target: Target) -> None:
@@ -85,9 +66,7 @@ def pack(store: ArchiveStore, target: Target) -> None:
     if isinstance(target, Store):
         raise StorageError("a Zarr store cannot be packed", kind="unsupported-target")
     path = Path(os.fspath(target))
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-        if is_leftover(left.name):
-            left.unlink()
+    remove_leftovers(path)
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with zipfile.ZipFile(beside, "x", zipfile.ZIP_STORED) as archive:
@@ -97,11 +76,14 @@ def pack(store: ArchiveStore, target: Target) -> None:
         with beside.open("rb") as handle:
             os.fsync(handle.fileno())
         os.link(beside, path)
+        sync_folders([path.parent])
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError as error:
         raise StorageError(
-            f"{path}: the zip file cannot be written ({error})", kind="storage-failed"
+            f"{path}: the zip file cannot be written ({error})",
+            kind="storage-failed",
+            hint="check rights and free space, then run the same command again",
         ) from error
     finally:
         beside.unlink(missing_ok=True)
@@ -115,15 +97,15 @@ def _add(archive: zipfile.ZipFile, store: ArchiveStore, key: str) -> None:
 
 
 def remove_work_place(target: Target) -> None:
-    """Remove the folder a zip archive was built in; ``partial.json`` goes last."""
+    """Remove the folder a zip archive was built in; its manifest goes last.
+
+    As long as that is there, a later run knows whose remains these are.
+    """
     place = work_place(target)
-    if not isinstance(place, Store):
-        _remove_journal_last(Path(os.fspath(place)))
-
-
-def remove_tree(store: ArchiveStore) -> None:
-    """Remove every key of an unfinished archive, and its folder."""
-    for key in store.listing():
-        store.delete(key)
-    if store.root is not None:
-        shutil.rmtree(store.root)
+    if isinstance(place, Store):
+        return
+    work = Path(os.fspath(place))
+    last = (PARTIAL_KEY, MANIFEST_KEY)
+    for key in [*(k for k in list_files(work) if k not in last), *last]:
+        (work / key).unlink(missing_ok=True)
+    remove_empty_folders(work)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.access import header_digest
+from psc_volumetric.archive.folder import remove_empty_folders
 from psc_volumetric.archive.journal import BrickRecord, journal_key, preview_key
 from psc_volumetric.archive.layout import (
     MANIFEST_KEY,
@@ -29,7 +30,7 @@ from psc_volumetric.archive.tiles import write_tile_table
 from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.errors import StorageError
 
-__all__ = ["clean_up", "commit", "prepare"]
+__all__ = ["clean_up", "commit", "is_journal", "prepare", "remove_tree"]
 
 SIDECARS = ("tiles/", "preview/", "source/", "priors/")
 
@@ -88,26 +89,37 @@ def clean_up(store: ArchiveStore) -> None:
         store.delete(key)
     _remove_leftovers(store)
     if store.root is not None:
-        _remove_empty_folders(store)
+        remove_empty_folders(store.root / PARTIAL_PREFIX)
     store.delete(PARTIAL_KEY)
+
+
+def remove_tree(store: ArchiveStore, variables: Sequence[VariableSpec]) -> None:
+    """Remove an unfinished archive; ``partial.json`` goes last, what is not its own stays."""
+    for key in store.listing():
+        if key != PARTIAL_KEY and (_belongs(key, variables) or is_journal(key)):
+            store.delete(key)
+    store.delete(PARTIAL_KEY)
+    if store.root is not None:
+        remove_empty_folders(store.root)
+
+
+def is_journal(key: str) -> bool:
+    """Whether a key is the writer's own note or a half-written file, and no part of the archive."""
+    return key == PARTIAL_KEY or key.startswith(PARTIAL_PREFIX) or is_leftover(key)
+
+
+def _belongs(key: str, variables: Sequence[VariableSpec]) -> bool:
+    """Whether a key is one that an archive of these variables has."""
+    coordinates = {name for v in variables for name in v.coordinates}
+    parts = tuple(f"{name}/" for name in coordinates) + tuple(f"{v.name}/c/" for v in variables)
+    single = {METADATA_KEY, README_KEY, *(f"{v.name}/{METADATA_KEY}" for v in variables)}
+    return key in single or key.startswith((*SIDECARS, *parts))
 
 
 def _remove_leftovers(store: ArchiveStore) -> None:
     for key in store.listing():
         if is_leftover(key):
             store.delete(key)
-
-
-def _remove_empty_folders(store: ArchiveStore) -> None:
-    if store.root is None:
-        return
-    top = store.root / PARTIAL_PREFIX
-    folders = (
-        sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True) if top.is_dir() else []
-    )
-    for folder in [*folders, top]:
-        if folder.is_dir():
-            folder.rmdir()
 
 
 def _reader(store: ArchiveStore, spec: VariableSpec) -> Callable[[tuple[int, ...]], BrickRecord]:
@@ -175,14 +187,11 @@ def _other_entries(
     store: ArchiveStore, variables: Sequence[VariableSpec], bricks: dict[str, Entry]
 ) -> dict[str, Entry]:
     """Entries of every key that is not a brick; refuse keys that do not belong."""
-    coordinates = {name for v in variables for name in v.coordinates}
-    arrays = tuple(f"{name}/" for name in coordinates)
-    single = {METADATA_KEY, README_KEY, *(f"{v.name}/{METADATA_KEY}" for v in variables)}
-    entries = {}
+    entries, bricks_of = {}, tuple(f"{v.name}/c/" for v in variables)
     for key in store.listing():
-        if key in bricks or key in (MANIFEST_KEY, PARTIAL_KEY) or key.startswith(PARTIAL_PREFIX):
+        if key in bricks or key == MANIFEST_KEY or is_journal(key):
             continue
-        if key not in single and not key.startswith((*SIDECARS, *arrays)):
+        if not _belongs(key, variables) or key.startswith(bricks_of):
             raise StorageError(
                 f"{store.name}: {key!r} does not belong to the archive",
                 kind="foreign-key",

@@ -101,8 +101,9 @@ class Stage:
         if values.size:
             array[...] = values
 
-    def flush(self) -> None:
-        """Copy what was made since the last flush, and forget it."""
+    def flush(self) -> list[str]:
+        """Copy what was made since the last flush, and forget it; gives the keys."""
+        written = []
         for key in sorted(self._keys):
             data = self._keys[key].to_bytes()
             if key.endswith("zarr.json"):
@@ -110,7 +111,9 @@ class Stage:
                     continue
                 data = data if key.startswith(SIDECARS) else _checked(data)
             self._target.put(key, data)
+            written.append(key)
         self._keys.clear()
+        return written
 
 
 def _checked(data: bytes) -> bytes:

@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psc_volumetric.archive.access import SealedStore, load_manifest, missing
-from psc_volumetric.archive.layout import (
-    MANIFEST_KEY,
-    PARTIAL_KEY,
-    PARTIAL_PREFIX,
-    VariableSpec,
-    chunk_key,
-)
-from psc_volumetric.archive.stores import Target, is_leftover, open_store
+from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec, chunk_key
+from psc_volumetric.archive.sealing import is_journal
+from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles
 from psc_volumetric.bitstream.brick import BrickIndex
 from psc_volumetric.errors import ParameterError, PscError
@@ -168,11 +163,6 @@ def _shallow(
             yield _located(key, error)
         if progress is not None:
             progress("objects", number + 1, len(listed))
-
-
-def is_journal(key: str) -> bool:
-    """Whether a run that was stopped while tidying left this behind; it does no harm."""
-    return key == PARTIAL_KEY or key.startswith(PARTIAL_PREFIX) or is_leftover(key)
 
 
 def _located(key: str, error: PscError) -> Finding:

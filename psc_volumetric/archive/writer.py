@@ -28,18 +28,18 @@ from psc_volumetric.archive.manifest import Manifest, check_format, sha256_hex
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.preview import block_means, plan_preview
 from psc_volumetric.archive.priors import prior_prefix
-from psc_volumetric.archive.sealing import clean_up, prepare
+from psc_volumetric.archive.sealing import prepare, remove_tree
 from psc_volumetric.archive.skeleton import CoordinateLike, build_skeleton
 from psc_volumetric.archive.source import FileLike, stage_source
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import (
     ArchiveStore,
     Target,
-    is_leftover,
     is_zip_name,
     open_store,
     target_text,
 )
+from psc_volumetric.archive.targets import target_state, tidy_up
 from psc_volumetric.bitstream.brick import BrickIndex, read_index
 from psc_volumetric.errors import FormatError, ParameterError, StorageError
 
@@ -71,7 +71,6 @@ class ArchiveWriter:
         self.mode = mode
         self.created = created
         self.variables = {v.name: v for v in variables}
-        self.sealed = False
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -127,17 +126,13 @@ class ArchiveWriter:
             provenance=provenance or {},
         )
         name = target_text(target)
-        packing.check_free(target, skeleton.identity)
+        state = target_state(target, options=options)
+        if state == "foreign":
+            raise _exists(name, "something that is not an unfinished archive")
+        if state == "sealed":
+            raise _sealed(target, name, skeleton.identity, options)
         store = open_store(packing.work_place(target), write=True, options=options)
-        head = _head(store)
-        if store.exists(MANIFEST_KEY) and not is_zip_name(target):
-            if head is None or head["identity"] != skeleton.identity:
-                raise _exists(name, "a sealed archive")
-            clean_up(store)
-            raise packing.already_sealed(name)
-        if head is None:
-            if not all(is_leftover(key) for key in store.listing()):
-                raise _exists(name, "something that is not an unfinished archive")
+        if state == "absent":
             document = {
                 "format": FORMAT,
                 "identity": skeleton.identity,
@@ -146,7 +141,7 @@ class ArchiveWriter:
                 "variables": {v.name: v.metadata(mode) for v in skeleton.variables},
             }
             store.set_exclusive(PARTIAL_KEY, encode_json(document))
-            head = _head(store)
+        head = _head(store)
         if head is None or head["identity"] != skeleton.identity:
             raise StorageError(
                 f"{name}: an unfinished archive of another input, or with other settings, is there",
@@ -267,10 +262,16 @@ class ArchiveWriter:
         blobs: Mapping[str, bytes],
         files: Sequence[FileLike],
     ) -> None:
-        """Store what the adapter of ``kind`` needs to write the source format again."""
+        """Store what the adapter of ``kind`` needs to write the source format again.
+
+        Called once more, it replaces what was stored before.
+        """
         stage = Stage(self._store)
         stage_source(stage, kind, document, blobs, files)
-        stage.flush()
+        written = set(stage.flush())
+        for key in self._store.listing("source/"):
+            if key not in written:
+                self._store.delete(key)
 
     def write_prior(self, prior: Prior) -> None:
         """Store the files of a prior verbatim; the archive then decodes without the shipped one."""
@@ -312,15 +313,18 @@ class ArchiveWriter:
         StorageError, FormatError
             As `prepare`; kind ``"target-exists"`` when another writer sealed other bytes.
         """
-        manifest = self.prepare().commit()
-        self.sealed = True
-        return manifest
+        return self.prepare().commit()
 
     def abort(self) -> None:
-        """Remove the unfinished archive; a sealed one is left alone (StorageError)."""
-        if self.sealed or (self._store.exists(MANIFEST_KEY) and not is_zip_name(self._target)):
+        """Remove the unfinished archive and nothing else; a sealed one is left alone.
+
+        Raises
+        ------
+        StorageError : the archive is sealed.
+        """
+        if target_state(self._target) == "sealed":
             raise _exists(target_text(self._target), "a sealed archive")
-        packing.remove_tree(self._store)
+        remove_tree(self._store, tuple(self.variables.values()))
 
     def _spec(self, variable: str) -> VariableSpec:
         if variable not in self.variables:
@@ -378,6 +382,19 @@ def _head(store: ArchiveStore) -> dict[str, Any] | None:
         "mode": found.mode,
         "variables": found.variables,
     }
+
+
+def _sealed(
+    target: Target, name: str, identity: str, options: Mapping[str, Any] | None
+) -> StorageError:
+    """The error for a sealed target, after tidying what a killed run left there."""
+    place = packing.work_place(target)
+    same = False
+    if not is_zip_name(target) or target_state(place) == "sealed":
+        head = _head(open_store(place, options=options))
+        same = head is not None and head["identity"] == identity
+    tidied = tidy_up(target, options=options)
+    return packing.already_sealed(name) if same and tidied else _exists(name, "a sealed archive")
 
 
 def _exists(name: str, what: str) -> StorageError:

@@ -14,7 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter
+from psc_volumetric.archive import (
+    ArchiveReader,
+    ArchiveWriter,
+    target_state,
+    tidy_up,
+    verify_archive,
+)
 from psc_volumetric.codec import CodecParameters, encode_brick
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
@@ -91,37 +97,6 @@ def test_a_killed_process_is_continued(
     else:
         assert path.read_bytes() == calm.read_bytes()
     assert {p.name for p in tmp_path.iterdir()} == {name, f"calm-{name}"}
-
-
-@pytest.mark.parametrize("name", ["scan.psc.zarr", "scan.psc.zarr.zip"])
-def test_killed_between_seal_and_tidying(
-    tmp_path: Path,
-    values: np.ndarray,
-    make: SimpleNamespace,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-) -> None:
-    class Killed(Exception):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
-
-    path = tmp_path / name
-    with monkeypatch.context() as patch:
-        patch.setattr("psc_volumetric.archive.prepared.clean_up", die)
-        patch.setattr("psc_volumetric.archive.packing.remove_work_place", die)
-        with pytest.raises(Killed):
-            make.build(path, values)
-    with pytest.raises(StorageError) as caught:
-        make.begin(path, values)
-    assert caught.value.kind == "already-sealed"
-    assert [p.name for p in tmp_path.iterdir()] == [name]
-    with ArchiveReader.open(path) as reader:
-        assert list(reader.verify(deep=True)) == []
-    with pytest.raises(StorageError) as caught:
-        make.begin(path, values)
-    assert caught.value.kind == "target-exists"
 
 
 def test_killed_between_manifest_and_zip(
@@ -281,3 +256,106 @@ def test_a_brick_damaged_before_sealing_is_noticed(
     assert list(writer.pending("volume")) == [(0, 1, 1)]
     assert make.write_bricks(writer, {"volume": values}) == 1
     writer.seal()
+
+
+def test_a_foreign_file_at_the_target_does_not_cost_the_work(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    """Somebody puts a zip file where ours will be, while ours is unfinished."""
+    path = tmp_path / "scan.psc.zarr.zip"
+    make.write_bricks(make.begin(path, values), {"volume": values}, stop_after=5)
+    work = tmp_path / "scan.psc.zarr.zip.partial"
+    before = digests(work)
+    other = make.values((9, 33, 40))
+    make.build(tmp_path / "other.zip", other)
+    for data in (b"hello", (tmp_path / "other.zip").read_bytes()):
+        path.write_bytes(data)
+        with pytest.raises(StorageError) as caught:
+            make.begin(path, values)
+        assert caught.value.kind == "target-exists"
+        tidy_up(path)
+        assert digests(work) == before
+    path.unlink()
+    assert make.write_bricks(make.begin(path, values), {"volume": values}) == 7
+
+
+def test_abort_removes_its_own_and_nothing_else(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "scan.psc.zarr"
+    writer = make.begin(path, values)
+    make.write_bricks(writer, {"volume": values}, stop_after=5)
+    (path / "thesis.txt").write_text("x")
+    (path / "volume" / "notes").mkdir()
+    (path / "volume" / "notes" / "a.txt").write_text("y")
+    writer.abort()
+    assert set(digests(path)) == {"thesis.txt", "volume/notes/a.txt"}
+
+
+def test_a_smaller_source_leaves_nothing_of_a_larger_one(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    writer = make.begin(tmp_path / "a.psc.zarr", values)
+    make.write_bricks(writer, {"volume": values})
+    writer.write_source("nifti", {}, {"original": bytes(3 << 20)}, make.files)
+    writer.write_source("nifti", {}, {"header": b"abc"}, make.files)
+    manifest = writer.seal()
+    assert [key for key in manifest.entries if key.startswith("source/blobs/c")] == [
+        "source/blobs/c/0"
+    ]
+
+
+def states(path: Path) -> list[str]:
+    return [target_state(path), target_state(f"{path}.zip")]
+
+
+def test_states_of_a_target(tmp_path: Path, values: np.ndarray, make: SimpleNamespace) -> None:
+    path = tmp_path / "scan.psc.zarr"
+    assert states(path) == ["absent", "absent"]
+    for name in (path, Path(f"{path}.zip.partial")):
+        name.mkdir()
+        (name / f".{'a' * 32}.partial").write_text("the very first write")
+    assert states(path) == ["absent", "absent"]
+    for target in (path, f"{path}.zip"):
+        make.write_bricks(make.begin(target, values), {"volume": values})
+    assert states(path) == ["unfinished", "unfinished"]
+    for target in (path, f"{path}.zip"):
+        make.finish(make.begin(target, values))
+    assert states(path) == ["sealed", "sealed"]
+    assert [p.name for p in tmp_path.glob(".*")] == []
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x")
+    (tmp_path / "other.zip").write_text("x")
+    assert states(tmp_path / "other") == ["foreign", "foreign"]
+
+
+@pytest.mark.parametrize("name", ["scan.psc.zarr", "scan.psc.zarr.zip"])
+def test_killed_before_every_change_from_the_manifest_on(
+    tmp_path: Path, make: SimpleNamespace, name: str
+) -> None:
+    """A sealed target is good at once; a rerun leaves the bytes of a calm run and nothing else."""
+    values = make.values((8, 32, 32))
+    calm, template, folder = (tmp_path / part for part in ("calm", "template", "killed"))
+    make.build(calm / name, values)
+    expected = digests(calm)
+    unfinished = make.begin(template / name, values)
+    make.write_bricks(unfinished, {"volume": values})
+    unfinished.write_source(
+        "nifti", {"shape": [1, 2]}, {"header": b"\0\1\2", "empty": b""}, make.files
+    )
+    script = str(Path(__file__).with_name("killed_at.py"))
+    subprocess.run([sys.executable, script, template, folder, name], cwd=ROOT, check=True)
+    moments = sorted(folder.iterdir(), key=lambda path: int(path.name))
+    assert len(moments) > 8
+    found = set()
+    for moment in moments:
+        path = moment / name
+        found.add(target_state(path))
+        if target_state(path) == "sealed":
+            assert list(verify_archive(path)) == []
+            tidy_up(path)
+        else:
+            make.finish(make.begin(path, values))
+        assert digests(moment) == expected
+        assert [p.name for p in moment.iterdir()] == [name]
+    assert found == {"unfinished", "sealed"}
