@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli_options import (
+    Base,
     Bpv,
     Coders,
     Debug,
@@ -44,7 +45,7 @@ def archive(  # long: one parameter for each option, with its help
     psnr: Psnr = None,
     step: Step = None,
     preview: Preview = None,
-    base: Annotated[str, typer.Option(help="Lossy method: auto, psc, av1 or wavelet.")] = "auto",
+    base: Base = "auto",
     roi_lossless: Annotated[
         str | None, typer.Option(help='Keep this region exactly: "z=10:42,y=0:64,x=32:96".')
     ] = None,

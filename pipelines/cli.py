@@ -12,8 +12,19 @@ from typing import Annotated
 
 import typer
 
+import psc_volumetric
 from pipelines.archive_command import archive
-from pipelines.cli_options import ArchivePath, Debug, Device, DryRun, Json, Quiet, Roi
+from pipelines.cli_options import (
+    ArchivePath,
+    ArchivesPath,
+    Debug,
+    Device,
+    DryRun,
+    Json,
+    Level,
+    Quiet,
+    Roi,
+)
 from pipelines.evaluate_command import evaluate
 from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
 from pipelines.session import Session, print_failure
@@ -38,6 +49,25 @@ prior_app = typer.Typer(
 )
 app.add_typer(prior_app, name="prior")
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"psc-archive {psc_volumetric.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=_EPILOG)
+def program(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Write-once, progressive archives of DICOM, NIfTI and NetCDF volumes."""
+
+
 app.command(epilog=_EPILOG)(archive)
 
 
@@ -54,9 +84,7 @@ def restore(
     roi_coords: Annotated[
         str | None, typer.Option(help='Coordinate values, ends included: "lat=40:60,lon=0:30".')
     ] = None,
-    level: Annotated[
-        str | None, typer.Option(help="A number, 0 is coarsest; or preview, bounded, lossless.")
-    ] = None,
+    level: Level = None,
     variable: Annotated[
         list[str] | None, typer.Option(help="Restore only this variable; may be repeated.")
     ] = None,
@@ -109,14 +137,12 @@ def info(
 
 @app.command(epilog=_EPILOG)
 def ls(
-    source: Annotated[
-        str, typer.Argument(metavar="ARCHIVE", help="Archive, or a folder of archives.")
-    ],
+    source: ArchivesPath,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """List the variables of an archive, or the archives in a folder."""
+    """List the variables of an archive, or all archives in a folder and the folders in it."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.info import list_lines, list_target
 
@@ -126,7 +152,7 @@ def ls(
 
 @app.command(epilog=_EPILOG)
 def verify(
-    source: ArchivePath,
+    source: ArchivesPath,
     sample: Annotated[str, typer.Option(help="Share of the objects to read: 5%, 0.05.")] = "100%",
     deep: Annotated[
         bool, typer.Option("--deep", help="Also decode, and compare the digest of every tile.")
@@ -137,14 +163,13 @@ def verify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check that an archive is whole and unchanged; exit code 7 when it is not."""
+    """Check that an archive, or all in a folder, are whole and unchanged; else exit code 7."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.progress import progress_bars
-        from pipelines.verify import parse_share, verify_lines
-        from pipelines.verify import verify as check
+        from pipelines.verify import parse_share, reports_document, verify_all, verify_lines
 
         with progress_bars(enabled=session.shows_progress) as progress:
-            report = check(
+            reports = verify_all(
                 source,
                 sample=parse_share(sample),
                 deep=deep,
@@ -152,8 +177,10 @@ def verify(
                 device=device,
                 progress=progress,
             )
-        session.result(report.to_dict(), lambda: verify_lines(report))
-        if report.findings:
+        session.result(
+            reports_document(reports), lambda: [line for r in reports for line in verify_lines(r)]
+        )
+        if any(report.findings for report in reports):
             raise typer.Exit(EXIT_DAMAGE)
 
 
@@ -249,8 +276,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = command.main(args=words, prog_name="psc-archive", standalone_mode=False)
     except typer.TyperException as error:
+        message = error.format_message()
+        if message.startswith("Usage:"):  # no command was named
+            typer.echo(message, err=True)
+            sys.exit(EXIT_USAGE)
         hint = "`psc-archive --help`, or --help after a command, shows what is possible"
-        failure = Failure(EXIT_USAGE, "usage", error.format_message(), hint)
+        failure = Failure(EXIT_USAGE, "usage", message, hint)
         print_failure(failure, (), as_json="--json" in words)
         code = EXIT_USAGE
     sys.exit(code if isinstance(code, int) else 0)

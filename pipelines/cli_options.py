@@ -12,6 +12,8 @@ import typer
 
 __all__ = [
     "ArchivePath",
+    "ArchivesPath",
+    "Base",
     "Bpv",
     "Coders",
     "Debug",
@@ -20,6 +22,7 @@ __all__ = [
     "Effort",
     "Json",
     "KeepOriginal",
+    "Level",
     "MaxError",
     "MaxErrorUnit",
     "Mode",
@@ -37,20 +40,41 @@ __all__ = [
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; never changes a bit.")]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda", help="Where networks run; never changes a bit.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
 
 # Commands that read archives.
 ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder, zip file or URL.")]
+ArchivesPath = Annotated[
+    str, typer.Argument(metavar="ARCHIVE", help="Archive, or a folder with archives in it.")
+]
+Level = Annotated[
+    str | None,
+    typer.Option(metavar="N|preview|bounded|lossless", help="Quality level; 0 is the coarsest."),
+]
 Roi = Annotated[str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')]
 
 # Commands that make archives, one by one (`archive`) or as a flow (``python -m flows``).
-Mode = Annotated[str, typer.Option(help="lossless (every bit), bounded (--max-error), or lossy.")]
+Mode = Annotated[
+    str,
+    typer.Option(
+        metavar="lossless|bounded|lossy", help="Every bit, within --max-error, or no promise."
+    ),
+]
 MaxError = Annotated[
     float | None, typer.Option(help="Largest error of any value; with lossless, of a level below.")
 ]
 MaxErrorUnit = Annotated[
-    str, typer.Option(help="stored, physical (HU, K ...), or relative (share of the range).")
+    str,
+    typer.Option(
+        metavar="stored|physical|relative",
+        help="Stored units, physical ones (HU, K ...), or a share of the range.",
+    ),
+]
+Base = Annotated[
+    str, typer.Option(metavar="auto|psc|av1|wavelet", help="Lossy method; auto: best per brick.")
 ]
 Bpv = Annotated[float | None, typer.Option(help="Lossy: bits per voxel, within 2 %.")]
 Psnr = Annotated[float | None, typer.Option(help="Lossy: PSNR in dB, within 0.1.")]
@@ -59,10 +83,15 @@ Step = Annotated[
 ]
 Preview = Annotated[
     str | None,
-    typer.Option(help="Lossy levels below lossless and bounded ones: none (default) or psc."),
+    typer.Option(
+        metavar="none|psc", help="Lossy levels below lossless and bounded ones; default: none."
+    ),
 ]
 Coders = Annotated[
-    str, typer.Option(help="Coders of exact levels: smallest, fast, or names: jpegls,zstd.")
+    str,
+    typer.Option(
+        metavar="smallest|fast|NAMES", help="Coders of exact levels; names as in jpegls,zstd."
+    ),
 ]
 KeepOriginal = Annotated[
     bool,
@@ -77,4 +106,6 @@ PriorName = Annotated[
     str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")
 ]
 Effort = Annotated[int, typer.Option(help="1..9: network evaluations per tile, 8 to 304.")]
-Setting = Annotated[str, typer.Option(help="fast, or paper (the published algorithm, slow).")]
+Setting = Annotated[
+    str, typer.Option(metavar="fast|paper", help="paper is the published algorithm, slow.")
+]

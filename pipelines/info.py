@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
+from pipelines.collection import archives_in, folder_of, refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import PscError
 
@@ -20,7 +20,9 @@ def archive_info(archive: str) -> dict[str, Any]:
     ------
     StorageError : nothing is there.
     FormatError : not an archive, not sealed, or damaged.
+    ParameterError : a folder of archives.
     """
+    refuse_folder(archive)
     with ArchiveReader.open(archive) as reader:
         info = reader.info()
     for entry in info["variables"].values():
@@ -130,16 +132,15 @@ def _name_levels(entry: dict[str, Any]) -> None:
 
 
 def list_target(target: str) -> list[dict[str, Any]]:
-    """Variables of an archive, or the archives in a folder.
+    """Variables of an archive, or the archives in a folder and the folders in it.
 
     Raises
     ------
     StorageError, FormatError : as for `archive_info`.
     """
-    path = Path(target)
-    if "://" not in target and path.is_dir() and not _looks_like_archive(path):
-        found = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES))
-        return [_archive_row(archive) for archive in found]
+    folder = folder_of(target)
+    if folder is not None:
+        return [_archive_row(path, folder) for path in archives_in(folder)]
     info = archive_info(target)
     return [
         {
@@ -155,27 +156,24 @@ def list_target(target: str) -> list[dict[str, Any]]:
     ]
 
 
-def _looks_like_archive(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) or (path / MANIFEST_KEY).exists()
-
-
-def _archive_row(path: Path) -> dict[str, Any]:
+def _archive_row(path: Path, folder: Path) -> dict[str, Any]:
+    name = path.relative_to(folder).as_posix()
     try:
         with ArchiveReader.open(path) as reader:
             return {
-                "name": path.name,
+                "name": name,
                 "state": "sealed",
                 "mode": reader.mode,
                 "variables": list(reader.variables),
                 "bytes": reader.manifest.size,
             }
     except PscError as error:
-        return {"name": path.name, "state": error.kind}
+        return {"name": name, "state": error.kind}
 
 
 def list_lines(rows: list[dict[str, Any]]) -> list[str]:
     """The listing for people, one line each."""
-    lines = []
+    lines = [] if rows else ["no archives"]
     for row in rows:
         if "state" in row:
             names = ", ".join(row.get("variables", []))

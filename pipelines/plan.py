@@ -23,7 +23,7 @@ from pipelines.intensity import SampledRange
 from pipelines.item_report import ITEM_ERRORS, ItemError, holds_data
 from pipelines.modes import VariableMode, decide
 from pipelines.options import CT_PRIOR, ArchiveOptions, choose_prior
-from pipelines.roi import box_text, roi_from_indices, roi_from_mm
+from pipelines.roi import box_text, own_axes, roi_from_indices, roi_from_mm
 from psc_volumetric.archive.layout import SUFFIXES, VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
@@ -314,12 +314,13 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         notes += [note] if note else []
     elif options.prior is not None:
         brick_prior(options.prior)
+    axes = frozenset(dim for volume in item.volumes for dim in volume.dims)
     variables: list[VariablePlan] = []
     taken: set[str] = set()
     for volume, kept in decided:
         key = free_name(volume.name, taken)
         taken.add(key)
-        exact = _exact_region(volume, options) if kept.mode != "lossless" else None
+        exact = _exact_region(volume, options, axes) if kept.mode != "lossless" else None
         shape, prior_digest = (tile, digest) if kept.needs_prior else (PLAIN_TILE, None)
         parameters = _parameters(volume, options, kept, exact)
         spec = _spec(volume, key, shape, prior_digest, parameters, kept.range)
@@ -329,8 +330,10 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     return ItemPlan(candidate, target, options, name, tuple(variables), tuple(notes), item.files)
 
 
-def _exact_region(volume: Volume, options: ArchiveOptions) -> tuple[slice, ...] | None:
-    """Box of the region to keep exactly, or None.
+def _exact_region(
+    volume: Volume, options: ArchiveOptions, axes: frozenset[str]
+) -> tuple[slice, ...] | None:
+    """Box of the region to keep exactly, or None; whole along what only others of ``axes`` have.
 
     Raises
     ------
@@ -338,7 +341,8 @@ def _exact_region(volume: Volume, options: ArchiveOptions) -> tuple[slice, ...] 
     """
     shape = tuple(volume.array.shape)
     if options.exact_roi is not None:
-        return roi_from_indices(options.exact_roi, dims=volume.dims, shape=shape)
+        text = own_axes(options.exact_roi, dims=volume.dims, others=axes)
+        return None if text is None else roi_from_indices(text, dims=volume.dims, shape=shape)
     if options.exact_roi_mm is not None:
         return roi_from_mm(options.exact_roi_mm, affine=volume.affine, shape=shape)
     return None

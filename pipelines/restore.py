@@ -12,10 +12,12 @@ import numpy as np
 
 import adapters
 from adapters.base import RestoreInfo
+from pipelines.collection import refuse_folder
 from pipelines.decoded import restored_volumes, touched
 from pipelines.progress import Progress, Silent
 from pipelines.proof import PROMISES, FileProof, describe, outcome_counts, prove
-from pipelines.roi import box_text, roi_from_coordinates, roi_from_indices, roi_from_mm
+from pipelines.roi import box_text, own_axes, roi_from_indices, roi_from_mm
+from pipelines.roi_coordinates import roi_from_coordinates
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import Level, check_level, is_exact_at, level_number
 from psc_volumetric.archive.reader import ArchiveReader
@@ -160,34 +162,47 @@ def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
             hint="`psc-archive ls` lists them",
         )
     specs = [reader.variables[name] for name in chosen]
-    boxes = {spec.name: _box(reader, spec, options) for spec in specs}
+    axes = frozenset(dim for spec in specs for dim in spec.dims)
+    boxes = {spec.name: _box(reader, spec, options, axes) for spec in specs}
     levels = max((reader.tile_table(name).levels for name in chosen), default=0)
     return RestorePlan(boxes, options.level, levels, {s.name: s.dims for s in specs})
 
 
 def dry_restore(archive: str, target: Path, options: RestoreOptions) -> RestorePlan:
     """What `restore` would do; the same errors for region and target, nothing decoded."""
+    refuse_folder(archive)
     with ArchiveReader.open(archive) as reader:
         plan = plan_restore(reader, options)
         refuse_existing(reader.source().kind, target)
     return plan
 
 
-def _box(reader: ArchiveReader, spec: VariableSpec, options: RestoreOptions) -> tuple[slice, ...]:
-    if options.roi is not None:
-        return roi_from_indices(options.roi, dims=spec.dims, shape=spec.shape)
+def _box(
+    reader: ArchiveReader, spec: VariableSpec, options: RestoreOptions, axes: frozenset[str]
+) -> tuple[slice, ...]:
+    """Region of one variable, whole along the axes that only others of ``axes`` have."""
     if options.roi_mm is not None:
         return roi_from_mm(options.roi_mm, affine=spec.affine, shape=spec.shape)
+    whole = tuple(slice(0, size) for size in spec.shape)
+    if options.roi is not None:
+        text = own_axes(options.roi, dims=spec.dims, others=axes)
+        return whole if text is None else roi_from_indices(text, dims=spec.dims, shape=spec.shape)
     if options.roi_coords is not None:
-        values = {
-            name: np.asarray(found.values)
-            for name, found in reader.coordinates(spec.name).items()
-            if found.dims == (name,)
+        text = own_axes(options.roi_coords, dims=spec.dims, others=axes)
+        found = {
+            name: coordinate
+            for name, coordinate in reader.coordinates(spec.name).items()
+            if coordinate.dims == (name,)
         }
-        return roi_from_coordinates(
-            options.roi_coords, dims=spec.dims, shape=spec.shape, coordinates=values
-        )
-    return tuple(slice(0, size) for size in spec.shape)
+        if text is not None:
+            return roi_from_coordinates(
+                text,
+                dims=spec.dims,
+                shape=spec.shape,
+                coordinates={name: np.asarray(c.values) for name, c in found.items()},
+                attrs={name: c.attrs for name, c in found.items()},
+            )
+    return whole
 
 
 def restore(
@@ -224,6 +239,7 @@ def restore(
     `pipelines.decoded.DecodedArray`.
     """
     shown = progress or Silent()
+    refuse_folder(archive)
     with ArchiveReader.open(archive, device=options.device) as reader:
         plan = plan_restore(reader, options)
         source = reader.source()
@@ -276,7 +292,8 @@ def restore_info(
             number = level_number(index, level)
             stored += index.level_nbytes(number)
             raw += math.prod(index.valid) * spec.dtype.itemsize
-            if is_exact_at(index, level) or _in_exact_region(spec, box, level):
+            last = number == index.levels - 1
+            if is_exact_at(index, level) or (last and _in_exact_region(spec, box, position)):
                 continue
             exact = False
             bounds.append(_bound(index, number))
@@ -298,15 +315,15 @@ def _bound(index: BrickIndex, level: int) -> float | None:
     return bounds[-1] if bounds else None
 
 
-def _in_exact_region(spec: VariableSpec, box: Sequence[slice], level: Level) -> bool:
-    """Whether a region lies in the one that was kept exactly, and its last level is asked for."""
+def _in_exact_region(spec: VariableSpec, box: Sequence[slice], position: tuple[int, ...]) -> bool:
+    """Whether what a region has of a brick lies in the region that was kept exactly."""
     text = spec.parameters.get("exact_roi")
-    if text is None or level is not None:
+    if text is None:
         return False
-    region = roi_from_indices(str(text), dims=spec.dims, shape=spec.shape)
+    kept = roi_from_indices(str(text), dims=spec.dims, shape=spec.shape)
     return all(
-        kept.start <= part.start and part.stop <= kept.stop
-        for kept, part in zip(region, box, strict=True)
+        k.start <= max(part.start, brick.start) and min(part.stop, brick.stop) <= k.stop
+        for k, part, brick in zip(kept, box, spec.box(position), strict=True)
     )
 
 

@@ -1,7 +1,7 @@
 """Regions of interest: text from the command line to a box of array indices.
 
-A region is given in indices (``z=10:42,y=0:64``), in millimetres of the RAS+ world
-(``x=-20:30,z=0:45.5``) or in coordinate values (``lat=40:60,lon=-10:30``). All three end as one
+A region is given in indices (``z=10:42,y=0:64``) or in millimetres of the RAS+ world
+(``x=-20:30,z=0:45.5``); in coordinate values see `pipelines.roi_coordinates`. All end as one
 half-open slice per axis, and a region that is not inside the volume is refused by naming the
 range that would be valid.
 """
@@ -9,14 +9,22 @@ range that would be valid.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["box_text", "parse_ranges", "roi_from_coordinates", "roi_from_indices", "roi_from_mm"]
+__all__ = [
+    "axis_of",
+    "box_text",
+    "malformed",
+    "own_axes",
+    "parse_ranges",
+    "roi_from_indices",
+    "roi_from_mm",
+]
 
 Range = tuple[float | None, float | None]
 
@@ -45,15 +53,16 @@ def parse_ranges(text: str) -> dict[str, Range]:
     for part in text.split(","):
         name, equals, span = (piece.strip() for piece in part.partition("="))
         if not equals or not name or not span:
-            raise _malformed(text, f"{part.strip()!r} is not of the form name=start:stop")
+            raise malformed(text, f"{part.strip()!r} is not of the form name=start:stop")
         if name in ranges:
-            raise _malformed(text, f"axis {name!r} is given twice")
+            raise malformed(text, f"axis {name!r} is given twice")
         start, colon, stop = (piece.strip() for piece in span.partition(":"))
         ranges[name] = (_number(text, start), _number(text, stop if colon else start))
     return ranges
 
 
-def _malformed(text: str, problem: str) -> ParameterError:
+def malformed(text: str, problem: str) -> ParameterError:
+    """The error for a region that cannot be read."""
     return ParameterError(
         f"region {text!r} cannot be read: {problem}",
         kind="bad-roi",
@@ -65,11 +74,13 @@ def _number(text: str, piece: str) -> float | None:
     if not piece:
         return None
     try:
+        if "_" in piece or not piece.isascii():
+            raise ValueError(piece)
         value = float(piece)
     except ValueError as error:
-        raise _malformed(text, f"{piece!r} is not a number") from error
+        raise malformed(text, f"{piece!r} is not a number") from error
     if not math.isfinite(value):
-        raise _malformed(text, f"{piece!r} is not finite")
+        raise malformed(text, f"{piece!r} is not finite")
     return value
 
 
@@ -80,8 +91,13 @@ def box_text(roi: Sequence[slice], dims: Sequence[str]) -> str:
     )
 
 
-def _axis(name: str, dims: Sequence[str]) -> int:
-    """Axis number of a name; z, y and x also name the last three axes."""
+def axis_of(name: str, dims: Sequence[str]) -> int:
+    """Axis number of a name; z, y and x also name the last three axes.
+
+    Raises
+    ------
+    ParameterError : kind ``"unknown-axis"``.
+    """
     if name in dims:
         return list(dims).index(name)
     if name in _SPATIAL and not set(_SPATIAL) & set(dims):
@@ -93,6 +109,26 @@ def _axis(name: str, dims: Sequence[str]) -> int:
         kind="unknown-axis",
         hint="`psc-archive ls` lists the axes of each variable",
     )
+
+
+def own_axes(text: str, *, dims: Sequence[str], others: frozenset[str]) -> str | None:
+    """The part of a region that is about axes of one variable, None when there is none.
+
+    Parameters
+    ----------
+    text : str
+        A region of a whole archive, for example ``"time=0:2,lat=4:9"``.
+    dims : sequence of str
+        Axes of the variable; a field over ``(lat, lon)`` is cut along ``lat`` only.
+    others : frozenset of str
+        Axes of all variables. A name that none has stays, and is an error later.
+    """
+    parts = []
+    for part in text.split(","):
+        name = part.partition("=")[0].strip()
+        if name in dims or name not in others:
+            parts.append(part)
+    return ",".join(parts) if parts else None
 
 
 def roi_from_indices(text: str, *, dims: Sequence[str], shape: Sequence[int]) -> tuple[slice, ...]:
@@ -117,7 +153,7 @@ def roi_from_indices(text: str, *, dims: Sequence[str], shape: Sequence[int]) ->
     """
     box = [slice(0, size) for size in shape]
     for name, (first, last) in parse_ranges(text).items():
-        axis = _axis(name, dims)
+        axis = axis_of(name, dims)
         single = _is_single(text, name)
         start = _index(text, name, first, 0)
         stop = start + 1 if single else _index(text, name, last, shape[axis])
@@ -141,7 +177,7 @@ def _index(text: str, name: str, value: float | None, default: int) -> int:
     if value is None:
         return default
     if value != int(value):
-        raise _malformed(text, f"axis {name!r} needs whole numbers, found {value!r}")
+        raise malformed(text, f"axis {name!r} needs whole numbers, found {value!r}")
     return int(value)
 
 
@@ -188,12 +224,12 @@ def roi_from_mm(
     low, high = bounds[0].copy(), bounds[1].copy()
     for name, (first, last) in parse_ranges(text).items():
         if name not in ("x", "y", "z"):
-            raise _malformed(text, f"world axes are x, y and z, found {name!r}")
+            raise malformed(text, f"world axes are x, y and z, found {name!r}")
         axis = "xyz".index(name)
         low[axis] = bounds[0][axis] if first is None else first
         high[axis] = bounds[1][axis] if last is None else last
         if low[axis] > high[axis]:
-            raise _malformed(text, f"{name} starts at {low[axis]:g} after its end {high[axis]:g}")
+            raise malformed(text, f"{name} starts at {low[axis]:g} after its end {high[axis]:g}")
     corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1)
     index = np.linalg.solve(matrix[:3, :3], corners - matrix[:3, 3:])
     box = [slice(0, size) for size in shape[:-3]]
@@ -213,63 +249,3 @@ def roi_from_mm(
 
 def _mm_text(bounds: NDArray[np.float64]) -> str:
     return ",".join(f"{n}={lo:.2f}:{hi:.2f}" for n, lo, hi in zip("xyz", *bounds, strict=True))
-
-
-def roi_from_coordinates(
-    text: str,
-    *,
-    dims: Sequence[str],
-    shape: Sequence[int],
-    coordinates: Mapping[str, NDArray[np.generic]],
-) -> tuple[slice, ...]:
-    """Index box of the grid points whose coordinates lie in the given ranges, ends included.
-
-    Parameters
-    ----------
-    text : str
-        For example ``"lat=40:60,lon=0:30"``, in the values stored in the archive (time is not
-        decoded, longitudes are not wrapped).
-    dims, shape : sequences of equal length
-        Axis names and sizes of the variable.
-    coordinates : mapping
-        Dimension name to its one-dimensional, strictly rising or falling values.
-
-    Raises
-    ------
-    ParameterError : unknown axis, no usable coordinate (kind ``"no-coordinate"``), or a range that
-        reaches beyond the grid or holds no grid point (kind ``"roi-outside"``).
-    """
-    box = [slice(0, size) for size in shape]
-    for name, (first, last) in parse_ranges(text).items():
-        axis = _axis(name, dims)
-        values = _monotone(name, dims[axis], coordinates, shape[axis])
-        low, high = float(values.min()), float(values.max())
-        start = low if first is None else first
-        stop = high if last is None else last
-        cell = (high - low) / max(len(values) - 1, 1)
-        inside = np.flatnonzero((values >= start) & (values <= stop))
-        if start < low - cell - _TINY or stop > high + cell + _TINY or not inside.size:
-            raise ParameterError(
-                f"region {name}={start:g}:{stop:g} is outside the volume or holds no grid point: "
-                f"{dims[axis]!r} runs from {low:g} to {high:g} in {len(values)} points",
-                kind="roi-outside",
-                hint=f"valid are ranges within {name}={low:g}:{high:g}; longitudes do not wrap",
-            )
-        box[axis] = slice(int(inside[0]), int(inside[-1]) + 1)
-    return tuple(box)
-
-
-def _monotone(
-    name: str, dim: str, coordinates: Mapping[str, NDArray[np.generic]], size: int
-) -> NDArray[np.float64]:
-    values = coordinates.get(dim)
-    if values is not None and values.shape == (size,) and values.dtype.kind in "iuf":
-        numbers = values.astype(np.float64)
-        steps = np.diff(numbers)
-        if np.isfinite(numbers).all() and ((steps > 0).all() or (steps < 0).all()):
-            return numbers
-    raise ParameterError(
-        f"axis {name!r} has no one-dimensional rising or falling coordinate",
-        kind="no-coordinate",
-        hint="give the region in indices with --roi",
-    )

@@ -9,8 +9,10 @@ import nibabel
 import numpy as np
 import xarray as xr
 
+from pipelines.collection import refuse_folder
 from pipelines.roi import box_text, roi_from_indices
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.levels import check_level
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError, StorageError
 
@@ -56,6 +58,8 @@ def write_sigma(
     ParameterError : ending, variable or region that do not exist here.
     StorageError : the target exists (kind ``"target-exists"``).
     """
+    check_level(level)
+    refuse_folder(archive)
     ending = next((e for e in ENDINGS if target.name.lower().endswith(e)), None)
     if ending is None:
         raise ParameterError(

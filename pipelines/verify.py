@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.collection import archives_in, folder_of
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.verify import Finding, verify_archive
-from psc_volumetric.errors import ParameterError
+from psc_volumetric.errors import ParameterError, PscError, StorageError
 
-__all__ = ["VerifyReport", "parse_share", "verify", "verify_lines"]
+__all__ = [
+    "VerifyReport",
+    "parse_share",
+    "reports_document",
+    "verify",
+    "verify_all",
+    "verify_lines",
+]
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,53 @@ def verify(
         verify_archive(archive, sample=sample, deep=deep, seed=seed, device=device, progress=tell)
     )
     return VerifyReport(archive, deep, sample, checked, findings)
+
+
+def verify_all(
+    target: str,
+    *,
+    sample: float = 1.0,
+    deep: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[VerifyReport]:
+    """Check an archive, or every archive in a folder and the folders in it; see `verify`.
+
+    In a folder, an archive that cannot be opened is a finding like others.
+
+    Raises
+    ------
+    StorageError : the folder holds no archive (kind ``"not-found"``).
+    """
+    folder = folder_of(target)
+    found = [target] if folder is None else [str(path) for path in archives_in(folder)]
+    if not found:
+        raise StorageError(
+            f"{target}: expected an archive or a folder of archives, found none in it",
+            kind="not-found",
+            hint="check the path",
+        )
+    reports = []
+    for path in found:
+        try:
+            reports.append(
+                verify(path, sample=sample, deep=deep, seed=seed, device=device, progress=progress)
+            )
+        except PscError as error:
+            if folder is None:
+                raise
+            finding = Finding("", error.kind, str(error))
+            reports.append(VerifyReport(path, deep, sample, {}, (finding,)))
+    return reports
+
+
+def reports_document(reports: Sequence[VerifyReport]) -> dict[str, Any]:
+    """JSON-able record: of the one archive, or of all under ``archives``."""
+    if len(reports) == 1:
+        return reports[0].to_dict()
+    documents = [report.to_dict() for report in reports]
+    return {"ok": all(document["ok"] for document in documents), "archives": documents}
 
 
 def verify_lines(report: VerifyReport) -> list[str]:

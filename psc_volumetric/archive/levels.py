@@ -21,14 +21,19 @@ def parse_level(text: str | None) -> Level:
     """
     if text is None:
         return None
-    level: Level = int(text) if text.lstrip("-").isdecimal() else text
+    try:
+        level: Level = int(text)
+    except ValueError:
+        level = text
     check_level(level)
     return level
 
 
 def check_level(level: Level) -> None:
     """Refuse a level that no archive can have (ParameterError, kind ``"bad-level"``)."""
-    if level is None or level in LEVEL_NAMES or (isinstance(level, int) and level >= 0):
+    if level is None or level in LEVEL_NAMES:
+        return
+    if isinstance(level, int) and not isinstance(level, bool) and level >= 0:
         return
     raise ParameterError(
         f"level must be a number >= 0 or one of {', '.join(LEVEL_NAMES)}, found {level!r}",

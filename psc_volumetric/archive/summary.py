@@ -90,6 +90,18 @@ def _first_tiles(spec: VariableSpec) -> tuple[slice, ...]:
     return tuple(slice(None, None, step) for step in per_brick)
 
 
+def _of_all_tiles(
+    spec: VariableSpec, table: TileTable, values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Give every tile of a brick that was recorded as one unit the values of its first tile."""
+    first = values[_first_tiles(spec)]
+    for axis, (brick, tile) in enumerate(zip(spec.chunk_shape, spec.tile_chunk, strict=True)):
+        first = np.repeat(first, brick // tile, axis=axis)
+    cut = first[tuple(slice(0, size) for size in spec.tile_grid_shape)]
+    recorded = table.sha256.any(axis=-1, keepdims=True)
+    return np.where(recorded, values, cut)
+
+
 def _methods(table: TileTable, chosen: NDArray[np.uint16]) -> Mapping[str, int]:
     codes, counts = np.unique(chosen, return_counts=True)
     names = {code: method for method, code in table.codes.items()}
@@ -113,10 +125,11 @@ def _levels(spec: VariableSpec, table: TileTable, voxels: int) -> list[dict[str,
     for axis, (size, tile) in enumerate(zip(spec.shape, spec.tile_chunk, strict=True)):
         counts = np.minimum(tile, size - tile * np.arange(spec.tile_grid_shape[axis]))
         weights *= counts.reshape([-1 if a == axis else 1 for a in range(spec.ndim)])
+    mse_of_tiles = _of_all_tiles(spec, table, table.mse)
     levels = []
     for level in range(table.levels):
         nbytes = int(table.brick_bytes[..., level].sum())
-        mse = float((table.mse[..., level] * weights).sum() / voxels)
+        mse = float((mse_of_tiles[..., level] * weights).sum() / voxels)
         levels.append(
             {
                 "level": level,

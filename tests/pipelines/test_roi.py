@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from pipelines.roi import (
     box_text,
+    own_axes,
     parse_ranges,
-    roi_from_coordinates,
     roi_from_indices,
     roi_from_mm,
 )
+from pipelines.roi_coordinates import roi_from_coordinates
 from psc_volumetric.errors import ParameterError
 
 DIMS = ("z", "y", "x")
@@ -131,3 +132,106 @@ def test_coordinates_must_be_one_dimensional_and_monotone():
 
 def test_ranges_keep_their_order_and_open_sides():
     assert parse_ranges("b=:3, a=1.5:") == {"b": (None, 3.0), "a": (1.5, None)}
+
+
+@pytest.mark.parametrize("text", ["z=1_0:20", "z=٣:5", "z=0x1:5", "z=1:2:3", "z=1e999:2"])
+def test_only_plain_numbers_are_numbers(text):
+    with pytest.raises(ParameterError) as caught:
+        roi_from_indices(text, dims=DIMS, shape=SHAPE)
+    assert caught.value.kind == "bad-roi"
+
+
+def test_a_variable_is_cut_along_its_own_axes():
+    axes = frozenset({"time", "lat", "lon"})
+    assert own_axes("time=0:2,lat=4:9", dims=("lat", "lon"), others=axes) == "lat=4:9"
+    assert own_axes("time=0:2", dims=("lat", "lon"), others=axes) is None
+    assert own_axes(" depth =0:2", dims=("lat", "lon"), others=axes) == " depth =0:2"
+    assert own_axes("rubbish,lat=1", dims=("lat",), others=axes) == "rubbish,lat=1"
+
+
+def days(text, values=None, **attrs):
+    values = np.arange(59, 159) if values is None else values
+    named = {"units": "days since 2000-11-17", "calendar": "standard", **attrs}
+    return roi_from_coordinates(
+        text,
+        dims=("time", "x"),
+        shape=(len(values), 3),
+        coordinates={"time": values},
+        attrs={"time": named},
+    )[0]
+
+
+@pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day", "julian"])
+@pytest.mark.parametrize("falls", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    ["2001-02-01:2001-03-01", "2001-02:", ":2001-02-03", "2001-02", "2001-02-03T12:2001-02-09"],
+)
+def test_dates_select_what_xarray_selects(text, falls, calendar):
+    import xarray as xr
+
+    values = np.arange(59, 159, dtype=np.int32)
+    coordinate = ("time", values, {"units": "days since 2000-11-17", "calendar": calendar})
+    decoded = xr.decode_cf(xr.Dataset({"v": ("time", values)}, coords={"time": coordinate}))
+    first, colon, last = text.partition(":")
+    expected = decoded.sel(time=slice(first or None, (last if colon else first) or None)).v.values
+    given_values = values[::-1] if falls else values
+    found = given_values[days(f"time={text}", given_values, calendar=calendar)]
+    np.testing.assert_array_equal(np.sort(found), expected)
+    assert 0 < len(found) < 100
+
+
+def test_times_of_day_have_colons_of_their_own():
+    hours = np.arange(0, 480) / 24.0
+    units = "days since 2001-01-01"
+    assert days("time=2001-01-02T06:00:2001-01-02T18:30", hours, units=units) == slice(30, 43)
+    assert days("time=2001-01-02T06:00", hours, units=units) == slice(30, 31)
+    assert days("time=2001-01-02T23:", hours, units=units) == slice(47, 480)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("time=2001-13-01:2001-14-01", "bad-roi"),
+        ("time=2001-02-30", "bad-roi"),
+        ("time=1999-01-01:1999-02-01", "roi-outside"),
+        ("time=2001-03-01:2001-02-01", "roi-outside"),
+        ("time=yesterday:today", "bad-roi"),
+        ("time=2001-02:2001-03,time=2001-02", "bad-roi"),
+        ("x=2001-02:2001-03", "no-coordinate"),
+        ("time=9999-01-01:", "bad-roi"),
+        ("time=0000-01-01:0000-02-01", None),
+    ],
+)
+def test_dates_that_cannot_be_selected_say_so(text, kind):
+    with pytest.raises(ParameterError) as caught:
+        days(text)
+    assert kind is None or caught.value.kind == kind
+
+
+def test_coordinates_without_dates_take_none():
+    with pytest.raises(ParameterError, match="stored values") as caught:
+        days("time=2001-02-01:", units="m")
+    assert caught.value.kind == "no-coordinate"
+    with pytest.raises(ParameterError):
+        days("time=2001-02-01:", units="days since the flood")
+
+
+PIECES = st.sampled_from(
+    ["z", "time", "=", ":", ",", "-", "1", "2001-02-03", "T06:00", " ", "e9", "nan", ".", "\n", "é"]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_any_text_is_a_region_or_refused_as_one(text):
+    for read in (
+        lambda: roi_from_indices(text, dims=DIMS, shape=SHAPE),
+        lambda: roi_from_mm(text, affine=oblique_affine(), shape=SHAPE),
+        lambda: days(text),
+    ):
+        try:
+            read()
+        except ParameterError as error:
+            assert error.kind in (
+                "bad-roi", "roi-outside", "unknown-axis", "no-coordinate"
+            )  # fmt: skip

@@ -1,0 +1,69 @@
+"""Folders that hold archives: what is in them, and what to say where one archive is expected."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
+from psc_volumetric.errors import ParameterError, StorageError
+
+__all__ = ["archives_in", "folder_of", "refuse_folder"]
+
+
+def folder_of(target: str) -> Path | None:
+    """The folder that a target is, unless it is an archive (or looks like one), or a URL."""
+    text = target.removeprefix("file://")
+    path = Path(text)
+    if "://" in text or "::" in text or not path.is_dir() or _looks_like_archive(path):
+        return None
+    return path
+
+
+def archives_in(folder: Path) -> list[Path]:
+    """All archives in a folder and the folders in it, sorted; links to folders are not followed.
+
+    Raises
+    ------
+    StorageError : kind ``"storage-failed"``, a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise StorageError(
+            f"{error.filename}: cannot be read ({error.strerror})",
+            kind="storage-failed",
+            hint="check the rights",
+        ) from error
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=fail):
+        here = Path(place)
+        archives = [name for name in folders if _looks_like_archive(here / name)]
+        found += [here / name for name in archives]
+        found += [here / name for name in files if name.lower().endswith(SUFFIXES)]
+        folders[:] = sorted(set(folders) - set(archives))
+    return sorted(found)
+
+
+def refuse_folder(target: str) -> None:
+    """Refuse a folder where one archive is expected.
+
+    Raises
+    ------
+    ParameterError : kind ``"folder-of-archives"``; names the archives that are in it.
+    """
+    folder = folder_of(target)
+    found = [] if folder is None else archives_in(folder)
+    if not found:
+        return
+    names = ", ".join(repr(str(path)) for path in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    raise ParameterError(
+        f"expected one archive, found a folder with {len(found)}: {names}{more}",
+        kind="folder-of-archives",
+        hint="name one of them; `psc-archive ls` and `verify` take folders",
+    )
+
+
+def _looks_like_archive(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) or (path / MANIFEST_KEY).exists()
