@@ -5,12 +5,13 @@ millimetres, and everything needed (``document`` + ``blobs``) to write the sourc
 Nothing here imports a format library.
 """
 
+# long: every type that crosses the border, in one place
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +36,7 @@ __all__ = [
     "Promise",
     "RestoreInfo",
     "RestoredVolume",
+    "SideArray",
     "Skipped",
     "SourceItem",
     "Volume",
@@ -92,13 +94,36 @@ class Coordinate:
 
 
 @dataclass(frozen=True)
+class SideArray:
+    """An array of the source that is no volume: kept exactly, shown under its own name.
+
+    Attributes
+    ----------
+    name : str
+        As in the source; slashes separate groups. Different from the names of volumes.
+    array : LazyArray
+        Numbers, single characters (``S1``) or text (``object``), of any shape, also ``()``.
+    dims : tuple of str
+        One name per axis.
+    attrs : dict
+        As the format's own reader gives them: text, lists of text, NumPy scalars and arrays.
+    """
+
+    name: str
+    array: LazyArray
+    dims: tuple[str, ...]
+    attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Volume:
     """One array of stored values with its geometry and meaning.
 
     Attributes
     ----------
     name : str
-        ``[A-Za-z0-9_.-]+``, unique within the item.
+        As in the source where it has names (slashes separate groups); unique within the item.
+        Never text from a medical header.
     array : LazyArray
         Stored values, never rescaled; axes (..., z, y, x), C order, 2 to 6 axes.
     dims : tuple of str
@@ -118,13 +143,17 @@ class Volume:
         never listed.
     coordinates : tuple of Coordinate
     attrs : dict
-        JSON-able technical facts, no patient identifiers from medical formats.
+        Technical facts in JSON types, NumPy scalars and arrays; no patient identifiers from
+        medical formats.
     exact_only : str or None
         Why the values must be kept exactly (colours, masks, palette indices); None when they are
         measurements that a lossy code may approximate.
     limits : (least, largest) or None
         Values that the format can hold here, in stored units, where they are narrower than the
-        dtype (``BitsStored``, ``valid_range`` of packed types); no lossy code leaves them.
+        dtype (``BitsStored``); no lossy code leaves them.
+    raw_dtype : str or None
+        Integer type of the same size that the file declares, where ``array`` gives what readers
+        make of it (NetCDF's ``_Unsigned``).
     """
 
     name: str
@@ -140,6 +169,7 @@ class Volume:
     attrs: dict[str, Any]
     exact_only: str | None = None
     limits: tuple[float | int, float | int] | None = None
+    raw_dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +227,10 @@ class SourceItem:
     """One opened source: its volumes and all that is needed to write it again.
 
     ``document`` is JSON-able; ``blobs`` are verbatim pieces of the source and may hold patient
-    identifiers. ``notes`` are warnings in words, without identifiers.
+    identifiers. ``notes`` are warnings in words, without identifiers. ``arrays`` and ``groups``
+    (path to attributes, ``""`` is the root) are what the source shows beside its volumes; there may
+    be no volume at all. ``beyond_remaking`` says in words why the files can not be made again from
+    the rest, so that the originals have to be kept; empty where they can.
     """
 
     kind: str
@@ -208,6 +241,9 @@ class SourceItem:
     files: tuple[FileRecord, ...]
     suggested_prior: str | None
     notes: tuple[str, ...]
+    arrays: tuple[SideArray, ...] = ()
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    beyond_remaking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -249,7 +285,7 @@ class Discovery:
 
 @dataclass(frozen=True)
 class RestoredVolume:
-    """Decoded values of one volume, whole or a region of interest.
+    """Decoded values of one volume, whole or a region of interest, or a whole side array.
 
     ``array`` has the stored dtype and covers ``start[i] : start[i] + array.shape[i]`` of an array
     of ``full_shape``. It may be lazy: ``array[slices]`` then decodes what the slices touch, so a
@@ -264,7 +300,7 @@ class RestoredVolume:
     def __post_init__(self) -> None:
         sizes = self.array.shape
         fits = len(self.start) == len(self.full_shape) == len(sizes) and all(
-            s >= 0 and n > 0 and s + n <= f
+            s >= 0 and (n > 0 or f == 0) and s + n <= f
             for s, n, f in zip(self.start, sizes, self.full_shape, strict=True)
         )
         if not fits:

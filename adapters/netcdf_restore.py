@@ -7,8 +7,8 @@ that shares its dimensions. Filters that the installed NetCDF library cannot wri
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from adapters.base import (
     RestoreInfo,
     WrittenFile,
     safe_target,
+    selection_bounds,
 )
 from adapters.errors import SourceError
 from adapters.netcdf_schema import attribute_value
@@ -40,7 +41,7 @@ from adapters.output import (
 )
 from adapters.staging import staged_file
 
-__all__ = ["restore_netcdf", "written_filters"]
+__all__ = ["restore_netcdf"]
 
 _SUFFIXES = (".nc", ".nc4", ".cdf")
 _FILL = "_FillValue"
@@ -56,7 +57,9 @@ def restore_netcdf(
     target: Path,
     info: RestoreInfo,
 ) -> list[WrittenFile]:
-    """Write one file; volumes that are not given are left out, all other variables are written.
+    """Write one file, block by block; volumes that are not given are left out.
+
+    ``volumes`` are regions or wholes of volumes, and the whole of each side array.
 
     Raises
     ------
@@ -66,14 +69,11 @@ def restore_netcdf(
     import netCDF4
 
     try:
-        known = _volume_records(document)
-        check_volumes_exist(
-            [(volume.name, volume.full_shape) for volume in volumes],
-            {name: tuple(record["shape"]) for name, record in known.items()},
-        )
-        for volume in volumes:
-            stored = np.dtype(known[volume.name]["type"])
-            check_stored_type(volume.array.dtype, stored, volume.name)
+        known = _records(document, "volume")
+        beside = _records(document, "array")
+        arrays = [volume for volume in volumes if volume.name in beside]
+        volumes = [volume for volume in volumes if volume.name not in beside]
+        _check(volumes, known, arrays, beside)
         cuts = _cuts(volumes, known)
         own = safe_target(target, str(document["name"])).name
         place = file_target(target, own, _SUFFIXES)
@@ -85,7 +85,8 @@ def restore_netcdf(
                 staged[0].write_bytes(original)
                 return [WrittenFile(place, 0, outcome)]
             with netCDF4.Dataset(staged[0], "w", format=document["data_model"]) as dataset:
-                _write(dataset, document, blobs, {v.name: v.array for v in volumes}, cuts)
+                parts = {volume.name: volume for volume in (*volumes, *arrays)}
+                _write(dataset, document, parts, cuts)
                 if not info.lossless:
                     dataset.setncattr(_LOSS_NOTE, loss_note(info))
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
@@ -95,13 +96,38 @@ def restore_netcdf(
     return [WrittenFile(place, 0, outcome if info.lossless else LOSSY)]
 
 
-def _volume_records(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _records(document: dict[str, Any], what: str) -> dict[str, dict[str, Any]]:
+    """Variables that are a ``"volume"`` or an ``"array"``, by their names there."""
     return {
-        variable["volume"]: variable
+        variable[what]: variable
         for group in document["groups"]
         for variable in group["variables"]
-        if "volume" in variable
+        if what in variable
     }
+
+
+def _check(
+    volumes: Sequence[RestoredVolume],
+    known: dict[str, dict[str, Any]],
+    arrays: Sequence[RestoredVolume],
+    beside: dict[str, dict[str, Any]],
+) -> None:
+    """Refuse parts that are not those of the document (SourceError, kind ``"bad-region"``)."""
+    if volumes or known:
+        check_volumes_exist(
+            [(volume.name, volume.full_shape) for volume in volumes],
+            {name: tuple(record["shape"]) for name, record in known.items()},
+        )
+    for volume in volumes:
+        record = known[volume.name]
+        stored = np.dtype(record.get("view") or record["type"])
+        check_stored_type(volume.array.dtype, stored, volume.name)
+    whole = {a.name: a.array.shape for a in arrays if a.is_whole}
+    if whole != {name: tuple(record["shape"]) for name, record in beside.items()}:
+        raise SourceError(
+            f"expected the arrays {sorted(beside)!r} whole, found {sorted(whole)!r}",
+            kind="bad-region",
+        )
 
 
 def _cuts(volumes: Sequence[RestoredVolume], known: dict[str, dict[str, Any]]) -> Cuts:
@@ -120,11 +146,7 @@ def _cuts(volumes: Sequence[RestoredVolume], known: dict[str, dict[str, Any]]) -
 
 
 def _write(
-    dataset: Any,
-    document: dict[str, Any],
-    blobs: dict[str, bytes],
-    arrays: dict[str, Array | LazyArray],
-    cuts: Cuts,
+    dataset: Any, document: dict[str, Any], parts: dict[str, RestoredVolume], cuts: Cuts
 ) -> None:
     created = []
     for record in document["groups"]:
@@ -139,31 +161,65 @@ def _write(
         for entry in record["attrs"]:
             _set_attribute(group, entry)
         for variable in record["variables"]:
-            if "volume" not in variable or variable["volume"] in arrays:
-                created.append((_create(group, variable, cuts), variable))
-    for made, variable in created:
-        if "volume" in variable:
-            chunks = made.chunking() if dataset.data_model.startswith("NETCDF4") else None
-            rows = 1
-            if isinstance(chunks, list):  # whole chunks are written at once, few have to be kept
-                rows = chunks[0]
-                made.set_var_chunk_cache(SLAB_BYTES)
-            for where, part in slabs(arrays[variable["volume"]], rows=rows):
-                made[where] = part
-        else:
-            values = _kept_values(variable, blobs, cuts)
-            if values.size:
-                made[...] = values
+            name = variable.get("volume", variable.get("array"))
+            if name in parts:
+                created.append((_create(group, variable, cuts), variable, parts[name]))
+    for made, record, part in created:
+        _fill(made, record, part, cuts)
+
+
+def _fill(made: Any, record: dict[str, Any], part: RestoredVolume, cuts: Cuts) -> None:
+    """Copy values slab by slab; of an array that shares a cut axis, what lies in the cut."""
+    array = part.array
+    if "array" in record:
+        sizes = zip(record["dim_keys"], array.shape, strict=True)
+        array = _Cut(array, tuple(cuts.get(key, (0, n)) for key, n in sizes))
+    if 0 in array.shape:
+        return
+    if not array.shape:
+        made[...] = np.asarray(array[()])
+        return
+    chunks, rows = made.chunking(), 1
+    if isinstance(chunks, list):  # whole chunks are written at once, few have to be kept
+        rows = chunks[0]
+        made.set_var_chunk_cache(SLAB_BYTES)
+    declared = np.dtype(record["type"]).newbyteorder("=") if record.get("view") else None
+    for where, values in slabs(array, rows=rows):
+        made[where] = values if declared is None else values.view(declared)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """A box of an array, read where it is asked for. See ``LazyArray``."""
+
+    array: Array | LazyArray
+    box: tuple[tuple[int, int], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in self.box)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Array:
+        bounds = selection_bounds(key, self.shape)
+        moved = (
+            slice(first + start, first + stop)
+            for (first, _), (start, stop) in zip(self.box, bounds, strict=True)
+        )
+        return np.asarray(self.array[tuple(moved)])
 
 
 def _create(group: Any, record: dict[str, Any], cuts: Cuts) -> Any:
-    fill = next((entry for entry in record["attrs"] if entry["name"] == _FILL), None)
     options = _storage(group, record, cuts)
     if _is_big_endian(group, record):
         options["endian"] = "big"
     early = group.data_model.startswith("NETCDF4") and record["type"] != "string"
-    if fill is not None and early:
-        options["fill_value"] = attribute_value(fill)
+    fill = _fill_value(record) if early else None
+    if fill is not None:
+        options["fill_value"] = fill
     elif early and not record["prefilled"]:
         options["fill_value"] = False
     variable = group.createVariable(
@@ -171,14 +227,30 @@ def _create(group: Any, record: dict[str, Any], cuts: Cuts) -> Any:
     )
     variable.set_auto_maskandscale(False)
     variable.set_auto_chartostring(False)
+    if fill is not None:
+        variable.delncattr(_FILL)  # what is unwritten stays so; the attribute comes in its order
     for entry in record["attrs"]:
         if entry["name"] != _FILL:
             _set_attribute(variable, entry)
-        elif not early:
-            # The package wants the fill value first; a classic file keeps the source's order.
+        else:
+            # The package lets nobody set this name, and would put it first.
             _set_attribute(variable, {**entry, "name": "_fill_value"})
             variable.renameAttribute("_fill_value", _FILL)
     return variable
+
+
+def _fill_value(record: dict[str, Any]) -> Any:
+    """What unwritten values of a NetCDF-4 variable read as; None for the library's default."""
+    import netCDF4
+
+    stated = next((entry for entry in record["attrs"] if entry["name"] == _FILL), None)
+    if stated is not None and stated["type"] in (record["type"], "char"):
+        return attribute_value(stated)
+    if record.get("fill") is None or not record["prefilled"]:
+        return None
+    fill = np.frombuffer(bytes.fromhex(record["fill"]), record["type"])[0]
+    default = netCDF4.default_fillvals[np.dtype(record["type"]).str[1:]]
+    return None if fill == fill.dtype.type(default) else fill
 
 
 def _type(group: Any, record: dict[str, Any]) -> Any:
@@ -236,31 +308,9 @@ def _compression(group: Any, filters: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def written_filters(group: Any, filters: dict[str, Any]) -> dict[str, Any]:
-    """Give the filters a restored variable has where its source has ``filters``."""
-    chosen = _compression(group, filters)
-    names = ("zlib", "szip", "zstd", "bzip2", "blosc")
-    made: dict[str, Any] = {name: chosen.get("compression") == name for name in names}
-    made["complevel"] = int(chosen.get("complevel", 0))
-    return made | {name: bool(filters.get(name)) for name in ("shuffle", "fletcher32")}
-
-
 def _set_attribute(holder: Any, entry: dict[str, Any]) -> None:
     value = attribute_value(entry)
     if entry["type"] == "string":
         holder.setncattr_string(entry["name"], value)
     else:
         holder.setncattr(entry["name"], value)
-
-
-def _kept_values(record: dict[str, Any], blobs: dict[str, bytes], cuts: Cuts) -> Array:
-    data = blobs[record["blob"]]
-    shape = tuple(record["shape"])
-    values: Array
-    if record["type"] == "string":
-        values = np.empty(shape, object)
-        values[...] = np.array(json.loads(data), object).reshape(shape)
-    else:
-        values = np.frombuffer(data, record["blob_dtype"]).reshape(shape)
-    where = tuple(slice(*cuts[key]) if key in cuts else slice(None) for key in record["dim_keys"])
-    return values[where]

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapters.base import Array
-from adapters.errors import SourceError
+from adapters.netcdf_hdf5 import Inspection
 
 __all__ = [
     "attribute_value",
     "dim_key",
-    "plain_attributes",
     "read_schema",
+    "shown_attributes",
     "variables_of",
     "walk_groups",
 ]
@@ -48,38 +46,49 @@ def dim_key(dimension: Any) -> str:
     return f"{'' if path == '/' else path}/{dimension.name}"
 
 
-def read_schema(dataset: Any, path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Describe an open data set; variables carry no values yet.
+def read_schema(dataset: Any, found: Inspection) -> tuple[dict[str, Any], list[str]]:
+    """Describe an open data set; variables carry no values.
+
+    Parameters
+    ----------
+    dataset : netCDF4.Dataset
+    found : Inspection
+        Of the same file; empty for the classic formats.
 
     Returns
     -------
     schema : dict
         ``{"data_model", "groups": [{"path", "dims", "enums", "attrs", "variables"}]}``.
-    notes : list of str
-
-    Raises
-    ------
-    SourceError : kind ``"unsupported-type"``, a variable of compound, opaque or vlen type.
+    beyond : list of str
+        Why the file cannot be made again from the schema and the values, in words.
     """
-    notes: list[str] = []
-    with _text_types(path, dataset.data_model) as texts:
-        groups = [
-            {
-                "path": group.path,
-                "dims": [
-                    {"name": d.name, "size": len(d), "unlimited": bool(d.isunlimited())}
-                    for d in group.dimensions.values()
-                ],
-                "enums": [_enum(name, enum) for name, enum in group.enumtypes.items()],
-                "attrs": _attributes(group, group.path, texts, notes),
-                "variables": [
-                    _variable(variable, group.path, texts, notes, path)
-                    for variable in group.variables.values()
-                ],
-            }
-            for group in walk_groups(dataset)
-        ]
-    return {"data_model": dataset.data_model, "groups": groups}, notes
+    beyond = list(found.hidden)
+    groups = [
+        {
+            "path": group.path,
+            "dims": [
+                {"name": d.name, "size": len(d), "unlimited": bool(d.isunlimited())}
+                for d in group.dimensions.values()
+            ],
+            "enums": [_enum(name, enum) for name, enum in group.enumtypes.items()],
+            "attrs": _attributes(group, group.path, found, beyond),
+            "variables": [
+                _variable(variable, group.path, found, beyond)
+                for variable in group.variables.values()
+            ],
+        }
+        for group in walk_groups(dataset)
+    ]
+    for group in walk_groups(dataset):
+        types = (*group.cmptypes, *group.vltypes)
+        beyond += [f"type {name!r} is compound or of any length" for name in types]
+    shown = {variable["key"] for group in groups for variable in group["variables"]}
+    beyond += [
+        f"{key!r} is of type {kind}, which NetCDF does not show"
+        for key, kind in found.kinds.items()
+        if key not in shown
+    ]
+    return {"data_model": dataset.data_model, "groups": groups}, beyond
 
 
 def _enum(name: str, enum: Any) -> dict[str, Any]:
@@ -88,22 +97,45 @@ def _enum(name: str, enum: Any) -> dict[str, Any]:
 
 
 def _variable(
-    variable: Any, group_path: str, texts: Any, notes: list[str], path: Path
+    variable: Any, group_path: str, found: Inspection, beyond: list[str]
 ) -> dict[str, Any]:
-    where = f"{group_path.rstrip('/')}/{variable.name}"
+    key = f"{group_path.rstrip('/')}/{variable.name}"
     chunking = variable.chunking()
-    return {
+    kind = _type_of(variable)
+    record = {
         "name": variable.name,
-        "type": _type_of(variable, path),
+        "key": key,
+        "type": kind,
         "dims": [dimension.name for dimension in variable.get_dims()],
         "dim_keys": [dim_key(dimension) for dimension in variable.get_dims()],
         "shape": [int(size) for size in variable.shape],
-        "attrs": _attributes(variable, where, texts, notes),
+        "attrs": _attributes(variable, key, found, beyond),
         "filters": variable.filters() or {},
         "chunks": chunking if isinstance(chunking, str) or chunking is None else list(chunking),
         "endian": variable.endian(),
         "prefilled": _is_prefilled(variable),
+        "fill": found.fills.get(key),
     }
+    stored = found.kinds.get(key)
+    if kind.startswith("user:"):
+        beyond.append(f"variable {key!r} is {kind[5:]}")
+    elif stored is not None and stored != _expected_kind(kind):
+        beyond.append(f"variable {key!r} is stored as {stored}")
+    elif found.fills and any(a["name"] == "_FillValue" for a in record["attrs"]):
+        (fill,) = [a for a in record["attrs"] if a["name"] == "_FillValue"]
+        if kind != "string" and not kind.startswith("enum:") and fill["type"] not in (kind, "char"):
+            beyond.append(f"_FillValue of {key!r} is of type {fill['type']}, its values of {kind}")
+    return record
+
+
+def _expected_kind(kind: str) -> str:
+    """What HDF5 stores a type as, in the words of ``Inspection.kinds``."""
+    if kind == "string":
+        return "text"
+    if kind.startswith("enum:"):
+        return "enumeration"
+    dtype = np.dtype(kind)
+    return "text of 1 bytes" if dtype.kind == "S" else f"{dtype.kind}{dtype.itemsize}"
 
 
 def _is_prefilled(variable: Any) -> bool:
@@ -113,69 +145,68 @@ def _is_prefilled(variable: Any) -> bool:
     return variable.get_fill_value() is not None
 
 
-def _type_of(variable: Any, path: Path) -> str:
-    """Give ``"string"``, ``"enum:<name>"`` or a little-endian NumPy type string."""
+def _type_of(variable: Any) -> str:
+    """Give ``"string"``, ``"enum:<name>"``, ``"user:<what>"`` or a little-endian NumPy type."""
     import netCDF4
 
     if variable.dtype is str:
         return "string"
+    if isinstance(variable.datatype, netCDF4.VLType):
+        return "user:of a variable-length type"
+    if isinstance(variable.datatype, netCDF4.CompoundType):
+        return "user:of a compound type"
     if isinstance(variable.datatype, netCDF4.EnumType):
         return f"enum:{variable.datatype.name}"
-    if isinstance(variable.datatype, netCDF4.CompoundType | netCDF4.VLType):
-        raise SourceError(
-            f"variable {variable.name!r} has a compound or variable-length type, which is not "
-            "supported",
-            kind="unsupported-type",
-            path=path,
-            hint="remove the variable, for example with nco, before archiving",
-        )
-    return str(np.dtype(variable.dtype).newbyteorder("<").str)
+    dtype = np.dtype(variable.dtype)
+    if dtype.kind not in "iufS":
+        return f"user:of type {dtype}"
+    return str(dtype.newbyteorder("<").str)
 
 
-@contextmanager
-def _text_types(path: Path, data_model: str) -> Iterator[Any]:
-    """Give the file as h5py sees it, which tells NC_CHAR from NC_STRING; None when classic."""
-    if data_model != "NETCDF4":
-        yield None
-        return
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        yield file
-
-
-def _is_string(file: Any, where: str, name: str) -> bool:
-    """Tell whether a text attribute is an NC_STRING; the netCDF4 package reads both alike."""
-    import h5py
-
-    if file is None or where not in file or name not in file[where].attrs:
-        return False
-    info = h5py.check_string_dtype(file[where].attrs.get_id(name).dtype)
-    return info is not None and info.length is None
-
-
-def _attributes(holder: Any, where: str, texts: Any, notes: list[str]) -> list[dict[str, Any]]:
+def _attributes(
+    holder: Any, where: str, found: Inspection, beyond: list[str]
+) -> list[dict[str, Any]]:
     attributes = []
     for name in holder.ncattrs():
         try:
             value = holder.getncattr(name)
         except (KeyError, AttributeError, RuntimeError, ValueError, TypeError):
-            notes.append(f"attribute {name!r} of {where!r} has a user-defined type: not kept")
+            beyond.append(f"attribute {name!r} of {where!r} has a user-defined type")
             continue
+        is_string = found.texts.get((where, name), False)
         if isinstance(value, list):
             entry: dict[str, Any] = {"type": "string", "value": [str(part) for part in value]}
-        elif isinstance(value, str) and _is_string(texts, where, name):
+            if found.texts and not is_string:
+                beyond.append(f"attribute {name!r} of {where!r} is a list of texts of one length")
+        elif isinstance(value, str) and is_string:
             entry = {"type": "string", "value": value}
         elif isinstance(value, str):
             raw = holder.getncattr(name, encoding="latin-1").encode("latin-1")
             entry = _text_entry(raw)
-        else:
+        elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iuf":
             numbers = np.asarray(value)
             little = numbers.astype(numbers.dtype.newbyteorder("<"))
             data = base64.b64encode(little.tobytes()).decode()
             entry = {"type": little.dtype.str, "base64": data, "scalar": numbers.ndim == 0}
+        else:
+            beyond.append(f"attribute {name!r} of {where!r} has a user-defined type")
+            continue
         attributes.append({"name": name, **entry})
     return attributes
+
+
+def shown_attributes(holder: Any) -> dict[str, Any]:
+    """Attributes as the netCDF4 package gives them; those it cannot read are left out."""
+    shown: dict[str, Any] = {}
+    for name in holder.ncattrs():
+        try:
+            value = holder.getncattr(name)
+        except (KeyError, AttributeError, RuntimeError, ValueError, TypeError):
+            continue
+        known = isinstance(value, str | list) or value.dtype.kind in "iuf"
+        if known:
+            shown[name] = value
+    return shown
 
 
 def _text_entry(raw: bytes) -> dict[str, Any]:
@@ -196,24 +227,3 @@ def attribute_value(entry: dict[str, Any]) -> Any:
     values: Array = np.frombuffer(base64.b64decode(entry["base64"]), np.dtype(entry["type"]))
     values = values.astype(values.dtype.newbyteorder("="))
     return values[0] if entry["scalar"] else values
-
-
-def plain_attributes(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give attributes as plain JSON for reading, not for writing back: NaN becomes ``"NaN"``."""
-    plain: dict[str, Any] = {}
-    for entry in entries:
-        value = attribute_value(entry)
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", errors="replace")
-        elif isinstance(value, np.generic):
-            value = _finite(value.item())
-        elif isinstance(value, np.ndarray):
-            value = [_finite(part) for part in value.tolist()]
-        plain[entry["name"]] = value
-    return plain
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not np.isfinite(value):
-        return "NaN" if np.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return value

@@ -94,7 +94,10 @@ def keep_originals(item: SourceItem, candidate: Candidate, *, every: bool = Fals
         files[number] = files[number].promising(Promise(IDENTICAL))
     document = {**item.document, _KEY: kept}
     if every:
-        document |= {_NAMES: [file.name for file in files], _VOLUMES: len(item.volumes)}
+        document |= {
+            _NAMES: [file.name for file in files],
+            _VOLUMES: len(item.volumes) + len(item.arrays),
+        }
     return replace(item, document=document, blobs=blobs, files=tuple(files))
 
 

@@ -183,6 +183,8 @@ def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
         mode=item.options.mode,
         variables=[variable.spec for variable in item.variables],
         coordinates={v.spec.name: volumes[v.volume].coordinates for v in item.variables},
+        groups=source.groups,
+        arrays=source.arrays,
         sources=source.files,
         created=_created(),
         provenance=_provenance(item),
@@ -216,8 +218,9 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
     item = with_steps(item)
     settle(item)
     source = open_item(item.candidate)
-    if item.options.keep_original:
-        source = keep_originals(source, item.candidate)
+    if item.options.keep_original or source.beyond_remaking:
+        every = bool(source.beyond_remaking)
+        source = keep_originals(source, item.candidate, every=every)
     writer = ArchiveWriter.open_partial(item.target)
     try:
         prepared, remarks = prepared_with_proof(writer, item, source)

@@ -150,6 +150,8 @@ def restored_volumes(
 ) -> list[RestoredVolume]:
     """Give regions of variables as an adapter's ``restore`` takes them, decoded when they are read.
 
+    The plain arrays of the source come with them, whole.
+
     Parameters
     ----------
     reader : ArchiveReader
@@ -160,7 +162,9 @@ def restored_volumes(
     told : callable, optional
         Called after each brick that was decoded.
     """
-    return [
+    beside = [reader.plain(name) for name in reader.arrays]
+    arrays = [RestoredVolume(a.name, a, (0,) * len(a.shape), a.shape) for a in beside]
+    return arrays + [
         RestoredVolume(
             name=str(reader.variables[name].parameters.get("volume", name)),
             array=DecodedArray(reader, reader.variables[name], box, level, told),

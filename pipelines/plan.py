@@ -298,7 +298,7 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
 
 def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
     item = open_item(candidate)
-    if not item.volumes and candidate.kind != ORIGINAL:
+    if not item.volumes and not item.arrays and candidate.kind != ORIGINAL:
         raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
     decided = [(volume, decide(volume, options)) for volume in item.volumes]
     ranges = [kept.range for _, kept in decided if kept.range is not None]
@@ -410,6 +410,7 @@ def _spec(
             coordinates=(),
             prior=prior,
             parameters=parameters,
+            raw_dtype=volume.raw_dtype,
         )
     except PscError as error:
         raise SourceError(

@@ -3,26 +3,27 @@
     xr.open_dataset("scan.psc.zarr", engine="psc", level=2, uncertainty=True, chunks={})
 
 Opening reads metadata and coordinates only. Values are decoded when they are used, by the bricks
-that a selection touches; ``chunks={}`` gives one dask chunk per brick. This module is imported
-whenever xarray lists its engines, so it stays light: the archive's own modules, and Zarr, are
-loaded when something is opened.
+that a selection touches; ``chunks={}`` gives one dask chunk per brick. A lossless archive of a
+NetCDF file opens as the file itself does. This module is imported whenever xarray lists its
+engines, so it stays light: the archive's own modules, and Zarr, are loaded when something is
+opened.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.backends import AbstractDataStore, BackendEntrypoint, StoreBackendEntrypoint
 from xarray.core import indexing
 
 from psc_volumetric.errors import StorageError
+from psc_volumetric.xarray_arrays import BrickArray, Place, SideArray, SliceScaling
 
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader, Finding, VariableSpec
@@ -30,92 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["PscAccessor", "PscBackendEntrypoint"]
 
 SUFFIXES = (".psc.zarr", ".psc.zarr.zip", ".psc.zip")
-READERS_KEPT = 8
 SIGMA = "_sigma"
-
-_lock = threading.Lock()
-_readers: OrderedDict[tuple[str, str], ArchiveReader] = OrderedDict()
-
-
-class _Place:
-    """Where an archive is; opens it again in another process, and only if it is the same one."""
-
-    def __init__(
-        self, target: Any, options: Mapping[str, Any] | None, device: str, reader: ArchiveReader
-    ) -> None:
-        self.target = target
-        self.options = options
-        self.device = device
-        self.digest = reader.manifest.digest
-        self._reader: ArchiveReader | None = reader
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None}
-
-    def close(self) -> None:
-        """Release file handles; a later access opens the archive again."""
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
-
-    @property
-    def reader(self) -> ArchiveReader:
-        """The open archive."""
-        if self._reader is None:
-            self._reader = self._reopened()
-        return self._reader
-
-    def _reopened(self) -> ArchiveReader:
-        from psc_volumetric.archive import ArchiveReader
-
-        key = (str(self.target), self.digest)
-        with _lock:
-            if key not in _readers:
-                reader = ArchiveReader.open(self.target, device=self.device, options=self.options)
-                if reader.manifest.digest != self.digest:
-                    raise StorageError(
-                        f"{self.target}: this is another archive than the one that was opened",
-                        kind="archive-changed",
-                        hint="archives do not change; open the dataset again",
-                    )
-                _readers[key] = reader
-            _readers.move_to_end(key)
-            while len(_readers) > READERS_KEPT:
-                _readers.popitem(last=False)
-            return _readers[key]
-
-
-class PscArray(BackendArray):
-    """One variable (or its uncertainty), decoded on indexing. Can be pickled."""
-
-    def __init__(
-        self, place: _Place, variable: str, *, level: int | str | None = None, spread: bool = False
-    ) -> None:
-        spec = place.reader.variables[variable]
-        self._place = place
-        self._variable = variable
-        self._level = level
-        self._spread = spread
-        self.shape = spec.shape
-        self.dtype = np.dtype(np.float32) if spread else spec.dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._decode
-        )
-
-    def _decode(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
-        from psc_volumetric.archive.selection import bounds_of, relative_to
-
-        bounds = bounds_of(key, self.shape)
-        values = self._place.reader.read(
-            self._variable,
-            tuple(slice(b.start, b.stop) for b in bounds),
-            level=self._level,
-            spread=self._spread,
-        )
-        found: NDArray[Any] = values[relative_to(key, bounds)]
-        return found
+PLACE = "psc_place"  # key in the encoding of a dataset
+_IN_ENCODING = ("least_significant_digit",)
 
 
 class PscBackendEntrypoint(BackendEntrypoint):
@@ -132,6 +50,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         "decode_coords",
         "use_cftime",
         "decode_timedelta",
+        "group",
         "level",
         "uncertainty",
         "device",
@@ -155,6 +74,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         decode_coords: bool = True,
         use_cftime: bool | None = None,
         decode_timedelta: bool | None = None,
+        group: str | None = None,
         level: int | str | None = None,
         uncertainty: bool = False,
         device: str = "auto",
@@ -168,10 +88,13 @@ class PscBackendEntrypoint(BackendEntrypoint):
         drop_variables, mask_and_scale, decode_times, concat_characters, decode_coords, \
 use_cftime, decode_timedelta
             As for other engines; with ``mask_and_scale`` the values are physical
-            (stored * slope + intercept) and fill values are NaN.
+            (stored * slope + intercept, also where each slice has its own: float64 then) and fill
+            values are NaN.
+        group : str, optional
+            Group of the source, for example ``"model/run1"``; None is the root.
         level : int or str, optional
-            Quality level, 0 the coarsest, or ``"preview"``, ``"bounded"``, ``"lossless"``; None
-            is everything there is.
+            Quality level, 0 the coarsest, or ``"preview"``, ``"bounded"``, ``"lossless"``; None,
+            or a number past the last, is everything there is.
         uncertainty : bool
             Add ``<variable>_sigma``: one sigma per voxel; its attributes say what share of the
             voxels lie within 1, 2 and 3 sigma.
@@ -184,29 +107,26 @@ use_cftime, decode_timedelta
         -------
         xarray.Dataset
             ``.psc`` gives geometry, mode and verification.
+
+        Raises
+        ------
+        ParameterError : a negative or unknown level (kind ``"bad-level"``), or no such group
+            (kind ``"unknown-group"``).
         """
         from psc_volumetric.archive import ArchiveReader
+        from psc_volumetric.archive.levels import check_level
 
+        check_level(level)
         reader = ArchiveReader.open(filename_or_obj, device=device, options=storage_options)
-        place = _Place(filename_or_obj, storage_options, device, reader)
-        variables: dict[str, xr.Variable] = {}
-        for name, spec in reader.variables.items():
-            variables[name] = _variable(spec, PscArray(place, name, level=level), _attributes(spec))
-            if uncertainty:
-                sigma = PscArray(place, name, level=level, spread=True)
-                attributes = _sigma_attributes(spec, reader, level)
-                variables[name + SIGMA] = _variable(spec, sigma, attributes)
-        coordinates = {
-            name: xr.Variable(c.dims, c.values, dict(c.attrs))
-            for name in reader.metadata.get("coordinates", ())
-            for c in [reader.coordinate(name)]
-        }
-        attrs = {**reader.attrs, "psc_mode": reader.mode, "psc_format": reader.metadata["format"]}
-        if level is not None:
-            attrs["psc_level"] = level
-        raw = xr.Dataset({**variables, **coordinates}, attrs=attrs).set_coords(list(coordinates))
-        dataset = xr.decode_cf(
-            raw,
+        place = Place(filename_or_obj, storage_options, device, reader, level)
+        store = _ArchiveDataStore(
+            place,
+            (group or "").strip("/"),
+            uncertainty=uncertainty,
+            scale=bool(mask_and_scale),
+        )
+        dataset = StoreBackendEntrypoint().open_dataset(
+            store,
             concat_characters=concat_characters,
             mask_and_scale=mask_and_scale,
             decode_times=decode_times,
@@ -215,27 +135,136 @@ use_cftime, decode_timedelta
             use_cftime=use_cftime,
             decode_timedelta=decode_timedelta,
         )
-        dataset.encoding["source"] = str(filename_or_obj)
+        beside = [name for name in reader.metadata.get("coordinates", ()) if name in dataset]
+        dataset = _with_world(dataset.set_coords(beside), reader)
+        dataset.encoding |= {"source": str(filename_or_obj), PLACE: place}
         dataset.set_close(place.close)
         return dataset
 
 
-def _variable(spec: VariableSpec, array: PscArray, attrs: dict[str, Any]) -> xr.Variable:
-    encoding = {"preferred_chunks": dict(zip(spec.dims, spec.chunk_shape, strict=True))}
-    return xr.Variable(spec.dims, indexing.LazilyIndexedArray(array), attrs, encoding)
+class _ArchiveDataStore(AbstractDataStore):
+    """Variables of one group before decoding, as xarray's own engines hand them over."""
+
+    def __init__(self, place: Place, group: str, *, uncertainty: bool, scale: bool) -> None:
+        self._place = place
+        self._group = group
+        self._uncertainty = uncertainty
+        self._scale = scale
+
+    def get_attrs(self) -> dict[str, Any]:
+        """Attributes of the group, and what has to be known of values that are not exact."""
+        attrs = _fit_for_netcdf(self._place.reader.group_attributes(self._group))
+        if self._place.mode != "lossless" or self._place.level is not None:
+            attrs["psc_mode"] = self._place.mode
+        if self._place.level is not None:
+            attrs["psc_level"] = self._place.level
+        return attrs
+
+    def get_variables(self) -> dict[str, xr.Variable]:
+        """Bricks, their uncertainties, plain arrays and coordinates."""
+        reader = self._place.reader
+        found: dict[str, xr.Variable] = {}
+        for path, spec in reader.variables.items():
+            if (name := self._short(path)) is not None:
+                found[name] = self._values(spec)
+                if self._uncertainty:
+                    found[name + SIGMA] = self._sigma(spec)
+        for path in (*reader.arrays, *reader.metadata.get("coordinates", ())):
+            if (name := self._short(path)) is not None:
+                plain = reader.plain(path)
+                data = indexing.LazilyIndexedArray(SideArray(self._place, path, plain))
+                attrs, encoding = _split(plain.attrs)
+                found[name] = xr.Variable(plain.dims, data, attrs, encoding)
+        return found
+
+    def _short(self, path: str) -> str | None:
+        """Name within the group; None for an array of another one."""
+        group, _, name = path.rpartition("/")
+        return name if group == self._group else None
+
+    def _values(self, spec: VariableSpec) -> xr.Variable:
+        scaling = SliceScaling.of(spec.attrs, spec.shape) if self._scale else None
+        attrs = dict(spec.attrs)
+        moved = {key: attrs.pop(key) for key in _SLICE_TABLES if scaling and key in attrs}
+        if spec.affine is not None:
+            attrs["affine"] = [float(v) for v in np.asarray(spec.affine).ravel()]
+            attrs["affine_convention"] = "4 x 4 by rows: index (z, y, x, 1) -> world mm RAS+"
+        return _variable(spec, BrickArray(self._place, spec.name, scaling=scaling), attrs, moved)
+
+    def _sigma(self, spec: VariableSpec) -> xr.Variable:
+        scaling = SliceScaling.of(spec.attrs, spec.shape) if self._scale else None
+        array = BrickArray(
+            self._place, spec.name, spread=True, scaling=scaling.of_errors if scaling else None
+        )
+        return _variable(spec, array, _sigma_attributes(spec, self._place), {})
 
 
-def _attributes(spec: VariableSpec) -> dict[str, Any]:
-    attrs = dict(spec.attrs)
-    if spec.affine is not None:
-        attrs["affine"] = [float(v) for v in np.asarray(spec.affine).ravel()]
-        attrs["affine_convention"] = "4 x 4 by rows: index (z, y, x, 1) -> world mm RAS+"
-    return attrs
+_SLICE_TABLES = ("slice_slope", "slice_intercept")
 
 
-def _sigma_attributes(
-    spec: VariableSpec, reader: ArchiveReader, level: int | str | None
-) -> dict[str, Any]:
+def _variable(
+    spec: VariableSpec, array: BrickArray, attrs: dict[str, Any], moved: dict[str, Any]
+) -> xr.Variable:
+    shown, encoding = _split(attrs)
+    encoding |= moved
+    encoding["preferred_chunks"] = dict(zip(spec.dims, spec.chunk_shape, strict=True))
+    return xr.Variable(spec.dims, indexing.LazilyIndexedArray(array), shown, encoding)
+
+
+def _split(attrs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Attributes to show, and those that xarray keeps in the encoding."""
+    shown = _fit_for_netcdf(attrs)
+    return shown, {key: shown.pop(key) for key in _IN_ENCODING if key in shown}
+
+
+def _fit_for_netcdf(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes in types that every file format of xarray can write; None is left out."""
+    return {str(key): _fit(value) for key, value in attrs.items() if value is not None}
+
+
+def _fit(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    if isinstance(value, (str, float, np.generic)):
+        return value
+    if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "iuf":
+        return value
+    if isinstance(value, (list, tuple)) and value:
+        if all(isinstance(part, str) for part in value):
+            return list(value)
+        if all(isinstance(part, (int, float)) and not isinstance(part, bool) for part in value):
+            numbers = np.array(value)
+            return numbers if numbers.dtype.kind in "iuf" else str(value)
+    return json.dumps(value, default=str)
+
+
+def _with_world(dataset: xr.Dataset, reader: ArchiveReader) -> xr.Dataset:
+    """Add world coordinates of volumes that lie obliquely, where xarray can compute them."""
+    placed: dict[tuple[Any, ...], tuple[str, str, str]] = {}
+    for name, spec in reader.variables.items():
+        dims = spec.dims[-3:]
+        if spec.affine is None or name not in dataset or set(dims) & set(dataset.coords):
+            continue
+        sizes = dict(zip(dims, spec.shape[-3:], strict=True))
+        place = (tuple(sizes.items()), np.asarray(spec.affine).tobytes())
+        if place in placed:
+            continue
+        suffix = f"_{len(placed) + 1}" if placed else ""
+        names = (f"world_x{suffix}", f"world_y{suffix}", f"world_z{suffix}")
+        try:
+            from psc_volumetric.xarray_world import world_coordinates
+        except ImportError:  # an xarray that has no computed coordinates
+            return dataset
+        placed[place] = names
+        dataset = dataset.assign_coords(
+            world_coordinates(np.asarray(spec.affine, np.float64), sizes, names)
+        )
+    return dataset
+
+
+def _sigma_attributes(spec: VariableSpec, place: Place) -> dict[str, Any]:
     from psc_volumetric.archive.summary import mean_coverage
     from psc_volumetric.uncertainty import NOMINAL
 
@@ -245,16 +274,17 @@ def _sigma_attributes(
         "of integers included; 0 where the value is exact",
         "nominal_coverage_percent": [round(100 * share, 2) for share in NOMINAL],
     }
-    table = reader.tile_table(spec.name)
-    number = table.levels - 1 if level is None else level
+    table = place.reader.tile_table(spec.name)
+    number = table.levels - 1 if place.level is None else place.level
     if isinstance(number, int):
         attrs["level"] = min(number, table.levels - 1)
         measured = mean_coverage(spec, table.coverage[..., attrs["level"], :])
         if measured is not None:
             attrs["measured_coverage_percent"] = [round(100 * share, 2) for share in measured]
     attrs |= {key: spec.attrs[key] for key in ("units",) if key in spec.attrs}
-    if "scale_factor" in spec.attrs:
-        attrs["scale_factor"] = abs(spec.attrs["scale_factor"])
+    factor = spec.attrs.get("scale_factor")
+    if isinstance(factor, (int, float, np.number)):
+        attrs["scale_factor"] = abs(factor)
     return attrs
 
 
@@ -269,7 +299,8 @@ class PscAccessor:
     def mode(self) -> str | None:
         """``"lossless"``, ``"bounded"``, ``"lossy"``, or None when this is no archive."""
         mode: str | None = self._dataset.attrs.get("psc_mode")
-        return mode
+        place = self._place
+        return mode if place is None else place.mode
 
     @property
     def is_lossy(self) -> bool:
@@ -281,7 +312,8 @@ class PscAccessor:
     def level(self) -> int | str | None:
         """Quality level the dataset was opened at; None is everything there is."""
         level: int | str | None = self._dataset.attrs.get("psc_level")
-        return level
+        place = self._place
+        return level if place is None else place.level
 
     @property
     def affine(self) -> dict[str, NDArray[np.float64]]:
@@ -294,24 +326,24 @@ class PscAccessor:
 
     def info(self) -> dict[str, Any]:
         """Summary of the archive (:meth:`ArchiveReader.info`)."""
-        with self._open() as reader:
-            return reader.info()
+        return self._reader().info()
 
     def verify(
         self, *, sample: float = 1.0, deep: bool = False, seed: int = 0
     ) -> Iterator[Finding]:
         """What is wrong with the archive (:func:`~psc_volumetric.archive.verify_archive`)."""
-        with self._open() as reader:
-            yield from reader.verify(sample=sample, deep=deep, seed=seed)
+        yield from self._reader().verify(sample=sample, deep=deep, seed=seed)
 
-    def _open(self) -> ArchiveReader:
-        from psc_volumetric.archive import ArchiveReader
+    @property
+    def _place(self) -> Place | None:
+        found = self._dataset.encoding.get(PLACE)
+        return found if isinstance(found, Place) else None
 
-        source = self._dataset.encoding.get("source")
-        if self.mode is None or source is None:
+    def _reader(self) -> ArchiveReader:
+        if self._place is None:
             raise StorageError(
                 "this dataset does not know its archive any more",
                 kind="no-source",
                 hint='open it with xr.open_dataset(..., engine="psc") and ask that dataset',
             )
-        return ArchiveReader.open(source)
+        return self._place.reader

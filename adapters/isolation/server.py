@@ -43,7 +43,7 @@ _KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LARGEST_REQUEST = 1 << 30
 _ITEMS_KEPT = 2
 
-# Voxels of the sources opened last, for the requests that read them.
+# Arrays of the sources opened last, for the requests that read them.
 _opened: OrderedDict[Candidate, dict[str, LazyArray]] = OrderedDict()
 
 
@@ -142,22 +142,21 @@ def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
 
 
 def _remote(candidate: Candidate, item: SourceItem) -> SourceItem:
-    volumes = tuple(
-        replace(
-            volume,
-            array=RemoteArray(
-                candidate, volume.name, tuple(volume.array.shape), volume.array.dtype.str
-            ),
-        )
-        for volume in item.volumes
+    def remote(name: str, array: LazyArray) -> RemoteArray:
+        return RemoteArray(candidate, name, tuple(array.shape), array.dtype.str)
+
+    return replace(
+        item,
+        volumes=tuple(replace(v, array=remote(v.name, v.array)) for v in item.volumes),
+        arrays=tuple(replace(a, array=remote(a.name, a.array)) for a in item.arrays),
     )
-    return replace(item, volumes=volumes)
 
 
 def _open(candidate: Candidate) -> SourceItem:
     item = registry.open_source(candidate)
     _opened.pop(candidate, None)
-    _opened[candidate] = {volume.name: volume.array for volume in item.volumes}
+    _opened[candidate] = {v.name: v.array for v in item.volumes}
+    _opened[candidate] |= {a.name: a.array for a in item.arrays}
     while len(_opened) > _ITEMS_KEPT:
         _opened.popitem(last=False)
     return item

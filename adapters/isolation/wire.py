@@ -22,6 +22,7 @@ from adapters.base import (
     FileRecord,
     Promise,
     RestoreInfo,
+    SideArray,
     Skipped,
     SourceItem,
     Volume,
@@ -41,6 +42,7 @@ _RECORDS: dict[str, type[Any]] = {
         FileRecord,
         Promise,
         RestoreInfo,
+        SideArray,
         Skipped,
         SourceItem,
         Volume,
@@ -110,7 +112,9 @@ def receive(connection: Connection, limit: int) -> Any:
 def _plain(value: Any, parts: list[memoryview]) -> Any:
     """JSON for a value; bytes and arrays are put into ``parts``."""
     if isinstance(value, (np.ndarray, np.generic)):  # first: some NumPy numbers are floats, too
-        return _plain_array(np.asarray(value), parts)
+        scalar = isinstance(value, np.generic)
+        array = _plain_array(np.asarray(value), parts)
+        return {_TAG: "scalar", "of": array} if scalar else array
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, list):
@@ -154,6 +158,7 @@ def _value(document: Any, parts: list[Any]) -> Any:
         "path": lambda: Path(content),
         "bytes": lambda: parts[content].tobytes(),
         "array": lambda: parts[content].view(document["dtype"]).reshape(document["shape"]),
+        "scalar": lambda: _value(content, parts)[()],
         "texts": lambda: np.array(content, document["dtype"]).reshape(document["shape"]),
     }
     if tag in simple:

@@ -1,4 +1,11 @@
-"""Attributes as JSON and as xarray expects them (CF packing, ``_FillValue`` of Zarr v3)."""
+"""Attributes as JSON and as xarray expects them (CF packing, ``_FillValue`` of Zarr v3).
+
+JSON knows neither the order nor the types of attributes. So each node has, under
+``psc_archive.attributes``, a list of ``[name, type]`` in the source's order; where the attribute
+itself is not, or not in this form, among the plain ones, the entry is ``[name, type, value]``.
+Types are ``text``, ``texts``, ``int``, ``float``, ``json``, a NumPy dtype (``float32``: a scalar of
+it) or a dtype with ``[]`` (an array).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +17,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psc_volumetric.errors import FormatError
+
 if TYPE_CHECKING:
     from psc_volumetric.archive.layout import VariableSpec
 
-__all__ = ["attribute_types", "cf_attributes", "json_safe", "plain_attributes", "read_attributes"]
+__all__ = [
+    "cf_attributes",
+    "checked_attributes",
+    "json_safe",
+    "plain_attributes",
+    "read_attributes",
+    "typed_attributes",
+]
 
+OWN = "psc_archive"
 PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset")
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NUMBERS = frozenset(
+    ["bool", "float16", "float32", "float64", "complex64", "complex128"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+_LEFT_OUT = object()
 
 
 def json_safe(value: Any) -> Any:
@@ -38,57 +60,137 @@ def json_safe(value: Any) -> Any:
     return str(value)
 
 
-def plain_attributes(attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Attributes for a plain Zarr array, so that xarray decodes them as from the source file.
+def typed_attributes(
+    attrs: Mapping[str, Any], dtype: np.dtype[Any] | None = None, raw_dtype: str | None = None
+) -> dict[str, Any]:
+    """A node's ``attributes``: plain ones for any reader, and the list that makes them exact.
 
-    ``_FillValue`` of a float array is written as xarray's Zarr v3 encoding (base64 of a
-    little-endian double); a NaN ``missing_value`` is left out, NaN is missing anyway.
+    Parameters
+    ----------
+    attrs : mapping
+        As the source's reader gives them, NumPy scalars and arrays included.
+    dtype : numpy.dtype, optional
+        Of the array they belong to; None for a group.
+    raw_dtype : str, optional
+        Type in the source, where ``dtype`` is another view of its bits (``_Unsigned``, text).
+    """
+    plain = plain_attributes(attrs, dtype, raw_dtype)
+    record = []
+    for name, value in attrs.items():
+        kind, coded = _coded(value)
+        same = name in plain and plain[name] == coded and type(plain[name]) is type(coded)
+        record.append([name, kind] if same else [name, kind, coded])
+    return {**plain, OWN: {"attributes": record}}
+
+
+def _coded(value: Any) -> tuple[str, Any]:
+    """Type and JSON form of one attribute."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.name in NUMBERS:
+        suffix = "[]" if isinstance(value, np.ndarray) else ""
+        return value.dtype.name + suffix, json_safe(value)
+    coded = json_safe(value)
+    if isinstance(coded, list) and coded and all(isinstance(part, str) for part in coded):
+        return "texts", coded
+    if isinstance(value, bool) or not isinstance(value, (str, bytes, int, float)):
+        return "json", coded
+    return {int: "int", float: "float"}.get(type(value), "text"), coded
+
+
+def _decoded(kind: str, coded: Any) -> Any:
+    """Inverse of `_coded`; ValueError for a type this version does not know."""
+    name = kind.removesuffix("[]")
+    if name in NUMBERS:
+        values = np.array(_finite_again(coded), np.dtype(name))
+        return values if kind.endswith("[]") else values[()]
+    if kind == "float":
+        return float(_finite_again(coded))
+    if kind not in ("text", "texts", "int", "json"):
+        raise ValueError(f"attribute type {kind!r}")
+    return coded
+
+
+def _finite_again(coded: Any) -> Any:
+    if isinstance(coded, list):
+        return [_finite_again(part) for part in coded]
+    return NOT_FINITE.get(coded, coded) if isinstance(coded, str) else coded
+
+
+def read_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a node as they were given to `typed_attributes`, in their order.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError : the node's metadata are damaged.
+    """
+    own = attributes.get(OWN, {})
+    if "attributes" not in own:
+        return {key: value for key, value in attributes.items() if key != OWN}
+    found = {}
+    for name, kind, *given in own["attributes"]:
+        found[str(name)] = _decoded(kind, given[0] if given else attributes[name])
+    return found
+
+
+def checked_attributes(attributes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """As `read_attributes`; whatever is wrong is a FormatError that names ``where``."""
+    try:
+        return read_attributes(attributes)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise FormatError(
+            f"{where}: the attributes cannot be used ({error!r})",
+            kind="bad-metadata",
+            hint="the archive is damaged or of another format, run `psc-archive verify`",
+        ) from error
+
+
+def plain_attributes(
+    attrs: Mapping[str, Any], dtype: np.dtype[Any] | None, raw_dtype: str | None = None
+) -> dict[str, Any]:
+    """Attributes for a plain Zarr node, so that xarray decodes them as from the source file.
+
+    ``_FillValue`` is written as xarray's Zarr v3 encoding (base64 of a little-endian double for
+    floats). What would make a reader fail or mask other values is left out: a fill value that is
+    none of the dtype's, packing that is no number, a NaN ``missing_value``.
     """
     result: dict[str, Any] = {}
     for key, value in attrs.items():
-        scalar = _scalar(value)
-        if key in PACKING and isinstance(scalar, str):
-            scalar = NOT_FINITE.get(scalar, scalar)
-        if key == "_FillValue" and isinstance(scalar, (int, float)) and dtype.kind == "f":
-            result[key] = base64.standard_b64encode(struct.pack("<d", float(scalar))).decode()
-        elif key == "_FillValue" and isinstance(scalar, float) and dtype.kind in "iu":
-            if scalar.is_integer():
-                result[key] = int(scalar)
-        elif key == "missing_value" and isinstance(scalar, float) and math.isnan(scalar):
+        plain = json_safe(value)
+        if key == OWN or (key == "_Unsigned" and raw_dtype is not None):
             continue
-        elif key in PACKING:
-            result[key] = json_safe(scalar)
-        else:
-            result[key] = json_safe(value)
+        if dtype is not None and key == "_FillValue":
+            plain = _plain_fill(_scalar(value), dtype, raw_dtype)
+        elif dtype is not None and key in PACKING:
+            plain = _plain_packing(value, many=key == "missing_value")
+        if plain is not _LEFT_OUT:
+            result[key] = plain
     return result
 
 
-def attribute_types(attrs: Mapping[str, Any]) -> dict[str, str]:
-    """Dtype of each packing attribute given as a NumPy scalar.
+def _plain_packing(value: Any, *, many: bool) -> Any:
+    scalar = _scalar(value)
+    parts = scalar if isinstance(scalar, (list, tuple)) else [scalar]
+    parts = [NOT_FINITE.get(part, part) if isinstance(part, str) else part for part in parts]
+    number = all(
+        isinstance(p, (int, float)) and not isinstance(p, bool) and math.isfinite(p) for p in parts
+    )
+    if not number or (len(parts) != 1 and not many):
+        return _LEFT_OUT
+    return parts if isinstance(scalar, (list, tuple)) else parts[0]
 
-    JSON forgets it, and it decides whether CF decoding gives float32 or float64.
-    """
-    return {
-        key: attrs[key].dtype.name
-        for key in ("scale_factor", "add_offset")
-        if isinstance(attrs.get(key), (np.floating, np.integer))
-    }
 
-
-def read_attributes(
-    attrs: Mapping[str, Any], dtype: np.dtype[Any], types: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Inverse of :func:`plain_attributes` for what xarray would see; own keys are left out."""
-    result = {key: value for key, value in attrs.items() if key != "psc_archive"}
-    for key, name in (types or {}).items():
-        if key in result:
-            result[key] = np.dtype(name).type(result[key])
-    fill = result.get("_FillValue")
-    if isinstance(fill, str) and dtype.kind == "f":
-        result["_FillValue"] = struct.unpack("<d", base64.standard_b64decode(fill))[0]
-    if "_FillValue" in result and dtype.kind in "fiu":
-        result["_FillValue"] = dtype.type(result["_FillValue"])
-    return result
+def _plain_fill(scalar: Any, dtype: np.dtype[Any], raw_dtype: str | None) -> Any:
+    if isinstance(scalar, str) and dtype.kind == "f":
+        scalar = NOT_FINITE.get(scalar, scalar)
+    if isinstance(scalar, bool) or not isinstance(scalar, (int, float)):
+        return scalar if isinstance(scalar, str) and dtype.kind in "OTU" else _LEFT_OUT
+    if dtype.kind == "f":
+        return base64.standard_b64encode(struct.pack("<d", float(scalar))).decode()
+    raw = np.dtype(dtype if raw_dtype is None else raw_dtype)
+    if raw.kind not in "iu" or not float(scalar).is_integer():
+        return _LEFT_OUT
+    if not np.iinfo(raw).min <= scalar <= np.iinfo(raw).max:
+        return _LEFT_OUT
+    return int(np.array(int(scalar), raw).view(dtype))
 
 
 def _scalar(value: Any) -> Any:
@@ -102,7 +204,7 @@ def _scalar(value: Any) -> Any:
 
 def cf_attributes(spec: VariableSpec) -> dict[str, Any]:
     """What xarray sees on a variable: the source's attributes, completed by unit and packing."""
-    attrs = plain_attributes(spec.attrs, spec.dtype)
+    attrs = dict(spec.attrs)
     if spec.unit is not None:
         attrs.setdefault("units", spec.unit)
     packed = "scale_factor" in attrs or "add_offset" in attrs

@@ -88,6 +88,8 @@ class RootDocument(Struct, frozen=True):
     variables: list[Text]
     created: str | None = None
     coordinates: list[Text] = []
+    arrays: list[Text] = []
+    groups: list[Text] = []
     sources: list[SourceSize] = []
     priors: list[str] = []
     provenance: dict[str, Any] = {}
@@ -117,7 +119,7 @@ class Array(Struct, frozen=True):
     chunk_grid: Named
     chunk_key_encoding: Named
     codecs: list[Named]
-    dimension_names: list[Text | None]
+    dimension_names: list[Text | None] = []
     attributes: dict[str, Any] = {}
     storage_transformers: Annotated[list[Any], Meta(max_length=0)] = []
 
@@ -136,6 +138,7 @@ class OwnArray(Struct, frozen=True):
     spacing_mm: tuple[float | str, float | str, float | str] | None = None
     special_values: Annotated[list[int | float | str], Meta(max_length=64)] = []
     prior: Sha256 | None = None
+    raw_dtype: Text | None = None
 
 
 class ArrayNode(Array, frozen=True):
@@ -184,6 +187,7 @@ class Head(Struct, frozen=True):
     created: str | None
     mode: Mode
     variables: dict[str, dict[str, Any]]
+    beside: list[str] = []
 
 
 class BrickNote(Struct, frozen=True, array_like=True):

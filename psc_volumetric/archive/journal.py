@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from psc_volumetric.archive.documents import JournalDocument, decode
 from psc_volumetric.archive.layout import PARTIAL_PREFIX
+from psc_volumetric.archive.naming import node_path
 
 if TYPE_CHECKING:
     from psc_volumetric.codec import TileRecord
@@ -127,9 +128,9 @@ def _numbers(values: Sequence[float | str]) -> tuple[float, ...]:
 
 def journal_key(variable: str, position: tuple[int, ...]) -> str:
     """Where the record of a brick is kept while the archive is not sealed."""
-    return f"{PARTIAL_PREFIX}{variable}/{'.'.join(map(str, position))}.json"
+    return f"{PARTIAL_PREFIX}{node_path(variable)}/{'.'.join(map(str, position))}.json"
 
 
 def preview_key(variable: str, position: tuple[int, ...]) -> str:
     """Where the low-resolution values of a brick are kept while the archive is not sealed."""
-    return f"{PARTIAL_PREFIX}{variable}/{'.'.join(map(str, position))}.preview"
+    return f"{PARTIAL_PREFIX}{node_path(variable)}/{'.'.join(map(str, position))}.preview"

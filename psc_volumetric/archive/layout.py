@@ -3,7 +3,8 @@
 zarr.json                 group; attributes["psc_archive"]
 <variable>/zarr.json      Zarr v3 array with the single codec ``psc_archive.psc``
 <variable>/c/0/1/2        one brick
-<coordinate>/             plain array
+<coordinate>/, <array>/   plain arrays
+<group>/zarr.json         attributes of a group of the source
 tiles/<variable>/         plain arrays on the tile grid
 preview/<variable>/       OME-Zarr 0.5 pyramid
 source/                   document and blobs of the source format
@@ -25,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.attributes import (
-    attribute_types,
     cf_attributes,
     json_safe,
     read_attributes,
+    typed_attributes,
 )
-from psc_volumetric.archive.naming import check_name
+from psc_volumetric.archive.naming import check_name, node_path
 from psc_volumetric.bitstream import constants
 from psc_volumetric.errors import FormatError, ParameterError
 
@@ -71,8 +72,8 @@ def encode_json(value: Any) -> bytes:
 
 
 def chunk_key(variable: str, position: tuple[int, ...]) -> str:
-    """Key of one brick: ``volume/c/0/1/2``."""
-    return "/".join([variable, "c", *map(str, position)])
+    """Key of one brick of the variable of this name: ``volume/c/0/1/2``."""
+    return "/".join([node_path(variable), "c", *map(str, position)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,7 @@ class VariableSpec:
     Parameters
     ----------
     name : str
-        ``[A-Za-z0-9_][A-Za-z0-9_.-]*``, not a name the archive uses itself.
+        The user's own, any Unicode; slashes separate groups. ``node`` is its place in the tree.
     shape : tuple of int
         Array axes (..., z, y, x), 2 to 8 of them, each at least 1.
     dtype : numpy.dtype
@@ -101,13 +102,17 @@ class VariableSpec:
     special_values : tuple of float
         Stored values that are not measurements.
     attrs : mapping
-        JSON-able attributes of the array, CF names as in the source. No identifiers.
+        Attributes of the array in the source's order: JSON types, NumPy scalars and arrays, CF
+        names as in the source. No identifiers.
     coordinates : tuple of str
-        Names of plain coordinate arrays that belong to this variable.
+        Names of plain arrays that run along axes of this variable.
     prior : str, optional
         SHA-256 (64 hex digits) of the prior its bricks were coded with.
     parameters : mapping
         JSON-able record of the codec's settings, for people; decoding does not use it.
+    raw_dtype : str, optional
+        Integer type of the same size under which the source declares the values, where ``dtype``
+        is what readers make of it (NetCDF's ``_Unsigned``).
     """
 
     name: str
@@ -126,6 +131,7 @@ class VariableSpec:
     coordinates: tuple[str, ...] = ()
     prior: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    raw_dtype: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, what="variable")
@@ -158,6 +164,11 @@ class VariableSpec:
                 f"{self.tile_shape!r}",
                 kind="bad-brick",
             )
+
+    @property
+    def node(self) -> str:
+        """Path of the array in the tree; the name, unless Zarr cannot have that."""
+        return node_path(self.name)
 
     @property
     def ndim(self) -> int:
@@ -243,10 +254,12 @@ class VariableSpec:
             "brick_shape": list(self.brick_shape),
             "tile_shape": list(self.tile_shape),
             "coordinates": list(self.coordinates),
-            "attribute_types": attribute_types(self.attrs),
+            "raw_dtype": self.raw_dtype,
             "prior": self.prior,
             "parameters": dict(self.parameters),
         }
+        attributes = typed_attributes(cf_attributes(self), self.dtype, self.raw_dtype)
+        own |= attributes.pop(ATTRIBUTE)
         fill: bool | int | float = False if self.dtype.kind == "b" else 0
         return {
             "zarr_format": 3,
@@ -262,7 +275,7 @@ class VariableSpec:
             "codecs": [
                 {"name": CODEC_NAME, "configuration": {"format": FORMAT, "prior": self.prior}}
             ],
-            "attributes": {**cf_attributes(self), ATTRIBUTE: json_safe(own)},
+            "attributes": {**attributes, ATTRIBUTE: json_safe(own)},
             "dimension_names": list(self.dims),
             "storage_transformers": [],
         }
@@ -294,14 +307,11 @@ class VariableSpec:
                 affine=None if affine is None else np.array(affine, np.float64).reshape(4, 4),
                 spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
                 special_values=tuple(own["special_values"]),
-                attrs=read_attributes(
-                    document["attributes"],
-                    np.dtype(document["data_type"]),
-                    own.get("attribute_types"),
-                ),
+                attrs=read_attributes(document["attributes"]),
                 coordinates=tuple(own["coordinates"]),
                 prior=own["prior"],
                 parameters=own["parameters"],
+                raw_dtype=_same_size(own.get("raw_dtype"), document["data_type"]),
             )
         except (
             LookupError,
@@ -316,3 +326,13 @@ class VariableSpec:
                 kind="bad-metadata",
                 hint="the archive is damaged or of another format, run `psc-archive verify`",
             ) from error
+
+
+def _same_size(raw: str | None, stored: str) -> str | None:
+    """A raw type that may stand for the stored one; ValueError for any other."""
+    if raw is None:
+        return None
+    kinds = {np.dtype(raw).kind, np.dtype(stored).kind}
+    if not kinds <= set("iuS") or np.dtype(raw).itemsize != np.dtype(stored).itemsize:
+        raise ValueError(f"raw type {raw!r} of {stored!r}")
+    return raw

@@ -1,13 +1,19 @@
-"""Names inside an archive: which are allowed, and how clashes between variables are settled."""
+"""Names inside an archive: the user's own, and the node of the tree that each one has.
+
+A name is that of the source, any Unicode; a slash separates groups. Its node is the same text
+unless Zarr or the archive itself could not have it there: then single characters become ``%XX``
+(``source`` is ``%73ource``), and what is too long for a file name is cut and gets a digest. The
+rule gives different nodes to different names, so one never reads as another.
+"""
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["RESERVED", "check_name", "free_name", "settle_dims"]
+__all__ = ["RESERVED", "check_name", "free_name", "group_of", "node_path", "settle_dims"]
 
 RESERVED = frozenset(
     {
@@ -19,45 +25,69 @@ RESERVED = frozenset(
         "partial.json",
         "manifest.json",
         "README.txt",
-        "zarr.json",
-        "c",
     }
 )
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_RESERVED_ANYWHERE = frozenset({"c", "zarr.json"})
+_LONGEST_NODE = 200  # bytes of UTF-8; file systems end at 255
+_LONGEST_NAME = 4096
 
 
 def check_name(name: str, *, what: str) -> None:
-    """Refuse a name that cannot be a key of the tree (ParameterError)."""
-    if not _NAME.fullmatch(name) or name.startswith("__"):
+    """Refuse a name that no node can stand for (ParameterError, kind ``"bad-name"``)."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        length = 0
+    if not 0 < length <= _LONGEST_NAME or not all(name.split("/")) or "\0" in name:
         raise ParameterError(
-            f"{what} name {name!r}: expected letters, digits, '_', '.', '-', not beginning with "
-            "'.', '-' or '__'",
+            f"{what} name {name!r}: expected 1 to {_LONGEST_NAME} bytes of Unicode text, groups "
+            "separated by single slashes",
             kind="bad-name",
         )
-    if name in RESERVED:
-        raise ParameterError(
-            f"{what} name {name!r} is used by the archive itself",
-            kind="reserved-name",
-            hint="rename it; names in use are " + ", ".join(sorted(RESERVED)),
-        )
+
+
+def node_path(name: str) -> str:
+    """Path of the node in the tree that a name stands for; different names, different nodes."""
+    parts = name.split("/")
+    return "/".join(_node(part, at_root=number == 0) for number, part in enumerate(parts))
+
+
+def _node(part: str, *, at_root: bool) -> str:
+    node = "".join(_escaped(c) if c in "%\\" or not c.isprintable() else c for c in part)
+    taken = part in _RESERVED_ANYWHERE or (at_root and part in RESERVED)
+    if taken or node.startswith((".", "__")):
+        node = _escaped(node[0]) + node[1:]
+    data = node.encode()
+    if len(data) > _LONGEST_NODE:
+        start = data[: _LONGEST_NODE - 20].decode(errors="ignore")
+        node = f"{start}%~{hashlib.sha256(data).hexdigest()[:16]}"
+    return node
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode())
+
+
+def group_of(name: str) -> str:
+    """The group a name lies in; ``""`` is the root."""
+    return name.rpartition("/")[0]
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
-    """``name`` made a legal key, with ``_2``, ``_3`` ... behind it when it is taken."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".-_")[:200] or "array"
-    used = set(taken) | RESERVED
-    if plain not in used:
-        return plain
+    """``name``, with ``_2``, ``_3`` ... behind it when it is taken."""
+    used = set(taken)
+    if name not in used:
+        return name
     number = 2
-    while f"{plain}_{number}" in used:
+    while f"{name}_{number}" in used:
         number += 1
-    return f"{plain}_{number}"
+    return f"{name}_{number}"
 
 
 def settle_dims(
     variables: Mapping[str, Sequence[tuple[str, Hashable]]],
 ) -> dict[str, tuple[str, ...]]:
-    """Axis names under which all variables fit one xarray dataset.
+    """Axis names under which all variables of a group fit one xarray dataset.
 
     Parameters
     ----------
@@ -71,15 +101,15 @@ def settle_dims(
     dict
         Variable name -> axis names.
     """
-    known: dict[str, Hashable] = {}
+    known: dict[tuple[str, str], Hashable] = {}
     settled = {}
     for variable, axes in variables.items():
-        names: list[str] = []
+        group, names = group_of(variable), list[str]()
         for dim, meaning in axes:
             name, number = dim, 2
-            while known.get(name, meaning) != meaning or name in names:
+            while known.get((group, name), meaning) != meaning or name in names:
                 name, number = f"{dim}_{number}", number + 1
-            known[name] = meaning
+            known[group, name] = meaning
             names.append(name)
         settled[variable] = tuple(names)
     return settled

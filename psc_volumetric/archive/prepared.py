@@ -66,6 +66,10 @@ def check_readable(reader: ArchiveReader) -> None:
         reader.tile_table(name)
     for name in reader.metadata.get("coordinates", ()):
         reader.coordinate(name)
+    for name in reader.arrays:
+        reader.plain(name)
+    for name in reader.groups:
+        reader.group_attributes(name)
     listed = reader.manifest.entries
     if any(key.startswith((f"{DOCUMENT_KEY}/", f"{BLOBS_KEY}/")) for key in listed):
         reader.source()

@@ -148,10 +148,10 @@ def write_preview(
         z, y, x = (f * s for f, s in zip(factors[-1], step, strict=True))
         factors.append((z, y, x))
     stage.group("preview")
-    stage.group(f"preview/{spec.name}", _ome_attributes(spec, plan, names, factors))
+    stage.group(f"preview/{spec.node}", _ome_attributes(spec, plan, names, factors))
     for number, values in enumerate(levels):
         stage.fill(
-            f"preview/{spec.name}/{number}",
+            f"preview/{spec.node}/{number}",
             values,
             dims=[axis["name"] for axis in names],
             attributes={

@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.access import SealedStore, load_manifest
-from psc_volumetric.archive.attributes import read_attributes
+from psc_volumetric.archive.attributes import checked_attributes
 from psc_volumetric.archive.brick_checks import check_index, placed
 from psc_volumetric.archive.documents import ArrayNode, Node, OwnArray, RootDocument, convert
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec, chunk_key
 from psc_volumetric.archive.levels import Level, check_level, level_number
 from psc_volumetric.archive.manifest import Manifest, check_format
+from psc_volumetric.archive.naming import node_path
+from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import BLOBS_KEY, DOCUMENT_KEY, SourceRecord, parse_source
@@ -65,6 +67,8 @@ class ArchiveReader:
     metadata : dict
         The archive's own attributes: variables, source digests, priors, provenance.
     variables : dict of str to VariableSpec
+    arrays, groups : tuple of str
+        Names of the plain arrays of the source, and of its groups without the root.
     manifest : Manifest
     device : str
         Where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
@@ -82,20 +86,22 @@ class ArchiveReader:
         )
         check_format(self.metadata.get("format"), where)
         own = convert(self.metadata, RootDocument, where=f"{where}: {ATTRIBUTE}")
-        self.attrs = {k: v for k, v in attributes.items() if k not in (ATTRIBUTE, "coordinates")}
+        self.attrs = checked_attributes(attributes, where)
         self.mode: str = own.mode
         self.created = own.created
+        self.arrays = tuple(own.arrays)
+        self.groups = tuple(own.groups)
         self.variables = {name: self._read_spec(name) for name in own.variables}
         self._priors = EmbeddedPriors(sealed.manifest.entries, sealed.read)
         self._indices: OrderedDict[str, BrickIndex] = OrderedDict()
         self._lock = threading.Lock()
 
     def _read_spec(self, name: str) -> VariableSpec:
-        key = f"{name}/{METADATA_KEY}"
+        key = f"{node_path(name)}/{METADATA_KEY}"
         node = self._sealed.read_document(key, ArrayNode)
         convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{self.name}: {key}: {ATTRIBUTE}")
         spec = VariableSpec.from_metadata(name, self._sealed.read_json(key))
-        listed = len(self.manifest.under(f"{name}/c/"))
+        listed = len(self.manifest.under(f"{node_path(name)}/c/"))
         if math.prod(spec.grid_shape) != listed:
             raise FormatError(
                 f"{self.name}: {key}: {math.prod(spec.grid_shape)} bricks, the manifest lists "
@@ -264,25 +270,41 @@ class ArchiveReader:
 
     def tile_table(self, variable: str) -> TileTable:
         """Bytes, errors and digests per tile, checked."""
-        path = f"tiles/{self._spec(variable).name}"
+        path = f"tiles/{self._spec(variable).node}"
         arrays = {name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS}
         attributes = self._sealed.read_json(f"{path}/method/{METADATA_KEY}").get("attributes", {})
         return TileTable(**arrays, codes=read_codes(attributes, path))
 
     def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
-        """Coordinate arrays that belong to a variable."""
+        """Coordinate arrays that belong to a variable, in memory."""
         return {name: self.coordinate(name) for name in self._spec(variable).coordinates}
 
     def coordinate(self, name: str) -> PlainCoordinate:
-        """One coordinate array, checked."""
-        array = self._sealed.open_array(name)
-        dims = array.metadata.dimension_names or ()  # type: ignore[union-attr]
-        return PlainCoordinate(
-            name,
-            tuple(str(dim) for dim in dims),
-            np.asarray(array[...]),
-            read_attributes(array.attrs.asdict(), array.dtype),
-        )
+        """One coordinate array in memory, checked."""
+        found = self.plain(name)
+        return PlainCoordinate(name, found.dims, found.values, found.attrs)
+
+    def plain(self, name: str) -> PlainArray:
+        """One array that is no volume; its values are read, and checked, when asked for."""
+        return PlainArray.of(name, self._sealed.open_array(node_path(name)))
+
+    def group_attributes(self, group: str) -> dict[str, Any]:
+        """Attributes of a group of the source; ``""`` is the root.
+
+        Raises
+        ------
+        ParameterError : there is no such group (kind ``"unknown-group"``).
+        """
+        if not group:
+            return dict(self.attrs)
+        if group not in self.groups:
+            raise ParameterError(
+                f"{self.name}: there is no group {group!r}; there are {list(self.groups)!r}",
+                kind="unknown-group",
+            )
+        key = f"{node_path(group)}/{METADATA_KEY}"
+        node = self._sealed.read_document(key, Node)
+        return checked_attributes(node.attributes, f"{self.name}: {key}")
 
     def source(self) -> SourceRecord:
         """What the adapter needs to write the source format again; may hold identifiers."""

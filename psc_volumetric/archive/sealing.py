@@ -35,10 +35,13 @@ __all__ = ["clean_up", "commit", "is_journal", "prepare", "remove_tree"]
 SIDECARS = ("tiles/", "preview/", "source/", "priors/")
 
 
-def prepare(store: ArchiveStore, variables: Sequence[VariableSpec]) -> Manifest:
+def prepare(
+    store: ArchiveStore, variables: Sequence[VariableSpec], beside: Sequence[str]
+) -> Manifest:
     """Complete the tree but for ``manifest.json``, and say what that will hold.
 
-    Every object is read back: what is listed is what the store holds now.
+    ``beside`` are the nodes of plain arrays and groups. Every object is read back: what is listed
+    is what the store holds now.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def prepare(store: ArchiveStore, variables: Sequence[VariableSpec]) -> Manifest:
         _complete_variable(store, spec, bricks)
     _remove_leftovers(store)
     listed = {key: _read_back(store, key, entry) for key, entry in bricks.items()}
-    return Manifest({**listed, **_other_entries(store, variables, listed)})
+    return Manifest({**listed, **_other_entries(store, variables, beside, listed)})
 
 
 def commit(store: ArchiveStore, manifest: Manifest) -> None:
@@ -93,10 +96,12 @@ def clean_up(store: ArchiveStore) -> None:
     store.delete(PARTIAL_KEY)
 
 
-def remove_tree(store: ArchiveStore, variables: Sequence[VariableSpec]) -> None:
+def remove_tree(
+    store: ArchiveStore, variables: Sequence[VariableSpec], beside: Sequence[str]
+) -> None:
     """Remove an unfinished archive; ``partial.json`` goes last, what is not its own stays."""
     for key in store.listing():
-        if key != PARTIAL_KEY and (_belongs(key, variables) or is_journal(key)):
+        if key != PARTIAL_KEY and (_belongs(key, variables, beside) or is_journal(key)):
             store.delete(key)
     store.delete(PARTIAL_KEY)
     if store.root is not None:
@@ -108,12 +113,13 @@ def is_journal(key: str) -> bool:
     return key == PARTIAL_KEY or key.startswith(PARTIAL_PREFIX) or is_leftover(key)
 
 
-def _belongs(key: str, variables: Sequence[VariableSpec]) -> bool:
-    """Whether a key is one that an archive of these variables has."""
-    coordinates = {name for v in variables for name in v.coordinates}
-    parts = tuple(f"{name}/" for name in coordinates) + tuple(f"{v.name}/c/" for v in variables)
-    single = {METADATA_KEY, README_KEY, *(f"{v.name}/{METADATA_KEY}" for v in variables)}
-    return key in single or key.startswith((*SIDECARS, *parts))
+def _belongs(key: str, variables: Sequence[VariableSpec], beside: Sequence[str]) -> bool:
+    """Whether a key is one that an archive of these variables and other nodes has."""
+    nodes = [*beside, *(v.node for v in variables)]
+    single = {METADATA_KEY, README_KEY}
+    for node in nodes:
+        single |= {f"{node}/{METADATA_KEY}", f"{node}/c"}
+    return key in single or key.startswith((*SIDECARS, *(f"{node}/c/" for node in nodes)))
 
 
 def _remove_leftovers(store: ArchiveStore) -> None:
@@ -141,7 +147,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
     """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable."""
     record = _reader(store, spec)
     levels, priors, methods = 1, set(), set()
-    present = set(store.listing(f"{spec.name}/c/"))
+    present = set(store.listing(f"{spec.node}/c/"))
     for position in spec.positions():
         found, key = record(position), chunk_key(spec.name, position)
         if key not in present:
@@ -184,14 +190,17 @@ def _preview_reader(
 
 
 def _other_entries(
-    store: ArchiveStore, variables: Sequence[VariableSpec], bricks: dict[str, Entry]
+    store: ArchiveStore,
+    variables: Sequence[VariableSpec],
+    beside: Sequence[str],
+    bricks: dict[str, Entry],
 ) -> dict[str, Entry]:
     """Entries of every key that is not a brick; refuse keys that do not belong."""
-    entries, bricks_of = {}, tuple(f"{v.name}/c/" for v in variables)
+    entries, bricks_of = {}, tuple(f"{v.node}/c/" for v in variables)
     for key in store.listing():
         if key in bricks or key == MANIFEST_KEY or is_journal(key):
             continue
-        if not _belongs(key, variables) or key.startswith(bricks_of):
+        if not _belongs(key, variables, beside) or key.startswith(bricks_of):
             raise StorageError(
                 f"{store.name}: {key!r} does not belong to the archive",
                 kind="foreign-key",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.archive.attributes import json_safe, plain_attributes
+from psc_volumetric.archive.attributes import json_safe, typed_attributes
 from psc_volumetric.archive.layout import (
     ATTRIBUTE,
     FORMAT,
@@ -19,7 +20,14 @@ from psc_volumetric.archive.layout import (
     encode_json,
 )
 from psc_volumetric.archive.manifest import sha256_hex
-from psc_volumetric.archive.naming import free_name, settle_dims
+from psc_volumetric.archive.naming import (
+    check_name,
+    free_name,
+    group_of,
+    node_path,
+    settle_dims,
+)
+from psc_volumetric.archive.plain import ArrayLike, stage_array
 from psc_volumetric.archive.readme import readme_text
 from psc_volumetric.archive.source import FileLike
 from psc_volumetric.archive.stage import Stage
@@ -60,66 +68,98 @@ class PlainCoordinate:
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def array(self) -> NDArray[Any]:
+        """The values, as for any other plain array."""
+        return self.values
+
+    @property
     def fingerprint(self) -> str:
         """Digest of dtype, shape and values."""
         head = f"{self.values.dtype.str} {self.values.shape} ".encode()
+        if self.values.dtype.kind == "O":
+            return sha256_hex(head + json.dumps(self.values.tolist()).encode())
         return sha256_hex(head + np.ascontiguousarray(self.values).tobytes())
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Variables with their final axis names, and the coordinate arrays they share."""
+    """Variables with their final axis names, the plain arrays beside them, and groups.
+
+    ``coordinates`` were made or merged for these variables; ``arrays`` are arrays of the source
+    under their own names; ``groups`` maps the path of each group (``""`` is the root) to its
+    attributes.
+    """
 
     mode: str
     variables: tuple[VariableSpec, ...]
     coordinates: tuple[PlainCoordinate, ...]
-    attrs: Mapping[str, Any]
+    arrays: tuple[ArrayLike, ...]
+    groups: Mapping[str, Mapping[str, Any]]
     sources: tuple[Mapping[str, Any], ...]
     provenance: Mapping[str, Any]
 
     @property
     def identity(self) -> str:
-        """Digest of what is being archived and how; a resumed run has to have the same."""
+        """Digest of what is being archived and how; a resumed run has to have the same.
+
+        Values of ``arrays`` are not in it: they are the source's, whose digest is.
+        """
         document = {
             "mode": self.mode,
             "root": self.root_metadata(None),
             "variables": {v.name: v.metadata(self.mode) for v in self.variables},
             "coordinates": {c.name: [list(c.dims), c.fingerprint] for c in self.coordinates},
+            "arrays": [
+                [a.name, list(a.dims), list(a.array.shape), typed_attributes(a.attrs)]
+                for a in self.arrays
+            ],
+            "groups": {path: typed_attributes(attrs) for path, attrs in self.groups.items()},
         }
         return sha256_hex(encode_json(document))
 
+    @property
+    def beside(self) -> list[str]:
+        """Nodes that are not bricks' arrays: plain arrays and groups."""
+        names = [c.name for c in self.coordinates] + [a.name for a in self.arrays]
+        return [node_path(name) for name in (*names, *filter(None, self.groups))]
+
     def root_metadata(self, created: str | None) -> dict[str, Any]:
         """``zarr.json`` of the root group."""
+        attributes = typed_attributes(self.groups.get("", {}))
         own = {
+            **attributes.pop(ATTRIBUTE),
             "format": FORMAT,
             "mode": self.mode,
             "created": created,
             "variables": [v.name for v in self.variables],
             "coordinates": [c.name for c in self.coordinates],
+            "arrays": [a.name for a in self.arrays],
+            "groups": [path for path in self.groups if path],
             "sources": list(self.sources),
             "priors": sorted({v.prior for v in self.variables if v.prior is not None}),
             "provenance": dict(self.provenance),
         }
-        attributes = json_safe({**self.attrs, ATTRIBUTE: own})
         beside = sorted(c.name for c in self.coordinates if c.dims != (c.name,))
         if beside:
-            attributes["coordinates"] = " ".join(beside)
-        return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            attributes.setdefault("coordinates", " ".join(beside))
+        return _group_document({**attributes, ATTRIBUTE: json_safe(own)})
 
     def write(self, stage: Stage, put: Callable[[str, bytes], None], created: str | None) -> None:
         """Write all keys; ``put(key, bytes)`` for the documents, ``stage`` for the arrays."""
-        for coordinate in self.coordinates:
-            stage.fill(
-                coordinate.name,
-                coordinate.values,
-                dims=coordinate.dims,
-                attributes=plain_attributes(coordinate.attrs, coordinate.values.dtype),
-            )
-        stage.flush()
+        for plain in (*self.coordinates, *self.arrays):
+            stage_array(stage, plain)
         for variable in self.variables:
-            put(f"{variable.name}/{METADATA_KEY}", encode_json(variable.metadata(self.mode)))
+            put(f"{variable.node}/{METADATA_KEY}", encode_json(variable.metadata(self.mode)))
+        for path, attrs in self.groups.items():
+            if path:
+                document = _group_document(typed_attributes(attrs))
+                put(f"{node_path(path)}/{METADATA_KEY}", encode_json(document))
         put(README_KEY, readme_text(self.mode, self.variables).encode())
         put(METADATA_KEY, encode_json(self.root_metadata(created)))
+
+
+def _group_document(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 def build_skeleton(
@@ -127,58 +167,91 @@ def build_skeleton(
     variables: Sequence[VariableSpec],
     coordinates: Mapping[str, Sequence[CoordinateLike]],
     *,
-    attrs: Mapping[str, Any],
+    arrays: Sequence[ArrayLike] = (),
+    groups: Mapping[str, Mapping[str, Any]],
     sources: Sequence[FileLike],
     provenance: Mapping[str, Any],
 ) -> Skeleton:
-    """Settle names so that all variables and coordinates fit one flat group.
+    """Settle names so that variables and coordinates of a group fit one dataset.
 
-    Axes and coordinates with the same name but another size or other values get ``_2``, ``_3`` ...
-    behind their name. Coordinates that are not numbers stay in ``source/`` only. Axis-aligned
-    spatial variables without coordinates get z, y, x in millimetres.
+    Axes and coordinates with the same name but another size, other values or other attributes get
+    ``_2``, ``_3`` ... behind their name. Axis-aligned spatial variables without coordinates get
+    z, y, x in millimetres.
+
+    Raises
+    ------
+    ParameterError : two arrays of one name (kind ``"bad-name"``).
     """
-    names = [v.name for v in variables]
+    names = [*(v.name for v in variables), *(a.name for a in arrays)]
     if len(set(names)) != len(names):
-        raise ParameterError(
-            f"expected variables of different names, found {names!r}",
-            kind="bad-variables",
-        )
+        raise ParameterError(f"expected different names, found {names!r}", kind="bad-name")
+    for array in arrays:
+        check_name(array.name, what="array")
     given = {v.name: _plain(v, coordinates.get(v.name, ())) for v in variables}
     settled = settle_dims({v.name: _axes(v, given[v.name]) for v in variables})
-    shared: dict[str, PlainCoordinate] = {}
+    shared: dict[Hashable, PlainCoordinate] = {}
+    taken = set(names)
     final = []
     for variable in variables:
         renamed = dict(zip(variable.dims, settled[variable.name], strict=True))
-        held = []
+        held = set()
         for coordinate in given[variable.name]:
             own = replace(coordinate, dims=tuple(renamed.get(d, d) for d in coordinate.dims))
             wanted = renamed.get(own.name, own.name) if len(own.dims) == 1 else own.name
-            same = [
-                c.name
-                for c in shared.values()
-                if c.name.startswith(wanted)
-                and c.dims == own.dims
-                and c.fingerprint == own.fingerprint
-            ]
-            name = same[0] if same else free_name(wanted, {*names, *shared})
-            shared.setdefault(name, replace(own, name=name))
-            held.append(name)
+            about = encode_json(typed_attributes(own.attrs))
+            same = (group_of(variable.name), wanted, own.dims, own.fingerprint, about)
+            if same not in shared:
+                shared[same] = replace(own, name=free_name(wanted, taken))
+                taken.add(shared[same].name)
+            held.add(shared[same].name)
+        held |= {a.name for a in arrays if _runs_along(a, variable, settled[variable.name])}
         final.append(
             replace(variable, dims=settled[variable.name], coordinates=tuple(sorted(held)))
         )
     digests = tuple({"size": f.size, "sha256": f.sha256} for f in sources)
-    return Skeleton(mode, tuple(final), tuple(shared.values()), attrs, digests, provenance)
+    return Skeleton(
+        mode,
+        tuple(final),
+        tuple(shared.values()),
+        tuple(arrays),
+        _with_parents(groups, names),
+        digests,
+        provenance,
+    )
+
+
+def _with_parents(
+    groups: Mapping[str, Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    """Groups with those above every group and array, parents first."""
+    wanted = {""}
+    for path in [*groups, *map(group_of, names)]:
+        while path:
+            wanted.add(path)
+            path = group_of(path)
+    return {path: groups.get(path, {}) for path in sorted(wanted)}
+
+
+def _runs_along(array: ArrayLike, variable: VariableSpec, dims: Sequence[str]) -> bool:
+    """Whether an array gives values along one axis of a variable: of its group or one above."""
+    group, own = group_of(array.name), group_of(variable.name)
+    in_scope = not group or own == group or own.startswith(f"{group}/")
+    if not in_scope or len(array.dims) != 1 or array.dims[0] not in dims:
+        return False
+    size = variable.shape[list(dims).index(array.dims[0])]
+    return array.name.rpartition("/")[2] == array.dims[0] and array.array.shape == (size,)
 
 
 def _plain(variable: VariableSpec, coordinates: Sequence[CoordinateLike]) -> list[PlainCoordinate]:
     plain = []
     for coordinate in coordinates:
         values = np.asarray(coordinate.values)
-        if values.dtype.kind in "biuf" and values.dtype.itemsize <= 8 and values.size:
-            values = values.astype(values.dtype.newbyteorder("="))
-            plain.append(
-                PlainCoordinate(coordinate.name, tuple(coordinate.dims), values, coordinate.attrs)
-            )
+        if values.dtype.kind in "UT":
+            values = values.astype(object)
+        values = values.astype(values.dtype.newbyteorder("="))
+        plain.append(
+            PlainCoordinate(coordinate.name, tuple(coordinate.dims), values, coordinate.attrs)
+        )
     held = {c.name for c in plain}
     return plain + [c for c in world_coordinates(variable) if c.name not in held]
 

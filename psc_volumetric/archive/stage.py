@@ -66,10 +66,11 @@ class Stage:
         path: str,
         *,
         shape: Sequence[int],
-        dtype: np.dtype[Any],
+        dtype: np.dtype[Any] | type[str],
         dims: Sequence[str],
         chunks: Sequence[int] | None = None,
         attributes: Mapping[str, Any] | None = None,
+        fill_value: Any = None,
     ) -> zarr.Array[Any]:
         """Make an empty array (zstd, little-endian); assign to regions of what comes back."""
         self._asked.add(f"{path}/zarr.json")
@@ -82,6 +83,7 @@ class Stage:
             compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
             dimension_names=list(dims),
             attributes=json_safe(dict(attributes or {})),
+            fill_value=fill_value,
             zarr_format=3,
             config={"write_empty_chunks": True},
         )

@@ -56,7 +56,7 @@ def summarise(reader: ArchiveReader) -> dict[str, Any]:
 
 def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[str, Any]:
     voxels = math.prod(spec.shape)
-    stored = sum(e.size for e in manifest.under(f"{spec.name}/c/").values())
+    stored = sum(e.size for e in manifest.under(f"{spec.node}/c/").values())
     return {
         "shape": list(spec.shape),
         "dtype": spec.dtype.name,
@@ -80,7 +80,7 @@ def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[
         "bpv": 8 * stored / voxels,
         "ratio": spec.nbytes / stored if stored else None,
         "levels": _levels(spec, table, voxels),
-        "metadata_key": f"{spec.name}/{METADATA_KEY}",
+        "metadata_key": f"{spec.node}/{METADATA_KEY}",
     }
 
 

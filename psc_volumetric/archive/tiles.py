@@ -137,7 +137,7 @@ def _create(
         "compared": ((3,), ["base"], "u8"),
     }
     stage.group("tiles")
-    stage.group(f"tiles/{spec.name}", {"tile_shape": list(spec.tile_chunk)})
+    stage.group(f"tiles/{spec.node}", {"tile_shape": list(spec.tile_chunk)})
     arrays = {}
     for name, (end, end_dims, dtype) in ends.items():
         of_bricks = name in BRICK_ARRAYS
@@ -145,7 +145,7 @@ def _create(
         rows = bricks if of_bricks else bricks * _tiles_per_brick(spec)[0]
         names = [f"brick_{dim}" for dim in spec.dims] if of_bricks else dims
         arrays[name] = stage.array(
-            f"tiles/{spec.name}/{name}",
+            f"tiles/{spec.node}/{name}",
             shape=(*grid, *end),
             dtype=np.dtype(dtype),
             dims=[*names, *end_dims],

@@ -25,6 +25,7 @@ from psc_volumetric.archive.layout import (
     encode_json,
 )
 from psc_volumetric.archive.manifest import Manifest, check_format, sha256_hex
+from psc_volumetric.archive.plain import ArrayLike
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.preview import block_means, plan_preview
 from psc_volumetric.archive.priors import prior_prefix
@@ -61,16 +62,15 @@ class ArchiveWriter:
         self,
         store: ArchiveStore,
         target: Target,
-        *,
-        mode: str,
-        created: str | None,
+        head: Mapping[str, Any],
         variables: Sequence[VariableSpec],
     ) -> None:
         self._store = store
         self._target = target
-        self.mode = mode
-        self.created = created
+        self.mode = str(head["mode"])
+        self.created: str | None = head["created"]
         self.variables = {v.name: v for v in variables}
+        self.beside: tuple[str, ...] = tuple(head["beside"])
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -84,7 +84,8 @@ class ArchiveWriter:
         coordinates: Mapping[str, Sequence[CoordinateLike]] | None = None,
         sources: Sequence[FileLike] = (),
         created: str | None = None,
-        attrs: Mapping[str, Any] | None = None,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
+        arrays: Sequence[ArrayLike] = (),
         provenance: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> ArchiveWriter:
@@ -104,9 +105,13 @@ class ArchiveWriter:
             Source files; only size and SHA-256 go into the metadata, not the name.
         created : str, optional
             Time of creation as text; a continued archive keeps the one it began with.
-        attrs, provenance : mapping, optional
-            JSON-able attributes of the group, and record of how it was made. No identifiers. For
-            the same input both must be the same when a run is repeated.
+        groups : mapping, optional
+            Path of each group of the source (``""`` is the root) -> its attributes.
+        arrays : sequence, optional
+            What the source holds beside the variables; written now, block by block.
+        provenance : mapping, optional
+            JSON-able record of how it was made. No identifiers, and like the attributes the same
+            when a run is repeated on the same input.
         options : mapping, optional
             Storage options for URLs.
 
@@ -121,7 +126,8 @@ class ArchiveWriter:
             mode,
             variables,
             coordinates or {},
-            attrs=attrs or {},
+            arrays=arrays,
+            groups=groups or {},
             sources=sources,
             provenance=provenance or {},
         )
@@ -139,6 +145,7 @@ class ArchiveWriter:
                 "created": created,
                 "mode": mode,
                 "variables": {v.name: v.metadata(mode) for v in skeleton.variables},
+                "beside": skeleton.beside,
             }
             store.set_exclusive(PARTIAL_KEY, encode_json(document))
         head = _head(store)
@@ -149,7 +156,7 @@ class ArchiveWriter:
                 hint="finish that one, or remove it first",
             )
         skeleton.write(Stage(store), store.put, head["created"])
-        return cls(store, target, mode=mode, created=head["created"], variables=skeleton.variables)
+        return cls(store, target, head, skeleton.variables)
 
     @classmethod
     def open_partial(
@@ -175,7 +182,7 @@ class ArchiveWriter:
             for name, document in head["variables"].items()
         ]
         store = open_store(place, write=True, options=options)
-        return cls(store, target, mode=head["mode"], created=head["created"], variables=variables)
+        return cls(store, target, head, variables)
 
     # -- bricks -----------------------------------------------------------------------------
 
@@ -300,7 +307,7 @@ class ArchiveWriter:
         FormatError
             A reader would refuse what was given; nothing is sealed.
         """
-        manifest = prepare(self._store, tuple(self.variables.values()))
+        manifest = prepare(self._store, tuple(self.variables.values()), self.beside)
         prepared = PreparedArchive(self._store, self._target, manifest)
         check_readable(prepared.reader())
         return prepared
@@ -324,7 +331,7 @@ class ArchiveWriter:
         """
         if target_state(self._target) == "sealed":
             raise _exists(target_text(self._target), "a sealed archive")
-        remove_tree(self._store, tuple(self.variables.values()))
+        remove_tree(self._store, tuple(self.variables.values()), self.beside)
 
     def _spec(self, variable: str) -> VariableSpec:
         if variable not in self.variables:
@@ -381,6 +388,7 @@ def _head(store: ArchiveStore) -> dict[str, Any] | None:
         "created": found.created,
         "mode": found.mode,
         "variables": found.variables,
+        "beside": found.beside,
     }
 
 

@@ -27,7 +27,15 @@ def part_of(volume, key=None):
     return RestoredVolume(volume.name, volume.array[parts], start, volume.array.shape)
 
 
+def beside(item):
+    return [
+        RestoredVolume(a.name, a.array, (0,) * len(a.array.shape), tuple(a.array.shape))
+        for a in item.arrays
+    ]
+
+
 def restore(item, volumes, target, info=LOSSLESS):
+    volumes = [*volumes, *beside(item)]
     made = adapters.restore_source("netcdf", item.document, item.blobs, volumes, target, info)
     return [file.path for file in made]
 
@@ -100,12 +108,12 @@ def test_volumes_are_packed_values_with_their_specials(tmp_path, write_netcdf):
     item = open_only(tmp_path / "a.nc")
     first, second = item.volumes
     assert item.suggested_prior == "climate-grid"
-    assert (first.name, second.name) == ("t2m", "model.run1.t2m")
+    assert (first.name, second.name) == ("t2m", "model/run1/t2m")
     assert first.array.dtype == np.int16 and first.special_values == (-999, -998, -997)
     assert first.slope == pytest.approx(0.01) and first.intercept == 273.15
     assert first.unit == "K" and first.affine is None
     assert first.dims == ("time", "lat", "lon")
-    assert second.dims == ("time", "model.run1.lat", "lon")
+    assert second.dims == ("time", "lat", "lon")
     assert second.array.dtype == np.float32 and second.array.dtype.isnative
 
 
@@ -123,9 +131,9 @@ def test_coordinates_of_other_variables_are_not_volumes(tmp_path):
         for name in ("temperature", "TLAT", "TLON", "height"):
             dataset.createVariable(name, "f4", ("y", "x"))[:] = np.arange(600).reshape(20, 30)
         dataset["temperature"].coordinates = "TLAT TLON height"
-    (volume,) = open_only(path).volumes
-    assert volume.name == "temperature"
-    assert {c.name: c.dims for c in volume.coordinates} == dict.fromkeys(
+    item = open_only(path)
+    assert [volume.name for volume in item.volumes] == ["temperature"]
+    assert {a.name: a.dims for a in item.arrays} == dict.fromkeys(
         ("TLAT", "TLON", "height"), ("y", "x")
     )
 
@@ -162,27 +170,18 @@ def test_loss_is_written_into_an_attribute(tmp_path, write_netcdf):
         assert "restored with loss" in dataset.psc_archive_restoration
 
 
-def test_file_without_a_grid_is_refused(tmp_path):
+def test_file_without_a_grid_is_kept_as_arrays(tmp_path):
     path = tmp_path / "stations.nc"
     with netCDF4.Dataset(path, "w") as dataset:
         dataset.createDimension("station", 100)
         dataset.createDimension("obs", 8)
         dataset.createVariable("t", "f4", ("station", "obs"))[:] = 1
-    with pytest.raises(SourceError) as caught:
-        adapters.discover(path)
-    assert caught.value.kind == "no-volume" and "at least 16 points" in str(caught.value)
-
-
-def test_compound_types_are_refused_by_name(tmp_path, write_netcdf):
-    path = tmp_path / "a.nc"
-    write_netcdf(path, "NETCDF4")
-    with netCDF4.Dataset(path, "a") as dataset:
-        pair = dataset.createCompoundType(np.dtype([("a", "i4"), ("b", "f4")]), "pair")
-        dataset.createVariable("pairs", pair, ("n",))
-    (candidate,) = adapters.discover(path).candidates
-    with pytest.raises(SourceError) as caught:
-        adapters.open_source(candidate)
-    assert caught.value.kind == "unsupported-type" and "'pairs'" in str(caught.value)
+        dataset.createVariable("height", "f8", ())[...] = 2
+    item = open_only(path)
+    assert item.volumes == () and [a.name for a in item.arrays] == ["t", "height"]
+    assert "nothing in it is a volume" in item.notes[0]
+    (made,) = restore(item, [], tmp_path / "out.nc")
+    assert adapters.content_sha256("netcdf", made) == adapters.content_sha256("netcdf", path)
 
 
 @pytest.mark.parametrize("model", MODELS)

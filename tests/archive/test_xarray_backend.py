@@ -93,9 +93,9 @@ def test_a_pickled_dataset_opens_the_same_archive_only(
     folder.rename(tmp_path / "old")
     other.rename(folder)
     copy = pickle.loads(data)
-    from psc_volumetric import xarray_backend
+    from psc_volumetric import xarray_arrays
 
-    xarray_backend._readers.clear()
+    xarray_arrays._readers.clear()
     with pytest.raises(StorageError) as caught:
         copy.volume.load()
     assert caught.value.kind == "archive-changed"

@@ -1,0 +1,201 @@
+"""Lazy arrays behind the xarray engine: bricks, also with a slope per slice, and plain arrays.
+
+All of them are decoded when they are used, and can be pickled: another process opens the archive
+again, and only if it is the same one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from psc_volumetric.errors import StorageError
+
+if TYPE_CHECKING:
+    from psc_volumetric.archive import ArchiveReader
+    from psc_volumetric.archive.plain import PlainArray
+
+__all__ = ["BrickArray", "Place", "SideArray", "SliceScaling"]
+
+READERS_KEPT = 8
+
+_lock = threading.Lock()
+_readers: OrderedDict[tuple[str, str], ArchiveReader] = OrderedDict()
+
+
+class Place:
+    """Where an archive is; opens it again in another process, and only if it is the same one."""
+
+    def __init__(
+        self,
+        target: Any,
+        options: Mapping[str, Any] | None,
+        device: str,
+        reader: ArchiveReader,
+        level: int | str | None = None,
+    ) -> None:
+        self.target = target
+        self.options = options
+        self.device = device
+        self.mode = reader.mode
+        self.level = level
+        self.digest = reader.manifest.digest
+        self._reader: ArchiveReader | None = reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": None}
+
+    def close(self) -> None:
+        """Release file handles; a later access opens the archive again."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    @property
+    def reader(self) -> ArchiveReader:
+        """The open archive."""
+        if self._reader is None:
+            self._reader = self._reopened()
+        return self._reader
+
+    def _reopened(self) -> ArchiveReader:
+        from psc_volumetric.archive import ArchiveReader
+
+        key = (str(self.target), self.digest)
+        with _lock:
+            if key not in _readers:
+                reader = ArchiveReader.open(self.target, device=self.device, options=self.options)
+                if reader.manifest.digest != self.digest:
+                    raise StorageError(
+                        f"{self.target}: this is another archive than the one that was opened",
+                        kind="archive-changed",
+                        hint="archives do not change; open the dataset again",
+                    )
+                _readers[key] = reader
+            _readers.move_to_end(key)
+            while len(_readers) > READERS_KEPT:
+                _readers.popitem(last=False)
+            return _readers[key]
+
+
+@dataclass(frozen=True, eq=False)
+class SliceScaling:
+    """Slope and intercept per slice: float64 tables along the axes that begin at ``axis``."""
+
+    slope: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    axis: int
+
+    @classmethod
+    def of(cls, attrs: Mapping[str, Any], shape: tuple[int, ...]) -> SliceScaling | None:
+        """Read the attributes ``slice_slope`` and ``slice_intercept``; None where they are not.
+
+        The tables run along the axes before the last two, or else along the first ones.
+        """
+        tables = [attrs.get(f"slice_{name}") for name in ("slope", "intercept")]
+        if tables == [None, None]:
+            return None
+        slope = np.array(1.0 if tables[0] is None else tables[0], np.float64)
+        intercept = np.array(0.0 if tables[1] is None else tables[1], np.float64)
+        slope, intercept = np.broadcast_arrays(slope, intercept)
+        for axis in (len(shape) - 2 - slope.ndim, 0):
+            if axis >= 0 and shape[axis : axis + slope.ndim] == slope.shape:
+                return cls(slope, intercept, axis)
+        return None
+
+    @property
+    def of_errors(self) -> SliceScaling:
+        """What becomes of the size of an error."""
+        return SliceScaling(np.abs(self.slope), np.zeros_like(self.intercept), self.axis)
+
+    def apply(self, values: NDArray[Any], box: tuple[slice, ...]) -> NDArray[np.float64]:
+        """``values * slope + intercept`` in float64, for a box of the array."""
+        inside = box[self.axis : self.axis + self.slope.ndim]
+        after = (1,) * (len(box) - self.axis - self.slope.ndim)
+        slope, intercept = (
+            table[inside].reshape(table[inside].shape + after)
+            for table in (self.slope, self.intercept)
+        )
+        scaled: NDArray[np.float64] = values.astype(np.float64) * slope + intercept
+        return scaled
+
+
+class BrickArray(BackendArray):
+    """One variable (or its uncertainty), decoded on indexing.
+
+    With ``scaling`` the values are float64, as pydicom's modality transform gives them.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        variable: str,
+        *,
+        spread: bool = False,
+        scaling: SliceScaling | None = None,
+    ) -> None:
+        spec = place.reader.variables[variable]
+        self._place = place
+        self._variable = variable
+        self._spread = spread
+        self._scaling = scaling
+        self._view = None if spec.raw_dtype is None or spread else np.dtype(spec.raw_dtype)
+        self.shape = spec.shape
+        stored = np.dtype(np.float32) if spread else self._view or spec.dtype
+        self.dtype: np.dtype[Any] = stored if scaling is None else np.dtype(np.float64)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._decode
+        )
+
+    def _decode(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
+        from psc_volumetric.archive.selection import bounds_of, relative_to
+
+        bounds = bounds_of(key, self.shape)
+        box = tuple(slice(b.start, b.stop) for b in bounds)
+        values = self._place.reader.read(
+            self._variable, box, level=self._place.level, spread=self._spread
+        )
+        if self._view is not None:
+            values = values.view(self._view)
+        if self._scaling is not None:
+            values = self._scaling.apply(values, box)
+        found: NDArray[Any] = values[relative_to(key, bounds)]
+        return found
+
+
+class SideArray(BackendArray):
+    """A plain array of the archive, read chunk by chunk and checked against the manifest."""
+
+    def __init__(self, place: Place, name: str, array: PlainArray) -> None:
+        self._place = place
+        self._name = name
+        self._array: PlainArray | None = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None}
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._read
+        )
+
+    def _read(self, key: tuple[int | slice, ...]) -> Any:
+        from psc_volumetric.archive.selection import bounds_of, relative_to
+
+        if self._array is None:
+            self._array = self._place.reader.plain(self._name)
+        bounds = bounds_of(key, self.shape)
+        values = self._array[tuple(slice(b.start, b.stop) for b in bounds)]
+        return values[relative_to(key, bounds)]
