@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapters.base import Array, RestoreInfo
-from adapters.dicom_frames import numbers
-from adapters.dicom_layout import PixelLayout
+from adapters.base import RestoreInfo
+from adapters.dicom_body import Body
+from adapters.dicom_cut import crop, keep_frames, one_tile
+from adapters.dicom_write import plain_copy, save_with_body, set_pixel_facts
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -33,8 +34,6 @@ __all__ = [
     "write_converted",
     "write_derived",
 ]
-
-_PIXEL_ELEMENTS = {"f4": ("FloatPixelData", "OF"), "f8": ("DoubleFloatPixelData", "OD")}
 
 _LOSSY = ("113040", "DCM", "Lossy Compression")
 _PREDECESSOR = ("121320", "DCM", "Uncompressed predecessor")
@@ -53,12 +52,18 @@ class Part:
         Photometric interpretation of the values; None keeps the source's.
     lossy_method : str or None
         Lossy compression that the source's transfer syntax stands for.
+    tiles : dict or None
+        Of a mosaic that is not whole: where its slices are. Each becomes an image of its own.
+    cut : bool
+        Whether something of the file is left out.
     """
 
     frames: Sequence[int]
     box: tuple[int, int, int, int]
     colours: str | None
     lossy_method: str | None
+    tiles: dict[str, Any] | None
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Derivation:
         return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{self.seed}/{role}').int}"
 
 
-def write_converted(head: bytes, words: Array, place: Path, source: dict[str, Any]) -> None:
+def write_converted(head: bytes, body: Body, place: Path, source: dict[str, Any]) -> None:
     """Write whole frames of a compressed source natively, under their own UIDs.
 
     A transfer syntax that had lost something is remembered in LossyImageCompression, which a file
@@ -81,40 +86,56 @@ def write_converted(head: bytes, words: Array, place: Path, source: dict[str, An
     """
     dataset = parse_head(head)
     _remember_loss(dataset, source["lossy_method"])
-    _set_pixels(dataset, words, source["photometric"])
-    _save(dataset, place)
+    set_pixel_facts(dataset, body, source["photometric"])
+    save_with_body(dataset, body, place)
 
 
 def write_derived(
-    head: bytes,
-    words: Array,
-    place: Path,
-    part: Part,
-    derivation: Derivation,
-) -> None:
-    """Write a derived image.
+    head: bytes, body: Body, place: Path, part: Part, derivation: Derivation
+) -> list[Path]:
+    """Write a derived image; slices of a cut mosaic become images of their own.
 
     Parameters
     ----------
     head : bytes
         The source file up to its pixel data.
-    words : (n, samples, rows, columns) array
+    body : Body
         Pixel words of the frames kept, cut to the part's box.
     place : Path
         File to write.
     part : Part
     derivation : Derivation
+
+    Returns
+    -------
+    list of Path
+        What was written.
     """
-    dataset = parse_head(head)
-    _remember_loss(dataset, part.lossy_method)
-    full = (0, int(dataset.Rows), 0, int(dataset.Columns))
-    _keep_frames(dataset, part.frames)
-    if part.box != full:
-        _crop(dataset, part.box)
-    _set_pixels(dataset, words, part.colours)
-    _refresh_extremes(dataset, words)
-    _label(dataset, derivation, cut=part.box != full)
-    _save(dataset, place)
+    if part.tiles is None:
+        dataset = parse_head(head)
+        _remember_loss(dataset, part.lossy_method)
+        full = (0, int(dataset.Rows), 0, int(dataset.Columns))
+        if part.cut:
+            keep_frames(dataset, part.frames)
+        if part.cut and part.box != full:
+            crop(dataset, part.box)
+        set_pixel_facts(dataset, body, part.colours)
+        _refresh_extremes(dataset, body)
+        _label(dataset, derivation, cut=part.cut and part.box != full, role="")
+        save_with_body(dataset, body, place)
+        return [place]
+    made = []
+    for number, frame in enumerate(part.frames):
+        dataset = parse_head(head)
+        _remember_loss(dataset, part.lossy_method)
+        one_tile(dataset, part.tiles, frame)
+        crop(dataset, part.box)
+        set_pixel_facts(dataset, body, part.colours, frames=1)
+        _label(dataset, derivation, cut=True, role=f"/slice {frame}")
+        path = place.with_name(f"{place.stem}_{frame:04d}{place.suffix}")
+        save_with_body(dataset, body, path, frame=number)
+        made.append(path)
+    return made
 
 
 def parse_head(head: bytes) -> Dataset:
@@ -139,146 +160,27 @@ def _swap_words(dataset: Dataset) -> None:
             element.value = words.astype(words.dtype.newbyteorder("<")).tobytes()
 
 
-def _set_pixels(dataset: Dataset, words: Array, colours: str | None) -> None:
-    frames, samples, rows, columns = words.shape
-    dataset.Rows, dataset.Columns = rows, columns
-    if samples > 1:
-        dataset.PlanarConfiguration = 0
-    if colours is not None:
-        dataset.PhotometricInterpretation = colours
-    order = "interleaved" if samples > 1 else "grey"
-    order = "bits" if dataset.BitsAllocated == 1 else order
-    word = words.dtype.str[1:]
-    data = PixelLayout(order, rows, columns, frames, samples, word).pack(words)
-    name, vr = _PIXEL_ELEMENTS.get(word, ("PixelData", "OB" if word[1] == "1" else "OW"))
-    setattr(dataset, name, data + b"\0" * (len(data) % 2))
-    dataset[name].VR = vr
-
-
-def _little(dataset: Dataset) -> Dataset:
-    """Copy a data set, forgetting the source's encoding, which pydicom would insist on."""
-    from pydicom.dataset import Dataset as NewDataset
-
-    fresh = NewDataset()
-    fresh.update({element.tag: element for element in dataset})
-    return fresh
-
-
 def to_explicit_little(dataset: Dataset) -> bytes:
     """Give a data set's elements as Explicit VR Little Endian, without file meta information."""
     from pydicom.config import disable_value_validation
 
     buffer = io.BytesIO()
     with disable_value_validation():
-        _little(dataset).save_as(buffer, implicit_vr=False, little_endian=True)
+        plain_copy(dataset).save_as(buffer, implicit_vr=False, little_endian=True)
     return buffer.getvalue()
 
 
-def _save(dataset: Dataset, place: Path) -> None:
-    from pydicom.config import disable_value_validation
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    fresh = _little(dataset)
-    fresh.file_meta = FileMetaDataset()
-    fresh.file_meta.update(dataset.file_meta)
-    fresh.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    fresh.preamble = b"\0" * 128
-    named = bool(fresh.get("SOPClassUID")) and bool(fresh.get("SOPInstanceUID"))
-    if named:
-        fresh.file_meta.MediaStorageSOPClassUID = fresh.SOPClassUID
-        fresh.file_meta.MediaStorageSOPInstanceUID = fresh.SOPInstanceUID
-    with disable_value_validation():
-        fresh.save_as(place, enforce_file_format=named)
-
-
-def _keep_frames(dataset: Dataset, frames: Sequence[int]) -> None:
-    count = int(dataset.get("NumberOfFrames") or 1)
-    if len(frames) == count:
-        return
-    dataset.NumberOfFrames = len(frames)
-    groups = dataset.get("PerFrameFunctionalGroupsSequence")
-    if groups is not None:
-        dataset.PerFrameFunctionalGroupsSequence = [groups[i] for i in frames]
-    offsets = numbers(dataset, "GridFrameOffsetVector", count)
-    if offsets is not None:
-        first = offsets[frames[0]]
-        dataset.GridFrameOffsetVector = [offsets[i] - first for i in frames]
-        orientation = numbers(dataset, "ImageOrientationPatient", 6)
-        if orientation is not None:
-            normal = np.cross(orientation[:3], orientation[3:])
-            _move(dataset, normal * first)
-    times = numbers(dataset, "FrameTimeVector", count)
-    if times is not None:
-        dataset.FrameTimeVector = [times[i] for i in frames]
-
-
-def _crop(dataset: Dataset, box: tuple[int, int, int, int]) -> None:
-    """Move every position and overlay to the new first pixel; drop what no longer fits."""
-    row, column = box[0], box[2]
-    shift = _in_plane_shift(dataset, row, column)
-    if shift is not None:
-        _move(dataset, shift)
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
-    if shared is not None and "PlanePositionSequence" in shared:
-        step = _group_shift(shared, None, row, column)
-        if step is not None:
-            _move(shared.PlanePositionSequence[0], step)
-    for group in dataset.get("PerFrameFunctionalGroupsSequence") or []:
-        step = _group_shift(group, shared, row, column)
-        if step is not None and "PlanePositionSequence" in group:
-            _move(group.PlanePositionSequence[0], step)
-    for overlay in range(0x6000, 0x6020, 2):
-        if (overlay, 0x0050) in dataset:
-            origin = dataset[overlay, 0x0050].value
-            dataset[overlay, 0x0050].value = [int(origin[0]) - row, int(origin[1]) - column]
-    if "IconImageSequence" in dataset:
-        del dataset.IconImageSequence
-
-
-def _group_shift(
-    group: Dataset, shared: Dataset | None, row: int, column: int
-) -> np.ndarray | None:
-    from pydicom.dataset import Dataset as NewDataset
-
-    merged = NewDataset()
-    for name in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
-        for holder in (shared, group):
-            if holder is not None and name in holder:
-                merged.update(holder[name].value[0])
-    return _in_plane_shift(merged, row, column)
-
-
-def _in_plane_shift(dataset: Dataset, row: int, column: int) -> np.ndarray | None:
-    orientation = numbers(dataset, "ImageOrientationPatient", 6)
-    spacing = numbers(dataset, "PixelSpacing", 2)
-    if orientation is None or spacing is None:
-        return None
-    along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
-    shift: np.ndarray = along_row * spacing[1] * column + along_column * spacing[0] * row
-    return shift
-
-
-def _move(dataset: Dataset, shift: np.ndarray) -> None:
-    from pydicom.valuerep import DSfloat
-
-    position = numbers(dataset, "ImagePositionPatient", 3)
-    if position is not None:
-        moved = np.array(position) + shift
-        dataset.ImagePositionPatient = [DSfloat(float(v), auto_format=True) for v in moved]
-
-
-def _refresh_extremes(dataset: Dataset, words: Array) -> None:
+def _refresh_extremes(dataset: Dataset, body: Body) -> None:
     for name, value in (
-        ("SmallestImagePixelValue", words.min()),
-        ("LargestImagePixelValue", words.max()),
+        ("SmallestImagePixelValue", body.least),
+        ("LargestImagePixelValue", body.largest),
     ):
-        if name in dataset:
+        if name in dataset and value is not None:
             setattr(dataset, name, int(value))
-            dataset[name].VR = "SS" if words.dtype.kind == "i" else "US"
+            dataset[name].VR = "SS" if body.layout.word[0] == "i" else "US"
 
 
-def _label(dataset: Dataset, derivation: Derivation, *, cut: bool) -> None:
+def _label(dataset: Dataset, derivation: Derivation, *, cut: bool, role: str) -> None:
     info = derivation.info
     steps = [] if info.lossless else [_lossy_words(info)]
     if cut or info.lossless:
@@ -293,7 +195,7 @@ def _label(dataset: Dataset, derivation: Derivation, *, cut: bool) -> None:
         _label_lossy(dataset, info)
     if old_class and old_uid:
         _point_to_source(dataset, str(old_class), str(old_uid), lossless=info.lossless)
-    dataset.SOPInstanceUID = derivation.uid(f"instance/{old_uid}")
+    dataset.SOPInstanceUID = derivation.uid(f"instance/{old_uid}{role}")
     dataset.SeriesInstanceUID = derivation.uid(f"series/{dataset.get('SeriesInstanceUID')}")
 
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from adapters.base import Array, spacing_of
 
-__all__ = ["DUPLICATE_MM", "Stack", "along_normal", "is_orientation", "stack_slices"]
+__all__ = ["Stack", "along_normal", "is_orientation", "stack_slices"]
 
-DUPLICATE_MM = 0.01  # closer than this along the normal, two slices lie at the same place
 _RELATIVE_TOLERANCE = 0.01  # of the slice distance: rounding in the headers, not irregularity
-_LEAST_TOLERANCE_MM = 0.01
+_LEAST_TOLERANCE_MM = (
+    0.01  # but not more than a tenth of the distance: microscopes count in micrometres
+)
 _TILT_DEGREES = 0.1
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -131,7 +132,8 @@ def _affine(z_step: Array, y_step: Array, x_step: Array, origin: Array) -> Array
 
 def _is_regular(positions: Array, z_step: Array) -> bool:
     line = positions[0] + np.arange(len(positions))[:, None] * z_step
-    tolerance = max(_LEAST_TOLERANCE_MM, _RELATIVE_TOLERANCE * float(np.linalg.norm(z_step)))
+    step = float(np.linalg.norm(z_step))
+    tolerance = max(min(_LEAST_TOLERANCE_MM, step / 10), _RELATIVE_TOLERANCE * step)
     return float(np.abs(positions - line).max()) <= tolerance
 
 

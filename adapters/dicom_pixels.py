@@ -1,9 +1,8 @@
-"""Lazy stored values of DICOM frames.
+"""Lazy values of DICOM frames, as pydicom's ``pixel_array`` gives them before any scaling.
 
 Native grey frames are read from their place in the file, only the rows asked for; frames of other
-layouts are unpacked whole, compressed ones decoded whole, and a few are remembered. Values are the
-stored pixel words: no rescaling, no windowing, no conversion of colours, and no masking of high
-bits that carry data.
+layouts are unpacked whole, compressed ones decoded whole, and a few are remembered. No rescaling,
+no windowing, no conversion of colours; bits that are not BitsStored are left out (`dicom_bits`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,37 +18,26 @@ from typing import Any
 import numpy as np
 
 from adapters.base import Array, selection_bounds
-from adapters.dicom_header import ImageFile, damage_errors
+from adapters.dicom_bits import BitUse, find_use, limits_of, usual_bits, values_of
+from adapters.dicom_decode import decode_frame
+from adapters.dicom_header import ImageFile
 from adapters.dicom_layout import PixelLayout
+from adapters.dicom_syntax import data_stream
 from adapters.errors import SourceError
 
 __all__ = [
     "FrameArray",
     "FramePlace",
-    "WordUse",
-    "corner_word",
+    "bit_use_of",
+    "corner_value",
     "decoded_colours",
+    "file_words",
     "place_frames",
     "probe_decoders",
-    "word_use",
+    "read_bytes",
 ]
 
 _CACHE_BYTES = 64 << 20
-_SCAN_WORDS = 4 << 20
-
-
-@dataclass(frozen=True)
-class WordUse:
-    """How the bits above BitsStored are used.
-
-    ``stored`` "plain": the word is the value. ``"short"``: a signed value whose unused high bits
-    are zero; it is sign-extended on reading. ``"mixed"``: the bits carry something else (an
-    overlay, or values wider than declared); the word is kept as it is.
-    """
-
-    stored: str
-    dtype: str
-    bits_stored: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,7 @@ class FramePlace:
 
     ``offset`` is that of the frame's first word when it can be read in place, else -1; then
     ``layout`` unpacks it from the pixels at ``start``, or it is decoded when there is none.
+    ``grid`` is the number of tiles along each side of a compressed mosaic, else 1.
     """
 
     path: Path
@@ -65,12 +54,14 @@ class FramePlace:
     sample: int
     offset: int
     file_dtype: str
-    sign_bits: int  # bits to sign-extend from; 0 when the word is the value
+    use: BitUse
     layout: PixelLayout | None
     start: int
+    whole_words: bool
+    grid: int = 1
 
 
-def place_frames(image: ImageFile, use: WordUse, sample: int) -> list[FramePlace]:
+def place_frames(image: ImageFile, use: BitUse, sample: int) -> list[FramePlace]:
     """Give the place of one sample's plane of every frame of a file."""
     layout = image.layout
     in_place = layout is not None and layout.is_plain
@@ -83,60 +74,87 @@ def place_frames(image: ImageFile, use: WordUse, sample: int) -> list[FramePlace
             sample=sample,
             offset=image.pixel_start + i * nbytes if in_place else -1,
             file_dtype=order + np.dtype(use.dtype).str[1:],
-            sign_bits=use.bits_stored if use.stored == "short" else 0,
+            use=use,
             layout=None if in_place else layout,
             start=image.pixel_start,
+            whole_words=image.embedded_overlay,
+            grid=image.mosaic.grid if image.mosaic is not None else 1,
         )
         for i in range(len(image.frames))
     ]
 
 
-def word_use(image: ImageFile) -> WordUse:
-    """Look at all pixel words of a file and tell how their high bits are used.
+def bit_use_of(image: ImageFile, wider: frozenset[str] = frozenset()) -> BitUse:
+    """Look at the words of a file and tell how the bits above BitsStored are used.
 
-    Decoded (compressed) pixels are always "plain": their decoder delivers values.
+    Compressed pixels come as values, so that their other bits are as usual; only where the header
+    speaks of an overlay inside the words are they looked at too. Files of the transfer syntaxes in
+    ``wider`` come with larger values than BitsStored can hold (`probe_decoders`).
     """
     spare = image.bits_allocated - image.bits_stored
-    if image.layout is None or spare == 0 or np.dtype(image.word).kind == "f":
-        return WordUse("plain", image.word, image.bits_stored)
-    if image.high_bit != image.bits_stored - 1 or image.layout.order == "ybr422":
-        return WordUse("mixed", image.word, image.bits_stored)
-    words = _words(image, f"u{image.bits_allocated // 8}")
-    zero = extended = True
-    for start in range(0, len(words), _SCAN_WORDS):
-        block = words[start : start + _SCAN_WORDS]
-        high = block >> np.array(image.bits_stored, words.dtype)
-        zero = zero and not high.any()
-        if image.signed and extended:
-            sign = (block >> np.array(image.bits_stored - 1, words.dtype)) & np.array(
-                1, block.dtype
-            )
-            extended = np.array_equal(high, sign * np.array((1 << spare) - 1, words.dtype))
-    if extended if image.signed else zero:
-        return WordUse("plain", image.word, image.bits_stored)
-    return WordUse("short" if zero else "mixed", image.word, image.bits_stored)
+    usual = usual_bits(image.word, min(image.bits_stored, 8 * np.dtype(image.word).itemsize))
+    if image.word[0] == "f" or image.bits_allocated == 1 or image.transfer_syntax in wider:
+        return BitUse(image.word, 8 * np.dtype(image.word).itemsize, "")
+    if spare == 0 or (not image.native and not image.embedded_overlay):
+        return usual
+    return find_use(image.word, image.bits_stored, file_words(image))
 
 
-def corner_word(image: ImageFile) -> int | None:
+def file_words(image: ImageFile) -> Iterator[Array]:
+    """Go through the words of every frame: (samples, rows, columns), as they are stored."""
+    if image.layout is None:
+        for place in place_frames(image, usual_bits(image.word, image.bits_stored), 0):
+            yield _whole_frame(place).astype(np.dtype(image.word), copy=False)
+        return
+    with data_stream(image.path) as stream:
+
+        def read(offset: int, length: int) -> bytes:
+            stream.seek(image.pixel_start + offset)
+            return stream.read(length)
+
+        for index in range(len(image.frames)):
+            try:
+                yield image.layout.frame(read, index)
+            except EOFError as error:
+                raise _changed(image.path, str(error)) from error
+
+
+def corner_value(image: ImageFile, use: BitUse) -> int | None:
     """Give the value all four corners of every native grey frame share, or None."""
-    if image.layout is None or not image.layout.is_plain or np.dtype(image.word).kind == "f":
+    if image.layout is None or not image.layout.is_plain or image.word[0] == "f":
         return None
-    frames = _words(image, image.word).reshape(-1, image.rows, image.columns)
-    corners = frames[:, :: max(1, image.rows - 1), :: max(1, image.columns - 1)]
-    first = int(corners.flat[0])
-    return first if bool((corners == first).all()) else None
+    found: set[int] = set()
+    shape = (image.rows, image.columns)
+    for place in place_frames(image, use, 0):
+        frame = FrameArray((place,), shape, use.dtype)
+        for row in {0, image.rows - 1}:
+            ends = frame[row : row + 1, 0 : image.columns][:, [0, -1]]
+            found.update(int(value) for value in ends.flat)
+        if len(found) > 1:
+            return None
+    return found.pop()
 
 
-def probe_decoders(images: Sequence[ImageFile]) -> None:
+def probe_decoders(images: Sequence[ImageFile]) -> frozenset[str]:
     """Decode one frame per compressed transfer syntax, so that a missing codec shows at once.
+
+    Returns
+    -------
+    frozenset of str
+        Transfer syntaxes whose decoder gives values that BitsStored cannot hold.
 
     Raises
     ------
     SourceError : kind ``"undecodable"``.
     """
+    wider = set()
     compressed = {image.transfer_syntax: image for image in images if not image.native}
-    for image in compressed.values():
-        _decode(image.path, 0)
+    for syntax, image in compressed.items():
+        frame = decode_frame(image.path, 0)[0]
+        limits = limits_of(usual_bits(image.word, image.bits_stored))
+        if limits is not None and not limits[0] <= frame.min() <= frame.max() <= limits[1]:
+            wider.add(syntax)
+    return frozenset(wider)
 
 
 def decoded_colours(image: ImageFile) -> str | None:
@@ -149,23 +167,18 @@ def decoded_colours(image: ImageFile) -> str | None:
     if image.samples == 1:
         return None
     if image.layout is None:
-        return str(_decode(image.path, 0)[1])
+        return decode_frame(image.path, 0)[1]
     return "YBR_FULL" if image.layout.order == "ybr422" else None
-
-
-def _words(image: ImageFile, dtype: str) -> Array:
-    """Map all words of a native file whose layout is whole words, samples in any order."""
-    assert image.layout is not None
-    order = ">" if image.layout.big_endian else "<"
-    count = image.rows * image.columns * image.samples * len(image.frames)
-    return np.memmap(image.path, order + dtype, "r", image.pixel_start, (count,))
 
 
 @dataclass(frozen=True)
 class FrameArray:
-    """Planes stacked along leading axes: ([sample,] [t,] z, y, x). See ``LazyArray``."""
+    """Planes stacked along leading axes: ([sample,] [leads ...,] z, y, x). See ``LazyArray``.
 
-    places: tuple[FramePlace, ...]
+    ``places`` has None where a segmentation leaves a frame out because it is empty.
+    """
+
+    places: tuple[FramePlace | None, ...]
     shape: tuple[int, ...]
     type_name: str
 
@@ -176,12 +189,13 @@ class FrameArray:
 
     def __getitem__(self, key: tuple[slice, ...]) -> Array:
         bounds = selection_bounds(key, self.shape)
-        out = np.empty(tuple(stop - start for start, stop in bounds), self.dtype)
+        out = np.zeros(tuple(stop - start for start, stop in bounds), self.dtype)
         lead = self.shape[:-2]
         for index in itertools.product(*(range(start, stop) for start, stop in bounds[:-2])):
-            place = self.places[int(np.ravel_multi_index(index, lead))]
+            place = self.places[int(np.ravel_multi_index(index, lead)) if lead else 0]
             where = tuple(i - start for i, (start, _) in zip(index, bounds[:-2], strict=True))
-            out[where] = self._read(place, bounds[-2], bounds[-1])
+            if place is not None:
+                out[where] = self._read(place, bounds[-2], bounds[-1])
         return out
 
     def _read(self, place: FramePlace, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
@@ -190,78 +204,66 @@ class FrameArray:
             words = plane[rows[0] : rows[1], columns[0] : columns[1]]
         else:
             words = self._stored_rows(place, rows)[:, columns[0] : columns[1]]
-        values: Array = words.astype(self.dtype)
-        if place.sign_bits:
-            shift = 8 * values.itemsize - place.sign_bits
-            values = (values << shift) >> shift
-        return values
+        return values_of(words, place.use)
 
     def _stored_rows(self, place: FramePlace, rows: tuple[int, int]) -> Array:
         width = self.shape[-1]
         stored = np.dtype(place.file_dtype)
         wanted = (rows[1] - rows[0]) * width * stored.itemsize
-        data = _read_bytes(place.path, place.offset + rows[0] * width * stored.itemsize, wanted)
+        data = read_bytes(place.path, place.offset + rows[0] * width * stored.itemsize, wanted)
         return np.frombuffer(data, stored).reshape(-1, width)
 
 
-def _read_bytes(path: Path, offset: int, length: int) -> bytes:
-    with path.open("rb") as stream:
+def read_bytes(path: Path, offset: int, length: int) -> bytes:
+    """Read a piece of a file; of a deflated one, of its inflated bytes.
+
+    Raises
+    ------
+    SourceError : kind ``"truncated"``.
+    """
+    with data_stream(path) as stream:
         stream.seek(offset)
         data = stream.read(length)
     if len(data) != length:
-        raise SourceError(
-            f"expected {length} bytes of pixel data, found {len(data)}",
-            kind="truncated",
-            path=path,
-            hint="the file changed while it was read",
-        )
+        raise _changed(path, f"expected {length} bytes of pixel data, found {len(data)}")
     return data
 
 
-_cache: OrderedDict[tuple[Path, int, int], Array] = OrderedDict()
+def _changed(path: Path, what: str) -> SourceError:
+    return SourceError(what, kind="truncated", path=path, hint="the file changed while it was read")
+
+
+_cache: OrderedDict[tuple[Path, int, int, bool, int], Array] = OrderedDict()
 _cache_lock = threading.Lock()
 
 
 def _whole_frame(place: FramePlace) -> Array:
     """Give a frame as (samples, rows, columns), unpacked or decoded; the latest are kept."""
     path = place.path
-    key = (path, path.stat().st_mtime_ns, place.index)
+    index = 0 if place.grid > 1 and place.layout is None else place.index
+    key = (path, path.stat().st_mtime_ns, index, place.whole_words, place.grid)
     with _cache_lock:
-        if key in _cache:
+        frame = _cache.get(key)
+        if frame is not None:
             _cache.move_to_end(key)
-            return _cache[key]
-    if place.layout is None:
-        frame = _decode(path, place.index)[0]
-    else:
-        frame = place.layout.frame(
-            lambda at, length: _read_bytes(path, place.start + at, length), place.index
-        )
-    with _cache_lock:
-        _cache[key] = frame
-        while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > _CACHE_BYTES:
-            _cache.popitem(last=False)
-    return frame
+    if frame is None:
+        if place.layout is None:
+            frame = decode_frame(path, index, whole_words=place.whole_words)[0]
+        else:
+            frame = place.layout.frame(
+                lambda at, length: read_bytes(path, place.start + at, length), index
+            )
+        with _cache_lock:
+            _cache[key] = frame
+            while len(_cache) > 1 and sum(kept.nbytes for kept in _cache.values()) > _CACHE_BYTES:
+                _cache.popitem(last=False)
+    return frame if index == place.index and place.grid == 1 else _tile_of(frame, place)
 
 
-def _decode(path: Path, index: int) -> tuple[Array, str]:
-    """Decode a frame: (samples, rows, columns), and the photometric interpretation it has now."""
-    from pydicom import dcmread
-    from pydicom.config import disable_value_validation
-    from pydicom.pixels.decoders.base import get_decoder
-
-    try:
-        with disable_value_validation():
-            dataset = dcmread(path, force=True)
-            decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-            frame, facts = decoder.as_array(dataset, index=index, raw=True)
-    except damage_errors() as error:
-        raise SourceError(
-            f"frame {index} cannot be decoded ({type(error).__name__}); the compressed pixel data "
-            "is damaged or not supported by the installed decoders",
-            kind="undecodable",
-            path=path,
-            hint="fetch the file again, or convert it to a native transfer syntax",
-        ) from error
-    colours = str(facts["photometric_interpretation"]).replace("YBR_FULL_422", "YBR_FULL")
-    planes = frame[None] if frame.ndim == 2 else np.moveaxis(frame, -1, 0)
-    return np.ascontiguousarray(planes), colours
+def _tile_of(sheet: Array, place: FramePlace) -> Array:
+    """Cut a tile out of a decoded mosaic; an unpacked one is a tile already."""
+    if place.layout is not None:
+        return sheet
+    height, width = sheet.shape[-2] // place.grid, sheet.shape[-1] // place.grid
+    row, column = divmod(place.index, place.grid)
+    return sheet[:, row * height : (row + 1) * height, column * width : (column + 1) * width]

@@ -1,28 +1,44 @@
 """Which DICOM files belong together, in which order.
 
-Files are split by series, modality, size, pixel format, rescale type, orientation and pixel
-spacing; multi-frame files stand alone. Where two slices would then lie at one position, echoes,
-time points and the like are split apart; if nothing tells the slices apart they are refused. (The
-frame of reference is one of these last: some anonymised series have a new one in every slice.)
-Slices are sorted along the normal, never by file name or instance number.
-A rescale slope that varies by slice does not split a series: it becomes a table.
+Files are split by patient, study and series (one SeriesInstanceUID is not enough: some anonymisers
+give all series the same), modality, size, pixel format, unit, orientation and pixel spacing;
+multi-frame files stand alone, Siemens mosaics stack in time. Copies of one image are left out.
+Slices are sorted along the normal, never by file name; see `dicom_axes` for slices at one place. A
+rescale slope that varies by slice does not split a series: it becomes a table.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from adapters.dicom_axes import places_of
 from adapters.dicom_frames import Frame
-from adapters.dicom_geometry import DUPLICATE_MM, along_normal, is_orientation
+from adapters.dicom_geometry import is_orientation
 from adapters.dicom_header import ImageFile
+from adapters.dicom_record import words_sha256
 from adapters.errors import SourceError
 
-__all__ = ["frame_table", "has_geometry", "split_into_stacks"]
+__all__ = ["Series", "group_series", "has_geometry", "same_plane"]
 
 _SAME_DIRECTION = 1e-4
-_SAME_SPACING_MM = 1e-4
+_SAME_SPACING = 2e-4  # relative
+
+
+@dataclass(frozen=True)
+class Series:
+    """Files that make one item, and copies of them that are left out.
+
+    ``copies`` has (copy, original) pairs; ``key`` is a digest that tells this series from all
+    others, whatever else is found beside it.
+    """
+
+    images: tuple[ImageFile, ...]
+    copies: tuple[tuple[ImageFile, ImageFile], ...]
+    key: str
 
 
 def has_geometry(frame: Frame) -> bool:
@@ -35,40 +51,26 @@ def has_geometry(frame: Frame) -> bool:
     )
 
 
-def split_into_stacks(
-    images: Sequence[ImageFile],
-) -> tuple[list[list[ImageFile]], list[tuple[list[ImageFile], SourceError]]]:
-    """Sort image files into stacks that each make one volume (or one multi-frame file).
-
-    Returns
-    -------
-    stacks : list of lists of ImageFile
-        Each sorted along the normal.
-    refused : list of (files, error)
-        Groups with slices at one position that nothing tells apart (kind
-        ``"duplicate-position"``).
-    """
-    stacks: list[list[ImageFile]] = []
-    refused = []
+def group_series(images: Sequence[ImageFile]) -> list[Series]:
+    """Sort image files into series that each make one item; files of a series keep their order."""
+    found = []
     for group in _grouped(images):
-        if len(group) == 1:
-            stacks.append(group)
-            continue
-        try:
-            stacks += [_sorted_slices(part) for part in _without_duplicates(group)]
-        except SourceError as error:
-            refused.append((group, error))
-    return stacks, refused
+        kept, copies = _without_copies(group)
+        parts = _by_frame_of_reference(kept)
+        for number, part in enumerate(parts):
+            mine = {image.path for image in part}
+            own = tuple(pair for pair in copies if pair[1].path in mine)
+            extra = f"part {number}" if len(parts) > 1 else ""
+            found.append(Series(tuple(part), own, _key_of(part[0], extra)))
+    return found
 
 
 def _grouped(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
     groups: dict[Hashable, list[list[ImageFile]]] = {}
     for image in images:
-        alone = len(image.frames) > 1 or image.enhanced or not has_geometry(image.frames[0])
-        key: Hashable = image.path if alone else _series_key(image)
-        similar = groups.setdefault(key, [])
+        similar = groups.setdefault(_series_key(image), [])
         for group in similar:
-            if not alone and _same_plane(group[0].frames[0], image.frames[0]):
+            if same_plane(group[0].frames[0], image.frames[0]):
                 group.append(image)
                 break
         else:
@@ -76,9 +78,17 @@ def _grouped(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
     return [group for similar in groups.values() for group in similar]
 
 
+def _stands_alone(image: ImageFile) -> bool:
+    if image.mosaic is not None:
+        return False
+    return len(image.frames) > 1 or image.enhanced or not has_geometry(image.frames[0])
+
+
 def _series_key(image: ImageFile) -> Hashable:
+    """Give what files of one volume share, orientation and spacing apart."""
+    alone = _stands_alone(image)
     return (
-        image.series_uid,
+        image.identity,
         image.modality,
         image.rows,
         image.columns,
@@ -88,113 +98,97 @@ def _series_key(image: ImageFile) -> Hashable:
         image.bits_stored,
         image.high_bit,
         image.photometric,
-        image.rescale_type,
+        image.unit,
+        len(image.frames),
+        image.unreadable_mosaic,
+        (image.instance_uid or image.path.as_posix()) if alone else "",
     )
 
 
-def _same_plane(first: Frame, second: Frame) -> bool:
+def same_plane(first: Frame, second: Frame) -> bool:
+    """Tell whether two frames share orientation and pixel spacing, or have neither."""
+    if not has_geometry(first) or not has_geometry(second):
+        return has_geometry(first) == has_geometry(second)
     return bool(
         np.allclose(first.orientation, second.orientation, rtol=0, atol=_SAME_DIRECTION)  # type: ignore[arg-type]
-        and np.allclose(first.pixel_spacing, second.pixel_spacing, rtol=0, atol=_SAME_SPACING_MM)  # type: ignore[arg-type]
+        and np.allclose(first.pixel_spacing, second.pixel_spacing, rtol=_SAME_SPACING, atol=0)  # type: ignore[arg-type]
     )
 
 
-def _distances(frames: Sequence[Frame]) -> list[float]:
-    orientation = frames[0].orientation
-    assert orientation is not None
-    return [float(d) for d in along_normal(np.array([f.position for f in frames]), orientation)]
+def _key_of(image: ImageFile, extra: str) -> str:
+    """Digest what tells a series from others; the same whatever other files are there."""
+    frame = image.frames[0]
+    traits = [str(_series_key(image)), extra]
+    if has_geometry(frame):
+        assert frame.orientation is not None and frame.pixel_spacing is not None
+        traits += [f"{v + 0.0:.2f}" for v in frame.orientation]
+        traits += [f"{v:.3g}" for v in frame.pixel_spacing]
+    return hashlib.sha256("\0".join(traits).encode()).hexdigest()
 
 
-def _sorted_slices(images: Sequence[ImageFile]) -> list[ImageFile]:
-    distances = _distances([image.frames[0] for image in images])
-    return [images[i] for i in np.argsort(distances, kind="stable")]
-
-
-def _most_at_one_place(frames: Sequence[Frame]) -> int:
-    """Count the frames of the fullest position."""
-    return max(len(place) for place in _places(frames))
-
-
-def _places(frames: Sequence[Frame]) -> list[list[int]]:
-    """Give frame numbers by position along the normal, ascending."""
-    distances = _distances(frames)
-    places: list[list[int]] = []
-    last = -np.inf
-    for i in np.argsort(distances, kind="stable"):
-        if distances[i] - last < DUPLICATE_MM:
-            places[-1].append(int(i))
+def _without_copies(
+    group: list[ImageFile],
+) -> tuple[list[ImageFile], list[tuple[ImageFile, ImageFile]]]:
+    """Leave out files that are another one's copy: the same instance with the same pixels."""
+    if len(group) == 1:
+        return group, []
+    seen: dict[str, list[tuple[ImageFile, str]]] = {}
+    same = _instances(group)
+    kept, copies = [], []
+    for image in group:
+        name = _instance(image)
+        if same[name] < 2:
+            kept.append(image)
+            continue
+        digest = _pixels_sha256(image)
+        twin = next((other for other, known in seen.get(name, ()) if known == digest), None)
+        if twin is None:
+            seen.setdefault(name, []).append((image, digest))
+            kept.append(image)
         else:
-            places.append([int(i)])
-            last = distances[i]
-    return places
+            copies.append((image, twin))
+    return kept, copies
 
 
-def _without_duplicates(group: list[ImageFile]) -> list[list[ImageFile]]:
-    most = _most_at_one_place([image.frames[0] for image in group])
-    if most == 1:
-        return [group]
-    names = dict.fromkeys(name for image in group for name, _ in image.frames[0].traits)
-    for name in names:
-        parts: dict[str | None, list[ImageFile]] = {}
-        for image in group:
-            parts.setdefault(dict(image.frames[0].traits).get(name), []).append(image)
-        # A trait that differs from slice to slice (a clock) would shred the series.
-        if 1 < len(parts) <= most and all(
-            _most_at_one_place([i.frames[0] for i in part]) < most for part in parts.values()
-        ):
-            return [piece for part in parts.values() for piece in _without_duplicates(part)]
-    raise SourceError(
-        f"{len(group)} slices, up to {most} at one position along the normal, and no echo, time, "
-        "image type or acquisition attribute tells them apart",
-        kind="duplicate-position",
-        path=group[0].path.parent,
-        hint="remove the copies, or put the acquisitions into folders of their own",
-    )
+def _pixels_sha256(image: ImageFile) -> str:
+    """Digest the pixels of a file; all of its bytes where they cannot be decoded."""
+    try:
+        return words_sha256(image)
+    except SourceError:
+        return hashlib.sha256(image.path.read_bytes()).hexdigest()
 
 
-def frame_table(frames: Sequence[Frame]) -> list[np.ndarray]:
-    """Arrange the frames of one enhanced file as stacks, one per orientation.
+def _instance(image: ImageFile) -> str:
+    """Give what copies of an image have in common."""
+    return image.instance_uid or f"{image.path.stat().st_size} {image.frames[0].position}"
 
-    Returns
-    -------
-    list of (z,) or (t, z) int arrays
-        Frame numbers, z sorted along the normal; frames at one place are ordered by their traits,
-        then as in the file.
 
-    Raises
-    ------
-    SourceError : kind ``"duplicate-position"``, positions hold different numbers of frames.
+def _instances(group: Sequence[ImageFile]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for image in group:
+        name = _instance(image)
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _by_frame_of_reference(group: list[ImageFile]) -> list[list[ImageFile]]:
+    """Split slices at one place by frame of reference, where that leaves one at every place.
+
+    It is no more than this last resort: some anonymised series have a new one in every slice.
     """
-    planes: list[list[int]] = []
-    for i, frame in enumerate(frames):
-        same = (plane for plane in planes if _same_plane(frames[plane[0]], frame))
-        plane = next(same, None)
-        if plane is None:
-            planes.append([i])
-        else:
-            plane.append(i)
-    return [_stack_of_plane(frames, plane) for plane in planes]
+    if _stands_alone(group[0]):
+        return [[image] for image in group]
+    if len(group) == 1 or _fullest(group) == 1:
+        return [group]
+    parts: dict[str | None, list[ImageFile]] = {}
+    for image in group:
+        uid = dict(image.frames[0].traits).get("FrameOfReferenceUID")
+        parts.setdefault(uid, []).append(image)
+    if len(parts) > 1 and all(_fullest(part) == 1 for part in parts.values()):
+        return list(parts.values())
+    return [group]
 
 
-def _stack_of_plane(frames: Sequence[Frame], plane: list[int]) -> np.ndarray:
-    places = _places([frames[i] for i in plane])
-    counts = {len(place) for place in places}
-    if len(counts) > 1:
-        raise SourceError(
-            f"expected the same number of frames at every position, found {sorted(counts)}",
-            kind="duplicate-position",
-        )
-    table = np.array(
-        [sorted((plane[i] for i in place), key=lambda n: _order(frames[n], n)) for place in places]
-    ).T
-    return table[0] if counts == {1} else table
-
-
-def _order(frame: Frame, index: int) -> tuple[list[tuple[float, str]], int]:
-    keys = []
-    for _, value in frame.traits:
-        try:
-            keys.append((float(value), ""))
-        except ValueError:
-            keys.append((0.0, value))
-    return keys, index
+def _fullest(group: Sequence[ImageFile]) -> int:
+    frames = [image.frames[0] for image in group]
+    return max(len(place) for place in places_of(frames, range(len(frames))))

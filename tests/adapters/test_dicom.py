@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
 from adapters.base import Candidate
+from adapters.dicom_terms import archive_name
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -71,36 +72,60 @@ def test_a_mixture_is_sorted_out_and_the_rest_is_reported(tmp_path, write_series
 def test_names_and_messages_hold_no_identifiers(tmp_path, write_series):
     write_series(tmp_path)
     (candidate,) = adapters.discover(tmp_path).candidates
-    assert candidate.name.startswith("mr-") and len(candidate.name) == len("mr-12345678")
+    assert candidate.name.startswith("mr-") and len(candidate.name) == len("mr-") + 20
+    assert archive_name("MR", candidate.key) == candidate.name
+    secret = archive_name("MR", candidate.key, b"a key")
+    assert secret != candidate.name and secret == archive_name("MR", candidate.key, b"a key")
 
 
 @pytest.mark.parametrize(
-    "trait",
+    ("trait", "axis", "coordinate", "expected"),
     [
-        lambda k: {"EchoTime": 10.0 * (k % 2 + 1)},
-        lambda k: {"TemporalPositionIdentifier": k % 2 + 1},
-        lambda k: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[k % 2]], "ContentTime": f"0{k}0000"},
+        (lambda k: {"EchoTime": 10.0 * (k % 2 + 1)}, "echo", "echo_time", [10, 20]),
+        (
+            lambda k: {"TemporalPositionIdentifier": k % 2 + 1},
+            "time",
+            "temporal_position",
+            [1, 2],
+        ),
+        (
+            lambda k: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[k % 2]]},
+            "frame_type",
+            "frame_type",
+            ["ORIGINAL/PRIMARY/M", "ORIGINAL/PRIMARY/P"],
+        ),
+        (lambda k: {"DiffusionBValue": 700.0 * (k % 2)}, "b_value", "b_value", [0, 700]),
+        (
+            lambda k: {"AcquisitionTime": f"1010{30 * (k % 2):02d}.5"},
+            "time",
+            "acquisition_time",
+            [0, 30],
+        ),
     ],
 )
-def test_echoes_and_times_at_one_place_are_split(tmp_path, write_series, trait):
+def test_echoes_times_and_kinds_at_one_place_become_an_axis(
+    tmp_path, write_series, trait, axis, coordinate, expected
+):
     values = write_series(tmp_path, positions=along_z([0, 0, 2, 2, 4, 4]), per_slice=trait)
-    found = adapters.discover(tmp_path)
-    stacks = [adapters.open_source(candidate) for candidate in found.candidates]
-    assert len({candidate.key for candidate in found.candidates}) == 2
-    assert [len(item.files) for item in stacks] == [3, 3]
-    got = {whole(item.volumes[0]).tobytes() for item in stacks}
-    assert got == {values[0::2].tobytes(), values[1::2].tobytes()}
+    (volume,) = open_only(tmp_path).volumes
+    assert volume.dims == (axis, "z", "y", "x")
+    np.testing.assert_array_equal(whole(volume), np.stack([values[0::2], values[1::2]]))
+    found = {c.name: c for c in volume.coordinates}[coordinate]
+    assert found.dims == (axis,) and list(found.values) == expected
+    assert volume.affine is not None
 
 
-def test_copies_at_one_position_are_refused_by_name(tmp_path, write_series):
-    write_series(tmp_path, positions=along_z([0, 2, 2, 4, 6, 8]))
-    with pytest.raises(SourceError) as caught:
-        adapters.discover(tmp_path)
-    assert caught.value.kind == "nothing-found" and "one position" in str(caught.value)
-    paths = tuple(sorted(tmp_path.iterdir()))
-    with pytest.raises(SourceError) as caught:
-        adapters.open_source(Candidate("dicom", "x", paths, "x"))
-    assert caught.value.kind == "duplicate-position"
+def test_slices_that_fit_no_grid_are_kept_as_a_list(tmp_path, write_series):
+    values = write_series(tmp_path / "in", positions=along_z([0, 2, 2, 4, 6, 8]))
+    item = open_only(tmp_path / "in")
+    (volume,) = item.volumes
+    assert volume.dims == ("frame", "y", "x") and volume.affine is None
+    assert any("up to 2 at one position" in note for note in item.notes)
+    places = {c.name: c.values for c in volume.coordinates}["slice_position"]
+    np.testing.assert_allclose(places, [0, 2, 2, 4, 6, 8])
+    assert {plane.tobytes() for plane in whole(volume)} == {plane.tobytes() for plane in values}
+    for path in restore(item, tmp_path / "out"):
+        assert path.read_bytes() == (tmp_path / "in" / path.name).read_bytes()
 
 
 def test_orientation_size_and_pixel_format_split_a_series(tmp_path, write_series):
@@ -174,8 +199,8 @@ def test_bits_above_the_stored_ones_survive(tmp_path, write_series):
     values[:, 4:8, 4:8] |= 0x8000  # an overlay in bit 15
     write_series(tmp_path / "in", values=values, BitsStored=12, HighBit=11)
     item = open_only(tmp_path / "in")
-    np.testing.assert_array_equal(whole(item.volumes[0]), values)
-    assert item.volumes[0].attrs["high_bits"] == "mixed"
+    np.testing.assert_array_equal(whole(item.volumes[0]), values & 0x0FFF)
+    assert item.volumes[0].limits == (0, 4095)
     assert any("bits above" in note for note in item.notes)
     for path in restore(item, tmp_path / "out"):
         assert path.read_bytes() == (tmp_path / "in" / path.name).read_bytes()
@@ -199,7 +224,7 @@ def test_enhanced_frames_are_ordered_in_space_and_time(tmp_path, write_enhanced)
     values = write_enhanced(tmp_path / "in" / "e.dcm", places)
     item = open_only(tmp_path / "in")
     (volume,) = item.volumes
-    assert volume.dims == ("t", "z", "y", "x")
+    assert volume.dims == ("time", "z", "y", "x")
     np.testing.assert_array_equal(whole(volume), values[[[1, 3, 2], [5, 0, 4]]])
     np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], [9, -4.5, 0, 1])
     key = (slice(1, 2), slice(1, 3), slice(4, 9), slice(5, 18))
@@ -223,13 +248,15 @@ def test_enhanced_file_with_two_orientations_gives_two_volumes(tmp_path, write_e
     assert path.read_bytes() == (tmp_path / "in" / "e.dcm").read_bytes()
 
 
-def test_enhanced_frames_missing_at_a_position_are_refused(tmp_path, write_enhanced):
+def test_enhanced_frames_missing_at_a_position_are_kept_as_a_list(tmp_path, write_enhanced):
     places = [(AXIAL, (0, 0, z), {}) for z in (0.0, 0.0, 2.0)]
-    write_enhanced(tmp_path / "e.dcm", places)
-    (candidate,) = adapters.discover(tmp_path).candidates
-    with pytest.raises(SourceError) as caught:
-        adapters.open_source(candidate)
-    assert caught.value.kind == "duplicate-position"
+    values = write_enhanced(tmp_path / "in" / "e.dcm", places)
+    item = open_only(tmp_path / "in")
+    (volume,) = item.volumes
+    assert volume.dims == ("frame", "y", "x") and volume.affine is None
+    np.testing.assert_array_equal(whole(volume), values)
+    (path,) = restore(item, tmp_path / "out")
+    assert path.read_bytes() == (tmp_path / "in" / "e.dcm").read_bytes()
 
 
 def test_classic_multi_frame_without_positions_is_a_time_series(tmp_path, write_series):
@@ -239,7 +266,7 @@ def test_classic_multi_frame_without_positions_is_a_time_series(tmp_path, write_
     dataset.FrameTime = 40
     dataset.save_as(tmp_path / "cine.dcm")
     (volume,) = open_only(tmp_path).volumes
-    assert volume.dims == ("t", "y", "x") and volume.affine is None
+    assert volume.dims == ("time", "y", "x") and volume.affine is None
     np.testing.assert_allclose(volume.coordinates[0].values, np.arange(15) * 40.0)
 
 

@@ -28,10 +28,10 @@ def test_truncated_file_is_refused_and_takes_its_series_along(tmp_path, write_se
 def test_missing_decoder_is_named(tmp_path):
     with pytest.raises(SourceError) as caught:
         source = pydicom.dcmread(get_testdata_file("MR_small_RLE.dcm"))
-        source.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.70"
+        source.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
         source.save_as(tmp_path / "a.dcm")
         adapters.discover(tmp_path / "a.dcm")
-    assert caught.value.kind == "no-decoder" and "1.2.840.10008.1.2.4.70" in str(caught.value)
+    assert caught.value.kind == "no-decoder" and "1.2.840.10008.1.2.4.100" in str(caught.value)
 
 
 def test_broken_compressed_pixels_are_reported_on_opening():

@@ -13,7 +13,8 @@ from pydicom.pixels import pixel_array
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
-from adapters.dicom_layout import MOST_PATCHES, PixelLayout, patches_of
+from adapters.dicom_body import Body
+from adapters.dicom_layout import MOST_PATCHES, PixelLayout, patches_of, residue_of
 
 EXACT = RestoreInfo(lossless=True, ratio=None, method="psc", level=None)
 LOSSY = RestoreInfo(lossless=False, ratio=9.0, method="psc", level=1)
@@ -42,34 +43,41 @@ LAYOUTS = [
     PixelLayout("ybr422", 4, 6, 2, 3, "u1"),
     PixelLayout("bits", 5, 5, 3, 1, "u1"),
     PixelLayout("bits", 5, 5, 3, 1, "u1", swapped=True),
+    PixelLayout("mosaic", 4, 5, 7, 1, "u2", grid=3),
 ]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: f"{x.order}-{x.word}-{x.swapped}")
-def test_every_frame_comes_from_its_own_bytes_and_packs_back(layout):
+def test_every_frame_comes_from_its_own_bytes_and_goes_back(layout, tmp_path):
     data = np.random.default_rng(0).integers(0, 256, layout.nbytes, np.uint8).tobytes()
     frames = [layout.frame(lambda at, n: data[at : at + n], i) for i in range(layout.frames)]
     assert {frame.shape for frame in frames} == {(layout.samples, layout.rows, layout.columns)}
-    again = bytearray(layout.pack(np.stack(frames)))
-    for offset, value in patches_of(layout, data):
-        again[offset] = value
-    assert bytes(again) == data
+    packed = layout.pack(np.stack(frames))
+    patches, residue = patches_of(packed, data), residue_of(packed, data)
+    for number, rest in enumerate((None, residue)):
+        if rest is None and patches is None:
+            continue
+        body = Body(tmp_path / str(number), layout)
+        for i in reversed(range(layout.frames)):
+            body.add(i, frames[i].astype(layout.word), frames[i])
+        body.finish(patches if rest is None else [], rest)
+        assert body.path.read_bytes() == data
+        assert (body.least, body.largest) == (np.min(frames), np.max(frames))
     with pytest.raises(EOFError):
         layout.frame(lambda at, n: data[at : at + n - 1], layout.frames - 1)
 
 
 def test_only_a_few_bytes_can_be_patched():
-    layout = PixelLayout("bits", 1, 1, 1, 1, "u1")
-    assert patches_of(layout, b"\xff") == [[0, 0xFF]]
-    odd = PixelLayout("ybr422", 1, 2, MOST_PATCHES + 1, 3, "u1")
-    assert patches_of(odd, bytes(odd.nbytes)) == []
+    assert patches_of(b"\x01", b"\xff") == [[0, 0xFF]]
+    assert patches_of(bytes(9), bytes(9)) == []
+    assert patches_of(bytes(MOST_PATCHES + 1), b"\1" * (MOST_PATCHES + 1)) is None
 
 
 @pytest.mark.parametrize(
     ("name", "reason", "axes"),
     [
         ("examples_rgb_color.dcm", "colour", ("sample", "z", "y", "x")),
-        ("SC_rgb_rle_2frame.dcm", "colour", ("sample", "t", "y", "x")),
+        ("SC_rgb_rle_2frame.dcm", "colour", ("sample", "frame", "y", "x")),
         ("liver_1frame.dcm", "mask", ("z", "y", "x")),
         ("examples_palette.dcm", "palette", ("z", "y", "x")),
         ("CT_small.dcm", None, ("z", "y", "x")),

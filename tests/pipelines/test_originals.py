@@ -159,7 +159,7 @@ def test_folders_are_compared_item_by_item(sources, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(sources["dicom"], folder / "series")
     shutil.copy(sources["netcdf"], folder)
-    for name in ("MR_small.dcm", "MR_small_RLE.dcm", "MR_truncated.dcm"):
+    for name in ("CT_small.dcm", "MR_small_RLE.dcm", "MR_truncated.dcm"):
         shutil.copy(PYDICOM_FILES / name, folder)
     rows = list(round_trip([folder], ArchiveOptions(coders="fast")))
     assert sorted((row.state, row.files) for row in rows) == [
