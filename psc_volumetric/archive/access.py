@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +22,13 @@ from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.plain_arrays import PlainLimits, inner_codecs, plain_limits
 from psc_volumetric.archive.stores import ArchiveStore
 from psc_volumetric.bitstream.brick import BrickIndex, ReadRange, read_index
-from psc_volumetric.errors import ChecksumError, FormatError, LimitExceededError, PscError
+from psc_volumetric.errors import (
+    ChecksumError,
+    FormatError,
+    LimitExceededError,
+    PscError,
+    StorageError,
+)
 
 __all__ = ["CheckedStore", "SealedStore", "load_manifest"]
 
@@ -40,6 +46,8 @@ def load_manifest(store: ArchiveStore) -> Manifest:
     FormatError
         Kind ``"not-sealed"`` for an archive that was never finished, ``"not-an-archive"`` for
         anything else without a manifest; see also :meth:`Manifest.from_bytes`.
+    StorageError
+        Kind ``"not-found"``: nothing at all at this URL.
     """
     data = store.get(MANIFEST_KEY, 0, MAX_MANIFEST + 1)
     if data is not None:
@@ -50,6 +58,10 @@ def load_manifest(store: ArchiveStore) -> Manifest:
             "copied incompletely)",
             kind="not-sealed",
             hint="run the same archive command again; it continues where it stopped",
+        )
+    if store.is_remote and not store.listing():
+        raise StorageError(
+            f"{store.name}: there is nothing", kind="not-found", hint="check bucket and path"
         )
     raise FormatError(
         f"{store.name}: expected {MANIFEST_KEY}, found none; this is not a psc-archive",
@@ -293,10 +305,12 @@ class SealedStore:
             stored of it justifies.
         """
         key = f"{path}/{METADATA_KEY}"
-        node = self.read_document(key, PlainNode)
+        metadata = self.read(key, limit=MAX_DOCUMENT)
+        node = decode(metadata, PlainNode, where=f"{self.name}: {key}")
         stored = sum(e.size for e in self.manifest.under(f"{path}/c").values())
         limits = plain_limits(node, stored, where=f"{self.name}: {key}")
-        store = CheckedStore(self.store.store, self, limits)
+        metadata = _without_checks(metadata, node)
+        store = CheckedStore(self.store.store, self, limits, {key: metadata})
         with readable(f"{self.name}: {key}"):
             return zarr.open_array(store, path=path, mode="r", zarr_format=3)
 
@@ -304,13 +318,20 @@ class SealedStore:
 class CheckedStore(WrapperStore[Store]):
     """A Zarr store that raises for lost or changed objects, where Zarr would read fill values."""
 
-    def __init__(self, store: Store, sealed: SealedStore, limits: PlainLimits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sealed: SealedStore,
+        limits: PlainLimits,
+        metadata: Mapping[str, bytes],
+    ) -> None:
         super().__init__(store)
         self._sealed = sealed
         self._limits = limits
+        self._metadata = metadata
 
     def _with_store(self, store: Store) -> CheckedStore:
-        return type(self)(store, self._sealed, self._limits)
+        return type(self)(store, self._sealed, self._limits, self._metadata)
 
     async def get(
         self,
@@ -320,20 +341,18 @@ class CheckedStore(WrapperStore[Store]):
     ) -> Buffer | None:
         """Whole objects, compared with the manifest; FormatError for chunks it does not list."""
         name = f"{self._sealed.name}: {key}"
-        if "/c/" not in key and not key.endswith("/c") and not key.endswith(METADATA_KEY):
+        if key in self._metadata:
+            return prototype.buffer.from_bytes(self._metadata[key])
+        if "/c/" not in key and not key.endswith("/c"):
             return None  # Zarr looks for other formats' metadata
         data = await asyncio.to_thread(self._sealed.read, key)
-        if key.endswith(METADATA_KEY):
-            data = _without_checks(data)
-        else:
-            self._limits.check_chunk(data, name)
+        self._limits.check_chunk(data, name)
         if byte_range is not None:
             raise FormatError(f"{name}: plain arrays are read whole", kind="bad-metadata")
         return prototype.buffer.from_bytes(data)
 
 
-def _without_checks(data: bytes) -> bytes:
+def _without_checks(data: bytes, node: PlainNode) -> bytes:
     """Metadata of a plain array with the codecs that its chunks have, nothing around them."""
     document = msgspec.json.decode(data)
-    node = msgspec.convert(document, PlainNode)
     return msgspec.json.encode({**document, "codecs": inner_codecs(node.codecs)})

@@ -124,13 +124,18 @@ class ArchiveStore:
         How to call it in messages.
     root : Path, optional
         Folder on this machine, when the store is one.
+
+    Attributes
+    ----------
+    is_remote : bool
+        Whether a file system of fsspec is behind it.
     """
 
     def __init__(self, store: Store, name: str, *, root: Path | None = None) -> None:
         self.store = store
         self.name = name
         self.root = root
-        self._remote = isinstance(store, FsspecStore)
+        self.is_remote = isinstance(store, FsspecStore)
 
     @property
     def foreign_bytes(self) -> int:
@@ -138,7 +143,7 @@ class ArchiveStore:
         return self.store.outside if isinstance(self.store, CheckedZip) else 0
 
     def _doing(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return _translated(f"{self.name}: {what}", remote=self._remote)
+        return _translated(f"{self.name}: {what}", remote=self.is_remote)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Bytes of a key, or of a range of it; None when the key is absent.

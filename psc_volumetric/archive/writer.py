@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from psc_volumetric.archive import packing
-from psc_volumetric.archive.documents import Head, decode
+from psc_volumetric.archive.beginning import read_head, sealed_already, target_exists
 from psc_volumetric.archive.journal import (
     BrickRecord,
     TileEntry,
@@ -24,7 +24,7 @@ from psc_volumetric.archive.layout import (
     chunk_key,
     encode_json,
 )
-from psc_volumetric.archive.manifest import Manifest, check_format, sha256_hex
+from psc_volumetric.archive.manifest import Manifest, sha256_hex
 from psc_volumetric.archive.plain import ArrayLike
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.preview import block_means, plan_preview
@@ -40,7 +40,7 @@ from psc_volumetric.archive.stores import (
     open_store,
     target_text,
 )
-from psc_volumetric.archive.targets import target_state, tidy_up
+from psc_volumetric.archive.targets import target_state
 from psc_volumetric.bitstream.brick import BrickIndex, read_index
 from psc_volumetric.errors import FormatError, ParameterError, StorageError
 
@@ -64,8 +64,10 @@ class ArchiveWriter:
         target: Target,
         head: Mapping[str, Any],
         variables: Sequence[VariableSpec],
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._store = store
+        self._options = options
         self._target = target
         self.mode = str(head["mode"])
         self.created: str | None = head["created"]
@@ -134,9 +136,9 @@ class ArchiveWriter:
         name = target_text(target)
         state = target_state(target, options=options)
         if state == "foreign":
-            raise _exists(name, "something that is not an unfinished archive")
+            raise target_exists(name, "something that is not an unfinished archive")
         if state == "sealed":
-            raise _sealed(target, name, skeleton.identity, options)
+            raise sealed_already(target, name, skeleton.identity, options)
         store = open_store(packing.work_place(target), write=True, options=options)
         if state == "absent":
             document = {
@@ -148,7 +150,7 @@ class ArchiveWriter:
                 "beside": skeleton.beside,
             }
             store.set_exclusive(PARTIAL_KEY, encode_json(document))
-        head = _head(store)
+        head = read_head(store)
         if head is None or head["identity"] != skeleton.identity:
             raise StorageError(
                 f"{name}: an unfinished archive of another input, or with other settings, is there",
@@ -156,7 +158,7 @@ class ArchiveWriter:
                 hint="finish that one, or remove it first",
             )
         skeleton.write(Stage(store), store.put, head["created"])
-        return cls(store, target, head, skeleton.variables)
+        return cls(store, target, head, skeleton.variables, options)
 
     @classmethod
     def open_partial(
@@ -170,7 +172,7 @@ class ArchiveWriter:
         """
         place = packing.work_place(target)
         store = open_store(place, write=False, options=options)
-        head = _head(store)
+        head = read_head(store)
         if head is None or (store.exists(MANIFEST_KEY) and not is_zip_name(target)):
             raise StorageError(
                 f"{target_text(target)}: no unfinished archive is there",
@@ -182,7 +184,7 @@ class ArchiveWriter:
             for name, document in head["variables"].items()
         ]
         store = open_store(place, write=True, options=options)
-        return cls(store, target, head, variables)
+        return cls(store, target, head, variables, options)
 
     # -- bricks -----------------------------------------------------------------------------
 
@@ -329,8 +331,8 @@ class ArchiveWriter:
         ------
         StorageError : the archive is sealed.
         """
-        if target_state(self._target) == "sealed":
-            raise _exists(target_text(self._target), "a sealed archive")
+        if target_state(self._target, options=self._options) == "sealed":
+            raise target_exists(target_text(self._target), "a sealed archive")
         remove_tree(self._store, tuple(self.variables.values()), self.beside)
 
     def _spec(self, variable: str) -> VariableSpec:
@@ -367,47 +369,3 @@ def _checked_index(data: bytes, spec: VariableSpec, position: tuple[int, ...]) -
             kind="wrong-prior",
         )
     return index
-
-
-def _head(store: ArchiveStore) -> dict[str, Any] | None:
-    data = store.get(PARTIAL_KEY)
-    if data is None:
-        return None
-    where = f"{store.name}: {PARTIAL_KEY}"
-    try:
-        found = decode(data, Head, where=where, kind="journal-damaged")
-        check_format(found.format, where)
-    except FormatError as error:
-        raise FormatError(
-            f"{error}",
-            kind="journal-damaged",
-            hint="remove the unfinished archive and start again",
-        ) from error
-    return {
-        "identity": found.identity,
-        "created": found.created,
-        "mode": found.mode,
-        "variables": found.variables,
-        "beside": found.beside,
-    }
-
-
-def _sealed(
-    target: Target, name: str, identity: str, options: Mapping[str, Any] | None
-) -> StorageError:
-    """The error for a sealed target, after tidying what a killed run left there."""
-    place = packing.work_place(target)
-    same = False
-    if not is_zip_name(target) or target_state(place) == "sealed":
-        head = _head(open_store(place, options=options))
-        same = head is not None and head["identity"] == identity
-    tidied = tidy_up(target, options=options)
-    return packing.already_sealed(name) if same and tidied else _exists(name, "a sealed archive")
-
-
-def _exists(name: str, what: str) -> StorageError:
-    return StorageError(
-        f"{name}: {what} is there already",
-        kind="target-exists",
-        hint="archives are written once; choose another name",
-    )

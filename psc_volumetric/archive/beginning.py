@@ -1,0 +1,64 @@
+"""Whether a target is free for an archive, and what its unfinished archive says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from psc_volumetric.archive import packing
+from psc_volumetric.archive.documents import Head, decode
+from psc_volumetric.archive.layout import PARTIAL_KEY
+from psc_volumetric.archive.manifest import check_format
+from psc_volumetric.archive.stores import ArchiveStore, Target, is_zip_name, open_store
+from psc_volumetric.archive.targets import target_state, tidy_up
+from psc_volumetric.errors import FormatError, StorageError
+
+__all__ = ["read_head", "sealed_already", "target_exists"]
+
+
+def read_head(store: ArchiveStore) -> dict[str, Any] | None:
+    """Fields of ``partial.json``; None when there is none, FormatError when it is damaged."""
+    data = store.get(PARTIAL_KEY)
+    if data is None:
+        return None
+    where = f"{store.name}: {PARTIAL_KEY}"
+    try:
+        found = decode(data, Head, where=where, kind="journal-damaged")
+        check_format(found.format, where)
+    except FormatError as error:
+        raise FormatError(
+            f"{error}",
+            kind="journal-damaged",
+            hint="remove the unfinished archive and start again",
+        ) from error
+    return {
+        "identity": found.identity,
+        "created": found.created,
+        "mode": found.mode,
+        "variables": found.variables,
+        "beside": found.beside,
+    }
+
+
+def sealed_already(
+    target: Target, name: str, identity: str, options: Mapping[str, Any] | None
+) -> StorageError:
+    """The error for a sealed target, after tidying what a killed run left there."""
+    place = packing.work_place(target)
+    same = False
+    if not is_zip_name(target) or target_state(place) == "sealed":
+        head = read_head(open_store(place, options=options))
+        same = head is not None and head["identity"] == identity
+    tidied = tidy_up(target, options=options)
+    return (
+        packing.already_sealed(name) if same and tidied else target_exists(name, "a sealed archive")
+    )
+
+
+def target_exists(name: str, what: str) -> StorageError:
+    """The error for a target that is taken."""
+    return StorageError(
+        f"{name}: {what} is there already",
+        kind="target-exists",
+        hint="archives are written once; choose another name",
+    )
