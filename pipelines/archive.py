@@ -7,9 +7,7 @@ is remembered in the unfinished archive itself, so any of them can stop and be c
 
 from __future__ import annotations
 
-import datetime
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +17,7 @@ import psc_volumetric
 from adapters import keep_originals
 from adapters.errors import SourceError
 from pipelines.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
+from pipelines.created import created_now
 from pipelines.item_report import ALREADY, FAILED, ITEM_ERRORS, ItemError, ItemReport
 from pipelines.locking import hold
 from pipelines.options import ArchiveOptions
@@ -151,17 +150,6 @@ def _provenance(item: ItemPlan) -> dict[str, Any]:
     }
 
 
-def _created() -> str:
-    """Time for the archive's metadata; ``SOURCE_DATE_EPOCH`` fixes it for reproducible archives."""
-    fixed = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = (
-        datetime.datetime.fromtimestamp(int(fixed), datetime.UTC)
-        if fixed is not None and fixed.isdigit()
-        else datetime.datetime.now(datetime.UTC)
-    )
-    return moment.isoformat(timespec="seconds")
-
-
 def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
     """Begin or continue the archive of an item; gives the brick jobs that are still to do.
 
@@ -186,7 +174,7 @@ def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
         groups=source.groups,
         arrays=source.arrays,
         sources=source.files,
-        created=_created(),
+        created=created_now(),
         provenance=_provenance(item),
     )
     jobs = []

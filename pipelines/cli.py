@@ -27,6 +27,7 @@ from pipelines.cli_options import (
 )
 from pipelines.evaluate_command import evaluate
 from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
+from pipelines.privacy_command import pseudonyms_make, pseudonyms_show, strip
 from pipelines.session import Session, print_failure
 from pipelines.sigma_command import sigma
 
@@ -48,6 +49,14 @@ prior_app = typer.Typer(
     help="List, inspect and train priors.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(prior_app, name="prior")
+pseudonyms_app = typer.Typer(
+    help="Make a key for names that say nothing, and show what they stand for.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(pseudonyms_app, name="pseudonyms")
+pseudonyms_app.command("make", epilog=_EPILOG)(pseudonyms_make)
+pseudonyms_app.command("show", epilog=_EPILOG)(pseudonyms_show)
 
 
 def _print_version(wanted: bool) -> None:
@@ -184,6 +193,7 @@ def verify(
             raise typer.Exit(EXIT_DAMAGE)
 
 
+app.command(epilog=_EPILOG)(strip)
 app.command(epilog=_EPILOG)(evaluate)
 app.command(epilog=_EPILOG)(sigma)
 

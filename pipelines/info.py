@@ -44,7 +44,7 @@ def info_lines(info: dict[str, Any]) -> list[str]:
     lines = [
         f"archive   {info['archive']}",
         f"format    {info['format']}, mode {info['mode']}, created {info['created']}",
-        f"source    {info['source_files']} file(s), {_size(info['source_bytes'])}",
+        f"source    {_source_text(info)}",
         f"size      {_size(sizes['total'])}: bricks {_size(sizes['bricks'])}, priors "
         f"{_size(sizes['priors'])}, source {_size(sizes['source'])}, preview "
         f"{_size(sizes['preview'])}, tiles {_size(sizes['tiles'])}",
@@ -54,6 +54,14 @@ def info_lines(info: dict[str, Any]) -> list[str]:
     for name, entry in info["variables"].items():
         lines += _variable_lines(name, entry)
     return lines
+
+
+def _source_text(info: dict[str, Any]) -> str:
+    stripped = info["provenance"].get("stripped")
+    if stripped is None:
+        return f"{info['source_files']} file(s), {_size(info['source_bytes'])}"
+    original = stripped.get("original")
+    return "left out (psc-archive strip)" + (f", first archive {original}" if original else "")
 
 
 def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:

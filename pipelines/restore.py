@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import adapters
 from adapters.base import RestoreInfo
 from pipelines.collection import refuse_folder
 from pipelines.decoded import restored_volumes, touched
+from pipelines.derived_source import DERIVED, STRIPPED
 from pipelines.progress import Progress, Silent
 from pipelines.proof import PROMISES, FileProof, describe, outcome_counts, prove
 from pipelines.roi import box_text, own_axes, roi_from_indices, roi_from_mm
@@ -254,10 +255,12 @@ def restore(
         written = adapters.restore_source(
             source.kind, source.document, source.blobs, volumes, target, info
         )
+    if source.document.get(DERIVED):
+        written = [replace(file, outcome=STRIPPED) for file in written]
     promises = source.document.get(PROMISES, [])
     proofs = (
         prove(source.kind, written, source.files, promises)
-        if options.prove
+        if options.prove and not source.document.get(DERIVED)
         else tuple(describe(file, None, proven=False) for file in written)
     )
     return RestoreReport(
