@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 import adapters
 from pipelines.archive import ArchiveOptions, ItemReport, archive, plan
 from pipelines.demo_picture import Row, draw
-from pipelines.intensity import special_mask
 from pipelines.progress import progress_bars
 from pipelines.restore import RestoreOptions, restore
 from pipelines.roi import box_text
+from pipelines.survey import special_mask
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.metrics import data_range, psnr_db
 

@@ -22,12 +22,12 @@ from pipelines.evaluate_modes import ModeWork, measure_bounded, measure_lossless
 from pipelines.evaluate_ours import Run, workers
 from pipelines.evaluate_point import RatePoint
 from pipelines.evaluate_sets import Source
-from pipelines.intensity import special_mask
 from pipelines.options import ArchiveOptions
 from pipelines.peers import PEERS, missing_peers
 from pipelines.peers_exact import BOUNDED_PEERS, LOSSLESS_PEERS
 from pipelines.plan import ItemPlan, VariablePlan, open_item, plan_item
 from pipelines.progress import Progress, Silent
+from pipelines.survey import special_mask
 from psc_volumetric.codec import BASES
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.metrics import data_range

@@ -1,10 +1,12 @@
-"""How stored values map to the prior's range: found from a sample, never from the whole volume.
+"""How stored values map to the prior's range, what their own range is, and what is kept exactly.
 
-CT in Hounsfield units has a fixed mapping (decision 0008); everything else takes the range that
-was sampled. Archiving and training call the same function, so a prior sees what it was trained on.
+CT in Hounsfield units has a fixed mapping (decision 0008); everything else takes the least value
+and a percentile of a sample. Archiving and training call the same function, so a prior sees what it
+was trained on. The least and the largest value, which bounds and PSNR refer to, are those of the
+whole volume (`pipelines.survey`).
 
-The two numbers are written into the archive and every brick, so a reader does not repeat this;
-the sample is the same in every run, so a resumed run finds the same numbers.
+The two numbers of the mapping are written into the archive and every brick, so a reader does not
+repeat this; a resumed run finds the same numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.base import LazyArray, Volume
+from pipelines.survey import label_reason, special_mask, survey
 
 __all__ = [
     "HIGH_PERCENTILE",
@@ -26,15 +29,14 @@ __all__ = [
     "SampledRange",
     "judge",
     "sample_values",
-    "special_mask",
     "value_range",
     "volume_range",
 ]
 
 HIGH_PERCENTILE = 99.8
 BRIGHTEST = 2.2
-FEW_VALUES = 16
 SMALLEST_PLANE = 16
+_FLAG_ATTRIBUTES = ("flag_values", "flag_meanings", "flag_masks")
 _CODED_BY_PRIOR = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
 HU_LOW, HU_HIGH = -1024.0, 1535.0  # map to -1 and +1; 3071 HU maps to +2.2
 _HU_LEAST, _HU_MOST = -1500.0, 3500.0  # outside, the fixed mapping would waste or saturate
@@ -43,29 +45,6 @@ _PADDING_SHARE = 1e-3
 _PADDING_GAP_HU = 50.0
 _SLABS = 64
 _SAMPLES = 1 << 22
-
-
-def special_mask(
-    values: NDArray[np.generic], special_values: Sequence[float | int]
-) -> NDArray[np.bool_]:
-    """True where a stored value is no measurement: a declared sentinel, NaN or infinite.
-
-    Parameters
-    ----------
-    values : array of any real dtype
-        Stored values.
-    special_values : sequence of numbers
-        Sentinels in stored values.
-
-    Returns
-    -------
-    bool array of the same shape.
-    """
-    mask = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
-    for special in special_values:
-        if special == special:
-            mask |= values == special
-    return mask
 
 
 def _leading(shape: Sequence[int], budget: int) -> Iterator[tuple[slice, ...]]:
@@ -110,10 +89,8 @@ class SampledRange:
         Map to -1 and +1: the smallest value, and the 99.8 percentile of the values above it,
         raised where needed so that the largest value stays within ``BRIGHTEST`` ranges of low
         (the codec saturates at 2.5).
-    largest : float
-        Largest sampled value.
-    distinct : int
-        Number of different sampled values.
+    least, largest : float
+        Smallest and largest value: of the sample, or from `judge` of the whole volume.
     hounsfield : bool
         Whether low and high are the fixed ones of CT, ``HU_LOW`` and ``HU_HIGH``.
     special_values : tuple of numbers
@@ -124,11 +101,23 @@ class SampledRange:
 
     low: float
     high: float
+    least: float
     largest: float
-    distinct: int
     hounsfield: bool = False
     special_values: tuple[float | int, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def span(self) -> float:
+        """Largest minus smallest value."""
+        return self.largest - self.least
+
+    def covering(self, least: float, largest: float) -> SampledRange:
+        """The same with the values of a whole volume; a mapping of its own reaches to them."""
+        if self.hounsfield:
+            return replace(self, least=least, largest=largest)
+        high = max(self.high, least + (largest - least) / BRIGHTEST)
+        return replace(self, low=min(self.low, least), high=high, least=least, largest=largest)
 
 
 def value_range(
@@ -157,8 +146,8 @@ def value_range(
     return SampledRange(
         low=low,
         high=max(float(values[1 + int(rank)]), low + (largest - low) / BRIGHTEST),
+        least=low,
         largest=largest,
-        distinct=len(values),
         special_values=tuple(special_values),
     )
 
@@ -243,20 +232,39 @@ def _looks_like_hounsfield(volume: Volume, sample: NDArray[np.generic]) -> bool:
 
 
 def judge(volume: Volume) -> tuple[SampledRange | None, str | None]:
-    """Sampled range, and why the prior cannot code the volume (None when it can)."""
-    dtype = np.dtype(volume.array.dtype)
-    shape = tuple(volume.array.shape)
-    if volume.exact_only is not None:
-        return None, volume.exact_only
-    if dtype.str[1:] not in _CODED_BY_PRIOR:
-        return None, f"values of type {dtype.name} are kept exactly"
-    if min(shape[-2:]) < SMALLEST_PLANE:
-        return None, f"planes of {shape[-2]} x {shape[-1]} are too small for the prior"
-    if "flag_values" in volume.attrs or "flag_meanings" in volume.attrs:
-        return None, "the values are flags, not measurements"
+    """Range of a volume, and why it must be kept exactly (None when it need not be).
+
+    Reads every value once, unless what the format says is enough.
+
+    Returns
+    -------
+    range : SampledRange or None
+        With the least and the largest value of the whole volume.
+    reason : str or None
+    """
+    reason = _declared(volume)
+    if reason is not None:
+        return None, reason
     sampled = volume_range(volume)
-    if sampled is None:
-        return None, "fewer than two different measured values were sampled"
-    if dtype.kind in "iu" and sampled.distinct <= FEW_VALUES:
-        return sampled, f"only {sampled.distinct} different values: taken for a label map"
-    return sampled, None
+    special = volume.special_values if sampled is None else sampled.special_values
+    found = survey(volume.array, special)
+    if found is None or not found.least < found.largest:
+        return None, "fewer than two different measured values"
+    least, largest = float(found.least), float(found.largest)
+    if sampled is None:  # what differs was not in the sample
+        sampled = SampledRange(least, largest, least, largest, special_values=special)
+    return sampled.covering(least, largest), label_reason(volume.array, found, special)
+
+
+def _declared(volume: Volume) -> str | None:
+    """Why the format, the type or the shape leaves no choice but exact values."""
+    dtype, shape = np.dtype(volume.array.dtype), tuple(volume.array.shape)
+    if volume.exact_only is not None:
+        return volume.exact_only
+    if dtype.str[1:] not in _CODED_BY_PRIOR:
+        return f"values of type {dtype.name} are kept exactly"
+    if any(name in volume.attrs for name in _FLAG_ATTRIBUTES):
+        return "the values are flags, not measurements"
+    if min(shape[-2:]) < SMALLEST_PLANE:
+        return f"planes of {shape[-2]} x {shape[-1]} are too small for lossy methods"
+    return None

@@ -36,7 +36,7 @@ class VariableMode:
     reason : str or None
         Why the variable is kept exactly though less was asked for, or has no lossy levels.
     range : SampledRange or None
-        Stored values that were sampled; None where nobody needed them.
+        Range of the stored values; None where nobody needed it.
     limits : (least, largest) or None
         Stored values that the source format can hold; no level leaves them.
     """
@@ -55,8 +55,8 @@ class VariableMode:
 
     @property
     def peak(self) -> float | None:
-        """Range of the sampled values, the peak of PSNR; None without one."""
-        return None if self.range is None else self.range.largest - self.range.low
+        """Largest minus least value of the volume, the peak of PSNR; None without one."""
+        return None if self.range is None else self.range.span
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record for the archive's attributes."""
@@ -71,12 +71,12 @@ class VariableMode:
 
 
 def decide(volume: Volume, options: ArchiveOptions) -> VariableMode:
-    """Decide how a volume is kept; samples its values only where the answer depends on them.
+    """Decide how a volume is kept; reads its values only where the answer depends on them.
 
     Raises
     ------
-    ParameterError : the bound reaches past the range of the values (kind ``"bad-bound"``), or a
-        relative one has no range to refer to.
+    ParameterError : the bound reaches past the range of the values (kind ``"bad-bound"``), or is in
+        physical units that the source does not have (kind ``"no-physical-unit"``).
     """
     if options.lossy_base == "none" and options.max_error is None:
         return VariableMode("lossless", None, "none", None, None)
@@ -98,7 +98,7 @@ def decide(volume: Volume, options: ArchiveOptions) -> VariableMode:
 def _stored_bound(volume: Volume, options: ArchiveOptions, sampled: SampledRange | None) -> float:
     """Largest error in stored units."""
     assert options.max_error is not None and sampled is not None
-    span = sampled.largest - sampled.low
+    span = sampled.span
     if options.max_error_unit == "relative":
         return options.max_error * span
     bound = options.max_error
@@ -115,7 +115,20 @@ def _stored_bound(volume: Volume, options: ArchiveOptions, sampled: SampledRange
 
 
 def _largest_slope(volume: Volume) -> float:
-    """Physical units per stored unit, the largest where it varies by slice."""
+    """Physical units per stored unit, the largest where it varies by slice.
+
+    Raises
+    ------
+    ParameterError : nothing says what a stored unit is (kind ``"no-physical-unit"``).
+    """
     table = volume.attrs.get("slice_slope")
+    if table is None and volume.slope is None and volume.unit is None:
+        raise ParameterError(
+            f"variable {volume.name!r}: expected a scale for a largest error in physical units, "
+            "found neither a slope nor a unit in the source",
+            kind="no-physical-unit",
+            hint="give the error in stored units, or as a share of the range with "
+            "--max-error-unit relative",
+        )
     slopes = np.abs(np.asarray(volume.slope or 1.0 if table is None else table, np.float64))
     return float(slopes.max()) or 1.0

@@ -24,6 +24,7 @@ from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import EncodedBrick
 from psc_volumetric.errors import ParameterError, StorageError
 from psc_volumetric.metrics import rate_bpv
+from psc_volumetric.parameters import LARGEST_STEP, SMALLEST_STEP
 from psc_volumetric.tiling import TileGrid
 
 __all__ = [
@@ -40,12 +41,12 @@ __all__ = [
 
 BPV_TOLERANCE = 0.02  # share of the target
 PSNR_TOLERANCE_DB = 0.1
-SMALLEST_STEP, LARGEST_STEP = 0.002, 63.0
 FIRST_STEP = 0.5
 SLOPES = {"bpv": -1.2, "psnr": 1.3}  # of log bytes and log squared error over log step
 CLOSE = {"bpv": 0.008, "psnr": 0.009}  # when a search stops: less than half of what is allowed
 FAR = {"bpv": 0.05, "psnr": 0.115}  # when a target counts as out of reach: 5 %, 0.5 dB
-MOST_TRIALS = 12
+MOST_TRIALS = 16
+FARTHEST = 6.0  # from one step to the next, logarithm
 FEW_BRICKS = 8
 SAMPLE_SHARE = 0.25
 MOST_SAMPLED = 32
@@ -162,23 +163,18 @@ def _gap(trial: Trial, wanted: float) -> float:
 
 
 def _next(trials: Sequence[tuple[float, float]], slope: float, low: float, high: float) -> float:
-    """Logarithm of the next step: by secant, inside the bracket, by halves when that fails."""
+    """Logarithm of the next step: by secant; inside a bracket by turns with halves of it."""
     x, gap = trials[-1]
+    other = min((t for t in trials if t[1] * gap < 0), key=lambda t: abs(t[0] - x), default=None)
+    if other is not None:
+        share = 0.5 if len(trials) % 2 else gap / (gap - other[1])
+        return x + (other[0] - x) * min(max(share, 0.05), 0.95)
     if len(trials) > 1:
         before, then = trials[-2]
         found = (gap - then) / (x - before) if x != before else slope
-        slope = math.copysign(min(max(abs(found), 0.4), 4.0), slope)
-    wanted = x - gap / slope
-    margin = min(0.02 * (high - low), 0.005)
-    stuck = len(trials) > 5
-    inside = low + margin <= wanted <= high - margin
-    if inside and not stuck:
-        return wanted
-    at_the_end = wanted >= high - margin and high == math.log(LARGEST_STEP)
-    at_the_end |= wanted <= low + margin and low == math.log(SMALLEST_STEP)
-    if at_the_end and not stuck:
-        return min(max(wanted, low), high)
-    return (low + high) / 2
+        slope = math.copysign(min(max(abs(found), 0.08), 4.0), slope)
+    wanted = x - min(max(gap / slope, -FARTHEST), FARTHEST)
+    return min(max(wanted, low), high)
 
 
 def with_steps(item: ItemPlan) -> ItemPlan:

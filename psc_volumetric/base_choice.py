@@ -20,13 +20,13 @@ from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.classical_brick import ClassicalSource, Trial
 from psc_volumetric.codec import EncodedBase
 from psc_volumetric.coding.plain import SpecialMap
-from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.parameters import FINEST_OF_PRIOR, CodecParameters
 from psc_volumetric.wavelet_brick import WaveletSource
 
 if TYPE_CHECKING:
     from psc_volumetric.prior import Prior
 
-__all__ = ["encode_base"]
+__all__ = ["encode_base", "grid_bound"]
 
 Values = NDArray[np.generic]
 Triple = tuple[int, int, int]
@@ -63,12 +63,16 @@ def encode_base(
     """
     if mapping is None or base == "none":
         return None
+    step = parameters.step * (mapping.high - mapping.low) / 2
     sources = [
         kind(values, special, limits)
         for kind in (WaveletSource, Av1Source)
         if base in ("auto", kind.METHOD) and kind.fits(values, special)
     ]
     psc = None
+    fine = parameters.step < FINEST_OF_PRIOR and any(s.reaches(step) for s in sources)
+    if fine and base == "auto":
+        prior = None  # a network has nothing to tell about the last bits
     if base in ("auto", "psc") and prior is not None and _prior_fits(values.dtype, mapping):
         from psc_volumetric.psc_brick import encode_psc
 
@@ -76,17 +80,28 @@ def encode_base(
             values, header=replace(header, method="psc"), mapping=mapping, parameters=parameters,
             prior=prior, special=special, limits=limits, seed=seed, device=device,
         )  # fmt: skip
-    if not sources:
+    if not sources or (lossy and psc is None and grid_bound(values, special, step) is not None):
         return psc
     whole = tile or header.valid
     if psc is not None:
         return _better(sources, psc, whole)
-    step = parameters.step * (mapping.high - mapping.low) / 2
     if base == "auto":
         # exact levels alone are smaller than on top of a base nobody asked for
         return _without_prior(sources, step, whole) if lossy else None
     source = _best_variant(sources[0], step)
     return replace(source.finish(source.code(step), whole), choice=f"{base}: asked for")
+
+
+def grid_bound(values: Values, special: SpecialMap | None, step: float) -> float | None:
+    """Bound of a grid in place of a lossy method, where no method has steps as fine as ``step``.
+
+    The wavelet divides the range of a brick into 22 bits; a bounded layer has 31. None where the
+    wavelet goes, and for types that it does not code.
+    """
+    if not WaveletSource.fits(values, special) or WaveletSource(values, special).reaches(step):
+        return None
+    half = step / 2
+    return half if values.dtype.kind == "f" else float(max(math.floor(half), 1))
 
 
 def _without_prior(sources: Sequence[ClassicalSource], step: float, tile: Triple) -> EncodedBase:
@@ -137,6 +152,8 @@ def _smallest(
     sizes = {}
     start = math.sqrt(20 * mse)
     for one in sources:
+        if not one.reaches(math.sqrt(12 * mse)):
+            continue
         source = _best_variant(one, start)
         trial = _search(source, mse, start, quick=True)
         most = HOPELESS * (limit if best is None else len(best[1].data))
@@ -151,15 +168,17 @@ def _smallest(
 def _best_variant(source: ClassicalSource, step: float) -> ClassicalSource:
     """The way of coding a brick that a quick coding at ``step`` finds cheapest.
 
-    Bytes and error differ at a step; the slope of a rate-distortion curve puts them together.
+    Bytes and error differ at a step; the slope of a rate-distortion curve puts them together. An
+    error near or below that of rounding to integers is not worth what the curve says.
     """
+    rounding = 1 / 12 if source.values.dtype.kind != "f" else 1e-300
     variants = source.variants()
     if len(variants) == 1:
         return variants[0]
 
     def cost(other: ClassicalSource) -> float:
         trial = other.code(step, quick=True)
-        return math.log(len(trial.data)) + math.log(max(trial.mse, 1e-300)) / SLOPE
+        return math.log(len(trial.data)) + math.log(trial.mse + rounding) / SLOPE
 
     return min(variants, key=cost)
 

@@ -95,6 +95,16 @@ class ClassicalSource(ABC):
             return self.values
         return self.special.fill(self.values, self.low)
 
+    @property
+    @abstractmethod
+    def finest_step(self) -> float:
+        """Smallest distance of samples or of their quantiser steps, stored units."""
+
+    def reaches(self, step: float) -> bool:
+        """Whether errors as small as those of a quantiser step can be had at all."""
+        exact = self.values.dtype.kind != "f" and self.finest_step <= 1
+        return exact or self.finest_step <= step
+
     @abstractmethod
     def variants(self) -> list[ClassicalSource]:
         """The same brick for each way of coding it that an encoder may choose from."""

@@ -9,7 +9,7 @@ a level need.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -198,14 +198,20 @@ def encode_brick(
     special = SpecialMap.find(values, special_values) if fits else None
     ends = ValueLimits.of(limits, values, None if special is None else special.index == 0)
     coded = None
-    if fits and base != "none":
-        from psc_volumetric.base_choice import encode_base
+    if fits and base != "none" and mapping is not None:
+        from psc_volumetric.base_choice import encode_base, grid_bound
 
         coded = encode_base(
             values, base=base, header=header, mapping=mapping, parameters=parameters, prior=prior,
             special=special, limits=ends, seed=seed, device=device, tile=tile_shape,
             lossy=guarantee.mode == "lossy",
         )  # fmt: skip
+        if coded is None and guarantee.mode == "lossy":
+            step = parameters.step * (mapping.high - mapping.low) / 2
+            bound = grid_bound(values, special, step)
+            guarantee = (
+                guarantee if bound is None else replace(guarantee, mode="bounded", max_error=bound)
+            )
     layers = encode_layers(
         values, coded, guarantee, special=special, limits=ends, lossless_only=not fits,
         exact_mask=exact_mask,

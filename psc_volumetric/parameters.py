@@ -10,7 +10,10 @@ from psc_volumetric.bitstream.constants import MAX_TILE_ROWS, SAMPLE_FRACTION_BI
 from psc_volumetric.bitstream.header import StreamParameters
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["CodecParameters"]
+__all__ = ["FINEST_OF_PRIOR", "LARGEST_STEP", "SMALLEST_STEP", "CodecParameters"]
+
+SMALLEST_STEP, LARGEST_STEP = 2e-9, 63.0  # of a range of 2: 30 bits; a few numbers a tile
+FINEST_OF_PRIOR = 0.002
 
 FIRST_TIME, LAST_TIME = 0.8, 0.02  # of the single reverse pass, 1 = pure noise
 FIRST_THRESHOLD, LAST_THRESHOLD = 8.0, 0.3  # quantiser steps
@@ -47,7 +50,8 @@ class CodecParameters:
         1..9; network evaluations per tile from 8 to 304. ``fast`` only; 5 means 64.
     step : float
         Quantiser step in normalised units (the intensity range is 2); smaller is better and
-        larger. Default 0.5.
+        larger. Default 0.5. The prior's own steps end at 1/2048, and from ``FINEST_OF_PRIOR`` on
+        classical methods take over where they may.
     rounds : int
         ``paper`` only: rounds of 12 rows.
     """
@@ -64,9 +68,11 @@ class CodecParameters:
             )
         if self.effort not in EFFORTS:
             raise ParameterError(f"effort must be 1..9, found {self.effort!r}", kind="bad-effort")
-        if not 0.002 <= self.step <= 63:
+        if not SMALLEST_STEP <= self.step <= LARGEST_STEP:
             raise ParameterError(
-                f"step must be 0.002..63 normalised units, found {self.step!r}", kind="bad-step"
+                f"step must be {SMALLEST_STEP:.2g}..{LARGEST_STEP:g} normalised units, found "
+                f"{self.step!r}",
+                kind="bad-step",
             )
         if not 1 <= self.rounds <= MAX_TILE_ROWS // PAPER_ROWS:
             raise ParameterError(

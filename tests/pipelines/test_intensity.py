@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.intensity import sample_values, special_mask, value_range
+from pipelines.intensity import sample_values, value_range
+from pipelines.survey import special_mask
 
 
 class CountingArray:
