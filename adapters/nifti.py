@@ -7,6 +7,7 @@ File axes (x, y, z, t, ...) become array axes (..., t, z, y, x).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,15 @@ from adapters.base import (
     spacing_of,
 )
 from adapters.errors import SourceError
-from adapters.nifti_data import NiftiArray, is_gzip, read_start, spool
+from adapters.nifti_data import (
+    NiftiArray,
+    around,
+    digest,
+    is_gzip,
+    read_head,
+    read_start,
+    spool,
+)
 from adapters.nifti_header import NiftiHeader, affine_of, parse_header
 from adapters.nifti_restore import restore_nifti
 
@@ -40,7 +49,15 @@ __all__ = ["NiftiAdapter"]
 
 _SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 _PARTNERS = {".hdr": ".img", ".img": ".hdr", ".hdr.gz": ".img.gz", ".img.gz": ".hdr.gz"}
-_AXES = ("x", "y", "z", "t", "v", "w")
+_AXES = ("x", "y", "z", "t", "v", "w", "u")
+_LABELS = {1002: "labels", 1003: "names of regions", 2002: "numbers of nodes", 3007: "labels"}
+_LABEL_NAMES = ("aseg", "aparc", "dseg", "label", "labels", "mask", "parcellation", "seg")
+_LABEL_TABLES = (b"VALUE_LABEL_DTABLE", b"ATLAS_LABEL_TABLE")  # of AFNI's extension
+_COMPONENTS = {
+    "complex": ("real and imaginary parts are kept exactly", ("real", "imag")),
+    "colour": ("colours are kept exactly", ("red", "green", "blue", "alpha")),
+    "word": ("numbers of 128 bits are kept exactly, as words of 64", None),
+}
 _HEADER_BYTES = 540
 
 
@@ -67,7 +84,6 @@ class NiftiAdapter:
                         kind="damaged",
                         path=path,
                     )
-                affine_of(header, path)
             except SourceError as error:
                 skipped.append(Skipped.of(path, error))
                 continue
@@ -78,12 +94,12 @@ class NiftiAdapter:
     def open(self, candidate: Candidate) -> SourceItem:
         """Open one image; a compressed one is decompressed to temporary disk space."""
         files = _open_files(candidate.paths)
-        affine, notes = affine_of(files.header, candidate.paths[0])
+        affine, notes = affine_of(files.header)
         document, blobs = _record(candidate.paths, files)
         return SourceItem(
             kind="nifti",
             name=candidate.name,
-            volumes=(_volume(candidate.paths[-1], files.header, affine),),
+            volumes=(_volume(candidate.paths[-1], files, affine),),
             document=document,
             blobs=blobs,
             files=_promised(file_records(candidate.paths), candidate.paths, files),
@@ -104,7 +120,7 @@ class NiftiAdapter:
 
     def content_sha256(self, path: Path) -> str:
         """Digest of the decompressed bytes."""
-        return spool(path).sha256 if is_gzip(path) else file_records([path])[0].sha256
+        return digest(path) if is_gzip(path) else file_records([path])[0].sha256
 
 
 def _promised(
@@ -162,8 +178,8 @@ def _open_files(paths: Sequence[Path]) -> _Files:
     header = parse_header(read_start(paths[0], _HEADER_BYTES), paths[0])
     data = paths[-1]
     compressed = is_gzip(data)
-    size = spool(data).size if compressed else data.stat().st_size
     end = header.data_offset + header.data_bytes
+    size = spool(data, end).size if compressed else data.stat().st_size
     if size < end:
         raise SourceError(
             f"expected {header.data_bytes} bytes of voxels at offset {header.data_offset}, "
@@ -172,41 +188,35 @@ def _open_files(paths: Sequence[Path]) -> _Files:
             path=data,
             hint="the file is cut off; fetch it again from its source",
         )
-    before, tail = _around(data, header.data_offset, end)
+    before, tail = around(data, header.data_offset, end)
     pair = len(paths) == 2
     return _Files(
         header=header,
-        head=read_start(paths[0], -1) if pair else before,
+        head=read_head(paths[0]) if pair else before,
         image_head=before if pair else b"",
         tail=tail,
-        sha256=spool(data).sha256 if compressed else None,
+        sha256=spool(data, end).sha256 if compressed else None,
     )
 
 
-def _around(path: Path, start: int, end: int) -> tuple[bytes, bytes]:
-    if is_gzip(path):
-        whole = np.memmap(spool(path).stream, np.uint8, "r")
-        return whole[:start].tobytes(), whole[end:].tobytes()
-    with path.open("rb") as stream:
-        before = stream.read(start)
-        stream.seek(end)
-        return before, stream.read()
-
-
-def _volume(data: Path, header: NiftiHeader, affine: Any) -> Volume:
-    fields = header.fields
-    dims = _AXES[: len(header.shape)][::-1]
+def _volume(data: Path, files: _Files, affine: Any) -> Volume:
+    header, fields = files.header, files.header.fields
+    component = header.component
+    scaled = component is None or (component == "complex" and not header.intercept)
+    names = _AXES[: len(header.shape) - (component is not None)][::-1]
     return Volume(
         name="image",
-        array=NiftiArray(data, header.data_offset, header.shape, header.dtype.str),
-        dims=dims,
+        array=NiftiArray(
+            data, header.data_offset, header.shape, header.dtype.str, component is not None
+        ),
+        dims=names if component is None else (component, *names),
         affine=affine,
         spacing_mm=None if affine is None else spacing_of(affine),
         unit=None,
-        slope=header.slope,
-        intercept=header.intercept,
+        slope=header.slope if scaled else None,
+        intercept=header.intercept if scaled else None,
         special_values=(),
-        coordinates=_time(header),
+        coordinates=(*_time(header), *_component(header)),
         attrs={
             "format": header.flavour,
             "sform_code": int(fields["sform_code"]),
@@ -216,11 +226,35 @@ def _volume(data: Path, header: NiftiHeader, affine: Any) -> Volume:
             "time_unit": header.time_unit,
             "big_endian": header.dtype.str.startswith(">"),
         },
+        exact_only=_exact_only(data, files),
     )
 
 
+def _exact_only(data: Path, files: _Files) -> str | None:
+    """Why the header or the name leaves no choice but exact values."""
+    header = files.header
+    if header.component is not None:
+        return _COMPONENTS[header.component][0]
+    intent = int(header.fields["intent_code"])
+    if intent in _LABELS:
+        return f"the header says that the values are {_LABELS[intent]} (intent {intent})"
+    if any(table in files.head for table in _LABEL_TABLES):
+        return "the header has a table of labels"
+    last = re.split(r"[_.+-]", _stem(data).lower())[-1]
+    return f"the file is named as {last!r}: labels" if last in _LABEL_NAMES else None
+
+
+def _component(header: NiftiHeader) -> tuple[Coordinate, ...]:
+    """Names of the numbers that a voxel has."""
+    name = header.component
+    words = None if name is None else _COMPONENTS[name][1]
+    if name is None or words is None:
+        return ()
+    return (Coordinate(name, (name,), np.array(words[: header.components]), {}),)
+
+
 def _time(header: NiftiHeader) -> tuple[Coordinate, ...]:
-    if len(header.shape) < 4:
+    if len(header.file_dims) < 4:
         return ()
     step, start = float(header.fields["pixdim"][4]), float(header.fields["toffset"])
     if not (np.isfinite(step) and step > 0 and np.isfinite(start)):
@@ -237,6 +271,7 @@ def _record(paths: Sequence[Path], files: _Files) -> tuple[dict[str, Any], dict[
         "layout": header.layout,
         "names": [path.name for path in paths],
         "dtype": header.dtype.str,
+        "components": header.component is not None,
         "shape": list(header.shape),
         "dims": list(header.file_dims),
         "data_offset": header.data_offset,

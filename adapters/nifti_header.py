@@ -1,12 +1,15 @@
 """NIfTI-1 and NIfTI-2 headers: what the bytes say, checked, and the affine they mean.
 
-nibabel interprets the header fields; the bytes themselves are kept verbatim and never rewritten by
-nibabel's own checks.
+nibabel interprets the header fields, after its own repairs (a qfac of 0 is 1, a negative voxel size
+is positive, an unknown code is none), so that geometry is what nibabel gives for the file. The
+bytes themselves are kept verbatim and never rewritten by these repairs.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,27 @@ import numpy as np
 from adapters.base import Array
 from adapters.errors import SourceError
 
-__all__ = ["NiftiHeader", "affine_of", "parse_header"]
+__all__ = ["NiftiHeader", "affine_of", "parse_header", "usable_form"]
 
 _SIZES = {348: "nifti1", 540: "nifti2"}
 _MAGICS = {
     "nifti1": {b"n+1\0": "single", b"ni1\0": "pair"},
     "nifti2": {b"n+2\0": "single", b"ni2\0": "pair"},
 }
+_QUIET = logging.getLogger(f"{__name__}.nibabel")  # what nibabel says of its repairs
+_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False
+# Voxels that are several numbers, by the code of their type: type of one, how many, and the name
+# of the axis that they make. Extended floats are kept as words.
+_COMPONENTS = {
+    32: ("f4", 2, "complex"),
+    128: ("u1", 3, "colour"),
+    1536: ("u8", 2, "word"),
+    1792: ("f8", 2, "complex"),
+    2048: ("u8", 4, "word"),
+    2304: ("u1", 4, "colour"),
+}
+FLATTEST = 1e-6  # volume of a voxel over that of a box with its edges
 _MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 
 
@@ -30,7 +47,9 @@ class NiftiHeader:
     """The checked facts of one header.
 
     ``fields`` is nibabel's header object over the verbatim bytes. ``shape`` is in array order
-    (..., z, y, x), padded to three axes; ``file_dims`` in file order (x, y, z, ...).
+    (..., z, y, x), padded to three axes, with an axis before them for voxels of several numbers,
+    whose name is ``component``; ``file_dims`` in file order (x, y, z, ...). ``dtype`` is that of
+    one number.
     """
 
     fields: Any
@@ -39,6 +58,8 @@ class NiftiHeader:
     shape: tuple[int, ...]
     file_dims: tuple[int, ...]
     dtype: np.dtype[Any]
+    components: int
+    component: str | None
     data_offset: int
     slope: float | None
     intercept: float | None
@@ -48,10 +69,17 @@ class NiftiHeader:
     @property
     def data_bytes(self) -> int:
         """Bytes of voxel data the header announces."""
-        count = 1
+        count = self.components
         for size in self.file_dims:
             count *= size
         return count * self.dtype.itemsize
+
+    @cached_property
+    def repaired(self) -> Any:
+        """``fields`` as nibabel reads them: a copy after its own repairs."""
+        fixed = self.fields.copy()
+        fixed.check_fix(logger=_QUIET, error_level=100)
+        return fixed
 
     @property
     def dtype_order(self) -> str:
@@ -80,19 +108,13 @@ def parse_header(data: bytes, path: Path) -> NiftiHeader:
     """
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
-    from nibabel.spatialimages import HeaderDataError
 
     flavour, order, layout = _recognise(data, path)
     size = 348 if flavour == "nifti1" else 540
     kind: Any = Nifti1Header if flavour == "nifti1" else Nifti2Header
     fields = kind(data[:size], endianness=order, check=False)
     dims = _dims(fields["dim"], path)
-    try:
-        dtype = fields.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise _bad_dtype(str(int(fields["datatype"])), path) from error
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise _bad_dtype(dtype.name, path)
+    dtype, components, component = _numbers(fields, order, path)
     slope, intercept = _scaling(fields)
     spatial_unit, time_unit = _units(fields)
     padded = dims + (1,) * (3 - len(dims))
@@ -100,9 +122,11 @@ def parse_header(data: bytes, path: Path) -> NiftiHeader:
         fields=fields,
         flavour=flavour,
         layout=layout,
-        shape=padded[::-1],
+        shape=(components,) * (component is not None) + padded[::-1],
         file_dims=dims,
         dtype=dtype,
+        components=components,
+        component=component,
         data_offset=_data_offset(fields, size + 4 if layout == "single" else 0, path),
         slope=slope,
         intercept=intercept,
@@ -130,7 +154,7 @@ def _recognise(data: bytes, path: Path) -> tuple[str, str, str]:
                 f"expected the NIfTI magic 'n+1' or 'ni1' (or 'n+2', 'ni2'), found {magic!r}",
                 kind="not-nifti",
                 path=path,
-                hint="Analyze 7.5 files have no orientation and are not supported",
+                hint="Analyze 7.5 files do not say how they lie",
             )
         return flavour, order, layout
     raise SourceError(
@@ -144,23 +168,42 @@ def _recognise(data: bytes, path: Path) -> tuple[str, str, str]:
 def _dims(dim: Array, path: Path) -> tuple[int, ...]:
     count = int(dim[0])
     dims = tuple(int(size) for size in dim[1 : count + 1]) if 1 <= count <= 7 else ()
-    while len(dims) > 6 and dims[-1] == 1:
-        dims = dims[:-1]
-    if not dims or len(dims) > 6 or min(dims) < 1:
+    if not dims or min(dims) < 0:
         raise SourceError(
-            f"expected 1 to 6 dimensions of at least one voxel, found dim = {dim.tolist()!r}",
-            kind="damaged",
+            f"expected 1 to 7 dimensions, found dim = {dim.tolist()!r}", kind="damaged", path=path
+        )
+    if not min(dims):
+        raise SourceError(
+            f"expected at least one voxel, found dim = {dim.tolist()!r}",
+            kind="no-volume",
             path=path,
         )
     return dims
 
 
+def _numbers(fields: Any, order: str, path: Path) -> tuple[np.dtype[Any], int, str | None]:
+    """Type of the numbers of a voxel, how many, and what the axis of several is called."""
+    from nibabel.spatialimages import HeaderDataError
+
+    code = int(fields["datatype"])
+    if code in _COMPONENTS:
+        name, count, axis = _COMPONENTS[code]
+        return np.dtype(order + name), count, axis
+    try:
+        dtype: np.dtype[Any] = fields.get_data_dtype()
+    except (HeaderDataError, KeyError) as error:
+        raise _bad_dtype(str(code), path) from error
+    if dtype.kind not in "iuf" or dtype.itemsize not in (1, 2, 4, 8):
+        raise _bad_dtype(str(code), path)
+    return dtype, 1, None
+
+
 def _bad_dtype(found: str, path: Path) -> SourceError:
     return SourceError(
-        f"expected integer or float voxels of up to 64 bits, found {found!r}",
+        f"expected voxels of numbers or colours, found data type {found}",
         kind="unsupported-dtype",
         path=path,
-        hint="complex, colour and 128-bit voxels are not supported",
+        hint="the file can be kept as it is: --mode lossless",
     )
 
 
@@ -190,45 +233,60 @@ def _units(fields: Any) -> tuple[str, str]:
     return str(spatial), str(time)
 
 
-def affine_of(header: NiftiHeader, path: Path) -> tuple[Array | None, list[str]]:
+def affine_of(header: NiftiHeader) -> tuple[Array | None, list[str]]:
     """Give the affine for array indices (z, y, x, 1) in mm, and notes about it.
 
-    The sform is taken when its code is set, else the qform, else voxel sizes alone (with a note).
-    A singular affine gives None with a note.
+    The sform is taken when its code is set, else the qform, else voxel sizes alone (with a note),
+    as nibabel does. A form that holds NaN or infinity, has an impossible rotation or is singular
+    gives way to the other one; without a usable one there is no affine (with a note).
+    """
+    notes = []
+    for name in ("sform", "qform", "voxel sizes"):
+        affine = usable_form(header, name)
+        if affine is not None:
+            break
+        if _is_coded(header, name):
+            notes.append(f"the {name} is no geometry (singular or not finite)")
+    if affine is None:
+        return None, [*notes, "no affine"]
+    if name == "voxel sizes" and not notes:
+        notes.append("no orientation is coded (sform and qform codes are 0): voxel sizes only")
+    elif notes:
+        notes[-1] += f": the {name} is taken"
+    if header.spatial_unit == "unknown":
+        notes.append("the header names no spatial unit: taken as millimetres")
+    scale = np.diag([header.mm_per_unit] * 3 + [1.0])
+    return scale @ affine[:, [2, 1, 0, 3]], notes
 
-    Raises
-    ------
-    SourceError : kind ``"bad-affine"``, the affine the header chooses is not finite.
+
+def _is_coded(header: NiftiHeader, name: str) -> bool:
+    fields = header.repaired
+    if name == "voxel sizes":
+        return int(fields["sform_code"]) <= 0 and int(fields["qform_code"]) <= 0
+    return int(fields[f"{name}_code"]) > 0
+
+
+def usable_form(header: NiftiHeader, name: str) -> Array | None:
+    """Affine (x, y, z, 1) of a form whose code is set, unit of the header; None if it is none.
+
+    Parameters
+    ----------
+    header : NiftiHeader
+    name : str
+        ``"sform"``, ``"qform"``, or ``"voxel sizes"``: what is left if neither is coded.
     """
     from nibabel.spatialimages import HeaderDataError
 
-    fields, notes = header.fields, []
+    fields = header.repaired
+    if not _is_coded(header, name):
+        return None
+    read = {"sform": fields.get_sform, "qform": fields.get_qform}.get(name, fields.get_base_affine)
     try:
-        if int(fields["sform_code"]) > 0:
-            affine, which = fields.get_sform(), "sform"
-        elif int(fields["qform_code"]) > 0:
-            affine, which = fields.get_qform(), "qform"
-        else:
-            affine, which = fields.get_base_affine(), "voxel sizes"
-            notes.append("no orientation is coded (sform and qform codes are 0): voxel sizes only")
-    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
-        raise _bad_affine("qform", path) from error
-    affine = np.asarray(affine, np.float64)
+        affine = np.asarray(read(), np.float64)
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError):
+        return None
     if not np.isfinite(affine).all():
-        raise _bad_affine(which, path)
-    if header.spatial_unit == "unknown":
-        notes.append("the header names no spatial unit: taken as millimetres")
-    affine = np.diag([header.mm_per_unit] * 3 + [1.0]) @ affine[:, [2, 1, 0, 3]]
-    if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        return None, [*notes, f"the {which} is singular: no affine"]
-    return affine, notes
-
-
-def _bad_affine(which: str, path: Path) -> SourceError:
-    return SourceError(
-        f"expected finite numbers in the affine, the {which} holds NaN, infinity or an impossible "
-        "rotation",
-        kind="bad-affine",
-        path=path,
-        hint="repair the header, for example by copying the geometry from the scanner's files",
-    )
+        return None
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = abs(float(np.linalg.det(affine[:3, :3])))
+    return affine if sizes.min() > 0 and volume > FLATTEST * float(np.prod(sizes)) else None

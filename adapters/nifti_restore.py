@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from adapters.base import (
     safe_target,
 )
 from adapters.errors import SourceError
-from adapters.nifti_header import NiftiHeader, parse_header
+from adapters.nifti_header import NiftiHeader, parse_header, usable_form
 from adapters.originals import original_of
 from adapters.output import (
     check_stored_type,
@@ -72,6 +73,10 @@ def restore_nifti(
         raise unusable_record("NIfTI", error) from error
     volume = volumes[0]
     check_stored_type(volume.array.dtype, dtype, volume.name)
+    voxels: Array | LazyArray = volume.array
+    if header.component is not None:
+        _check_components(volume, header.component)
+        voxels = Interleaved(volume.array)
     if not volume.is_whole:
         head, tail = _cut_header(header, head, volume), b""
     if not info.lossless:
@@ -83,7 +88,7 @@ def restore_nifti(
         if len(staged) == 2:
             _write(staged[0], [head], None, b"")
         lead = head if len(staged) == 1 else image_head
-        _write(staged[-1], [lead], volume.array, tail, dtype)
+        _write(staged[-1], [lead], voxels, tail, dtype)
         for number, (path, work) in enumerate(zip(places, staged, strict=True)):
             same_packing = packed == work.name.lower().endswith(".gz")
             original = original_of(document, blobs, number) if identical and same_packing else None
@@ -94,6 +99,36 @@ def restore_nifti(
             outcome = exact if identical else (CUT if info.lossless else LOSSY)
             written.append(WrittenFile(path, number, outcome))
     return written
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Values with their first axis last, as files hold voxels of several numbers."""
+
+    values: Array | LazyArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of every axis."""
+        return (*self.values.shape[1:], self.values.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one number."""
+        return np.dtype(self.values.dtype)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Array:
+        return np.moveaxis(np.asarray(self.values[(key[-1], *key[:-1])]), 0, -1)
+
+
+def _check_components(volume: RestoredVolume, name: str) -> None:
+    if volume.array.shape[0] != volume.full_shape[0]:
+        raise SourceError(
+            f"expected all {volume.full_shape[0]} numbers of a voxel along {name!r}, found "
+            f"{volume.array.shape[0]}",
+            kind="bad-region",
+            hint=f"leave {name!r} out of the region",
+        )
 
 
 def _places(document: dict[str, Any], target: Path) -> list[Path]:
@@ -144,38 +179,36 @@ def _cut_header(header: NiftiHeader, head: bytes, volume: RestoredVolume) -> byt
     for axis, size in enumerate(volume.array.shape[::-1][:axes]):
         fields["dim"][axis + 1] = size
     corner = np.array([*start[:3], 1.0])
-    if int(fields["sform_code"]) > 0:
-        origin = fields.get_sform() @ corner
-        for name, value in zip(("srow_x", "srow_y", "srow_z"), origin, strict=False):
-            fields[name][3] = value
-    if int(fields["qform_code"]) > 0:
-        origin = _qform(header) @ corner
-        for name, value in zip(("qoffset_x", "qoffset_y", "qoffset_z"), origin, strict=False):
-            fields[name] = value
-    if int(fields["sform_code"]) <= 0 and int(fields["qform_code"]) <= 0:
-        # Without codes readers centre the affine on the volume; a part needs its place in writing.
-        affine = header.fields.get_base_affine()
-        affine[:, 3] = affine @ corner
-        fields.set_sform(affine, code=_ALIGNED)
-    if len(start) > 3 and np.isfinite(fields["pixdim"][4]):
+    _move(fields, header, corner)
+    if axes > 3 and np.isfinite(fields["pixdim"][4]):
         fields["toffset"] = float(fields["toffset"]) + start[3] * float(fields["pixdim"][4])
     slices = (int(fields["dim_info"]) >> 4) & 3
-    if slices and volume.array.shape[-slices] != volume.full_shape[-slices]:
+    cut = [volume.array.shape[-n] != volume.full_shape[-n] for n in (1, 2, 3)]
+    if cut[slices - 1] if slices else any(cut):
         for name in ("slice_start", "slice_end", "slice_code"):
             fields[name] = 0
     block = bytes(fields.binaryblock)
     return block + head[len(block) :]
 
 
-def _qform(header: NiftiHeader) -> Array:
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        return np.asarray(header.fields.get_qform())
-    except (HeaderDataError, ValueError):
-        # An impossible quaternion beside a good sform: nothing to move but the offset itself.
-        offsets = [header.fields[f"qoffset_{axis}"] for axis in "xyz"]
-        return np.column_stack([np.zeros((4, 3)), [*offsets, 1.0]])
+def _move(fields: Any, header: NiftiHeader, corner: Array) -> None:
+    """Put the place of a region into the forms; one that is no geometry loses its code."""
+    sform, qform = usable_form(header, "sform"), usable_form(header, "qform")
+    plain = usable_form(header, "voxel sizes")
+    if sform is not None:
+        for name, value in zip(("srow_x", "srow_y", "srow_z"), sform @ corner, strict=False):
+            fields[name][3] = value
+    elif qform is not None:
+        fields["sform_code"] = 0
+    if qform is not None:
+        for name, value in zip("xyz", qform @ corner, strict=False):
+            fields[f"qoffset_{name}"] = value
+    elif sform is not None:
+        fields["qform_code"] = 0
+    if plain is not None:
+        # Without codes readers centre the affine on the volume; a part needs its place in writing.
+        plain[:, 3] = plain @ corner
+        fields.set_sform(plain, code=_ALIGNED)
 
 
 def _with_comment(header: NiftiHeader, head: bytes, info: RestoreInfo) -> bytes:

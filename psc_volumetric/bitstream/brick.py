@@ -304,9 +304,8 @@ def _parse(body: bytes, header_size: int) -> BrickIndex:
             f"brick header: {len(body) - data.offset} bytes after the last field",
             kind="trailing-bytes",
         )
-    starts: tuple[tuple[int, ...], ...] = ()
-    if psc is not None:
-        starts = tuple(tuple(accumulate((0, *row[:-1]))) for row in psc.words)
+    words = () if psc is None else psc.words
+    starts = tuple(tuple(accumulate((0, *row[:-1]))) for row in words)
     segments = []
     for layer in layers:
         ends = tuple(accumulate((offset, *layer.sizes)))
