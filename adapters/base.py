@@ -250,7 +250,9 @@ class SourceItem:
 class Candidate:
     """Files that together make one item.
 
-    ``key`` tells items of one discovery apart; ``reason`` says why files are kept as they are.
+    ``key`` tells items of one discovery apart; ``place`` is the path of the (first) file below the
+    folder it was found in, None for items that are not named after files (DICOM); ``reason`` says
+    why files are kept as they are.
     """
 
     kind: str
@@ -258,6 +260,12 @@ class Candidate:
     paths: tuple[Path, ...]
     key: str
     reason: str | None = None
+    place: PurePosixPath | None = None
+
+    @property
+    def label(self) -> str:
+        """How to call it in a report."""
+        return self.name if self.place is None else str(self.place)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from adapters.base import (
@@ -73,7 +73,7 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
     Returns
     -------
     Discovery
-        At least one candidate, names unique; every other file is listed with its reason.
+        At least one candidate; every other file is listed with its reason.
 
     Raises
     ------
@@ -86,7 +86,8 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
     files = [path] if path.is_file() else _walk(path)
     candidates, skipped = _ask_adapters(files, ask or _ask_here, keep=keep)
     if candidates:
-        return Discovery(_with_unique_names(candidates), tuple(skipped))
+        root = path.parent if path.is_file() else path
+        return Discovery(tuple(_placed(c, root) for c in candidates), tuple(skipped))
     if path.is_file() and skipped:
         raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path, hint=skipped[0].hint)
     raise SourceError(
@@ -118,6 +119,12 @@ def _ask_adapters(
     accepted: dict[str, list[Path]] = {kind: [] for kind in _ADAPTERS}
     skipped = []
     for file in files:
+        if not _is_text(file):
+            reason = "expected a path that is text (UTF-8), found other bytes in it"
+            skipped.append(
+                Skipped(file, reason, "bad-name", "rename it; archives keep names as text")
+            )
+            continue
         try:
             kind = next((k for k in _ADAPTERS if adapter_for(k).sniff(file)), None)
         except OSError as error:
@@ -141,6 +148,14 @@ def _ask_adapters(
     return list(dict.fromkeys(candidates)), sorted(skipped, key=lambda entry: entry.path)
 
 
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _originals(kind: str, skipped: Sequence[Skipped]) -> list[Candidate]:
     """Candidates of files that are kept as they are; those of DICOM folder by folder."""
     groups: dict[Path, list[Skipped]] = {}
@@ -157,17 +172,11 @@ def _originals(kind: str, skipped: Sequence[Skipped]) -> list[Candidate]:
     return made
 
 
-def _with_unique_names(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    taken: set[str] = set()
-    renamed = []
-    for candidate in candidates:
-        name, count = candidate.name, 1
-        while name in taken:
-            count += 1
-            name = f"{candidate.name}-{count}"
-        taken.add(name)
-        renamed.append(replace(candidate, name=name))
-    return tuple(renamed)
+def _placed(candidate: Candidate, root: Path) -> Candidate:
+    """Note where a file was found; paths of DICOM files may name patients and say little else."""
+    if candidate.name.startswith("dicom-") or candidate.kind == "dicom":
+        return candidate
+    return replace(candidate, place=PurePosixPath(candidate.paths[0].relative_to(root)))
 
 
 def _summary(skipped: Sequence[Skipped]) -> str:

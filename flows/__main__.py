@@ -24,6 +24,7 @@ from pipelines.cli_options import (
     NoProof,
     Preview,
     PriorName,
+    PseudonymKey,
     Psnr,
     Step,
 )
@@ -49,6 +50,7 @@ def run(
     no_proof: NoProof = False,
     effort: Effort = 5,
     prior: PriorName = None,
+    pseudonyms: PseudonymKey = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler; without it, a worker in this process.")
     ] = None,
@@ -78,7 +80,8 @@ def run(
             effort=effort,
             prior=prior,
         )
-        report = flow(source, target, options)
+        key = None if pseudonyms is None else str(pseudonyms)
+        report = flow(source, target, options, pseudonyms=key)
     except ItemsFailedError as error:
         _show(error.report)
         sys.exit(EXIT_INCOMPLETE)

@@ -29,7 +29,8 @@ from flows.records import (
 )
 from flows.tasks import begin_item, encode_brick, find_items, seal_item
 from pipelines.archive import ArchiveOptions, BrickResult, ItemReport, resumed_bricks
-from pipelines.plan import is_archive_name
+from pipelines.locking import hold
+from pipelines.targets import is_archive_name
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["archive_folder"]
@@ -45,7 +46,11 @@ log = logging.getLogger(__name__)
     persist_result=False,
 )
 def archive_folder(
-    source: str, target: str, options: ArchiveOptions, slot_timeout_s: float = 60.0
+    source: str,
+    target: str,
+    options: ArchiveOptions,
+    slot_timeout_s: float = 60.0,
+    pseudonyms: str | None = None,
 ) -> FolderReport:
     """Archive every item of a folder.
 
@@ -58,6 +63,8 @@ def archive_folder(
     options : ArchiveOptions
     slot_timeout_s : float
         How long to wait for a worker that offers a slot, in seconds.
+    pseudonyms : str, optional
+        Key file: archives are named by a keyed hash, see `pipelines.pseudonyms`.
 
     Returns
     -------
@@ -86,7 +93,14 @@ def archive_folder(
             hint="name the folder that gets one archive for each item",
         )
     slots = check_cluster(_dask_client(), timeout_s=slot_timeout_s)
-    found = find_items.submit(source, target).result()
+    with hold(target):
+        return _archive_items(source, target, options, slots, pseudonyms)
+
+
+def _archive_items(
+    source: str, target: str, options: ArchiveOptions, slots: int, pseudonyms: str | None
+) -> FolderReport:
+    found = find_items.submit(source, target, pseudonyms).result()
     get_run_logger().info(
         "%d items, %d files skipped, %d slots", len(found.requests), found.skipped, slots
     )
@@ -155,7 +169,9 @@ def _settle(
         seconds += result.seconds
     resumed = resumed_bricks(work.plan, work.jobs)
     with _slot_for(work.plan.options):
-        sealed = _result(seal_item.submit(number, work.plan, resumed, seconds))
+        sealed = _result(
+            seal_item.submit(number, request.naming.target, work.plan, resumed, seconds)
+        )
     if isinstance(sealed, BaseException):
         return ItemOutcome(number, kind, "failed", error=_why(sealed))
     return ItemOutcome(number, kind, "archived", report=sealed)

@@ -12,6 +12,7 @@ from adapters.base import Candidate, Skipped
 from adapters.errors import SourceError
 from pipelines.archive import BrickJob, ItemReport
 from pipelines.plan import ItemPlan
+from pipelines.targets import Naming
 from psc_volumetric.errors import PscError, StorageError
 
 __all__ = [
@@ -29,11 +30,11 @@ _LASTING_STORAGE_KINDS = ("target-exists", "partial-differs", "incomplete")
 
 @dataclass(frozen=True)
 class ItemRequest:
-    """One item found in the source: its number in this run, its files, where its archive goes."""
+    """One item found in the source: its number in this run, its files, what it may be called."""
 
     number: int
     candidate: Candidate
-    target: str
+    naming: Naming
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,12 @@ from pipelines.archive import (
     begin,
     encode_brick_job,
     finish,
-    sealed_state,
 )
 from pipelines.item_report import ITEM_ERRORS, holds_data
-from pipelines.plan import ItemPlan, plan_item, target_for
+from pipelines.known_sources import KnownSources
+from pipelines.plan import ItemPlan, KnownItem, plan_named
+from pipelines.pseudonyms import Pseudonyms
+from pipelines.targets import SAME, namings
 
 __all__ = ["begin_item", "encode_brick", "find_items", "seal_item", "worth_retrying"]
 
@@ -67,7 +69,7 @@ def told_by_number(number: int) -> Iterator[None]:
 
 
 @_retried("find-items")
-def find_items(source: str, target: str) -> Found:
+def find_items(source: str, target: str, pseudonyms: str | None = None) -> Found:
     """Find what can be archived in a folder and name an archive for each item.
 
     Raises
@@ -75,10 +77,14 @@ def find_items(source: str, target: str) -> Found:
     ItemTaskError : the folder is not there, or holds nothing that can be archived.
     """
     with told_by_number(0):
-        found = isolation.discover(Path(source))
+        found = isolation.discover(Path(source), keep=True)
+        namer = None if pseudonyms is None else Pseudonyms.load(Path(pseudonyms)).assign
+        names = namings(found.candidates, target, namer)
         requests = tuple(
-            ItemRequest(number, candidate, target_for(candidate.name, target))
-            for number, candidate in enumerate(found.candidates, start=1)
+            ItemRequest(number, candidate, naming)
+            for number, (candidate, naming) in enumerate(
+                zip(found.candidates, names, strict=True), start=1
+            )
         )
     failed = tuple(entry for entry in found.skipped if holds_data(entry))
     return Found(requests, failed, len(found.skipped) - len(failed))
@@ -93,8 +99,12 @@ def begin_item(request: ItemRequest, options: ArchiveOptions) -> ItemWork:
     ItemTaskError : the source is refused, the prior is missing, or something else is at the target.
     """
     with told_by_number(request.number):
-        plan = plan_item(request.candidate, request.target, options)
-        if sealed_state(plan) == "same":
+        index = KnownSources.load(request.naming.target, is_folder=True)
+        plan = plan_named(request.candidate, request.naming, options, index)
+        if isinstance(plan, KnownItem):
+            return ItemWork(None, ())
+        if plan.state == SAME:
+            index.add(plan.seen, plan.target)
             return ItemWork(None, ())
         return ItemWork(plan, begin(plan))
 
@@ -112,7 +122,7 @@ def encode_brick(number: int, job: BrickJob) -> BrickResult:
 
 
 @_retried("seal-item-{number}")
-def seal_item(number: int, plan: ItemPlan, resumed: int, seconds: float) -> ItemReport:
+def seal_item(number: int, folder: str, plan: ItemPlan, resumed: int, seconds: float) -> ItemReport:
     """Write source, prior, tables, preview and manifest of an item whose bricks are all stored.
 
     Raises
@@ -120,4 +130,6 @@ def seal_item(number: int, plan: ItemPlan, resumed: int, seconds: float) -> Item
     ItemTaskError : a brick is missing, or the store failed.
     """
     with told_by_number(number):
-        return finish(plan, resumed=resumed, seconds=seconds)
+        report = finish(plan, resumed=resumed, seconds=seconds)
+        KnownSources.load(folder, is_folder=True).add(plan.seen, plan.target)
+        return report

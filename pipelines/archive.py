@@ -19,16 +19,18 @@ from adapters.errors import SourceError
 from pipelines.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
 from pipelines.created import created_now
 from pipelines.item_report import ALREADY, FAILED, ITEM_ERRORS, ItemError, ItemReport
+from pipelines.known_sources import KnownSources
 from pipelines.locking import hold
 from pipelines.options import ArchiveOptions
 from pipelines.plan import ArchivePlan, ItemPlan, VariablePlan, open_item, plan
 from pipelines.progress import Progress, Silent
 from pipelines.rate_control import deferred, reached, settle, with_steps
 from pipelines.sealing_proof import prepared_with_proof
+from pipelines.targets import ABSENT, OTHER_SETTINGS, SAME, is_archive_name, state_at
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.targets import target_state, tidy_up
+from psc_volumetric.archive.targets import tidy_up
 from psc_volumetric.archive.writer import ArchiveWriter
-from psc_volumetric.errors import FormatError, PscError, StorageError
+from psc_volumetric.errors import PscError, StorageError
 
 __all__ = [
     "ArchiveOptions",
@@ -71,12 +73,14 @@ def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemR
     StorageError : another run works on the target (kind ``"target-locked"``).
     KeyboardInterrupt : the unfinished archive stays, and a note says how to continue.
     """
-    reports: list[ItemReport] = []
+    reports = [ItemReport(s.name, s.target, s.kind, ALREADY) for s in chosen.known]
     errors: list[Exception] = []
     with hold(chosen.target):
+        index = KnownSources.load(chosen.target, is_folder=not is_archive_name(chosen.target))
         for item in chosen.items:
             try:
                 reports.append(_archived(item, progress))
+                index.add(item.seen, item.target)
             except ITEM_ERRORS as error:
                 errors.append(error)
                 reports.append(_failed(item, error))
@@ -89,13 +93,14 @@ def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemR
 
 def _archived(item: ItemPlan, progress: Progress | None) -> ItemReport:
     state = sealed_state(item)
-    if state == "absent":
+    if state == ABSENT:
         return run_item(item, progress)
-    if state == "same":
-        return ItemReport(item.candidate.name, item.target, item.candidate.kind, ALREADY)
+    if state == SAME:
+        tidy_up(item.target)
+        return ItemReport(item.candidate.label, item.target, item.candidate.kind, ALREADY)
     raise StorageError(
         f"a sealed archive is there already: {item.target!r}"
-        + (", of the same source with other settings" if state == "other-settings" else ""),
+        + (", of the same source with other settings" if state == OTHER_SETTINGS else ""),
         kind="target-exists",
         hint="archives are written once; choose another target, or remove it first",
     )
@@ -103,7 +108,7 @@ def _archived(item: ItemPlan, progress: Progress | None) -> ItemReport:
 
 def _failed(item: ItemPlan, error: Exception) -> ItemReport:
     return ItemReport(
-        item.candidate.name,
+        item.candidate.label,
         item.target,
         item.candidate.kind,
         FAILED,
@@ -113,41 +118,15 @@ def _failed(item: ItemPlan, error: Exception) -> ItemReport:
 
 
 def sealed_state(item: ItemPlan) -> str:
-    """What is at the target of an item.
-
-    Returns
-    -------
-    str
-        ``"absent"`` (nothing, or an unfinished archive); ``"same"`` (sealed from this source with
-        these settings); ``"other-settings"`` (from this source); or ``"other"``.
-    """
-    state = target_state(item.target)
-    if state != "sealed":
-        return "other" if state == "foreign" else "absent"
-    tidy_up(item.target)
-    try:
-        with ArchiveReader.open(item.target) as reader:
-            recorded = reader.metadata
-    except FormatError:
-        return "other"
-    if recorded.get("sources") != [{"size": f.size, "sha256": f.sha256} for f in item.files]:
-        return "other"
-    made, wanted = recorded.get("provenance", {}), _provenance(item)
-    same = all(made.get(name) == wanted[name] for name in ("source_kind", "options"))
-    return "same" if same else "other-settings"
+    """What is at the target of an item now: see `pipelines.targets.place_of`."""
+    return state_at(item.target, item.files, item.provenance)[0]
 
 
-def _provenance(item: ItemPlan) -> dict[str, Any]:
+def _recorded_provenance(item: ItemPlan) -> dict[str, Any]:
     """How the archive was made, the same in every run that makes the same bytes."""
-    return {
-        "software": f"psc-archive {psc_volumetric.__version__}",
-        "source_kind": item.candidate.kind,
-        "options": {
-            key: value
-            for key, value in item.options.to_dict().items()
-            if key not in ("device", "prior", "no_proof") and value is not None
-        },
-    }
+    path = {} if item.source_path is None else {"source_path": item.source_path}
+    software = {"software": f"psc-archive {psc_volumetric.__version__}"}
+    return {**software, **item.provenance, **path}
 
 
 def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
@@ -175,7 +154,7 @@ def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
         arrays=source.arrays,
         sources=source.files,
         created=created_now(),
-        provenance=_provenance(item),
+        provenance=_recorded_provenance(item),
     )
     jobs = []
     for variable in item.variables:
@@ -221,7 +200,7 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         recorded = reader.info()
     rows = tuple(_variable_row(variable, recorded["variables"]) for variable in item.variables)
     return ItemReport(
-        name=item.candidate.name,
+        name=item.candidate.label,
         target=item.target,
         kind=item.candidate.kind,
         prior=item.prior,
@@ -263,7 +242,7 @@ def _variable_row(variable: VariablePlan, recorded: dict[str, Any]) -> dict[str,
         "name": variable.spec.name,
         "shape": found["shape"],
         "dtype": found["dtype"],
-        "method": variable.method,
+        "method": _method(variable, found["brick_methods"]),
         "mode": variable.kept.mode,
         "max_error_allowed": variable.kept.max_error,
         "exact_roi": found["parameters"].get("exact_roi"),
@@ -276,6 +255,12 @@ def _variable_row(variable: VariablePlan, recorded: dict[str, Any]) -> dict[str,
         "psnr_db": 20 * math.log10(peak / rmse) if rmse and peak else None,
         "levels": found["levels"],
     }
+
+
+def _method(variable: VariablePlan, bricks: dict[str, int]) -> str:
+    """``"lossless"``, or the base methods that bricks have, by name."""
+    bases = sorted({name.split("+")[0] for name in bricks})
+    return " ".join(bases) if variable.is_lossy else "lossless"
 
 
 def run_item(item: ItemPlan, progress: Progress | None = None) -> ItemReport:
@@ -291,7 +276,7 @@ def run_item(item: ItemPlan, progress: Progress | None = None) -> ItemReport:
     shown = progress or Silent()
     jobs = begin(item)
     resumed = resumed_bricks(item, jobs)
-    shown.begin(item.candidate.name, item.bricks)
+    shown.begin(item.candidate.label, item.bricks)
     shown.advance(resumed)
     done = resumed
     try:

@@ -23,6 +23,7 @@ from pipelines.cli_options import (
     NoProof,
     Preview,
     PriorName,
+    PseudonymKey,
     Psnr,
     Quiet,
     Setting,
@@ -58,6 +59,7 @@ def archive(  # long: one parameter for each option, with its help
     effort: Effort = 5,
     setting: Setting = "fast",
     prior: PriorName = None,
+    pseudonyms: PseudonymKey = None,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -75,6 +77,7 @@ def archive(  # long: one parameter for each option, with its help
             report_lines,
         )
         from pipelines.progress import progress_bars
+        from pipelines.pseudonyms import Pseudonyms
 
         options = ArchiveOptions(
             mode=mode,
@@ -95,7 +98,9 @@ def archive(  # long: one parameter for each option, with its help
             prior=prior,
             device=device,
         )
-        chosen = plan(source, target, options)
+        key = None if pseudonyms is None else Pseudonyms.load(pseudonyms)
+        namer = None if key is None else (key.name if dry_run else key.assign)
+        chosen = plan(source, target, options, namer=namer)
         if dry_run:
             session.result(chosen.to_dict(), lambda: plan_lines(chosen))
             session.failures(failure_lines(chosen, []))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.base import Skipped
 from pipelines.item_report import ALREADY, ARCHIVED, FAILED, holds_data
 from pipelines.proof import outcome_counts
+from pipelines.targets import ABSENT, OTHER, OTHER_SETTINGS, SAME
 
 if TYPE_CHECKING:
     from pipelines.item_report import ItemReport
@@ -68,11 +69,21 @@ def report_document(plan: ArchivePlan, reports: Sequence[ItemReport]) -> dict[st
     return {**plan.to_dict(), **by_state}
 
 
+_THERE = {
+    SAME: "sealed there already, from this source with these settings",
+    OTHER_SETTINGS: "cannot be made: sealed there already, from this source with other settings",
+    OTHER: "cannot be made: an archive of something else is there",
+}
+
+
 def plan_lines(plan: ArchivePlan) -> list[str]:
     """What would be done, for ``--dry-run``."""
     lines = []
     for item in plan.items:
-        lines.append(f"{item.candidate.kind:<8}  {item.candidate.name} -> {item.target}")
+        lines.append(f"{item.candidate.kind:<8}  {item.candidate.label} -> {item.target}")
+        if item.state != ABSENT:
+            lines.append(f"          {_THERE[item.state]}")
+            continue
         work = item.evaluations
         effort = "" if not work else f", up to {work} network evaluations"
         lines.append(
@@ -85,6 +96,7 @@ def plan_lines(plan: ArchivePlan) -> list[str]:
             why = f": {row['reason']}" if row["reason"] else ""
             lines.append(f"          {row['name']}: {shape} {row['dtype']}, {_promise(row)}{why}")
         lines += [f"          note: {note}" for note in item.notes]
+    lines += [f"{k.kind:<8}  {k.name} -> {k.target}, sealed and unchanged" for k in plan.known]
     return lines + _skipped(plan)
 
 

@@ -6,6 +6,7 @@ An option stands here when it means the same in every command that has it; ``--s
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ __all__ = [
     "NoProof",
     "Preview",
     "PriorName",
+    "PseudonymKey",
     "Psnr",
     "Quiet",
     "Roi",
@@ -104,6 +106,10 @@ NoProof = Annotated[
 ]
 PriorName = Annotated[
     str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")
+]
+PseudonymKey = Annotated[
+    Path | None,
+    typer.Option("--pseudonyms", help="Key file: name archives by a keyed hash, not by paths."),
 ]
 Effort = Annotated[int, typer.Option(help="1..9: network evaluations per tile, 8 to 304.")]
 Setting = Annotated[

@@ -263,7 +263,7 @@ def _evaluate_volume(
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     measured = ~special_mask(values, variable.spec.special_values)
     peak = data_range(values, measured)
-    uses_prior = variable.method == "psc" and any(
+    uses_prior = variable.is_lossy and any(
         v.split(":")[0] in ("psc", "auto") for v in options.variants
     )
     result = VolumeResult(

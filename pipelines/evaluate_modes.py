@@ -96,7 +96,7 @@ def measure_lossy(work: ModeWork, options: EvaluateOptions) -> Measured:
     reference = work.reference(wants_quality=options.wants_quality)
     points: list[RatePoint] = []
     methods: Methods = {}
-    steps = options.steps if work.variable.method == "psc" else options.steps[:1]
+    steps = options.steps if work.variable.is_lossy else options.steps[:1]
     for variant in options.variants:
         work.begin(our_name(variant), work.variable.bricks * len(steps))
         for step in steps:

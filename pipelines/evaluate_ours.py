@@ -230,7 +230,7 @@ def _code_brick(brick: _Brick) -> _Outcome:
 def _encode(brick: _Brick) -> EncodedBrick:
     variable, choice = brick.variable, brick.choice
     spec, sampled = variable.spec, variable.range
-    by_base = choice.base != "none" and variable.method == "psc" and sampled is not None
+    by_base = choice.base != "none" and variable.is_lossy and sampled is not None
     by_prior = by_base and choice.base in ("auto", "psc") and brick.prior is not None
     kept_anyway = choice.mode == "lossy" and not by_base
     return encode_brick(

@@ -154,7 +154,7 @@ def tiles_of(
 def _volumes(source: Path, options: ArchiveOptions) -> Iterator[tuple[ItemPlan, VariablePlan]]:
     for item in plan(source, "unused.psc.zarr", options).items:
         for variable in item.variables:
-            if variable.method == "psc" and variable.range is not None:
+            if variable.is_lossy and variable.range is not None:
                 yield item, variable
 
 

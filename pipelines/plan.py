@@ -6,9 +6,8 @@ follow are small frozen records, so that any process can do any of them and get 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,197 +15,41 @@ from typing import Any
 import numpy as np
 
 from adapters import isolation
-from adapters.base import Candidate, FileRecord, Skipped, SourceItem, Volume
+from adapters.base import Candidate, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
 from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
 from pipelines.intensity import SampledRange
-from pipelines.item_report import ITEM_ERRORS, ItemError, holds_data
+from pipelines.item_report import ITEM_ERRORS, ItemError
+from pipelines.known_sources import KnownSources, fingerprint
 from pipelines.modes import VariableMode, decide
 from pipelines.options import CT_PRIOR, ArchiveOptions, choose_prior
+from pipelines.planned import ArchivePlan, ItemPlan, KnownItem, VariablePlan, provenance_of
 from pipelines.roi import box_text, own_axes, roi_from_indices, roi_from_mm
-from psc_volumetric.archive.layout import SUFFIXES, VariableSpec
+from pipelines.targets import Namer, Naming, is_archive_name, namings, place_of
+from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
-from psc_volumetric.parameters import EFFORTS
 from psc_volumetric.prior import Prior, installed_priors, load_prior
 from psc_volumetric.tiling import default_brick_shape
 
 __all__ = [
     "ArchivePlan",
     "ItemPlan",
+    "KnownItem",
     "VariablePlan",
     "brick_prior",
-    "is_archive_name",
     "open_item",
     "plan",
     "plan_item",
-    "target_for",
+    "plan_named",
 ]
 
-SUFFIX = SUFFIXES[0]
 PLAIN_TILE = (8, 64, 64)
 
 
-@dataclass(frozen=True, eq=False)
-class VariablePlan:
-    """How one volume becomes one array of the archive.
-
-    Attributes
-    ----------
-    spec : VariableSpec
-        The array.
-    volume : str
-        Name of the volume in the source item.
-    kept : VariableMode
-        What is promised, and how.
-    exact : tuple of slice or None
-        Region that is kept exactly though the rest is not.
-    """
-
-    spec: VariableSpec
-    volume: str
-    kept: VariableMode
-    exact: tuple[slice, ...] | None = None
-
-    @property
-    def method(self) -> str:
-        """``"psc"`` when it has lossy levels, else ``"lossless"``."""
-        return "lossless" if self.kept.base == "none" else "psc"
-
-    @property
-    def reason(self) -> str | None:
-        """Why it is kept more exactly than was asked for, in words."""
-        return self.kept.reason
-
-    @property
-    def range(self) -> SampledRange | None:
-        """Stored values behind the intensity mapping; None where they were not sampled."""
-        return self.kept.range
-
-    @property
-    def bricks(self) -> int:
-        """Number of bricks."""
-        return math.prod(self.spec.grid_shape)
-
-    @property
-    def tiles(self) -> int:
-        """Number of tiles the network sees."""
-        return math.prod(self.spec.tile_grid_shape) if self.method == "psc" else 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able summary."""
-        return {
-            "name": self.spec.name,
-            "shape": list(self.spec.shape),
-            "dims": list(self.spec.dims),
-            "dtype": self.spec.dtype.name,
-            "brick_shape": list(self.spec.brick_shape),
-            "bricks": self.bricks,
-            "tiles": self.tiles,
-            "source_bytes": self.spec.nbytes,
-            "method": self.method,
-            "mode": self.kept.mode,
-            "max_error_allowed": self.kept.max_error,
-            "exact_roi": None if self.exact is None else box_text(self.exact, self.spec.dims),
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class ItemPlan:
-    """One archive to be made.
-
-    Attributes
-    ----------
-    candidate : Candidate
-        The source files.
-    target : str
-        Path or URL of the archive.
-    options : ArchiveOptions
-    prior : str or None
-        Name of the prior; None when no variable needs one.
-    variables : tuple of VariablePlan
-    notes : tuple of str
-        Warnings in words, without patient identifiers.
-    files : tuple of FileRecord
-        The source files as they were when the plan was made.
-    """
-
-    candidate: Candidate
-    target: str
-    options: ArchiveOptions
-    prior: str | None
-    variables: tuple[VariablePlan, ...]
-    notes: tuple[str, ...]
-    files: tuple[FileRecord, ...]
-
-    @property
-    def bricks(self) -> int:
-        """Number of bricks of all variables."""
-        return sum(variable.bricks for variable in self.variables)
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of the stored values, uncoded."""
-        return sum(variable.spec.nbytes for variable in self.variables)
-
-    @property
-    def evaluations(self) -> int | None:
-        """Network evaluations if every tile uses its full effort; None for ``paper``."""
-        if self.options.setting != "fast":
-            return None
-        steps, particles = EFFORTS[self.options.effort]
-        return steps * particles * sum(variable.tiles for variable in self.variables)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able summary."""
-        return {
-            "name": self.candidate.name,
-            "kind": self.candidate.kind,
-            "files": len(self.candidate.paths),
-            "target": self.target,
-            "prior": self.prior,
-            "bricks": self.bricks,
-            "source_bytes": self.source_bytes,
-            "network_evaluations": self.evaluations,
-            "variables": [variable.to_dict() for variable in self.variables],
-            "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class ArchivePlan:
-    """Everything found in a source: archives to make in ``target``, what is left out, and why."""
-
-    items: tuple[ItemPlan, ...]
-    skipped: tuple[Skipped, ...]
-    options: ArchiveOptions
-    target: str
-
-    @property
-    def failed(self) -> tuple[Skipped, ...]:
-        """Those left out that may hold data."""
-        return tuple(entry for entry in self.skipped if holds_data(entry))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able summary."""
-        return {
-            "options": self.options.to_dict(),
-            "items": [item.to_dict() for item in self.items],
-            "skipped": [
-                {
-                    "path": str(entry.path),
-                    "reason": entry.reason,
-                    "kind": entry.kind,
-                    "hint": entry.hint,
-                    "holds_data": holds_data(entry),
-                }
-                for entry in self.skipped
-            ],
-        }
-
-
-def plan(source: Path, target: str, options: ArchiveOptions) -> ArchivePlan:
+def plan(
+    source: Path, target: str, options: ArchiveOptions, *, namer: Namer | None = None
+) -> ArchivePlan:
     """Find what a file or folder holds and decide how each item is archived.
 
     Parameters
@@ -215,13 +58,15 @@ def plan(source: Path, target: str, options: ArchiveOptions) -> ArchivePlan:
         A file or a folder, with any mixture of formats.
     target : str
         One archive when it ends like one (``.psc.zarr``, ``.psc.zarr.zip``), else a folder that
-        gets ``<name>.psc.zarr`` per item.
+        gets ``<name>.psc.zarr`` per item, see `pipelines.targets`.
     options : ArchiveOptions
+    namer : callable, optional
+        Gives the name of an item in the place of its path or series.
 
     Returns
     -------
     ArchivePlan
-        At least one item. Items that cannot be archived are listed as skipped.
+        At least one item, if only a known one. Items that cannot be archived are listed as skipped.
 
     Raises
     ------
@@ -237,33 +82,46 @@ def plan(source: Path, target: str, options: ArchiveOptions) -> ArchivePlan:
             kind="several-items",
             hint="name a folder as target; it gets one archive per item",
         )
+    index = KnownSources.load(target, is_folder=not is_archive_name(target))
     items: list[ItemPlan] = []
+    known: list[KnownItem] = []
     skipped = list(found.skipped)
     errors: list[Exception] = []
-    for candidate in found.candidates:
+    names = namings(found.candidates, target, namer)
+    for candidate, naming in zip(found.candidates, names, strict=True):
         try:
-            items.append(plan_item(candidate, target_for(candidate.name, target), options))
+            planned = plan_named(candidate, naming, options, index)
+            if isinstance(planned, KnownItem):
+                known.append(planned)
+            else:
+                items.append(planned)
         except ITEM_ERRORS as error:
             errors.append(error)
             why = ItemError.of(error)
             skipped.append(Skipped(candidate.paths[0], why.message, why.kind, why.hint))
-    if not items:
+    if not items and not known:
         for other in errors[1:]:
             errors[0].add_note(str(other))
         raise errors[0]
-    return ArchivePlan(tuple(items), tuple(skipped), options, target)
+    return ArchivePlan(tuple(items), tuple(skipped), options, target, tuple(known))
 
 
-def is_archive_name(target: str) -> bool:
-    """Whether a target names one archive rather than a folder for several."""
-    return target.rstrip("/").lower().endswith(SUFFIXES)
+def plan_named(
+    candidate: Candidate, naming: Naming, options: ArchiveOptions, index: KnownSources
+) -> ItemPlan | KnownItem:
+    """Plan one item and choose its target; an item that the index knows is not read.
 
-
-def target_for(name: str, target: str) -> str:
-    """Path or URL of the archive of one item."""
-    if is_archive_name(target):
-        return target.rstrip("/")
-    return f"{target.rstrip('/') or target}/{name}{SUFFIX}"
+    Raises
+    ------
+    SourceError, PscError : as `plan_item`.
+    """
+    seen = fingerprint(candidate.paths, provenance_of(candidate, options))
+    archive = index.find(seen)
+    if archive is not None:
+        return KnownItem(candidate.label, candidate.kind, archive)
+    item = plan_item(candidate, naming.target, options)
+    target, state = place_of(naming, item.files, item.provenance)
+    return replace(item, target=target, state=state, source_path=naming.path, seen=seen)
 
 
 @lru_cache(maxsize=2)

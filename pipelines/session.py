@@ -24,9 +24,14 @@ __all__ = ["Session", "print_failure"]
 def print_failure(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
     """Two lines (and any notes) on stderr; with ``as_json`` the one document on stdout."""
     for line in [*failure.lines(), *(f"note: {note}" for note in notes)]:
-        typer.echo(line, err=True)
+        _echo(line, err=True)
     if as_json:
         typer.echo(json.dumps(failure.document(), indent=1))
+
+
+def _echo(line: str, *, err: bool = False) -> None:
+    """Print a line; bytes of file names that are no text become question marks."""
+    typer.echo(line.encode("utf-8", "replace").decode(), err=err)
 
 
 def _finite(value: Any) -> Any:
@@ -82,12 +87,12 @@ class Session:
             typer.echo(json.dumps(_finite(document), indent=1, allow_nan=False))
         elif not self.quiet:
             for line in lines():
-                typer.echo(line)
+                _echo(line)
 
     def failures(self, lines: Sequence[str]) -> None:
         """Say on stderr what was not done, and end the command with the code for that, if any."""
         for line in lines:
-            typer.echo(line, err=True)
+            _echo(line, err=True)
         if lines:
             raise typer.Exit(EXIT_INCOMPLETE)
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from multiprocessing.connection import Connection
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -124,8 +124,9 @@ def _plain(value: Any, parts: list[memoryview]) -> Any:
         return {_TAG: "dict", "of": pairs}
     if isinstance(value, tuple):
         return {_TAG: "tuple", "of": [_plain(entry, parts) for entry in value]}
-    if isinstance(value, Path):
-        return {_TAG: "path", "of": str(value)}
+    if isinstance(value, PurePath):
+        tag = "path" if isinstance(value, Path) else "place"
+        return {_TAG: tag, "of": str(value)}
     if isinstance(value, (bytes, bytearray, memoryview)):
         parts.append(memoryview(value).cast("B"))
         return {_TAG: "bytes", "of": len(parts) - 1}
@@ -156,6 +157,7 @@ def _value(document: Any, parts: list[Any]) -> Any:
         "dict": lambda: {_value(key, parts): _value(entry, parts) for key, entry in content},
         "tuple": lambda: tuple(_value(entry, parts) for entry in content),
         "path": lambda: Path(content),
+        "place": lambda: PurePosixPath(content),
         "bytes": lambda: parts[content].tobytes(),
         "array": lambda: parts[content].view(document["dtype"]).reshape(document["shape"]),
         "scalar": lambda: _value(content, parts)[()],

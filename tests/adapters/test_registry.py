@@ -52,8 +52,8 @@ def test_all_formats_in_one_folder(tmp_path, write_series, write_nifti, write_ne
     found = adapters.discover(tmp_path)
     kinds = sorted(candidate.kind for candidate in found.candidates)
     assert kinds == ["dicom", "netcdf", "nifti", "nifti"]
-    names = [candidate.name for candidate in found.candidates]
-    assert len(set(names)) == 4 and "same-2" in names
+    places = {str(candidate.place) for candidate in found.candidates}
+    assert places == {"None", "grid.nc", "other/same.nii", "same.nii.gz"}
     assert [entry.path.name for entry in found.skipped] == ["README"]
     for candidate in found.candidates:
         assert adapters.open_source(candidate).name == candidate.name

@@ -24,7 +24,7 @@ os.environ["PREFECT_HOME"] = PREFECT_HOME
 def prefect_server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=60):
+    with prefect_test_harness(server_startup_timeout=240):
         yield
     shutil.rmtree(PREFECT_HOME, ignore_errors=True)
 

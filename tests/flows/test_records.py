@@ -14,6 +14,7 @@ from adapters.errors import SourceError
 from flows.records import FolderReport, ItemOutcome, ItemRequest, ItemsFailedError, ItemTaskError
 from flows.tasks import begin_item, find_items, worth_retrying
 from pipelines.archive import ArchiveOptions
+from pipelines.targets import Naming
 from psc_volumetric.errors import FormatError, PscError, StorageError
 
 
@@ -58,7 +59,8 @@ def test_empty_folder_is_told_without_its_name(tmp_path: Path) -> None:
 def test_file_that_is_no_nifti_is_told_by_number(tmp_path: Path) -> None:
     path = tmp_path / "jane-doe.nii"
     path.write_text("this is a text\n" * 100, encoding="utf-8")
-    request = ItemRequest(4, Candidate("nifti", "jane-doe", (path,), "jane-doe"), "unused")
+    naming = Naming(str(tmp_path / "out"), "jane-doe", "jane-doe.nii", crowded=False, path=None)
+    request = ItemRequest(4, Candidate("nifti", "jane-doe", (path,), "jane-doe"), naming)
     with pytest.raises(ItemTaskError) as caught:
         begin_item.fn(request, ArchiveOptions(mode="lossy"))
     assert caught.value.lasting

@@ -52,14 +52,7 @@ def truncated(path: Path) -> Path:
     return path
 
 
-def half_floats(path: Path) -> Path:
-    write_field(path)
-    with h5py.File(path, "a") as file:
-        file["half"] = np.ones((18, 20), "f2")
-    return path
-
-
-@pytest.mark.parametrize("make", [damaged_chunk, truncated, half_floats])
+@pytest.mark.parametrize("make", [damaged_chunk, truncated])
 @pytest.mark.parametrize("place", ["a.nc", "z.nc"])
 def test_bad_file_is_named_and_its_neighbours_are_archived(make, place, tmp_path, run):
     source, target = tmp_path / "in", tmp_path / "out"
@@ -87,7 +80,7 @@ def test_only_bad_files_give_the_code_of_the_first(tmp_path, run):
     outcome = run("archive", source, tmp_path / "out", *FAST)
     assert outcome.code == 3
     assert outcome.err.startswith("error[damaged]")
-    assert "note: b: " in outcome.err
+    assert "note: b.nc: " in outcome.err
 
 
 def test_python_function_reports_every_item(tmp_path):
@@ -120,7 +113,7 @@ def test_dry_run_says_what_would_be_left_out(tmp_path, run):
     write_field(source / "b.nc")
     outcome = run("archive", source, tmp_path / "out", "--dry-run")
     assert outcome.code == 8
-    assert "a.nc" in outcome.err and "b -> " in outcome.out
+    assert "a.nc" in outcome.err and "b.nc -> " in outcome.out
     assert not (tmp_path / "out").exists()
 
 
@@ -139,5 +132,5 @@ def test_bound_that_one_item_cannot_keep_does_not_stop_the_others(tmp_path, run)
     words = ("--mode", "bounded", "--max-error", "5")
     outcome = run("archive", source, tmp_path / "out", *words, *FAST, "--json")
     assert outcome.code == 8, outcome.err
-    assert [report["name"] for report in outcome.document["archives"]] == ["wide"]
+    assert [report["name"] for report in outcome.document["archives"]] == ["wide.nc"]
     assert "error[bad-bound]" in outcome.err

@@ -116,7 +116,7 @@ def test_folder_run_passes_over_what_is_sealed(label_map, tmp_path, run):
     before = contents(target / "a.psc.zarr")
     outcome = run("archive", folder, target, "--mode", "lossy", "--json")
     assert outcome.code == 0, outcome.err
-    assert [r["name"] for r in outcome.document["archives"]] == ["b"]
+    assert [r["name"] for r in outcome.document["archives"]] == ["b.nii"]
     assert contents(target / "a.psc.zarr") == before
     again = run("archive", folder, target, "--mode", "lossy")
     assert again.code == 0, again.err

@@ -1,0 +1,113 @@
+"""Sources that were archived before, known by path, size and times before they are read again.
+
+A small file in the target folder, ``.psc-archive-index``, has one line for each: a digest of where
+the files are, how large and how old, and of the settings; the archive; the digest of its manifest.
+It is a cache and nothing else: without it, or where anything differs, the files are hashed again
+and compared with what the archives themselves record. It holds no paths of sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from psc_volumetric.archive.layout import MANIFEST_KEY
+
+__all__ = ["INDEX_NAME", "KnownSources", "fingerprint"]
+
+INDEX_NAME = ".psc-archive-index"
+_LARGEST = 256 << 20
+
+
+def fingerprint(paths: Sequence[Path], provenance: Mapping[str, Any]) -> str:
+    """Digest of what is seen of files without reading them, and of the settings.
+
+    The time of the last change of the inode is part of it: tools may set the other times back.
+    """
+    digest = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode())
+    for path in paths:
+        found = path.stat()
+        seen = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        digest.update(os.fsencode(path.absolute()) + repr(seen).encode() + b"\n")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class KnownSources:
+    """The index of one target folder; `load` gives an empty one for any other target.
+
+    Attributes
+    ----------
+    folder : Path or None
+    rows : dict
+        Fingerprint -> relative name of the archive and SHA-256 of its manifest.
+    """
+
+    folder: Path | None
+    rows: dict[str, tuple[str, str]]
+
+    @classmethod
+    def load(cls, target: str, *, is_folder: bool) -> KnownSources:
+        """Read the index of a target; what cannot be read is not known."""
+        text = target.removeprefix("file://")
+        if not is_folder or "://" in text or "::" in text:
+            return cls(None, {})
+        folder, rows = Path(text), {}
+        try:
+            with (folder / INDEX_NAME).open("rb") as stream:
+                lines = stream.read(_LARGEST).splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            try:
+                seen, archive, manifest = json.loads(line)
+            except (ValueError, TypeError, RecursionError):
+                continue  # torn by a kill, or not ours
+            if all(isinstance(text, str) for text in (seen, archive, manifest)):
+                rows[seen] = (archive, manifest)
+        return cls(folder, rows)
+
+    def find(self, seen: str) -> str | None:
+        """Path of the archive that holds a source; None when that is not certain."""
+        if self.folder is None or seen not in self.rows:
+            return None
+        name, manifest = self.rows[seen]
+        if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+            return None
+        archive = self.folder / name
+        return str(archive) if _manifest_digest(archive) == manifest else None
+
+    def add(self, seen: str, archive: str) -> None:
+        """Remember an archive that is sealed now; where that fails, files are hashed again."""
+        if self.folder is None:
+            return
+        path = Path(archive.removeprefix("file://"))
+        manifest = _manifest_digest(path)
+        if manifest is None or not path.is_relative_to(self.folder):
+            return
+        row = [seen, path.relative_to(self.folder).as_posix(), manifest]
+        if self.rows.get(seen) == (row[1], row[2]):
+            return
+        line = json.dumps(row).encode() + b"\n"
+        try:
+            handle = os.open(
+                self.folder / INDEX_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
+            )
+        except OSError:
+            return
+        with os.fdopen(handle, "wb", buffering=0) as stream:
+            stream.write(b"\n" + line)  # a line that was torn ends here
+        self.rows[seen] = (row[1], row[2])
+
+
+def _manifest_digest(archive: Path) -> str | None:
+    try:
+        with (archive / MANIFEST_KEY).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
