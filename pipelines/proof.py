@@ -26,7 +26,8 @@ from adapters.base import (
     source_paths,
 )
 from adapters.errors import SourceError
-from psc_volumetric.errors import PscError
+from psc_volumetric.archive.documents import convert
+from psc_volumetric.errors import FormatError, PscError
 
 __all__ = ["PROMISES", "FileProof", "ProofError", "outcome_counts", "promises_of", "prove"]
 
@@ -91,7 +92,7 @@ def prove(
     kind: str,
     written: Sequence[WrittenFile],
     files: Sequence[Any],
-    promises: Sequence[dict[str, Any]],
+    promises: Any,
 ) -> tuple[FileProof, ...]:
     """Compare restored files with the digests of their sources.
 
@@ -102,8 +103,9 @@ def prove(
     written : sequence of WrittenFile
     files : sequence with ``sha256``
         Records of the source files.
-    promises : sequence of dict
-        As from `promises_of`; empty for an archive that has none, whose files stay unproven.
+    promises : list of dict
+        As from `promises_of`, but not yet believed; empty for an archive that has none, whose
+        files stay unproven.
 
     Returns
     -------
@@ -112,10 +114,16 @@ def prove(
     Raises
     ------
     ProofError : a file is not the source; all files of this restore have been removed.
+    FormatError : the promises are none, or not of these files; likewise.
     """
     proofs = []
+    try:
+        promised = _checked_promises(promises, written, files)
+    except FormatError:
+        _remove(written)
+        raise
     for file in written:
-        promise = Promise(**promises[file.source]) if promises else None
+        promise = promised[file.source] if promised else None
         wanted = _wanted(file, files[file.source].sha256, promise)
         found = None if wanted is None else _found(kind, file)
         if wanted != found:
@@ -128,6 +136,20 @@ def prove(
             )
         proofs.append(describe(file, promise, proven=wanted is not None))
     return tuple(proofs)
+
+
+def _checked_promises(
+    promises: Any, written: Sequence[WrittenFile], files: Sequence[Any]
+) -> list[Promise]:
+    where = "source document: promises"
+    found = convert(promises, list[Promise], where=where)
+    if len(found) not in (0, len(files)) or any(file.source >= len(files) for file in written):
+        raise FormatError(
+            f"{where}: {len(found)} for {len(files)} source files and {len(written)} restored ones",
+            kind="bad-metadata",
+            hint="the archive is damaged; --unproven writes the files anyway",
+        )
+    return found
 
 
 def describe(file: WrittenFile, promise: Promise | None, *, proven: bool) -> FileProof:

@@ -16,6 +16,8 @@ __all__ = [
     "MAGIC",
     "MAX_AXES",
     "MAX_BRICK_VOXELS",
+    "MAX_EVALUATIONS_PER_WORD",
+    "MAX_FREE_EVALUATIONS",
     "MAX_GRID_INDEX",
     "MAX_GRID_STEP",
     "MAX_HEADER_SIZE",
@@ -102,5 +104,7 @@ MAX_GRID_INDEX = 1 << 31  # indices of a bounded layer are smaller in magnitude
 MAX_INTEGER_BOUND = (1 << 31) - 1
 MIN_GRID_STEP = 2.0**-1000  # of floats
 MAX_GRID_STEP = 2.0**90
+MAX_FREE_EVALUATIONS = 512  # of the network, for each coded tile
+MAX_EVALUATIONS_PER_WORD = 512  # beyond those
 
 HEADER_READ_AHEAD = 1024  # not normative: the first ranged read

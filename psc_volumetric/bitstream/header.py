@@ -86,6 +86,13 @@ class StreamParameters:
     rows_per_round: int = 0
     seed: int = 0
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network, at most, that one tile takes."""
+        last = self.level_ends[-1] + len(self.level_ends) + 1 if self.level_ends else 1
+        passes = last if self.schedule == "restart" else 1
+        return self.particles * len(self.noise_levels) * passes
+
     def write(self, out: FieldWriter) -> None:
         """Append the fields in SPEC order."""
         out.pack(

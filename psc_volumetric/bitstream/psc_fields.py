@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
-from psc_volumetric.errors import FormatError
+from psc_volumetric.errors import FormatError, LimitExceededError
 from psc_volumetric.tiling import TileGrid
 
 __all__ = ["WORD", "PscFields"]
@@ -44,7 +44,8 @@ class PscFields:
     sigma: bytes = b""
 
     def write(self, out: FieldWriter) -> None:
-        """Append the fields in SPEC order."""
+        """Append the fields in SPEC order; LimitExceededError for more work than readers do."""
+        _check_work(self.parameters, self.words)
         out.raw(self.prior_digest)
         for extent in self.tile:
             out.varint(extent)
@@ -83,8 +84,24 @@ class PscFields:
             tuple(data.varint(limit=c.MAX_TILE_WORDS, name="tile length") for _ in range(tiles))
             for _ in parameters.level_ends
         )
+        _check_work(parameters, words)
         sigma = data.raw(data.varint(limit=c.MAX_SIGMA_BYTES, name="size of the sigma tables"))
         return cls(digest, tile, mapping, parameters, words, sigma)
+
+
+def _check_work(parameters: StreamParameters, words: tuple[tuple[int, ...], ...]) -> None:
+    """Refuse a brick that asks for far more evaluations than its words can pay for (SPEC 10.3)."""
+    by_tile = [sum(row) for row in zip(*words, strict=True)]
+    coded = sum(1 for count in by_tile if count)
+    evaluations = coded * parameters.evaluations
+    paid = c.MAX_FREE_EVALUATIONS * coded + c.MAX_EVALUATIONS_PER_WORD * sum(by_tile)
+    if evaluations > paid:
+        raise LimitExceededError(
+            f"brick header: {evaluations} evaluations of the network for {sum(by_tile)} words in "
+            f"{coded} tiles, at most {paid} are run",
+            kind="limit",
+            hint="the brick is damaged or was made to do harm; an encoder needs fewer rounds",
+        )
 
 
 def _check_gram(particles: int, elements: int) -> None:

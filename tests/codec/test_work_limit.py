@@ -1,0 +1,61 @@
+"""A brick cannot ask for more evaluations of the network than its bytes can pay for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from psc_volumetric.bitstream import constants as c
+from psc_volumetric.bitstream.brick import PscFields, read_index, write_brick
+from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
+from psc_volumetric.errors import FormatError
+from psc_volumetric.parameters import CodecParameters
+
+SHAPE, TILE, TILES = (64, 512, 512), (8, 64, 64), 512
+
+
+def fields(words: int, tiles: int, parameters: CodecParameters) -> PscFields:
+    """Fields of a brick with as many tiles that have one level of so many words."""
+    stream = replace(parameters.stream(levels=100, seed=0), level_ends=())
+    last = parameters.stream(levels=100, seed=0).level_ends[-1]
+    row = (words,) * tiles + (0,) * (TILES - tiles)
+    return PscFields(
+        bytes(16), TILE, IntensityMapping(0.0, 1000.0), replace(stream, level_ends=(last,)), (row,)
+    )
+
+
+def written(psc: PscFields) -> bytes:
+    header = BrickHeader("psc", np.dtype("<i2"), (0, 0, 0), SHAPE, SHAPE)
+    sections = [("special", b""), ("base", b""), ("level1", bytes(4 * sum(psc.words[0])))]
+    return write_brick(header, sections, psc=psc)
+
+
+def hostile(monkeypatch: pytest.MonkeyPatch, psc: PscFields) -> bytes:
+    """What an encoder without the limit writes."""
+    with monkeypatch.context() as patch:
+        patch.setattr("psc_volumetric.bitstream.psc_fields._check_work", lambda *_: None)
+        return written(psc)
+
+
+@pytest.mark.parametrize("rounds", [50, 341])
+def test_a_few_bytes_do_not_buy_millions_of_evaluations(
+    monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    psc = fields(1, 20, CodecParameters(setting="paper", rounds=rounds))
+    data = hostile(monkeypatch, psc)
+    assert 20 * psc.parameters.evaluations > 200 * len(data)
+    for refuse in (lambda: read_index(lambda s, n: data[s : s + n]), lambda: written(psc)):
+        with pytest.raises(FormatError) as caught:
+            refuse()
+        assert caught.value.kind == "limit"
+        assert str(20 * psc.parameters.evaluations) in str(caught.value)
+
+
+@pytest.mark.parametrize("effort", range(1, 10))
+def test_every_effort_fits_with_a_single_word(effort: int) -> None:
+    psc = fields(1, TILES, CodecParameters(effort=effort))
+    data = written(psc)
+    assert read_index(lambda s, n: data[s : s + n]).psc == psc
+    assert psc.parameters.evaluations <= c.MAX_FREE_EVALUATIONS + c.MAX_EVALUATIONS_PER_WORD
