@@ -135,7 +135,8 @@ def _without_copies(
     seen: dict[str, list[tuple[ImageFile, str]]] = {}
     same = _instances(group)
     kept, copies = [], []
-    for image in group:
+    # Of "2.dcm" and "2 (1).dcm" the first is the original.
+    for image in sorted(group, key=lambda image: (len(image.path.name), image.path)):
         name = _instance(image)
         if same[name] < 2:
             kept.append(image)

@@ -78,16 +78,11 @@ def check_unchanged(item: ItemPlan, files: Sequence[FileRecord]) -> None:
     ------
     SourceError : kind ``"source-changed"``.
     """
-    now = file_records(item.candidate.paths)
-    for record, before, planned in zip(now, files, item.files, strict=True):
-        if (
-            not (record.size, record.sha256)
-            == (before.size, before.sha256)
-            == (
-                planned.size,
-                planned.sha256,
-            )
-        ):
+    now = {record.name: record for record in file_records(item.candidate.paths)}
+    for before, planned in zip(files, item.files, strict=True):
+        record = now[before.name]
+        found = [(each.size, each.sha256) for each in (record, before, planned)]
+        if len(set(found)) > 1:
             raise SourceError(
                 "the file changed while it was archived; nothing was sealed",
                 kind="source-changed",
