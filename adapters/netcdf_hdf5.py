@@ -152,7 +152,9 @@ class _Walk:
         self._seen[key] = path
         self._attributes(group, path)
         for name in group:
-            where = f"{path.rstrip('/')}/{name}"
+            # A variable named like an axis that it does not run along has another name in HDF5.
+            shown = name.removeprefix("_nc4_non_coord_")
+            where = f"{path.rstrip('/')}/{shown}"
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
                 self._found.perilous.append(f"{where!r} is a link to another file")
@@ -197,6 +199,8 @@ class _Walk:
         self._seen[key] = where
         if isinstance(item, h5py.Dataset):
             self._dataset(item, where)
+        elif _is_perilous(kind := _kind_of(item.id)):
+            self._found.perilous.append(f"{where!r} is a type of its own: {kind}")
         self._attributes(item, where)
 
     def _dataset(self, item: Any, where: str) -> None:
@@ -208,7 +212,7 @@ class _Walk:
             self._found.perilous.append(f"{where!r} takes its values from other files")
         elif item.shape is None:
             self._found.perilous.append(f"{where!r} has no values and no shape")
-        elif kind.startswith("half") or "nested" in kind:
+        elif _is_perilous(kind):
             self._found.perilous.append(f"{where!r} has values of type {kind}")
         elif not _is_dimension_only(item):
             self._found.kinds[where] = kind
@@ -228,7 +232,9 @@ class _Walk:
             shape = [] if empty else list(attribute.shape)
             if kind.startswith("text"):
                 self._found.texts[path, name] = kind == "text"
-            if len(shape) > 1 or not (kind.startswith("text") or _PLAIN_NUMBER.fullmatch(kind)):
+            if len(shape) > 1:
+                self._found.perilous.append(f"attribute {name!r} of {path!r} is a table")
+            elif not (kind.startswith("text") or _PLAIN_NUMBER.fullmatch(kind)):
                 self._found.hidden.append(
                     f"attribute {name!r} of {path!r} is of type {kind}, shape {tuple(shape)}"
                 )
@@ -272,6 +278,11 @@ def _kind_of(low: Any) -> str:
         odd = any(_kind_of(part).startswith("half") for part in inner)
         return "nested compound" if nested else "half in a compound" if odd else "compound"
     return names.get(number, f"class {number}")
+
+
+def _is_perilous(kind: str) -> bool:
+    """Whether the NetCDF library crashes on a type."""
+    return kind.startswith("half") or kind == "nested compound"
 
 
 def _null_space() -> int:

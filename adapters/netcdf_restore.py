@@ -45,6 +45,7 @@ __all__ = ["restore_netcdf"]
 
 _SUFFIXES = (".nc", ".nc4", ".cdf")
 _FILL = "_FillValue"
+_PLACEHOLDER = "_fill_value"
 _LOSS_NOTE = "psc_archive_restoration"
 
 Cuts = dict[str, tuple[int, int]]  # dimension key -> start, stop
@@ -166,6 +167,8 @@ def _write(
                 created.append((_create(group, variable, cuts), variable, parts[name]))
     for made, record, part in created:
         _fill(made, record, part, cuts)
+        if _fills_late(record):
+            made.renameAttribute(_PLACEHOLDER, _FILL)
 
 
 def _fill(made: Any, record: dict[str, Any], part: RestoredVolume, cuts: Cuts) -> None:
@@ -234,9 +237,25 @@ def _create(group: Any, record: dict[str, Any], cuts: Cuts) -> Any:
             _set_attribute(variable, entry)
         else:
             # The package lets nobody set this name, and would put it first.
-            _set_attribute(variable, {**entry, "name": "_fill_value"})
-            variable.renameAttribute("_fill_value", _FILL)
+            _set_attribute(variable, {**entry, "name": _PLACEHOLDER})
+            if not _fills_late(record):
+                variable.renameAttribute(_PLACEHOLDER, _FILL)
     return variable
+
+
+def _fills_late(record: dict[str, Any]) -> bool:
+    """Whether the library would refuse values beside this fill value: of another type, or many."""
+    stated = next((entry for entry in record["attrs"] if entry["name"] == _FILL), None)
+    if stated is None or record["type"] == "string" or record["type"].startswith("enum:"):
+        return False
+    return not _is_one_value(stated, record)
+
+
+def _is_one_value(stated: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether a stated fill value is one value of the variable's type."""
+    if stated["type"] == "char":
+        return bool(record["type"] == "|S1" and len(attribute_value(stated)) == 1)
+    return bool(stated["type"] == record["type"] and stated["scalar"])
 
 
 def _fill_value(record: dict[str, Any]) -> Any:
@@ -244,8 +263,10 @@ def _fill_value(record: dict[str, Any]) -> Any:
     import netCDF4
 
     stated = next((entry for entry in record["attrs"] if entry["name"] == _FILL), None)
-    if stated is not None and stated["type"] in (record["type"], "char"):
-        return attribute_value(stated)
+    if stated is not None:
+        enum = record["type"].startswith("enum:")
+        if enum or _is_one_value(stated, record):
+            return attribute_value(stated)
     if record.get("fill") is None or not record["prefilled"]:
         return None
     fill = np.frombuffer(bytes.fromhex(record["fill"]), record["type"])[0]

@@ -180,6 +180,8 @@ def _attributes(
                 beyond.append(f"attribute {name!r} of {where!r} is a list of texts of one length")
         elif isinstance(value, str) and is_string:
             entry = {"type": "string", "value": value}
+        elif isinstance(value, bytes):
+            entry = _text_entry(value)
         elif isinstance(value, str):
             raw = holder.getncattr(name, encoding="latin-1").encode("latin-1")
             entry = _text_entry(raw)
@@ -203,7 +205,7 @@ def shown_attributes(holder: Any) -> dict[str, Any]:
             value = holder.getncattr(name)
         except (KeyError, AttributeError, RuntimeError, ValueError, TypeError):
             continue
-        known = isinstance(value, str | list) or value.dtype.kind in "iuf"
+        known = isinstance(value, str | bytes | list) or value.dtype.kind in "iuf"
         if known:
             shown[name] = value
     return shown

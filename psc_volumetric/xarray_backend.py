@@ -174,6 +174,11 @@ class _ArchiveDataStore(AbstractDataStore):
                 plain = reader.plain(path)
                 data = indexing.LazilyIndexedArray(SideArray(self._place, path, plain))
                 attrs, encoding = _split(plain.attrs)
+                if plain.dtype.kind == "O":
+                    encoding["dtype"] = str  # text of any length, for xarray
+                fill = attrs.get("_FillValue")
+                if plain.dtype.kind == "S" and isinstance(fill, (str, bytes)):
+                    attrs["_FillValue"] = np.bytes_(fill)  # as xarray's NetCDF engine has it
                 found[name] = xr.Variable(plain.dims, data, attrs, encoding)
         return found
 
@@ -227,7 +232,7 @@ def _fit(value: Any) -> Any:
         return "true" if value else "false"
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, (str, float, np.generic)):
+    if isinstance(value, (str, bytes, float, np.generic)):
         return value
     if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "iuf":
         return value

@@ -1,10 +1,10 @@
 """Attributes as JSON and as xarray expects them (CF packing, ``_FillValue`` of Zarr v3).
 
 JSON knows neither the order nor the types of attributes. So each node has, under
-``psc_archive.attributes``, a list of ``[name, type]`` in the source's order; where the attribute
-itself is not, or not in this form, among the plain ones, the entry is ``[name, type, value]``.
-Types are ``text``, ``texts``, ``int``, ``float``, ``json``, a NumPy dtype (``float32``: a scalar of
-it) or a dtype with ``[]`` (an array).
+``psc_archive.attribute_types``, a list of ``[name, type]`` in the order of the source; where the
+attribute is not, or not in this form, among the plain ones, the entry is ``[name, type, value]``.
+Types are ``text``, ``texts``, ``bytes`` (as Latin-1), ``int``, ``float``, ``json``, a NumPy dtype
+(``float32``: a scalar of it) or a dtype with ``[]`` (an array).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def typed_attributes(
         kind, coded = _coded(value)
         same = name in plain and plain[name] == coded and type(plain[name]) is type(coded)
         record.append([name, kind] if same else [name, kind, coded])
-    return {**plain, OWN: {"attributes": record}}
+    return {**plain, OWN: {"attribute_types": record}}
 
 
 def _coded(value: Any) -> tuple[str, Any]:
@@ -88,10 +88,12 @@ def _coded(value: Any) -> tuple[str, Any]:
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.name in NUMBERS:
         suffix = "[]" if isinstance(value, np.ndarray) else ""
         return value.dtype.name + suffix, json_safe(value)
+    if isinstance(value, bytes):
+        return "bytes", value.decode("latin-1")
     coded = json_safe(value)
     if isinstance(coded, list) and coded and all(isinstance(part, str) for part in coded):
         return "texts", coded
-    if isinstance(value, bool) or not isinstance(value, (str, bytes, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return "json", coded
     return {int: "int", float: "float"}.get(type(value), "text"), coded
 
@@ -104,6 +106,8 @@ def _decoded(kind: str, coded: Any) -> Any:
         return values if kind.endswith("[]") else values[()]
     if kind == "float":
         return float(_finite_again(coded))
+    if kind == "bytes":
+        return str(coded).encode("latin-1")
     if kind not in ("text", "texts", "int", "json"):
         raise ValueError(f"attribute type {kind!r}")
     return coded
@@ -123,10 +127,10 @@ def read_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     ValueError, TypeError, KeyError : the node's metadata are damaged.
     """
     own = attributes.get(OWN, {})
-    if "attributes" not in own:
+    if "attribute_types" not in own:
         return {key: value for key, value in attributes.items() if key != OWN}
     found = {}
-    for name, kind, *given in own["attributes"]:
+    for name, kind, *given in own["attribute_types"]:
         found[str(name)] = _decoded(kind, given[0] if given else attributes[name])
     return found
 

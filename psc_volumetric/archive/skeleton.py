@@ -233,13 +233,14 @@ def _with_parents(
 
 
 def _runs_along(array: ArrayLike, variable: VariableSpec, dims: Sequence[str]) -> bool:
-    """Whether an array gives values along one axis of a variable: of its group or one above."""
+    """Whether an array is a coordinate of a variable: of its group or one above, and named so."""
     group, own = group_of(array.name), group_of(variable.name)
     in_scope = not group or own == group or own.startswith(f"{group}/")
-    if not in_scope or len(array.dims) != 1 or array.dims[0] not in dims:
-        return False
-    size = variable.shape[list(dims).index(array.dims[0])]
-    return array.name.rpartition("/")[2] == array.dims[0] and array.array.shape == (size,)
+    sizes = dict(zip(dims, variable.shape, strict=True))
+    fits = tuple(sizes.get(dim) for dim in array.dims) == tuple(array.array.shape)
+    name = array.name.rpartition("/")[2]
+    named = name in str(variable.attrs.get("coordinates", "")).split()
+    return in_scope and fits and (array.dims == (name,) or (named and bool(array.dims)))
 
 
 def _plain(variable: VariableSpec, coordinates: Sequence[CoordinateLike]) -> list[PlainCoordinate]:

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 
+sys.path.insert(0, str(Path(__file__).parent))  # makes ``netcdf_makers`` importable
+
 PRIOR = "test-tiny"
 CODED = ("--mode", "lossy", "--base", "psc", "--prior", PRIOR, "--effort", "1")
 
