@@ -123,7 +123,7 @@ def readable(where: str) -> Iterator[None]:
     except (
         ValueError,
         TypeError,
-        LookupError,
+        KeyError,
         AttributeError,
         ArithmeticError,
         RuntimeError,
