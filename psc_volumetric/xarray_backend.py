@@ -224,7 +224,11 @@ def _split(attrs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _fit_for_netcdf(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes in types that every file format of xarray can write; None is left out."""
-    return {str(key): _fit(value) for key, value in attrs.items() if value is not None}
+    return {
+        str(key): value if key == "_FillValue" else _fit(value)
+        for key, value in attrs.items()
+        if value is not None
+    }
 
 
 def _fit(value: Any) -> Any:
@@ -232,7 +236,9 @@ def _fit(value: Any) -> Any:
         return "true" if value else "false"
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, (str, bytes, float, np.generic)):
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, (str, float, np.generic)):
         return value
     if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "iuf":
         return value
