@@ -22,6 +22,7 @@ __all__ = [
     "UNITS",
     "Band",
     "analyse",
+    "axis_splits",
     "band_weights",
     "bands",
     "dequantise",
@@ -179,7 +180,7 @@ def _plane_bands(
             found.append(band)
 
 
-def _axis_splits(shape: Triple, depth: int) -> list[tuple[int, Triple]]:
+def axis_splits(shape: Triple, depth: int) -> list[tuple[int, Triple]]:
     """Axis and box (0 .. extent) of every split, in the order of analysis."""
     depths, rows, columns = _all_sizes(shape, depth)
     splits: list[tuple[int, Triple]] = [(0, (n, shape[1], shape[2])) for n in depths[:-1]]
@@ -220,7 +221,7 @@ def synthesise(coefficients: Integers, depth: int) -> Integers:
     """Samples (z, y, x) in units from coefficients, which are overwritten."""
     z, y, x = coefficients.shape
     _saturate(coefficients)
-    for axis, extent in reversed(_axis_splits((z, y, x), depth)):
+    for axis, extent in reversed(axis_splits((z, y, x), depth)):
         part = coefficients[tuple(slice(n) for n in extent)]
         merged = _merge(np.moveaxis(part, axis, 0))
         part[...] = np.moveaxis(merged, 0, axis)
@@ -261,7 +262,7 @@ def analyse(values: Doubles, depth: int) -> Doubles:
     """Coefficients (z, y, x) of samples; the inverse of `synthesise` but for rounding."""
     z, y, x = values.shape
     out = values.copy()
-    for axis, extent in _axis_splits((z, y, x), depth):
+    for axis, extent in axis_splits((z, y, x), depth):
         part = out[tuple(slice(n) for n in extent)]
         part[...] = np.moveaxis(_split(np.moveaxis(part, axis, 0)), 0, axis)
     return out

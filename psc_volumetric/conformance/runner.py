@@ -18,7 +18,15 @@ from psc_volumetric.prior import installed_priors, resolve_prior
 from psc_volumetric.prior.runtime import TorchRuntime, one_thread
 from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 
-__all__ = ["CARRIERS", "ConformanceReport", "Outcome", "decode_case", "devices_present", "run"]
+__all__ = [
+    "CARRIERS",
+    "ConformanceReport",
+    "Outcome",
+    "decode_case",
+    "devices_present",
+    "outcomes",
+    "run",
+]
 
 CARRIERS = {"cpu": ("fused", "float32", "float64"), "cuda": ("float32", "float64")}
 WHOLE = (slice(None), slice(None), slice(None))
@@ -152,9 +160,9 @@ def _check_primitives(device: str) -> Iterator[Outcome]:
         yield Outcome(name, device, "-", digest, problem, 0.0)
 
 
-def outcomes(devices: Sequence[str]) -> Iterator[Outcome]:
-    """Run everything, yielding as it goes."""
-    cases = load_cases()
+def outcomes(devices: Sequence[str], cases: Sequence[Case] | None = None) -> Iterator[Outcome]:
+    """Run everything, or the networks and some vectors, yielding as it goes."""
+    cases = load_cases() if cases is None else cases
     for device in devices:
         yield from _check_primitives(device)
         for carrier in CARRIERS[device]:

@@ -6,7 +6,7 @@ In the vocabulary of :mod:`psc_volumetric.prior.step`. Only training and convers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-__all__ = ["Denoising", "FloatProgram", "FloatStep"]
+__all__ = ["Builder", "Denoising", "FloatProgram", "FloatStep"]
 
 Tensor = torch.Tensor
 
@@ -98,6 +98,77 @@ class Denoising:
     program: FloatProgram
     alpha: NDArray[np.float64]
     prediction: str
+
+
+class Builder:
+    """Collects steps; registers are numbered, tensors named after their module.
+
+    ``embeddings``: (levels, features) activated time embedding of every noise level.
+    """
+
+    def __init__(self, program: FloatProgram, embeddings: Tensor | None) -> None:
+        self.program, self.embeddings, self.count = program, embeddings, 0
+
+    def _register(self) -> str:
+        self.count += 1
+        return f"r{self.count}"
+
+    def emit(self, op: str, inputs: Sequence[str], **fields: Any) -> str:
+        """Append a step; returns the register it writes."""
+        out = self._register()
+        self.program.steps.append(FloatStep(op, out, tuple(inputs), **fields))
+        return out
+
+    def conv(self, name: str, module: Any, source: str, **fields: Any) -> str:
+        """A convolution, or a linear layer as one of kernel 1; ``scale`` multiplies its output."""
+        time, scale = fields.pop("time", None), fields.pop("scale", 1.0)
+        weight = module.weight.detach().double() * scale
+        if weight.ndim == 2:
+            weight = weight[:, :, None, None]
+        bias = module.bias.detach().double()[None] * scale
+        if time is not None:
+            assert self.embeddings is not None
+            projected = self.embeddings @ time.weight.detach().double().T
+            bias = bias + projected + time.bias.detach().double()
+        return self.emit("conv", [source], name=name, weight=weight, bias=bias, **fields)
+
+    def norm(self, name: str, module: Any, source: str, activation: str = "silu") -> str:
+        """A group normalisation with its activation."""
+        return self.emit(
+            "norm_act",
+            [source],
+            name=name,
+            gamma=module.weight.detach().double(),
+            beta=module.bias.detach().double(),
+            groups=module.num_groups,
+            eps=module.eps,
+            activation=activation,
+        )
+
+    def shortcut(self, name: str, module: Any, sources: Sequence[str]) -> str:
+        """A 1 x 1 convolution of concatenated registers, one after the other.
+
+        Registers of different size then each get the input grid that suits them.
+        """
+        made = {s.out: s.weight for s in self.program.steps if s.weight is not None}
+        widths = [len(made[register]) for register in sources]
+        weights = module.weight.detach().double().split(widths, 1)
+        bias, out = module.bias.detach().double()[None], None
+        for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
+            fields = {"weight": weight, "bias": bias if number == 0 else 0 * bias, "add": out}
+            out = self.emit("conv", [source], name=f"{name}{number}", **fields)
+        assert out is not None
+        return out
+
+    def attend(self, name: str, norm: Any, layers: Any, heads: int, source: str) -> str:
+        """Self-attention over pixels with its residual; ``layers`` makes q, k, v and the output."""
+        to_q, to_k, to_v, out = layers
+        h = self.norm(f"{name}.norm", norm, source, "linear")
+        scale = math.log2(math.e) / math.sqrt(to_q.weight.shape[0] // heads)
+        q = self.conv(f"{name}.q", to_q, h, scale=scale)
+        k, v = self.conv(f"{name}.k", to_k, h), self.conv(f"{name}.v", to_v, h)
+        a = self.emit("attention", [q, k, v], heads=heads)
+        return self.conv(f"{name}.out", out, a, add=source)
 
 
 def _run_step(step: FloatStep, r: dict[str, Tensor], level: int) -> Tensor:

@@ -7,7 +7,6 @@ One function per family turns a trained network into the same small list of floa
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.architecture import Architecture
-from psc_volumetric.prior.floats import Denoising, FloatProgram, FloatStep
+from psc_volumetric.prior.floats import Builder, Denoising, FloatProgram
+from psc_volumetric.prior.residual_steps import from_residual
 
 __all__ = [
     "Denoising",
@@ -30,75 +30,6 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
-
-
-class _Builder:
-    """Collects steps; registers are numbered, tensors named after their module.
-
-    ``embeddings``: (levels, features) activated time embedding of every noise level.
-    """
-
-    def __init__(self, program: FloatProgram, embeddings: Tensor | None) -> None:
-        self.program, self.embeddings, self.count = program, embeddings, 0
-
-    def _register(self) -> str:
-        self.count += 1
-        return f"r{self.count}"
-
-    def emit(self, op: str, inputs: Sequence[str], **fields: Any) -> str:
-        out = self._register()
-        self.program.steps.append(FloatStep(op, out, tuple(inputs), **fields))
-        return out
-
-    def conv(self, name: str, module: Any, source: str, **fields: Any) -> str:
-        """A convolution, or a linear layer as one of kernel 1; ``scale`` multiplies its output."""
-        time, scale = fields.pop("time", None), fields.pop("scale", 1.0)
-        weight = module.weight.detach().double() * scale
-        if weight.ndim == 2:
-            weight = weight[:, :, None, None]
-        bias = module.bias.detach().double()[None] * scale
-        if time is not None:
-            assert self.embeddings is not None
-            projected = self.embeddings @ time.weight.detach().double().T
-            bias = bias + projected + time.bias.detach().double()
-        return self.emit("conv", [source], name=name, weight=weight, bias=bias, **fields)
-
-    def norm(self, name: str, module: Any, source: str, activation: str = "silu") -> str:
-        return self.emit(
-            "norm_act",
-            [source],
-            name=name,
-            gamma=module.weight.detach().double(),
-            beta=module.bias.detach().double(),
-            groups=module.num_groups,
-            eps=module.eps,
-            activation=activation,
-        )
-
-    def shortcut(self, name: str, module: Any, sources: Sequence[str]) -> str:
-        """A 1 x 1 convolution of concatenated registers, one after the other.
-
-        Registers of different size then each get the input grid that suits them.
-        """
-        made = {s.out: s.weight for s in self.program.steps if s.weight is not None}
-        widths = [len(made[register]) for register in sources]
-        weights = module.weight.detach().double().split(widths, 1)
-        bias, out = module.bias.detach().double()[None], None
-        for number, (source, weight) in enumerate(zip(sources, weights, strict=True)):
-            fields = {"weight": weight, "bias": bias if number == 0 else 0 * bias, "add": out}
-            out = self.emit("conv", [source], name=f"{name}{number}", **fields)
-        assert out is not None
-        return out
-
-    def attend(self, name: str, norm: Any, layers: Any, heads: int, source: str) -> str:
-        """Self-attention over pixels with its residual; ``layers`` makes q, k, v and the output."""
-        to_q, to_k, to_v, out = layers
-        h = self.norm(f"{name}.norm", norm, source, "linear")
-        scale = math.log2(math.e) / math.sqrt(to_q.weight.shape[0] // heads)
-        q = self.conv(f"{name}.q", to_q, h, scale=scale)
-        k, v = self.conv(f"{name}.k", to_k, h), self.conv(f"{name}.v", to_v, h)
-        a = self.emit("attention", [q, k, v], heads=heads)
-        return self.conv(f"{name}.out", out, a, add=source)
 
 
 def from_trained(
@@ -115,43 +46,8 @@ def from_trained(
     times : sequence of float
         Time (0..1) of every noise level; the embeddings are tabulated here, once.
     """
-    family = _from_residual if architecture.family == "residual" else from_monai
+    family = from_residual if architecture.family == "residual" else from_monai
     return family(net, architecture, times)
-
-
-def _from_residual(
-    net: torch.nn.Module, architecture: Architecture, times: Sequence[float]
-) -> FloatProgram:
-    """Steps of a `ResidualUNet`; halving is an unfold and a 1 x 1 convolution."""
-    module: Any = net
-    a = architecture
-    with torch.no_grad():
-        embedded = module.embedding(torch.tensor([1000.0 * t for t in times])).double()
-    program = FloatProgram(a.slices, a.tile, len(times))
-    b = _Builder(program, embedded)
-
-    def block(name: str, m: Any, x: str) -> str:
-        h = b.conv(f"{name}.conv1", m.conv1, x, time=m.time, relu=True)
-        return b.conv(f"{name}.conv2", m.conv2, h, relu=True, add=x)
-
-    h = b.emit("unfold", ["x"], factor=a.fold) if a.fold > 1 else "x"
-    h = b.conv("conv_in", module.conv_in, h)
-    skips = []
-    for i, blocks in enumerate(module.down):
-        for j, m in enumerate(blocks):
-            h = block(f"down{i}.{j}", m, h)
-        if i < len(module.shrink):
-            skips.append(h)
-            h = b.conv(f"shrink{i}", module.shrink[i], b.emit("unfold", [h], factor=2))
-    for i in reversed(range(len(module.grow))):
-        grown = b.emit("fold", [b.conv(f"grow{i}", module.grow[i], h)], factor=2)
-        h = b.conv(f"merge{i}", module.merge[i], grown, add=skips[i])
-        for j, m in enumerate(module.up[i]):
-            h = block(f"up{i}.{j}", m, h)
-    h = b.conv("conv_out", module.conv_out, h, relu=True)
-    if a.fold > 1:
-        b.emit("fold", [h], factor=a.fold)
-    return program
 
 
 def from_monai(
@@ -176,7 +72,7 @@ def from_monai(
         stamps = torch.tensor([1000.0 * t for t in times])
         embedded = unet.time_embed(get_timestep_embedding(stamps, a.channels[0])).double()
     program = FloatProgram(a.slices, a.tile, len(times))
-    b = _Builder(program, F.silu(embedded))
+    b = Builder(program, F.silu(embedded))
 
     def resnet(name: str, m: Any, *sources: str) -> str:
         x = sources[0] if len(sources) == 1 else b.emit("concat", sources)
@@ -272,7 +168,7 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
         stamps = torch.tensor(list(timesteps))
         embedded = unet.time_embedding(unet.time_proj(stamps).float()).double()
     program = FloatProgram(unet.config.in_channels, unet.config.sample_size, len(timesteps))
-    b = _Builder(program, F.silu(embedded))
+    b = Builder(program, F.silu(embedded))
 
     def resnet(name: str, m: Any, *sources: str) -> str:
         x = sources[0] if len(sources) == 1 else b.emit("concat", sources)
