@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
@@ -363,7 +363,7 @@ class Adapter(Protocol):
     def restore(
         self,
         document: dict[str, Any],
-        blobs: dict[str, bytes],
+        blobs: Mapping[str, bytes],
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,

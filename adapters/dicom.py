@@ -9,7 +9,7 @@ way. What cannot be sorted into a grid is kept as a list of frames: nothing is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class DicomAdapter:
     def restore(
         self,
         document: dict[str, Any],
-        blobs: dict[str, bytes],
+        blobs: Mapping[str, bytes],
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class _FilePlan:
 
 def restore_dicom(
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,
@@ -109,7 +109,7 @@ def restore_dicom(
 
 def _restored(
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     volumes: Sequence[RestoredVolume],
     plans: dict[int, _FilePlan],
     work: Path,
@@ -231,7 +231,7 @@ def _place(work: Path, plan: _FilePlan) -> Path:
 def _begin(
     plan: _FilePlan,
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     work: Path,
     bodies: Path,
     *,
@@ -285,7 +285,7 @@ def _add(plan: _FilePlan, frame: int, values: Array, *, clip: bool) -> None:
 def _end(
     plan: _FilePlan,
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     work: Path,
     derivation: Derivation | None,
 ) -> list[tuple[Path, int, str]]:

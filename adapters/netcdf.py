@@ -7,7 +7,7 @@ of it can be read is shown all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class NetcdfAdapter:
     def restore(
         self,
         document: dict[str, Any],
-        blobs: dict[str, bytes],
+        blobs: Mapping[str, bytes],
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,

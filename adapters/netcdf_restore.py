@@ -7,7 +7,7 @@ that shares its dimensions. Filters that the installed NetCDF library cannot wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ Cuts = dict[str, tuple[int, int]]  # dimension key -> start, stop
 
 def restore_netcdf(
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class NiftiAdapter:
     def restore(
         self,
         document: dict[str, Any],
-        blobs: dict[str, bytes],
+        blobs: Mapping[str, bytes],
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,

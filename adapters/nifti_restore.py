@@ -8,7 +8,7 @@ qform offset and time offset; lossy values add a comment extension that says so.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ _COMMENT = 6  # extension code
 
 def restore_nifti(
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,

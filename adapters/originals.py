@@ -101,7 +101,7 @@ def keep_originals(item: SourceItem, candidate: Candidate, *, every: bool = Fals
     return replace(item, document=document, blobs=blobs, files=tuple(files))
 
 
-def original_of(document: dict[str, Any], blobs: dict[str, bytes], number: int) -> bytes | None:
+def original_of(document: dict[str, Any], blobs: Mapping[str, bytes], number: int) -> bytes | None:
     """Give a source file that was kept verbatim, or None.
 
     Raises
@@ -182,7 +182,7 @@ class OriginalAdapter:
     def restore(
         self,
         document: dict[str, Any],
-        blobs: dict[str, bytes],
+        blobs: Mapping[str, bytes],
         volumes: Sequence[RestoredVolume],
         target: Path,
         info: RestoreInfo,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -203,7 +203,7 @@ def open_source(candidate: Candidate) -> SourceItem:
 def restore_source(
     kind: str,
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,

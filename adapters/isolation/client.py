@@ -79,7 +79,7 @@ def content_sha256(kind: str, path: Path) -> str:
 def restore_source(
     kind: str,
     document: dict[str, Any],
-    blobs: dict[str, bytes],
+    blobs: Mapping[str, bytes],
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,

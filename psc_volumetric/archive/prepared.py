@@ -72,4 +72,6 @@ def check_readable(reader: ArchiveReader) -> None:
         reader.group_attributes(name)
     listed = reader.manifest.entries
     if any(key.startswith((f"{DOCUMENT_KEY}/", f"{BLOBS_KEY}/")) for key in listed):
-        reader.source()
+        blobs = reader.source().blobs
+        for name in blobs:
+            blobs[name]

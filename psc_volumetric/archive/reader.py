@@ -29,11 +29,22 @@ from psc_volumetric.archive.naming import node_path
 from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.skeleton import PlainCoordinate
-from psc_volumetric.archive.source import BLOBS_KEY, DOCUMENT_KEY, SourceRecord, parse_source
+from psc_volumetric.archive.source import (
+    DOCUMENT_KEY,
+    SourceRecord,
+    joined_blobs,
+    parse_source,
+)
 from psc_volumetric.archive.stores import Target, open_store
-from psc_volumetric.archive.tiles import TILE_ARRAYS, TileTable, read_codes
+from psc_volumetric.archive.tiles import TILE_ARRAYS, TileTable, check_shapes, read_codes
 from psc_volumetric.bitstream.brick import BrickIndex
-from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
+from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
+from psc_volumetric.errors import (
+    FormatError,
+    LimitExceededError,
+    ParameterError,
+    PriorMismatchError,
+)
 
 if TYPE_CHECKING:
     from psc_volumetric.archive.verify import Finding
@@ -101,6 +112,8 @@ class ArchiveReader:
         node = self._sealed.read_document(key, ArrayNode)
         convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{self.name}: {key}: {ATTRIBUTE}")
         spec = VariableSpec.from_metadata(name, self._sealed.read_json(key))
+        if math.prod(spec.brick_shape) > MAX_BRICK_VOXELS:
+            raise LimitExceededError(f"{self.name}: {key}: brick {spec.brick_shape}", kind="limit")
         listed = len(self.manifest.under(f"{node_path(name)}/c/"))
         if math.prod(spec.grid_shape) != listed:
             raise FormatError(
@@ -273,6 +286,7 @@ class ArchiveReader:
         path = f"tiles/{self._spec(variable).node}"
         arrays = {name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS}
         attributes = self._sealed.read_json(f"{path}/method/{METADATA_KEY}").get("attributes", {})
+        check_shapes(arrays, self._spec(variable), f"{self.name}: {path}")
         return TileTable(**arrays, codes=read_codes(attributes, path))
 
     def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
@@ -308,8 +322,8 @@ class ArchiveReader:
 
     def source(self) -> SourceRecord:
         """What the adapter needs to write the source format again; may hold identifiers."""
-        parts = [self._sealed.array(key).tobytes() for key in (DOCUMENT_KEY, BLOBS_KEY)]
-        return parse_source(parts[0], parts[1], where=self.name)
+        document = self._sealed.array(DOCUMENT_KEY).tobytes()
+        return parse_source(document, joined_blobs(self._sealed), where=self.name)
 
     def prior_source(self) -> EmbeddedPriors:
         """Digest -> prior: those in the archive first, then the shipped ones."""

@@ -43,13 +43,14 @@ def chunks_for(shape: Sequence[int], limit: int = CHUNK_VALUES) -> tuple[int, ..
 
 
 class Stage:
-    """Arrays and groups on their way into ``store``."""
+    """Arrays and groups on their way into ``store``; ``written`` are the keys copied so far."""
 
     def __init__(self, store: ArchiveStore) -> None:
         self._target = store
         self._keys: dict[str, Buffer] = {}
         self._asked: set[str] = set()  # Zarr also makes parent groups, which are not ours to write
         self._memory = MemoryStore(store_dict=self._keys)
+        self.written: list[str] = []
 
     def group(self, path: str, attributes: Mapping[str, Any] | None = None) -> None:
         """Make a group's metadata."""
@@ -103,9 +104,8 @@ class Stage:
         if values.size:
             array[...] = values
 
-    def flush(self) -> list[str]:
-        """Copy what was made since the last flush, and forget it; gives the keys."""
-        written = []
+    def flush(self) -> None:
+        """Copy what was made since the last flush, and forget it."""
         for key in sorted(self._keys):
             data = self._keys[key].to_bytes()
             if key.endswith("zarr.json"):
@@ -113,9 +113,8 @@ class Stage:
                     continue
                 data = data if key.startswith(SIDECARS) else _checked(data)
             self._target.put(key, data)
-            written.append(key)
+            self.written.append(key)
         self._keys.clear()
-        return written
 
 
 def _checked(data: bytes) -> bytes:

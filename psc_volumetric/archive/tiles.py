@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from psc_volumetric.archive.journal import BrickRecord
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.stage import Stage
+from psc_volumetric.bitstream.constants import LAYERS, MAX_LEVELS
 from psc_volumetric.errors import FormatError
 
 __all__ = ["TILE_ARRAYS", "TileTable", "write_tile_table"]
@@ -38,6 +39,8 @@ __all__ = ["TILE_ARRAYS", "TileTable", "write_tile_table"]
 BRICK_ARRAYS = ("brick_bytes", "coverage", "compared")
 TILE_ARRAYS = ("bytes", "mse", "max_error", "method", "sha256", *BRICK_ARRAYS)
 TILES_PER_CHUNK = 1 << 15
+# What a plain reader sees of a lost chunk: never a record.
+NO_RECORD = {"f4": np.nan, "f8": np.nan, "u2": 0xFFFF, "u4": 0xFFFFFFFF, "u8": 0xFFFFFFFFFFFFFFFF}
 
 Region = tuple[slice, ...]
 
@@ -122,11 +125,26 @@ def read_codes(attributes: Mapping[str, Any], path: str) -> dict[str, int]:
     return codes
 
 
-def _create(
-    spec: VariableSpec, stage: Stage, levels: int, bricks: int, codes: Mapping[str, int]
-) -> dict[str, zarr.Array[Any]]:
-    dims = [f"tile_{name}" for name in spec.dims]
-    ends: dict[str, tuple[tuple[int, ...], list[str], str]] = {
+def check_shapes(arrays: Mapping[str, NDArray[Any]], spec: VariableSpec, where: str) -> None:
+    """Refuse arrays that are not the table of this variable (FormatError)."""
+    levels = arrays["brick_bytes"].shape[-1] if arrays["brick_bytes"].ndim else 0
+    if not 1 <= levels <= MAX_LEVELS + len(LAYERS):
+        raise FormatError(f"{where}: {levels} levels", kind="bad-metadata")
+    for name, (end, _, dtype) in _ends(levels).items():
+        grid = spec.grid_shape if name in BRICK_ARRAYS else spec.tile_grid_shape
+        found = arrays[name]
+        if found.shape != (*grid, *end) or found.dtype != np.dtype(dtype):
+            raise FormatError(
+                f"{where}/{name}: expected {dtype} {(*grid, *end)!r}, found {found.dtype.str[1:]} "
+                f"{found.shape!r}",
+                kind="bad-metadata",
+                hint="the archive is damaged or of another format, run `psc-archive verify`",
+            )
+
+
+def _ends(levels: int) -> dict[str, tuple[tuple[int, ...], list[str], str]]:
+    """Per array: last axes, their names, and dtype."""
+    return {
         "bytes": ((levels,), ["level"], "u4"),
         "mse": ((levels,), ["level"], "f8"),
         "max_error": ((levels,), ["level"], "f8"),
@@ -136,10 +154,16 @@ def _create(
         "coverage": ((levels, 3), ["level", "sigmas"], "f4"),
         "compared": ((3,), ["base"], "u8"),
     }
+
+
+def _create(
+    spec: VariableSpec, stage: Stage, levels: int, bricks: int, codes: Mapping[str, int]
+) -> dict[str, zarr.Array[Any]]:
+    dims = [f"tile_{name}" for name in spec.dims]
     stage.group("tiles")
     stage.group(f"tiles/{spec.node}", {"tile_shape": list(spec.tile_chunk)})
     arrays = {}
-    for name, (end, end_dims, dtype) in ends.items():
+    for name, (end, end_dims, dtype) in _ends(levels).items():
         of_bricks = name in BRICK_ARRAYS
         grid = spec.grid_shape if of_bricks else spec.tile_grid_shape
         rows = bricks if of_bricks else bricks * _tiles_per_brick(spec)[0]
@@ -151,6 +175,7 @@ def _create(
             dims=[*names, *end_dims],
             chunks=(min(rows, grid[0]), *grid[1:], *end),
             attributes={"codes": dict(codes)} if name == "method" else None,
+            fill_value=NO_RECORD.get(dtype),
         )
     return arrays
 

@@ -277,7 +277,7 @@ class ArchiveWriter:
         """
         stage = Stage(self._store)
         stage_source(stage, kind, document, blobs, files)
-        written = set(stage.flush())
+        written = set(stage.written)
         for key in self._store.listing("source/"):
             if key not in written:
                 self._store.delete(key)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,6 +306,33 @@ def test_a_smaller_source_leaves_nothing_of_a_larger_one(
     assert [key for key in manifest.entries if key.startswith("source/blobs/c")] == [
         "source/blobs/c/0"
     ]
+
+
+def test_large_blobs_are_written_and_read_in_bounded_memory(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    """An original of 96 MiB, mapped from a file, costs far less than its size."""
+    original = tmp_path / "original"
+    block = np.random.default_rng(0).bytes(1 << 20)
+    with original.open("wb") as file:
+        for number in range(96):
+            file.write(number.to_bytes(8, "little") + block[8:])
+    path = tmp_path / "a.psc.zarr"
+    writer = make.begin(path, values)
+    make.write_bricks(writer, {"volume": values})
+    with original.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        tracemalloc.start()
+        writer.write_source("original", {}, {"a": b"first", "file": data}, make.files)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 80 << 20
+    writer.seal()
+    with ArchiveReader.open(path) as reader:
+        blobs = reader.source().blobs
+        assert sorted(blobs) == ["a", "file"]
+        assert blobs["a"] == b"first"
+        assert blobs["file"] == original.read_bytes()
+        assert pickle.loads(pickle.dumps(blobs)) == {"a": b"first", "file": original.read_bytes()}
 
 
 def states(path: Path) -> list[str]:
