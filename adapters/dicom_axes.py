@@ -9,7 +9,7 @@ frames that do not fill such a grid stay a list of frames, with all that is know
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from adapters.base import Array
 from adapters.dicom_frames import NM_VECTORS, Frame
 from adapters.dicom_geometry import along_normal
 
-__all__ = ["Arrangement", "AxisValues", "arrange", "arrange_segments", "places_of"]
+__all__ = ["Arrangement", "AxisValues", "arrange", "places_of", "sort_key", "typed"]
 
 _DIMS = {  # trait -> the axis that it makes
     "ReferencedSegmentNumber": "segment",
@@ -55,9 +55,8 @@ _NAMES = {  # trait -> name, unit and meaning of its coordinate
     "FrameAcquisitionNumber": ("acquisition_number", None, "number of the acquisition"),
     **{name: (axis, None, f"number of the {axis}") for name, axis in NM_VECTORS.items()},
 }
+_KINDS = ("ImageType", "EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime")
 _MOST_LEADS = 3
-_MOST_EMPTY = 64  # cells per frame of a segmentation; past that it stays a list of frames
-_SMALL_GRID = 4096
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,38 @@ def arrange(frames: Sequence[Frame], places: Sequence[Sequence[int]]) -> list[Ar
     if len(counts) == 1:
         found = _grid(frames, places)
         return [found] if found is not None else [_as_list(frames, places)]
-    return _incomplete(frames, places, counts)
+    return (
+        _apart(frames, places, counts[-1], _KINDS)
+        or _incomplete(frames, places, counts)
+        or _apart(frames, places, counts[-1], _DIMS)
+        or [_as_list(frames, places)]
+    )
+
+
+def _apart(
+    frames: Sequence[Frame], places: Sequence[Sequence[int]], most: int, traits: Iterable[str]
+) -> list[Arrangement] | None:
+    """Split frames by a trait whose values each fill a grid of their own; None when none does.
+
+    A trait with more values than frames at one place (a clock) would shred the series.
+    """
+    for trait in traits:
+        names = {n: dict(frames[n].traits).get(trait) for place in places for n in place}
+        values = sorted({str(v) for v in names.values() if v is not None}, key=sort_key)
+        if not 1 < len(values) <= most or None in names.values():
+            continue
+        parts = []
+        for value in values:
+            mine = [[n for n in place if names[n] == value] for place in places]
+            parts += arrange(frames, [place for place in mine if place])
+        if all(part.spatial for part in parts):
+            return parts
+    return None
 
 
 def _incomplete(
     frames: Sequence[Frame], places: Sequence[Sequence[int]], counts: list[int]
-) -> list[Arrangement]:
+) -> list[Arrangement] | None:
     """Split off the last volume of a scan that was stopped.
 
     One that has two complete ones before it, or whose slices say that they are of another time.
@@ -144,10 +169,10 @@ def _incomplete(
     rows = [row for row in ranked if row is not None]
     clear = counts[-1] == full + 1 and len(rows) == len(places)
     if not clear or (full < 2 and not _told_apart(frames, rows)):
-        return [_as_list(frames, places)]
+        return None
     whole = _grid(frames, [row[:full] for row in rows])
     if whole is None:
-        return [_as_list(frames, places)]
+        return None
     rest = np.array([row[full] for row in rows if len(row) > full])
     note = f"the last volume was not finished: its {len(rest)} slice(s) are a variable of their own"
     return [
@@ -207,7 +232,7 @@ def _crossed(
         if axis in (name for name, _ in leads):
             continue
         values = {n: dict(frames[n].traits).get(trait) for n in cells}
-        distinct = sorted({v for v in values.values() if v is not None}, key=_sort_key)
+        distinct = sorted({v for v in values.values() if v is not None}, key=sort_key)
         if len(distinct) < 2 or None in values.values():
             continue
         trial = {n: (*cell, distinct.index(str(values[n]))) for n, cell in cells.items()}
@@ -242,10 +267,11 @@ def _by_clock(frame: Frame) -> float | None:
 
 
 def _by_traits(frame: Frame) -> tuple[tuple[float, str], ...]:
-    return tuple(_sort_key(value) for name, value in frame.traits if name in _DIMS)
+    return tuple(sort_key(value) for name, value in frame.traits if name in _DIMS)
 
 
-def _sort_key(value: str | None) -> tuple[float, str]:
+def sort_key(value: str | None) -> tuple[float, str]:
+    """Order numbers by size, and texts behind them."""
     try:
         return float(value or ""), ""
     except ValueError:
@@ -274,7 +300,7 @@ def _coordinates(
         values = [dict(frames[n].traits).get(trait) for n in table.ravel()]
         if name in found or None in values or len(set(values)) < 2:
             continue
-        array = _typed([str(value) for value in values]).reshape(table.shape)
+        array = typed([str(value) for value in values]).reshape(table.shape)
         made = _along(name, array, leads, unit, meaning)
         if made is not None:
             found[name] = made
@@ -294,7 +320,7 @@ def _coordinates(
     return list(found.values())
 
 
-def _typed(values: list[str]) -> Array:
+def typed(values: list[str]) -> Array:
     """Turn texts into numbers where all are numbers."""
     try:
         numbers = np.array([float(value) for value in values])
@@ -334,54 +360,3 @@ def _as_list(frames: Sequence[Frame], places: Sequence[Sequence[int]]) -> Arrang
     table = np.array(order)
     known = _coordinates(frames, table[:, None], ("frame",))
     return Arrangement(table, ("frame",), tuple(known), spatial=False, notes=(note,))
-
-
-def arrange_segments(frames: Sequence[Frame], numbers: Sequence[int]) -> Arrangement | None:
-    """Arrange the frames of a segmentation: one axis of segments, places without a frame empty.
-
-    PS3.3 A.51: frames in which a segment has no pixel may be left out of the file. Places that
-    no segment has, between regularly spaced ones, become empty slices too.
-
-    Returns
-    -------
-    Arrangement or None
-        None when a segment has two frames at one place, or the grid would be mostly empty.
-    """
-    names = [dict(frames[n].traits).get("ReferencedSegmentNumber", "") for n in numbers]
-    segments = sorted(set(names), key=_sort_key)
-    places = _filled(frames, places_of(frames, numbers))
-    if len(segments) * len(places) > _MOST_EMPTY * len(numbers) + _SMALL_GRID:
-        return None
-    table = np.full((len(segments), len(places)), -1)
-    owner = dict(zip(numbers, names, strict=True))
-    for z, place in enumerate(places):
-        for n in place:
-            row = segments.index(owner[n])
-            if table[row, z] >= 0:
-                return None
-            table[row, z] = n
-    if len(segments) == 1:
-        return Arrangement(table[0], ())
-    values = _typed(segments)
-    known = AxisValues("segment", ("segment",), values, None, "segment number")
-    return Arrangement(table, ("segment",), (known,))
-
-
-def _filled(frames: Sequence[Frame], places: list[list[int]]) -> list[list[int]]:
-    """Put empty places where the even spacing of the others leaves gaps."""
-    if len(places) < 3:
-        return places
-    first = frames[places[0][0]]
-    assert first.orientation is not None
-    positions = np.array([frames[place[0]].position for place in places])
-    steps = np.diff(along_normal(positions, first.orientation))
-    least = float(steps.min())
-    counts = np.rint(steps / least).astype(int)
-    if np.any(np.abs(steps - counts * least) > 0.05 * least) or counts.sum() > _MOST_EMPTY * len(
-        places
-    ):
-        return places
-    filled = [places[0]]
-    for count, place in zip(counts, places[1:], strict=True):
-        filled += [[] for _ in range(count - 1)] + [place]
-    return filled

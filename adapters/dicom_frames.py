@@ -227,6 +227,8 @@ def _b_value(dataset: Dataset) -> str | None:
     stated = number(dataset, "DiffusionBValue")
     if stated is not None:
         return f"{stated:g}"
+    if text(dataset, "Modality") != "MR":
+        return None
     for group, creator, element in _PRIVATE_B_VALUES:
         try:
             value = dataset.private_block(group, creator)[element].value

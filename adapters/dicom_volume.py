@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from adapters.base import Coordinate, Volume
-from adapters.dicom_axes import Arrangement, AxisValues, arrange, arrange_segments, places_of
+from adapters.dicom_axes import Arrangement, AxisValues, arrange, places_of
 from adapters.dicom_bits import BitUse, limits_of
 from adapters.dicom_frames import Frame
 from adapters.dicom_geometry import Stack, along_normal, stack_slices
 from adapters.dicom_header import ImageFile
 from adapters.dicom_pixels import FrameArray, FramePlace, decoded_colours
+from adapters.dicom_segments import arrange_segments
 from adapters.dicom_series import has_geometry, same_plane
 from adapters.dicom_terms import known_syntax
 

@@ -190,12 +190,12 @@ def _priors() -> Check:
 
 
 def _decoders() -> Check:
-    """Which compressed DICOM transfer syntaxes pydicom can decode here."""
+    """Which compressed DICOM transfer syntaxes can be decoded here."""
     if importlib.util.find_spec("pydicom") is None:
         return Check("dicom decoders", "error", "pydicom is missing")
-    from pydicom.pixels.decoders.base import get_decoder
+    from adapters.dicom_decoders import decoder_for
 
-    able = [name for name, uid in DICOM_SYNTAXES.items() if get_decoder(uid).is_available]
+    able = [name for name, uid in DICOM_SYNTAXES.items() if decoder_for(uid) is not None]
     unable = [name for name in DICOM_SYNTAXES if name not in able]
     detail = f"decodes {', '.join(able)}" + (f"; not {', '.join(unable)}" if unable else "")
     return Check("dicom decoders", "warning" if unable else "ok", detail)

@@ -228,6 +228,33 @@ def test_micrometres_are_told_apart(tmp_path, write_series):
     assert open_only(tmp_path / "b").volumes[0].affine is None
 
 
+def test_kinds_of_images_that_cover_different_places_are_volumes_of_their_own(
+    tmp_path, write_series
+):
+    zs = [0, 2, 4, 6, 8, 10, 4, 6, 8]
+    values = RANDOM.integers(0, 999, (9, 18, 20)).astype(np.uint16)
+    write_series(
+        tmp_path,
+        values=values,
+        positions=positions(zs),
+        per_slice=lambda k: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[k // 6]]},
+    )
+    first, second = open_only(tmp_path).volumes
+    np.testing.assert_array_equal(whole(first), values[:6])
+    np.testing.assert_array_equal(whole(second), values[6:])
+    np.testing.assert_allclose(second.affine @ [0, 0, 0, 1], [0, 0, 4, 1])
+
+
+def test_frames_beyond_the_stated_number_are_kept_with_a_note(tmp_path):
+    frames = RANDOM.integers(0, 999, (3, 18, 20)).astype(np.uint16)
+    save(base_dataset(frames, NumberOfFrames=2), tmp_path / "in" / "a.dcm")
+    item = open_only(tmp_path / "in")
+    np.testing.assert_array_equal(whole(item.volumes[0]), frames[:2])
+    assert any("hold more than the header's frames" in note for note in item.notes)
+    (path,) = restored(item, tmp_path / "out")
+    assert path.read_bytes() == (tmp_path / "in" / "a.dcm").read_bytes()
+
+
 def enhanced_places(counts, **traits):
     return [
         (AXIAL, (0, 0, 2.0 * z), {"TemporalPositionIndex": t + 1, **traits})
