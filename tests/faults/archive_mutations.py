@@ -13,6 +13,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from fuzz.mutations import JSON, MUTATORS
 from fuzz.mutations import _change_json as change_one
 
 from psc_volumetric.archive.layout import MANIFEST_KEY
-from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
+from psc_volumetric.archive.manifest import Manifest, sha256_hex
 from psc_volumetric.bitstream.constants import MAGIC
 from psc_volumetric.errors import PscError
-from tests.faults.trees import Fifo, Folder, Link, Tree, pack_zip, remanifest
+from tests.faults.trees import Fifo, Folder, Link, Tree, entry_of, pack_zip, remanifest
 
 __all__ = ["hostile_tree", "hostile_zip"]
 
@@ -248,7 +249,16 @@ def _lose(tree: Tree, rng: random.Random) -> None:
 
 
 def _add(tree: Tree, rng: random.Random) -> None:
-    at = rng.choice((*TEXTS, "volume/c/9/9/9", "source/x", "a//b", "a/./b", "priors/x/y"))
+    at = rng.choice(
+        (
+            *(text for text in TEXTS if text != "\ud800"),
+            "volume/c/9/9/9",
+            "source/x",
+            "a//b",
+            "a/./b",
+            "priors/x/y",
+        )
+    )
     tree[at] = rng.choice((b"", b"x", b"{}"))
 
 
@@ -285,22 +295,27 @@ MUTATIONS: tuple[Mutator, ...] = (
 
 def _manifest(tree: Tree, rng: random.Random) -> None:
     """A manifest whose own digest is right and whose entries are not."""
-    data = tree[MANIFEST_KEY]
-    assert isinstance(data, bytes)
-    entries = dict(Manifest.from_bytes(data, where="").entries)
+    entries = {
+        key: entry_of(data)
+        for key, data in tree.items()
+        if isinstance(data, bytes) and key != MANIFEST_KEY
+    }
     for _ in range(rng.choice((1, 1, 3))):
+        if not entries:
+            break
         key = rng.choice(sorted(entries))
-        kind = rng.randrange(4)
+        kind = rng.randrange(5)
         if kind == 0:
-            entries[key] = Entry(rng.choice(SIZES), entries[key].sha256)
+            entries[key] = replace(entries[key], size=rng.choice(SIZES))
         elif kind == 1:
             entries[rng.choice(TEXTS).replace("\ud800", "?")] = entries[key]
         elif kind == 2:
-            entries[key] = Entry(entries[key].size, rng.choice(("", "zz", "0" * 64, "é" * 64)))
+            digest = rng.choice(("", "zz", "0" * 64, "é" * 64))
+            entries[key] = replace(entries[key], sha256=digest)
+        elif kind == 3:
+            entries[key] = replace(entries[key], head=rng.choice((None, "", "0" * 32, "zz" * 16)))
         else:
             del entries[key]
-            if not entries:
-                break
     tree[MANIFEST_KEY] = Manifest(entries).to_bytes()
 
 

@@ -79,7 +79,7 @@ class Runner:
             **(environment or {}),
         }
         self._out, self._err = self.folder / "out", self.folder / "err"
-        preload = self.shim.environment if shimmed else {}
+        preload = self.shim.environment if shimmed else self.shim.mark
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.serve"],
             cwd=ROOT,
@@ -100,9 +100,7 @@ class Runner:
     ) -> None:
         if self._server.stdin is not None:
             self._server.stdin.close()
-        for pid in self.stragglers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.kill()
         self._server.wait(10)
         if self._server.stdout is not None:
             self._server.stdout.close()
@@ -155,6 +153,12 @@ class Runner:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         return self.finish()
+
+    def kill(self) -> None:
+        """End the command that runs now, and all its children."""
+        for pid in self.stragglers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def stragglers(self, patience_s: float = 0.0) -> list[int]:
         """Processes of commands that have ended; waits a while for them to go."""

@@ -81,7 +81,12 @@ class Shim:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to be under the shim, with all its children."""
-        return {"LD_PRELOAD": str(library()), "PSC_FAULT_STATE": str(self.path)}
+        return {"LD_PRELOAD": str(library()), **self.mark}
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What tells the processes of these runs from others."""
+        return {"PSC_FAULT_STATE": str(self.path)}
 
     def arm(self, fault: Fault) -> None:
         """Set the fault of the next run; the counter starts again."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psc_volumetric.archive.access import header_digest
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
+from psc_volumetric.bitstream.constants import MAGIC
 
 __all__ = [
     "Fifo",
@@ -20,6 +22,7 @@ __all__ = [
     "Link",
     "Tree",
     "edit_json",
+    "entry_of",
     "lay_folder",
     "pack_zip",
     "read_tree",
@@ -91,11 +94,17 @@ def pack_zip(tree: Tree) -> bytes:
 def remanifest(tree: Tree) -> None:
     """Make the manifest agree with everything in the tree."""
     entries = {
-        key: Entry(len(what), sha256_hex(what))
+        key: entry_of(what)
         for key, what in tree.items()
         if isinstance(what, bytes) and key != MANIFEST_KEY
     }
     tree[MANIFEST_KEY] = Manifest(entries).to_bytes()
+
+
+def entry_of(data: bytes) -> Entry:
+    """What a manifest says about an object; of a brick, its header too."""
+    header = data[: int.from_bytes(data[8:12], "little")] if data[:4] == MAGIC else None
+    return Entry(len(data), sha256_hex(data), None if header is None else header_digest(header))
 
 
 def edit_json(tree: Tree, key: str, change: Callable[[dict[str, Any]], object]) -> None:
