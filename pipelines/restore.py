@@ -190,10 +190,11 @@ def _box(
         return whole if text is None else roi_from_indices(text, dims=spec.dims, shape=spec.shape)
     if options.roi_coords is not None:
         text = own_axes(options.roi_coords, dims=spec.dims, others=axes)
-        found = {
-            name: coordinate
-            for name, coordinate in reader.coordinates(spec.name).items()
-            if coordinate.dims == (name,)
+        known = reader.coordinates(spec.name)
+        found = {  # those of the variable's own group, then those above it
+            known[name].dims[0]: known[name]
+            for name in sorted(known, key=lambda name: name.count("/"))
+            if known[name].dims == (name.rpartition("/")[2],)
         }
         if text is not None:
             return roi_from_coordinates(

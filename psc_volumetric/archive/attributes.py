@@ -38,6 +38,7 @@ NUMBERS = frozenset(
     ["bool", "float16", "float32", "float64", "complex64", "complex128"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
+_OF_RAW = ("_Unsigned", "_Encoding")  # about the bits that the source declares
 _LEFT_OUT = object()
 
 
@@ -159,7 +160,7 @@ def plain_attributes(
     result: dict[str, Any] = {}
     for key, value in attrs.items():
         plain = json_safe(value)
-        if key == OWN or (key == "_Unsigned" and raw_dtype is not None):
+        if key == OWN or (key in _OF_RAW and raw_dtype is not None):
             continue
         if dtype is not None and key == "_FillValue":
             plain = _plain_fill(_scalar(value), dtype, raw_dtype)

@@ -166,3 +166,40 @@ def test_levels_that_no_archive_has_are_refused(tmp_path):
     with pytest.raises(ParameterError) as caught:
         xr.open_dataset(target, engine="psc", group="nowhere")
     assert caught.value.kind == "unknown-group"
+
+
+@pytest.mark.parametrize("make", [makers.text, makers.era5, makers.goes], ids=lambda m: m.__name__)
+def test_plain_zarr_opens_the_whole(make, tmp_path):
+    """Values as from the file; JSON knows no float32, so packed ones come as float64."""
+    make(tmp_path / "in.nc")
+    target = archived(tmp_path / "in.nc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = xr.open_zarr(target, consolidated=False).load()
+    with opened(tmp_path / "in.nc", engine="netcdf4") as native:
+        for name, variable in native.variables.items():
+            if variable.dtype.kind in "iufM":
+                expected = variable.values.astype("f8")
+                np.testing.assert_allclose(found[name].values.astype("f8"), expected, rtol=1e-5)
+            elif found[name].dtype != np.uint8:  # characters are bytes there
+                assert found[name].values.tolist() == variable.values.tolist()
+
+
+def test_regions_by_the_users_names_also_in_groups(tmp_path):
+    makers.names(tmp_path / "names.nc")
+    target = archived(tmp_path / "names.nc")
+    restore(str(target), tmp_path / "a.nc", RestoreOptions(roi="緯度=2:6"))
+    restore(str(target), tmp_path / "b.nc", RestoreOptions(roi_coords="緯度=2:5"))
+    with xr.open_dataset(tmp_path / "names.nc") as native:
+        for name in ("a.nc", "b.nc"):
+            with xr.open_dataset(tmp_path / name) as found:
+                xr.testing.assert_identical(found, native.isel({"緯度": slice(2, 6)}))
+    makers.groups(tmp_path / "groups.nc")
+    target = archived(tmp_path / "groups.nc")
+    restore(str(target), tmp_path / "c.nc", RestoreOptions(roi_coords="lat=4:8"))
+    for group, region in ((None, slice(4, 9)), ("model/c", slice(2, 5))):
+        with (
+            xr.open_dataset(tmp_path / "groups.nc", group=group) as native,
+            xr.open_dataset(tmp_path / "c.nc", group=group) as found,
+        ):
+            xr.testing.assert_identical(found, native.isel(lat=region))
