@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import psc_volumetric
@@ -75,7 +75,8 @@ def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemR
     """
     reports = [ItemReport(s.name, s.target, s.kind, ALREADY) for s in chosen.known]
     errors: list[Exception] = []
-    with hold(chosen.target):
+    todo = any(item.state != SAME for item in chosen.items)
+    with hold(chosen.target) if todo else nullcontext():
         index = KnownSources.load(chosen.target, is_folder=not is_archive_name(chosen.target))
         for item in chosen.items:
             try:

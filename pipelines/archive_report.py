@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,11 @@ def _skipped(plan: ArchivePlan) -> list[str]:
 
 
 def _alike(entries: Sequence[Skipped]) -> list[list[Skipped]]:
-    """Groups of files of one folder that are left out for one kind of reason: a series, say."""
+    """Groups of files of one folder that are left out for one reason, but for its numbers."""
     groups: dict[tuple[Path, str], list[Skipped]] = {}
     for entry in entries:
-        groups.setdefault((entry.path.parent, entry.kind), []).append(entry)
+        key = (entry.path.parent, re.sub(r"\d+", "", entry.reason))
+        groups.setdefault(key, []).append(entry)
     return list(groups.values())
 
 

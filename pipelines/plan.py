@@ -6,7 +6,7 @@ follow are small frozen records, so that any process can do any of them and get 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -90,7 +90,8 @@ def plan(
     names = namings(found.candidates, target, namer)
     for candidate, naming in zip(found.candidates, names, strict=True):
         try:
-            planned = plan_named(candidate, naming, options, index)
+            taken = {item.target for item in items}
+            planned = plan_named(candidate, naming, options, index, taken)
             if isinstance(planned, KnownItem):
                 known.append(planned)
             else:
@@ -107,9 +108,13 @@ def plan(
 
 
 def plan_named(
-    candidate: Candidate, naming: Naming, options: ArchiveOptions, index: KnownSources
+    candidate: Candidate,
+    naming: Naming,
+    options: ArchiveOptions,
+    index: KnownSources,
+    taken: Collection[str] = (),
 ) -> ItemPlan | KnownItem:
-    """Plan one item and choose its target; an item that the index knows is not read.
+    """Plan one item and choose its target, none of those taken; a known item is not read.
 
     Raises
     ------
@@ -120,7 +125,7 @@ def plan_named(
     if archive is not None:
         return KnownItem(candidate.label, candidate.kind, archive)
     item = plan_item(candidate, naming.target, options)
-    target, state = place_of(naming, item.files, item.provenance)
+    target, state = place_of(naming, item.files, item.provenance, taken)
     return replace(item, target=target, state=state, source_path=naming.path, seen=seen)
 
 

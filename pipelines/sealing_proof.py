@@ -20,6 +20,7 @@ from pipelines.restore import restore_info
 from pipelines.scratch import scratch_folder
 from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.source import SourceRecord
 from psc_volumetric.archive.writer import ArchiveWriter
 
 __all__ = ["PROOF", "check_unchanged", "prepared_with_proof"]
@@ -78,17 +79,17 @@ def check_unchanged(item: ItemPlan, files: Sequence[FileRecord]) -> None:
     ------
     SourceError : kind ``"source-changed"``.
     """
-    now = {record.name: record for record in file_records(item.candidate.paths)}
-    for before, planned in zip(files, item.files, strict=True):
-        record = now[before.name]
-        found = [(each.size, each.sha256) for each in (record, before, planned)]
-        if len(set(found)) > 1:
-            raise SourceError(
-                "the file changed while it was archived; nothing was sealed",
-                kind="source-changed",
-                path=source_paths([record], item.candidate.paths)[0],
-                hint="run the same command again when nothing writes to it any more",
-            )
+    paths = source_paths(files, item.candidate.paths)  # without copies that were left out
+    seen = [[(f.size, f.sha256) for f in each] for each in (files, item.files, file_records(paths))]
+    if seen[0] == seen[1] == seen[2]:
+        return
+    changed = (path for path, *found in zip(paths, *seen, strict=False) if len(set(found)) > 1)
+    raise SourceError(
+        "the file changed while it was archived; nothing was sealed",
+        kind="source-changed",
+        path=next(changed, item.candidate.paths[0]),
+        hint="run the same command again when nothing writes to it any more",
+    )
 
 
 def _prepared(
@@ -131,7 +132,7 @@ def _difference(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -
                 record.document,
                 record.blobs,
                 restored_volumes(reader, _boxes(reader), level),
-                scratch / "restored",
+                scratch / _quick_name(record),
                 info,
             )
             if exact:
@@ -142,6 +143,15 @@ def _difference(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -
             return "the file made from its parts is not equal to it"
         except SourceError as error:
             return f"it cannot be made from its parts ({error.message})"
+
+
+def _quick_name(record: SourceRecord) -> str:
+    """Name to restore to; NIfTI without compression, which takes longer than all the rest."""
+    names = [str(name) for name in record.document.get("names", ())]
+    packed = record.kind == "nifti" and bool(names) and names[0].lower().endswith(".gz")
+    if not packed or record.document.get("originals"):
+        return "restored"
+    return "restored.nii" if len(names) == 1 else "restored.hdr"
 
 
 def _boxes(reader: ArchiveReader) -> dict[str, tuple[slice, ...]]:

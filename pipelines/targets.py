@@ -10,12 +10,14 @@ under its name: a source that changed since gets ``-2``, ``-3`` ... behind its n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import PurePosixPath
 from typing import Any
 
 from adapters.base import Candidate, FileRecord
+from pipelines.options import ArchiveOptions
 from psc_volumetric.archive.documents import Node, decode
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, SUFFIXES
 from psc_volumetric.archive.packing import work_place
@@ -94,7 +96,7 @@ def _naming(candidate: Candidate, target: str, namer: Namer | None, *, crowded: 
         name = namer(str(candidate.place or candidate.key))
         return Naming(target, name, name, crowded=False, path=None)
     path = None if candidate.place is None else _readable(str(candidate.place))
-    full = candidate.name if candidate.place is None else str(candidate.place)
+    full = candidate.name if candidate.place is None else _below(candidate.place)
     return Naming(target, _stem(candidate), full, crowded, path)
 
 
@@ -104,7 +106,13 @@ def _stem(candidate: Candidate) -> str:
         return candidate.name
     lower = place.name.lower()
     suffix = next((s for s in _FILE_SUFFIXES if lower.endswith(s) and lower != s), "")
-    return str(place.with_name(place.name[: len(place.name) - len(suffix)]))
+    return _below(place.with_name(place.name[: len(place.name) - len(suffix)]))
+
+
+def _below(place: PurePosixPath) -> str:
+    """The path as a name; a folder that is called like an archive must not become part of one."""
+    folders = (f"{part}_" if is_archive_name(part) else part for part in place.parent.parts)
+    return str(PurePosixPath(*folders, place.name))
 
 
 def _readable(text: str) -> str:
@@ -113,7 +121,10 @@ def _readable(text: str) -> str:
 
 
 def place_of(
-    naming: Naming, files: Sequence[FileRecord], provenance: Mapping[str, Any]
+    naming: Naming,
+    files: Sequence[FileRecord],
+    provenance: Mapping[str, Any],
+    taken: Collection[str] = (),
 ) -> tuple[str, str]:
     """Choose where the archive of an item goes.
 
@@ -124,6 +135,8 @@ def place_of(
         The source as it is now.
     provenance : mapping
         ``source_kind`` and ``options`` that the archive would record.
+    taken : collection of str
+        Targets of other items of this run.
 
     Returns
     -------
@@ -144,13 +157,13 @@ def place_of(
                 return target, state
             if state == OTHER_SETTINGS:
                 other_settings = other_settings or target
-            if state == ABSENT:
+            if state == ABSENT and target not in taken:
                 break
     if other_settings is not None:
         return other_settings, OTHER_SETTINGS
     for target in _family(naming.target, _base(naming, files, provenance)):
         state, _ = state_at(target, files, provenance)
-        if state == ABSENT:
+        if state == ABSENT and target not in taken:
             return target, state
     raise AssertionError("there is always a next name")
 
@@ -196,8 +209,20 @@ def state_at(
     path = made.get("source_path")
     if recorded.get("sources") != _sources(files):
         return OTHER, path
-    same = all(made.get(name) == provenance[name] for name in ("source_kind", "options"))
+    same = _promise(made.get("options", {})) == _promise(provenance["options"])
     return (SAME if same else OTHER_SETTINGS), path
+
+
+def _promise(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide what an archive gives back; those it does not name as they are now.
+
+    How exact values are coded makes an archive smaller or larger, no other one.
+    """
+    chosen = {**ArchiveOptions().to_dict(), **options}
+    exact = chosen["mode"] == "lossless" and chosen["preview"] in (None, "none")
+    without = {"coders", "device", "prior", "no_proof"}
+    without |= {"base", "effort", "setting"} if exact else set()
+    return {name: value for name, value in chosen.items() if name not in without}
 
 
 def _sources(files: Sequence[FileRecord]) -> list[dict[str, Any]]:

@@ -107,6 +107,34 @@ def test_source_that_changed_gets_a_new_name_beside_the_old_archive(tmp_path, ru
     assert states(run, source, target)["a-3.psc.zarr"] == "archived"
 
 
+def test_number_behind_a_name_is_no_other_files_name(tmp_path, run):
+    source, target = tmp_path / "in", tmp_path / "out"
+    write(source / "a.nii")
+    states(run, source, target)
+    write(source / "a.nii", 1)
+    write(source / "a-2.nii", 2)
+    again = states(run, source, target)
+    assert again == {"a-2.psc.zarr": "archived", "a-3.psc.zarr": "archived"}
+    assert set(states(run, source, target).values()) == {"already-archived"}
+
+
+def test_folder_called_like_an_archive_does_not_end_up_in_one(tmp_path, run):
+    source, target = tmp_path / "in", tmp_path / "out"
+    write(source / "a.nii")
+    write(source / "a.psc.zarr/b.nii", 1)
+    made = states(run, source, target)
+    assert made == {"a.psc.zarr": "archived", "a.psc.zarr_/b.psc.zarr": "archived"}
+    assert run("verify", target / "a.psc.zarr").code == 0
+
+
+def test_other_coders_make_no_other_archive(tmp_path, run):
+    source, target = tmp_path / "a.nii", tmp_path / "a.psc.zarr"
+    write(source)
+    assert run("archive", source, target, *FAST).code == 0
+    assert run("archive", source, target, "--coders", "fast").code == 0
+    assert run("archive", source, target, "--coders", "fast", "--keep-original").code == 6
+
+
 def test_series_that_grew_gets_a_new_name_too(tmp_path, run):
     source, target = tmp_path / "in", tmp_path / "out"
     shutil.copytree(PYDICOM_FILES / "dicomdirtests/98892001/CT5N", source)
