@@ -89,7 +89,7 @@ def restore_source(
         "do": "restore",
         "kind": kind,
         "document": document,
-        "blobs": blobs,
+        "blobs": dict(blobs),
         "target": target,
         "info": info,
         "volumes": [
