@@ -17,10 +17,9 @@ import numpy as np
 
 from adapters.base import Array
 
-__all__ = ["MOST_PATCHES", "PixelLayout", "leftovers_of"]
+__all__ = ["MOST_PATCHES", "PixelLayout", "patches_of", "residue_of"]
 
 MOST_PATCHES = 64
-_TOGETHER = 16  # frames that end on a whole pair of bytes, whatever their size
 ORDERS = ("grey", "interleaved", "planar", "ybr422", "bits", "mosaic")
 
 ReadBytes = Callable[[int, int], bytes]
@@ -191,35 +190,22 @@ def _swap(data: bytes) -> bytes:
     return np.frombuffer(data, ">u2").astype("<u2").tobytes()
 
 
-def leftovers_of(layout: PixelLayout, read: ReadBytes) -> tuple[list[list[int]], bytes | None]:
-    """Give what the values of all frames do not tell of their bytes: bits that no pixel uses.
-
-    Parameters
-    ----------
-    layout : PixelLayout
-    read : callable
-        ``read(offset, length)`` within the pixels.
+def patches_of(packed: bytes, stored: bytes) -> list[list[int]] | None:
+    """Give the bytes that ``pack`` cannot know: bits that no pixel uses.
 
     Returns
     -------
-    patches : list of [offset, byte]
-        Bytes to put right after packing.
-    residue : bytes or None
-        Where more than ``MOST_PATCHES`` differ: the XOR of packed and stored bytes, compressed.
+    list of [offset, byte], or None
+        None when there are more than ``MOST_PATCHES``; see `residue_of`.
     """
-    patches: list[list[int]] = []
-    machine, parts, many = zlib.compressobj(6), [], False
-    together = layout.frames if layout.order == "mosaic" else _TOGETHER
-    for first in range(0, layout.frames, together):
-        count = min(together, layout.frames - first)
-        planes = np.stack([layout.frame(read, first + k) for k in range(count)])
-        packed = replace(layout, frames=count).pack(planes)
-        start = first * layout.frame_bits // 8
-        made = np.frombuffer(packed, np.uint8)
-        found = np.frombuffer(read(start, len(packed)), np.uint8)
-        places = np.flatnonzero(made != found)
-        many = many or len(patches) + len(places) > MOST_PATCHES
-        if not many:
-            patches += [[start + int(place), int(found[place])] for place in places]
-        parts.append(machine.compress((made ^ found).tobytes()))
-    return ([], b"".join([*parts, machine.flush()])) if many else (patches, None)
+    made, found = np.frombuffer(packed, np.uint8), np.frombuffer(stored, np.uint8)
+    places = np.flatnonzero(made != found)
+    if len(places) > MOST_PATCHES:
+        return None
+    return [[int(place), int(found[place])] for place in places]
+
+
+def residue_of(packed: bytes, stored: bytes) -> bytes:
+    """Give what turns packed bytes into the stored ones: their XOR, compressed."""
+    made, found = np.frombuffer(packed, np.uint8), np.frombuffer(stored, np.uint8)
+    return zlib.compress((made ^ found).tobytes(), 6)

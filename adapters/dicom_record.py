@@ -20,7 +20,7 @@ from adapters.dicom_bits import BitUse, pack_planes, values_of
 from adapters.dicom_decode import decode_frame
 from adapters.dicom_derive import parse_head, to_explicit_little
 from adapters.dicom_header import ImageFile, read_header
-from adapters.dicom_layout import leftovers_of
+from adapters.dicom_layout import patches_of, residue_of
 from adapters.dicom_pixels import (
     bit_use_of,
     decoded_colours,
@@ -137,13 +137,10 @@ def _unused(image: ImageFile) -> tuple[list[list[int]], bytes | None]:
         return [], None
     if layout.order in ("interleaved", "planar") and not layout.swapped:
         return [], None  # whole words: nothing is unused
-    with data_stream(image.path) as stream:
-
-        def read(offset: int, length: int) -> bytes:
-            stream.seek(image.pixel_start + offset)
-            return stream.read(length)
-
-        return leftovers_of(layout, read)
+    stored = read_bytes(image.path, image.pixel_start, layout.nbytes)
+    packed = layout.pack(np.stack(list(file_words(image))))
+    patches = patches_of(packed, stored)
+    return ([], residue_of(packed, stored)) if patches is None else (patches, None)
 
 
 def _pieces(image: ImageFile) -> tuple[bytes, bytes]:

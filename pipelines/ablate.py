@@ -20,14 +20,14 @@ from typing import Any
 from pipelines.measured_tiles import TilePoint, Tiles, code_tiles, tiles_of, tiles_parser
 from psc_volumetric.codec import CodecParameters
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.parameters import EFFORTS
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.metrics import bd_psnr_db, bd_rate_percent
-from psc_volumetric.parameters import EFFORTS
-from psc_volumetric.sampler.denoiser import Denoiser
 
 __all__ = ["GROUPS", "Variant", "changed", "main", "row", "variants"]
 
-PARAMETERS = "psc_volumetric.parameters"
-QUANTISER = "psc_volumetric.coding.quantiser"
+PARAMETERS = "psc_volumetric.methods.psc.parameters"
+QUANTISER = "psc_volumetric.methods.psc.quantiser"
 DEFAULT_EFFORT = 5
 GROUPS = ("effort", "shape", "start", "end", "thresholds", "base", "quantiser")
 

@@ -39,8 +39,8 @@ def compare(prior_name: str, threads: int) -> dict[str, float]:
     import torch
 
     from psc_volumetric.prior import load_prior
-    from psc_volumetric.prior.architecture import Architecture, build_network
     from psc_volumetric.prior.fused import FusedRuntime
+    from psc_volumetric.prior.making.networks import Architecture, build_network
     from psc_volumetric.prior.runtime import TorchRuntime
 
     torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from pipelines.options import ArchiveOptions
 from pipelines.plan import ItemPlan, VariablePlan, brick_prior
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import EncodedBrick, IntensityMapping, encode_brick
-from psc_volumetric.guarantee import Guarantee
+from psc_volumetric.layers.guarantee import Guarantee
 
 __all__ = ["BrickJob", "BrickResult", "encode_brick_job", "encoded", "jobs_of", "voxels"]
 

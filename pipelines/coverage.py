@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from pipelines.bricks import encoded, jobs_of
 from pipelines.options import ArchiveOptions
 from pipelines.plan import ItemPlan, VariablePlan, brick_prior, plan
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import decode_brick
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior
-from psc_volumetric.uncertainty import NOMINAL, coverage
+from psc_volumetric.sigma.tables import NOMINAL, coverage
 
 __all__ = ["LevelCoverage", "measure_volume"]
 

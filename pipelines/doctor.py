@@ -202,7 +202,7 @@ def _decoders() -> Check:
 
 
 def _av1_encoder() -> Check:
-    from psc_volumetric.coding.av1_encoder import find_ffmpeg
+    from psc_volumetric.methods.av1.encoder import find_ffmpeg
 
     path = find_ffmpeg()
     if path is None:

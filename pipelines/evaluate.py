@@ -28,7 +28,7 @@ from pipelines.peers_exact import BOUNDED_PEERS, LOSSLESS_PEERS
 from pipelines.plan import ItemPlan, VariablePlan, open_item, plan_item
 from pipelines.progress import Progress, Silent
 from pipelines.survey import special_mask
-from psc_volumetric.codec import BASES
+from psc_volumetric.codec import base_names
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.metrics import data_range
 
@@ -111,9 +111,10 @@ class EvaluateOptions:
         missing_peers(self.peers or (), _KNOWN[self.mode])
         for variant in self.variants:
             base, _, coders = variant.partition(":")
-            if base not in BASES:
+            if base not in base_names():
                 raise ParameterError(
-                    f"base must be one of {', '.join(BASES)}, found {variant!r}", kind="bad-base"
+                    f"base must be one of {', '.join(base_names())}, found {variant!r}",
+                    kind="bad-base",
                 )
             replace(self.archive, coders=coders or self.archive.coders)
 

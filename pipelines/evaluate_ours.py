@@ -17,7 +17,6 @@ from pipelines.evaluate_point import cpu_seconds
 from pipelines.options import ArchiveOptions
 from pipelines.plan import VariablePlan, brick_prior
 from pipelines.progress import Progress
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import (
     EncodedBrick,
     Guarantee,
@@ -26,6 +25,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import NumericalError, PriorMismatchError
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior
 from psc_volumetric.tiling import TileGrid
 

@@ -3,7 +3,7 @@
     python -m pipelines.fit_scales mr-head=DATA/mr ct-body=DATA/ct climate-grid=DATA/climate
 
 Tiles of the training sides of the recipes are encoded with their priors; the weights are those
-that make the symbols cheapest, printed as `psc_volumetric/sensing/scale_weights.py` wants them.
+that make the symbols cheapest, printed as `psc_volumetric/methods/psc/scale_weights.py` wants them.
 Then tiles of the held-out sides are encoded, and a table says what each kind of feature saves.
 The installed weights matter little: they only decide how the encoder rounds.
 """
@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 from pipelines.recipe import Recipe
 from pipelines.train_prior import TrainingVolume
 from pipelines.training_volumes import load_volumes, split_volumes
-from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
-from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.methods.parameters import CodecParameters
+from psc_volumetric.methods.protocol import EncodeJob, Resources
+from psc_volumetric.methods.psc.brick import encode_psc
+from psc_volumetric.methods.psc.context import LOG_BITS, WEIGHT_BITS
+from psc_volumetric.methods.psc.measure import Observer
+from psc_volumetric.methods.psc.scale_weights import FEATURES
+from psc_volumetric.methods.psc.trust import denoiser_for
 from psc_volumetric.prior import Prior, load_prior
-from psc_volumetric.psc_brick import encode_psc
-from psc_volumetric.sampler.measure import Observer
-from psc_volumetric.sensing.context import LOG_BITS, WEIGHT_BITS
-from psc_volumetric.sensing.scale_weights import FEATURES
+from psc_volumetric.values.mapping import IntensityMapping
 
 __all__ = ["collect", "fit", "symbol_bits"]
 
@@ -99,17 +102,19 @@ def collect(
     for seed, (effort, step) in enumerate(visits):
         values = _tiles(volumes, prior.tile_shape, tiles, seed)
         z, y, x = values.shape
-        encode_psc(
-            values,
-            header=BrickHeader("psc", values.dtype, (0,), (z, y, x), (z, y, x)),
+        shape = (z, y, x)
+        job = EncodeJob(
+            values=values,
+            header=BrickHeader("psc", values.dtype, (0,), shape, shape),
+            special=None,
+            limits=None,
             mapping=IntensityMapping(-1.0, 1.0),
             parameters=CodecParameters(effort=effort, step=step),
             prior=prior,
-            special=None,
+            tile=shape,
             seed=seed,
-            device="auto",
-            observer=seen,
         )
+        encode_psc(job, Resources(denoisers=denoiser_for), observer=seen)
     return torch.cat(seen.features), torch.cat(seen.symbols)
 
 

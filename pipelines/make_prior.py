@@ -27,13 +27,13 @@ from pipelines.train_prior import (
 )
 from pipelines.training_volumes import load_volumes, split_volumes
 from psc_volumetric.errors import StorageError
-from psc_volumetric.intensity import UNIT
+from psc_volumetric.values.mapping import UNIT
 
 if TYPE_CHECKING:
     import torch
 
     from psc_volumetric.prior import Prior
-    from psc_volumetric.prior.frontends import Denoising
+    from psc_volumetric.prior.making.frontends import Denoising
 
 __all__ = ["import_diffusers", "make_prior"]
 
@@ -73,7 +73,7 @@ def make_prior(
     """
     from safetensors.torch import load_file, save_file
 
-    from psc_volumetric.prior.architecture import build_network
+    from psc_volumetric.prior.making.networks import build_network
 
     if out.exists():
         raise StorageError(
@@ -99,8 +99,8 @@ def make_prior(
             on_checkpoint=save,
         )
         save(net)
-    from psc_volumetric.prior.build import cosine_times
-    from psc_volumetric.prior.frontends import Denoising, from_trained
+    from psc_volumetric.prior.making.build import cosine_times
+    from psc_volumetric.prior.making.frontends import Denoising, from_trained
 
     times = cosine_times(recipe.levels)
     alpha = np.cos(np.array(times) * (math.pi / 2 * 0.998))
@@ -130,7 +130,7 @@ def import_diffusers(
     data, out, report
         As for :func:`make_prior`.
     """
-    from psc_volumetric.prior.frontends import load_diffusers
+    from psc_volumetric.prior.making.frontends import load_diffusers
 
     if out.exists():
         raise StorageError(
@@ -154,8 +154,9 @@ def _finish(
     report: Any,
 ) -> Prior:
     """Convert to integers, measure the cost, calibrate scales, write the folder."""
-    from psc_volumetric.prior.build import build_bundle, calibrate
-    from psc_volumetric.prior.convert import convert, observe
+    from psc_volumetric.methods.psc.calibrate import calibrate
+    from psc_volumetric.prior.making.build import build_bundle
+    from psc_volumetric.prior.making.convert import convert, observe
 
     floats = source.program
     shape = (floats.slices, floats.tile, floats.tile)
@@ -238,7 +239,7 @@ def _float_error(
     x: torch.Tensor,
     x_t: torch.Tensor,
 ) -> float:
-    from psc_volumetric.prior.build import predicted_tile
+    from psc_volumetric.prior.making.build import predicted_tile
 
     alpha, total = float(source.alpha[level]), 0.0
     for part, noisy in zip(x.split(16), x_t.split(16), strict=True):

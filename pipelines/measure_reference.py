@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pipelines.bricks import jobs_of, voxels
 from pipelines.options import ArchiveOptions
 from pipelines.plan import brick_prior, plan
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
+from psc_volumetric.methods.registry import read_index
 
 __all__ = ["layer_bytes", "main"]
 

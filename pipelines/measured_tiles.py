@@ -19,17 +19,18 @@ from numpy.typing import NDArray
 
 from pipelines.options import ArchiveOptions
 from pipelines.plan import ItemPlan, VariablePlan, brick_prior, open_item, plan
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.codec import CodecParameters, IntensityMapping, TileRecord, encode_brick
-from psc_volumetric.coding import quantiser
-from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.intensity import integer_mapping, normalise
+from psc_volumetric.methods.psc import quantiser
+from psc_volumetric.methods.psc.denoiser import Denoiser, Network
+from psc_volumetric.methods.psc.trust import offering
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.metrics import rate_bpv
 from psc_volumetric.prior import Prior
-from psc_volumetric.sampler.denoiser import Denoiser, Network, using_denoiser
 from psc_volumetric.tiling import TileGrid
+from psc_volumetric.values.mapping import integer_mapping, normalise
+from psc_volumetric.values.special import SpecialMap
 
 __all__ = [
     "CountedNetwork",
@@ -203,17 +204,17 @@ def code_tiles(tiles: Tiles, parameters: CodecParameters, denoiser: Denoiser) ->
     counter = counted(denoiser)
     start = time.process_time()
     try:
-        with using_denoiser(denoiser):
-            coded = encode_brick(
-                values,
-                position=(0,),
-                shape=(values.shape[0], values.shape[1], values.shape[2]),
-                mapping=IntensityMapping(-1.0, 1.0),
-                parameters=parameters,
-                prior=denoiser.prior,
-                device="cpu",
-                base="psc",
-            )
+        coded = encode_brick(
+            values,
+            position=(0,),
+            shape=(values.shape[0], values.shape[1], values.shape[2]),
+            mapping=IntensityMapping(-1.0, 1.0),
+            parameters=parameters,
+            prior=denoiser.prior,
+            device="cpu",
+            base="psc",
+            denoisers=offering(denoiser),
+        )
     finally:
         denoiser.network = counter.network
     seconds = time.process_time() - start

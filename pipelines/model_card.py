@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.recipe import Recipe
 from psc_volumetric.prior import Prior
-from psc_volumetric.prior.architecture import Architecture
+from psc_volumetric.prior.making.networks import Architecture
 
 __all__ = ["HeldOutErrors", "model_card"]
 
@@ -57,7 +57,7 @@ def _network(a: Architecture) -> str:
     folded = f"{a.fold} x {a.fold} pixels folded into channels" if a.fold > 1 else "full resolution"
     if a.family == "residual":
         return (
-            "residual U-Net without normalisation (`psc_volumetric.prior.residual_unet`),\n"
+            "residual U-Net without normalisation (`psc_volumetric.prior.making.residual_unet`),\n"
             f"  channels {list(a.channels)}, blocks {list(a.blocks)}, {folded}"
         )
     attention = "self-attention" if a.mid_attention or any(a.attention_levels) else "no attention"

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from psc_volumetric.errors import ParameterError, PriorMismatchError
-from psc_volumetric.guarantee import Guarantee
-from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.layers.guarantee import Guarantee
+from psc_volumetric.methods.parameters import CodecParameters
 
 __all__ = [
     "CT_PRIOR",

@@ -42,10 +42,10 @@ from pipelines.paper_loop import (
 from pipelines.parity import FloatDenoiser, float_program
 from pipelines.progress import Progress, progress_bars
 from psc_volumetric.codec import CodecParameters
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.metrics import bd_psnr_db, bd_rate_percent, interpolate_at_rate
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.runtime import one_thread
-from psc_volumetric.sampler.denoiser import Denoiser
 
 __all__ = ["PaperPoint", "main", "measure_paper", "table"]
 

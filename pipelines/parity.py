@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from pipelines.measured_tiles import TilePoint, code_tiles
 from psc_volumetric.codec import CodecParameters
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.metrics import bd_psnr_db
 from psc_volumetric.prior import Prior, load_prior
-from psc_volumetric.sampler.denoiser import Denoiser
 
 if TYPE_CHECKING:
-    from psc_volumetric.prior.floats import FloatProgram
+    from psc_volumetric.prior.making.float_program import FloatProgram
 
 __all__ = ["FloatDenoiser", "compare", "float_program", "held_out_tiles", "main"]
 
@@ -59,9 +59,9 @@ def float_program(prior: Prior, weights: Path) -> FloatProgram:
     from safetensors.torch import load_file
 
     from pipelines.recipe import Recipe
-    from psc_volumetric.prior.architecture import build_network
-    from psc_volumetric.prior.build import cosine_times
-    from psc_volumetric.prior.frontends import from_trained
+    from psc_volumetric.prior.making.build import cosine_times
+    from psc_volumetric.prior.making.frontends import from_trained
+    from psc_volumetric.prior.making.networks import build_network
 
     recipe = Recipe.from_dict(prior.metadata["training"]["recipe"])
     net = build_network(recipe.architecture).eval()

@@ -174,7 +174,7 @@ def code_av1(stack: Stack, quality: float) -> Coded:
 
     Values use the whole of the twelve bits. The coded pictures are counted, no container.
     """
-    from psc_volumetric.coding.av1 import decode_frames, encode_frames
+    from psc_volumetric.methods.av1.frames import decode_frames, encode_frames
 
     integers, low, scale = to_integers(stack, 12, fill=True)
     slices, height, width = integers.shape

@@ -14,7 +14,7 @@ from pipelines.options import ArchiveOptions
 from pipelines.roi import box_text
 from pipelines.targets import ABSENT
 from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.parameters import EFFORTS
+from psc_volumetric.methods.parameters import EFFORTS
 
 __all__ = ["ArchivePlan", "ItemPlan", "KnownItem", "VariablePlan", "provenance_of"]
 

@@ -23,8 +23,8 @@ from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import EncodedBrick
 from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.methods.parameters import LARGEST_STEP, SMALLEST_STEP
 from psc_volumetric.metrics import rate_bpv
-from psc_volumetric.parameters import LARGEST_STEP, SMALLEST_STEP
 from psc_volumetric.tiling import TileGrid
 
 __all__ = [

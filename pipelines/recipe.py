@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.train_prior import TrainingSettings
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.prior.architecture import Architecture
+from psc_volumetric.prior.making.networks import Architecture
 
 __all__ = ["Recipe"]
 

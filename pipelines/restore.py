@@ -22,7 +22,7 @@ from pipelines.roi_coordinates import roi_from_coordinates
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import Level, check_level, is_exact_at, level_number
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.bitstream.brick import BrickIndex
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = [

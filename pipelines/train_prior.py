@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from psc_volumetric.prior.architecture import Architecture, build_network
+from psc_volumetric.prior.making.networks import Architecture, build_network
 
 if TYPE_CHECKING:
     import torch
@@ -225,7 +225,7 @@ def add_noise(
     """Noisy tiles at times ``t``, their velocity target, and (alpha, sigma) per tile.
 
     The library's random numbers serve training only: coding draws its own, in integers
-    (`psc_volumetric.sampler.noise`).
+    (`psc_volumetric.methods.psc.noise`).
     """
     import torch
 

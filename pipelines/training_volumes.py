@@ -14,11 +14,10 @@ from adapters.base import Volume
 from pipelines.intensity import SampledRange, judge
 from pipelines.recipe import Recipe
 from pipelines.train_prior import TrainingVolume
-from psc_volumetric.bitstream.header import IntensityMapping
-from psc_volumetric.coding.plain import SpecialMap
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.intensity import UNIT, integer_mapping, normalise
 from psc_volumetric.tiling import default_brick_shape
+from psc_volumetric.values.mapping import UNIT, IntensityMapping, integer_mapping, normalise
+from psc_volumetric.values.special import SpecialMap
 
 __all__ = ["load_volumes", "split_volumes", "synthetic_volumes"]
 

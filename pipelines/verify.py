@@ -182,12 +182,9 @@ def verify_lines(report: VerifyReport) -> list[str]:
     """The outcome for people: what is wrong, tile and region included."""
     lines = []
     for finding in report.findings:
-        where = "" if finding.variable is None else f" {finding.variable}"
-        where += "" if finding.tile is None else f" tile {finding.tile}"
+        where = "" if finding.tile is None else f" tile {finding.tile}"
         if finding.roi is not None:
             where += " voxels " + " ".join(f"{start}:{stop}" for start, stop in finding.roi)
-        if finding.level is not None:
-            where += f" from level {finding.level}"
         lines.append(f"damage[{finding.kind}]{where}: {finding.message}")
     counts = ", ".join(f"{count} {stage}" for stage, count in report.checked.items())
     how = "decoded and compared" if report.deep else "read and compared"

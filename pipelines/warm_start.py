@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.prior.architecture import Architecture, build_network
+from psc_volumetric.prior.making.networks import Architecture, build_network
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ class _Reader:
 
 
 def _modules(net: Any, name: str) -> tuple[Any, Any]:
-    """The layer that `psc_volumetric.prior.frontends` named so, and its time layer or None."""
+    """The layer that `prior.making.frontends` named so, and its time layer or None."""
     try:
         if "." not in name:
             kind = name.rstrip("0123456789")

@@ -1,39 +1,38 @@
-"""Bricks of voxels to bytes and back: the only place where the parts of the codec meet.
+"""Bricks of voxels to bytes and back: the only place where methods and layers meet.
 
-Part of the format. A brick is a base method (``constant``, ``none``, ``av1``, ``wavelet``, or
-``psc``: a coarse base for the whole brick, then one progressive word sequence per tile) under up to
-two exact layers (``bounded``, ``lossless``). Decoding reads only the byte ranges that a region and
-a level need.
+Part of the format. A brick is a base method (``constant``, ``none``, or one of
+:mod:`psc_volumetric.methods`) under up to two exact layers (``bounded``, ``lossless``). Decoding
+reads only the byte ranges that a region and a level need.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.arrays import Mask, Triple, Values
 from psc_volumetric.bitstream import constants as c
-from psc_volumetric.bitstream.brick import (
-    BrickIndex,
-    PscFields,
-    ReadRange,
-    Section,
-    read_index,
-    write_brick,
-)
-from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
-from psc_volumetric.bitstream.stored_samples import StoredSamples
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.index import BrickIndex, write_brick
+from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.bitstream.value_limits import ValueLimits
-from psc_volumetric.bitstream.wire import crc32c
-from psc_volumetric.coding.plain import SpecialMap
-from psc_volumetric.errors import ChecksumError, FormatError, ParameterError
-from psc_volumetric.guarantee import LOSSY, Guarantee
-from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.layers.brick import decode_layer, encode_layers
+from psc_volumetric.layers.guarantee import LOSSY, Guarantee
+from psc_volumetric.layers.segments import Below, EncodedLayer
+from psc_volumetric.methods.choice import AUTO, encode_base
+from psc_volumetric.methods.parameters import CodecParameters
+from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
+from psc_volumetric.methods.registry import REGISTRY, read_index
 from psc_volumetric.records import TileRecord, tile_records
 from psc_volumetric.tiling import Box, TileGrid, default_brick_shape
+from psc_volumetric.values.mapping import IntensityMapping
+from psc_volumetric.values.special import SpecialMap
 
 if TYPE_CHECKING:
     from psc_volumetric.prior import Prior, PriorSource
@@ -41,84 +40,59 @@ if TYPE_CHECKING:
 __all__ = [
     "CodecParameters",
     "DecodedBrick",
-    "EncodedBase",
     "EncodedBrick",
     "Guarantee",
     "IntensityMapping",
     "TileRecord",
+    "base_names",
     "decode_brick",
     "default_brick_shape",
     "encode_brick",
+    "read_index",
 ]
 
-Values = NDArray[np.generic]
-Mask = NDArray[np.bool_]
-BASES = ("auto", "psc", "av1", "wavelet", "none")
+NO_BASE = "none"
+Denoisers = Callable[["Prior", str], Any]
+
+
+def base_names() -> tuple[str, ...]:
+    """What `encode_brick` takes as ``base``: ``"auto"``, the methods there are, ``"none"``."""
+    return (AUTO, *REGISTRY.names, NO_BASE)
 
 
 @dataclass(frozen=True)
 class EncodedBrick:
     """Bytes of a brick and what is known about them.
 
-    ``method`` is the base with its layers and their coders: ``"none+lossless:context"``; ``choice``
-    says why this base, where there was a choice. ``coverage`` has, per level of the base, the share
-    of measured voxels within 1, 2 and 3 sigma; empty where nothing was measured. ``last`` are the
-    stored values (z, y, x) that a reader gets at the last level. ``compared`` are the bytes of the
-    bases psc, av1 and wavelet at the same error; 0 for one that was not coded.
+    Attributes
+    ----------
+    data : bytes
+    index : BrickIndex
+        As a reader finds it.
+    records : tuple of TileRecord
+    choice : str
+        Why this base, where there was a choice.
+    coverage : tuple of (float, float, float)
+        Per level of the base, the share of measured voxels within 1, 2 and 3 sigma; empty where
+        nothing was measured.
+    last : (z, y, x) array
+        Stored values that a reader gets at the last level.
+    compared : mapping
+        Method -> bytes at the same error, of every base that was coded.
     """
 
     data: bytes
-    method: str
+    index: BrickIndex = field(repr=False)
     records: tuple[TileRecord, ...]
     choice: str = ""
     coverage: tuple[tuple[float, float, float], ...] = ()
     last: Values | None = field(default=None, repr=False, compare=False)
-    compared: tuple[int, int, int] = (0, 0, 0)
+    compared: Mapping[str, int] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class EncodedBase:
-    """A coded base method before layers are added.
-
-    Attributes
-    ----------
-    psc, classical : header fields
-        Of the method; None for the other kind.
-    sections : list of (name, bytes)
-        Without ``special``.
-    levels : tuple of (z, y, x) arrays
-        Stored values a reader gets at each level.
-    tile_nbytes : tuple of tuples
-        Bytes per tile and level.
-    method : str
-    needs_network : bool
-        Whether its last level takes a network to decode.
-    choice : str
-        Why this method: bytes of both at the same error.
-    coverage : tuple of (float, float, float)
-        Share of voxels within 1, 2 and 3 sigma at each level.
-    compared : (int, int, int)
-        Bytes of psc, av1 and wavelet at the same error; 0 for one that was not coded.
-    """
-
-    psc: PscFields | None
-    sections: list[tuple[str, bytes]]
-    levels: tuple[Values, ...]
-    tile_nbytes: tuple[tuple[int, ...], ...]
-    method: str = "psc"
-    needs_network: bool = True
-    classical: StoredSamples | None = None
-    choice: str = ""
-    coverage: tuple[tuple[float, float, float], ...] = ()
-    compared: tuple[int, int, int] = (0, 0, 0)
-
-
-@dataclass(frozen=True)
-class DecodedBrick:
-    """Decoded region: stored values, and one sigma per voxel in stored units if asked for."""
-
-    values: Values
-    spread: NDArray[np.float32] | None = None
+    @property
+    def method(self) -> str:
+        """The base with its layers and their coders: ``"none+lossless:context"``."""
+        return self.index.coding
 
 
 def encode_brick(
@@ -130,13 +104,14 @@ def encode_brick(
     parameters: CodecParameters,
     prior: Prior | None,
     special_values: tuple[float, ...] = (),
+    limits: tuple[float, float] | None = None,
     seed: int = 0,
     device: str = "auto",
     guarantee: Guarantee = LOSSY,
     base: str = "auto",
     exact_mask: Mask | None = None,
-    tile_shape: tuple[int, int, int] | None = None,
-    limits: tuple[float | int, float | int] | None = None,
+    tile_shape: Triple | None = None,
+    denoisers: Denoisers | None = None,
 ) -> EncodedBrick:
     """Encode the valid part of one brick.
 
@@ -156,6 +131,9 @@ def encode_brick(
         The diffusion prior; None forces base ``none``.
     special_values : tuple of float
         Stored values that are not measurements; kept exactly. NaN and infinities always are.
+    limits : (least, largest), optional
+        Stored values that the source's format can hold, where they are narrower than the dtype;
+        decoded values of no level leave them.
     seed : int
         Key of the noise, 0 <= seed < 2**32.
     device : str
@@ -164,15 +142,15 @@ def encode_brick(
         Error promised for every voxel. A brick that its base method cannot code (label maps,
         booleans, too many special values) is lossless whatever is asked for.
     base : str
-        ``"psc"`` (the prior, where it is given and can code the values), ``"av1"`` or ``"wavelet"``
-        (the classical methods), ``"auto"`` (the smallest at the error of ``psc``; without a prior
-        the better classical one for a lossy brick and nothing for another), or ``"none"``.
+        Name of a method (``psc`` needs a prior), ``"auto"`` (the smallest at the error of ``psc``;
+        without a prior the best of the others for a lossy brick and nothing for another), or
+        ``"none"``.
     exact_mask : (vz, vy, vx) array of bool, optional
         Voxels to keep exactly although the rest is not.
     tile_shape : (z, y, x), optional
         Tiles of the records of a brick without tiles of its own; default one record.
-    limits : (least, largest), optional
-        Stored values that the source format can hold; no level leaves them, unless the values do.
+    denoisers : callable, optional
+        See :class:`psc_volumetric.methods.protocol.Resources`.
 
     Returns
     -------
@@ -181,43 +159,70 @@ def encode_brick(
     Raises
     ------
     ParameterError
-        Unsupported dtype, extents that do not fit, or limits that are none.
+        Unsupported dtype, or extents that do not fit.
     """
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     valid = _check_arguments(values, position, shape, base, exact_mask)
     header = BrickHeader("constant", values.dtype, tuple(position), shape, valid)
     first = values.reshape(-1)[:1]
     if np.array_equal(_bits(values), np.broadcast_to(_bits(first), values.shape)):
-        data = write_brick(header, [], constant=first.tobytes())
-        whole = TileGrid(valid, valid)
-        records = tile_records(values, [values], whole, [(len(data),)], None)
-        return EncodedBrick(data, "constant", records, last=values)
-    from psc_volumetric.layered_brick import encode_layers, join
-
+        data, index = write_brick(header, [], methods=REGISTRY, constant=first.tobytes())
+        records = tile_records(values, [values], TileGrid(valid, valid), [(len(data),)], None)
+        return EncodedBrick(data, index, records, last=values)
     fits = SpecialMap.fits(values, special_values)
     special = SpecialMap.find(values, special_values) if fits else None
     ends = ValueLimits.of(limits, values, None if special is None else special.index == 0)
     coded = None
-    if fits and base != "none" and mapping is not None:
-        from psc_volumetric.base_choice import encode_base, grid_bound
-
-        coded = encode_base(
-            values, base=base, header=header, mapping=mapping, parameters=parameters, prior=prior,
-            special=special, limits=ends, seed=seed, device=device, tile=tile_shape,
-            lossy=guarantee.mode == "lossy",
-        )  # fmt: skip
-        if coded is None and guarantee.mode == "lossy":
-            step = parameters.step * (mapping.high - mapping.low) / 2
-            bound = grid_bound(values, special, step)
-            guarantee = (
-                guarantee if bound is None else replace(guarantee, mode="bounded", max_error=bound)
-            )
+    if fits and mapping is not None and base != NO_BASE:
+        tile = tile_shape or valid
+        job = EncodeJob(values, header, special, ends, mapping, parameters, prior, tile, seed)
+        resources = Resources(device=device, denoisers=denoisers)
+        choice = encode_base(job, resources, base=base, lossy=guarantee.mode == "lossy")
+        coded = choice.base
+        if choice.bound is not None:
+            guarantee = replace(guarantee, mode="bounded", max_error=choice.bound)
+    below = None if coded is None else Below(coded.levels[-1], coded.needs_network)
     layers = encode_layers(
-        values, coded, guarantee, special=special, limits=ends, lossless_only=not fits,
+        values, below, guarantee, special=special, limits=ends, lossless_only=not fits,
         exact_mask=exact_mask,
     )  # fmt: skip
-    tile = coded.psc.tile if coded is not None and coded.psc is not None else tile_shape or valid
-    return join(header, values, coded, layers, special=special, limits=ends, tile=tile)
+    return _join(header, values, coded, layers, special, ends, tile_shape or valid)
+
+
+def _join(
+    header: BrickHeader,
+    values: Values,
+    base: EncodedBase | None,
+    layers: Sequence[EncodedLayer],
+    special: SpecialMap | None,
+    limits: ValueLimits | None,
+    tile: Triple,
+) -> EncodedBrick:
+    """Bytes and records of a brick; ``tile`` is that of the records of a base without tiles."""
+    lossy = base is not None or any(layer.fields.kind == "bounded" for layer in layers)
+    sections = [("special", b"" if special is None else special.pack())] if lossy else []
+    data, index = write_brick(
+        replace(header, method=NO_BASE if base is None else base.method),
+        [*sections, *(() if base is None else base.sections)],
+        methods=REGISTRY,
+        fields=None if base is None else base.fields,
+        layers=[(layer.fields, layer.segments) for layer in layers],
+        limits=limits,
+    )
+    if base is not None:
+        tile = base.fields.tile or tile
+    grid = TileGrid(header.valid, tile)
+    levels = [*(() if base is None else base.levels), *(layer.decoded for layer in layers)]
+    nbytes: list[tuple[int, ...]] = []
+    for number in range(len(grid)):
+        part = math.prod(s.stop - s.start for s in grid.box(number))
+        share = [layer.nbytes * part // values.size for layer in layers]
+        nbytes.append((*(() if base is None else base.tile_nbytes[number]), *share))
+    measured = special.index == 0 if lossy and special is not None else None
+    records = tile_records(values, levels, grid, nbytes, measured)
+    if base is None:
+        return EncodedBrick(data, index, records, last=levels[-1])
+    return EncodedBrick(data, index, records, base.choice, base.coverage, levels[-1], base.compared)
 
 
 def decode_brick(
@@ -229,6 +234,7 @@ def decode_brick(
     spread: bool = False,
     device: str = "auto",
     index: BrickIndex | None = None,
+    denoisers: Denoisers | None = None,
 ) -> DecodedBrick:
     """Decode a region of a brick at a level, reading only what it needs.
 
@@ -250,6 +256,8 @@ def decode_brick(
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
     index : BrickIndex, optional
         Already parsed header.
+    denoisers : callable, optional
+        See :class:`psc_volumetric.methods.protocol.Resources`.
 
     Returns
     -------
@@ -274,37 +282,26 @@ def decode_brick(
         shape = tuple(s.stop - s.start for s in selection)
         values: Values = np.full(shape, np.frombuffer(index.constant, index.dtype)[0], index.dtype)
         return DecodedBrick(values, np.zeros(shape, np.float32) if spread else None)
-    from psc_volumetric.layered_brick import decode_level
-
-    return decode_level(
-        read, index, selection=selection, level=wanted, prior=prior, spread=spread, device=device
-    )
+    resources = Resources(prior, device, denoisers)
+    return _decode_level(read, index, selection, wanted, resources, spread)
 
 
-def read_section(read: ReadRange, section: Section, *, what: str) -> bytes:
-    """Read one whole section and check its length and CRC-32C."""
-    data = read(section.offset, section.nbytes) if section.nbytes else b""
-    check_section(data, section, what=what)
-    return data
-
-
-def check_section(data: bytes, section: Section, *, what: str) -> None:
-    """Refuse bytes that are cut or have another CRC-32C than the header says (FormatError)."""
-    if len(data) != section.nbytes:
-        raise FormatError(
-            f"{what}: section {section.name!r} at offset {section.offset}: expected "
-            f"{section.nbytes} bytes, found {len(data)}",
-            kind="truncated",
-            hint="the chunk is cut, run `psc-archive verify`",
+def _decode_level(
+    read: ReadRange, index: BrickIndex, box: Box, level: int, resources: Resources, spread: bool
+) -> DecodedBrick:
+    """A level that the brick has; those below it only where a layer refers to them."""
+    if level < index.base_levels:
+        return REGISTRY.method(index.method).decode(
+            read, index, box=box, level=level, resources=resources, spread=spread
         )
-    found = crc32c(data)
-    if found != section.crc:
-        raise ChecksumError(
-            f"{what}: section {section.name!r} at offset {section.offset}: expected CRC-32C "
-            f"{section.crc:08x}, found {found:08x}",
-            kind="section-checksum",
-            hint="the chunk is damaged, run `psc-archive verify`",
-        )
+
+    def below(box: Box, spread: bool) -> tuple[Values, NDArray[np.float32] | None]:
+        found = _decode_level(read, index, box, level - 1, resources, spread)
+        return found.values, found.spread
+
+    number = level - index.base_levels
+    found = decode_layer(read, index, number, selection=box, spread=spread, below=below)
+    return DecodedBrick(*found)
 
 
 def _check_arguments(
@@ -326,8 +323,10 @@ def _check_arguments(
             f"brick {position}: values of shape {values.shape} do not fit brick {shape}",
             kind="bad-shape",
         )
-    if base not in BASES:
-        raise ParameterError(f"base must be one of {BASES}, found {base!r}", kind="bad-base")
+    if base not in base_names():
+        raise ParameterError(
+            f"base must be one of {', '.join(base_names())}, found {base!r}", kind="bad-base"
+        )
     if exact_mask is not None and (exact_mask.shape != values.shape or exact_mask.dtype != bool):
         raise ParameterError(
             f"brick {position}: expected a mask of booleans {values.shape}, found "

@@ -18,18 +18,18 @@ import numba
 
 __all__ = ["compiled", "source_stamp"]
 
-FOLDERS = ("coding", "prior", "sampler", "sensing")
+FOLDERS = ("coders", "entropy", "methods", "prior")
 
 
 @cache
 def source_stamp() -> str:
     """Digest of name, size and time of change of every source that machine code may stand on."""
     here = Path(__file__).parent
-    sources = sorted(path for folder in FOLDERS for path in (here / folder).glob("*.py"))
+    sources = sorted(path for folder in FOLDERS for path in (here / folder).rglob("*.py"))
     digest = hashlib.sha256()
     for path in sources:
         status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(f"{path.relative_to(here)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -277,7 +277,7 @@ def _with_world(dataset: xr.Dataset, reader: ArchiveReader) -> xr.Dataset:
 
 def _sigma_attributes(spec: VariableSpec, place: Place) -> dict[str, Any]:
     from psc_volumetric.archive.summary import mean_coverage
-    from psc_volumetric.uncertainty import NOMINAL
+    from psc_volumetric.sigma.tables import NOMINAL
 
     attrs: dict[str, Any] = {
         "long_name": f"uncertainty of {spec.name} (one sigma)",

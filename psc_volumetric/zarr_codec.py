@@ -33,8 +33,9 @@ from psc_volumetric.archive.layout import CODEC_NAME
 from psc_volumetric.archive.manifest import check_format
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.selection import Bounds, bounds_of, relative_to
-from psc_volumetric.bitstream.brick import BrickIndex, ReadRange
 from psc_volumetric.bitstream.constants import DTYPES
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.errors import FormatError, ParameterError, PscError
 from psc_volumetric.zarr_archive import ListedArray, executor, find_array, read_only
 

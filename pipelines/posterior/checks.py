@@ -76,8 +76,8 @@ def _run(words: list[str], out: Path, seconds: float, report: Callable[[str], ob
 
 def main() -> None:
     """Print one line per network and vector on the GPU."""
-    from psc_volumetric.conformance.cases import load_cases
     from psc_volumetric.conformance.runner import outcomes
+    from psc_volumetric.golden import load_cases
     from psc_volumetric.prior.runtime import one_thread
 
     with_network = [case for case in load_cases() if case.needs_prior]

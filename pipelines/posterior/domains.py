@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from psc_volumetric.prior.posterior_net import PosteriorShape
+from psc_volumetric.prior.making.posterior_net import PosteriorShape
 
 __all__ = ["DOMAINS", "Domain"]
 

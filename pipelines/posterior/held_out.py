@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.posterior.packs import Coded, Packed
-from psc_volumetric.prior.posterior_net import PosteriorNet
+from psc_volumetric.prior.making.posterior_net import PosteriorNet
 
 __all__ = ["HeldOut", "Score", "measure", "score_table"]
 

@@ -18,9 +18,9 @@ from pipelines.posterior.packs import Coded, Packed, held_out_file, training_fil
 from pipelines.recipe import Recipe
 from pipelines.train_prior import TrainingVolume
 from pipelines.training_volumes import load_volumes, split_volumes
-from psc_volumetric.coding.wavelet import UNITS, full_depth
-from psc_volumetric.coding.wavelet_coder import decode_steps
-from psc_volumetric.wavelet_brick import WaveletSource
+from psc_volumetric.methods.wavelet.coder import decode_steps
+from psc_volumetric.methods.wavelet.method import WaveletSource
+from psc_volumetric.methods.wavelet.transform import UNITS, full_depth
 
 __all__ = ["HELD_OUT_VOXELS", "TRAINING_VOXELS", "make_pack"]
 

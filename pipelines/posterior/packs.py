@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from psc_volumetric.coding.wavelet import UNITS, dequantise, synthesise
 from psc_volumetric.errors import FormatError
+from psc_volumetric.methods.wavelet.transform import UNITS, dequantise, synthesise
 
 __all__ = [
     "Coded",

@@ -24,7 +24,7 @@ from pipelines.posterior.held_out import Score, measure, score_table
 from pipelines.posterior.packs import held_out_file, read_pack, training_file
 from pipelines.posterior.training import Checkpoint, Pace, train
 from pipelines.recipe import Recipe
-from psc_volumetric.prior.posterior_net import PosteriorNet
+from psc_volumetric.prior.making.posterior_net import PosteriorNet
 
 __all__ = ["Run", "checkpoint_file", "run"]
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from pipelines.optimisers import Optimisers
 from pipelines.posterior.bricks import Batch, BrickPool
 from psc_volumetric.errors import FormatError
-from psc_volumetric.prior.posterior_net import PosteriorNet, PosteriorShape
+from psc_volumetric.prior.making.posterior_net import PosteriorNet, PosteriorShape
 
 __all__ = ["Checkpoint", "Losses", "Pace", "losses", "train"]
 

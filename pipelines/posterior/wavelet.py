@@ -1,6 +1,6 @@
 """The wavelet codec in torch, on any device: what a brick decodes to, made while training.
 
-The transform is that of `psc_volumetric.coding.wavelet` in single precision. An encoder decides
+The transform is that of `methods.wavelet.transform` in single precision. An encoder decides
 coefficient after coefficient from those before; here all of a band decide at once, twice, each time
 with the neighbours of the last round. Tests hold the result against real streams.
 """
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from psc_volumetric.coding import wavelet_kernel as kernel
-from psc_volumetric.coding.wavelet import (
+from psc_volumetric.methods.wavelet import kernel
+from psc_volumetric.methods.wavelet.fit import PRICE
+from psc_volumetric.methods.wavelet.transform import (
     LIFTING,
     LIFTING_BITS,
     WEIGHT_BITS,
@@ -19,7 +20,6 @@ from psc_volumetric.coding.wavelet import (
     band_weights,
     bands,
 )
-from psc_volumetric.coding.wavelet_fit import PRICE
 
 __all__ = ["analyse", "code", "dequantise", "quantise", "synthesise"]
 

@@ -3,7 +3,7 @@
 Importing this package loads Zarr but no network library.
 """
 
-from psc_volumetric.archive.journal import BrickRecord, TileEntry
+from psc_volumetric.archive.journal import BrickRecord
 from psc_volumetric.archive.layout import FORMAT, SUFFIXES, VariableSpec
 from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.archive.prepared import PreparedArchive
@@ -29,7 +29,6 @@ __all__ = [
     "PreparedArchive",
     "SourceFile",
     "SourceRecord",
-    "TileEntry",
     "TileTable",
     "VariableSpec",
     "target_state",

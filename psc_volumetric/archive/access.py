@@ -21,7 +21,8 @@ from psc_volumetric.archive.layout import ATTRIBUTE, MANIFEST_KEY, METADATA_KEY,
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.plain_arrays import PlainLimits, inner_codecs, plain_limits
 from psc_volumetric.archive.stores import ArchiveStore
-from psc_volumetric.bitstream.brick import BrickIndex, ReadRange, read_index
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.errors import (
     ChecksumError,
     FormatError,
@@ -29,6 +30,7 @@ from psc_volumetric.errors import (
     PscError,
     StorageError,
 )
+from psc_volumetric.methods.registry import read_index
 
 __all__ = ["CheckedStore", "SealedStore", "load_manifest"]
 
@@ -123,7 +125,7 @@ def readable(where: str) -> Iterator[None]:
     except (
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
         AttributeError,
         ArithmeticError,
         RuntimeError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.bitstream.brick import BrickIndex
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import FormatError, PriorMismatchError, PscError
 
 __all__ = ["check_index", "placed"]

@@ -210,7 +210,7 @@ class JournalDocument(Struct, frozen=True):
     level_nbytes: tuple[Count, ...]
     tiles: tuple[BrickNote, ...]
     coverage: tuple[tuple[float, float, float], ...]
-    compared: tuple[Count, Count, Count]
+    compared: dict[Text, Count] = {}
     prior: str | None = None
 
 

@@ -9,41 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from psc_volumetric.archive.documents import JournalDocument, decode
 from psc_volumetric.archive.layout import PARTIAL_PREFIX
 from psc_volumetric.archive.naming import node_path
+from psc_volumetric.records import TileRecord
 
-if TYPE_CHECKING:
-    from psc_volumetric.codec import TileRecord
-
-__all__ = ["BrickRecord", "TileEntry", "journal_key", "preview_key"]
-
-
-@dataclass(frozen=True)
-class TileEntry:
-    """A tile of a finished brick; fields as in ``psc_volumetric.codec.TileRecord``."""
-
-    position: tuple[int, int, int]
-    nbytes: tuple[int, ...]
-    mse: tuple[float, ...]
-    max_error: tuple[float, ...]
-    sha256: str
-
-    @classmethod
-    def of(cls, record: TileRecord) -> TileEntry:
-        """What the encoder reported, in plain Python numbers."""
-        z, y, x = (int(p) for p in record.position)
-        return cls(
-            position=(z, y, x),
-            nbytes=tuple(int(n) for n in record.nbytes),
-            mse=tuple(float(v) for v in record.mse),
-            max_error=tuple(float(v) for v in record.max_error),
-            sha256=record.sha256,
-        )
+__all__ = ["BrickRecord", "journal_key", "preview_key"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +36,11 @@ class BrickRecord:
         First 32 hex digits of the prior's digest.
     level_nbytes : tuple of int
         Bytes of the brick needed up to each level.
-    tiles : tuple of TileEntry
+    tiles : tuple of TileRecord
     coverage : tuple of (float, float, float)
         Share of voxels within 1, 2 and 3 sigma at each lossy level; empty where not measured.
-    compared : (int, int, int)
-        Bytes of the bases psc, av1 and wavelet at the same error; 0 for one that was not coded.
+    compared : mapping
+        Method -> bytes at the same error, of every base that was coded.
     """
 
     position: tuple[int, ...]
@@ -75,9 +49,9 @@ class BrickRecord:
     method: str
     prior: str | None
     level_nbytes: tuple[int, ...]
-    tiles: tuple[TileEntry, ...]
+    tiles: tuple[TileRecord, ...]
     coverage: tuple[tuple[float, float, float], ...] = ()
-    compared: tuple[int, int, int] = (0, 0, 0)
+    compared: Mapping[str, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """JSON; floats keep every bit."""
@@ -89,7 +63,7 @@ class BrickRecord:
             "prior": self.prior,
             "level_nbytes": self.level_nbytes,
             "coverage": self.coverage,
-            "compared": self.compared,
+            "compared": dict(self.compared),
             "tiles": [
                 [t.position, t.nbytes, _texts(t.mse), _texts(t.max_error), t.sha256]
                 for t in self.tiles
@@ -109,7 +83,7 @@ class BrickRecord:
             prior=found.prior,
             level_nbytes=found.level_nbytes,
             tiles=tuple(
-                TileEntry(t.position, t.nbytes, _numbers(t.mse), _numbers(t.max_error), t.sha256)
+                TileRecord(t.position, t.nbytes, _numbers(t.mse), _numbers(t.max_error), t.sha256)
                 for t in found.tiles
             ),
             coverage=found.coverage,

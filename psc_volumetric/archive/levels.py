@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psc_volumetric.bitstream.brick import BrickIndex
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["LEVEL_NAMES", "Level", "check_level", "is_exact_at", "level_number", "parse_level"]

@@ -15,7 +15,7 @@ from typing import Any
 from numcodecs import Zstd
 
 from psc_volumetric.archive.documents import Named, PlainNode, chunk_shape
-from psc_volumetric.coding.plain import frame_size
+from psc_volumetric.bitstream.frames import frame_size
 from psc_volumetric.errors import FormatError, LimitExceededError
 
 __all__ = ["CHECKED_NAME", "PlainLimits", "inner_codecs", "plain_limits"]

@@ -36,9 +36,15 @@ from psc_volumetric.archive.source import (
     parse_source,
 )
 from psc_volumetric.archive.stores import Target, open_store
-from psc_volumetric.archive.tiles import TILE_ARRAYS, TileTable, check_shapes, read_codes
-from psc_volumetric.bitstream.brick import BrickIndex
+from psc_volumetric.archive.tiles import (
+    TILE_ARRAYS,
+    TileTable,
+    check_shapes,
+    read_bases,
+    read_codes,
+)
 from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import (
     FormatError,
     LimitExceededError,
@@ -285,9 +291,13 @@ class ArchiveReader:
         """Bytes, errors and digests per tile, checked."""
         path = f"tiles/{self._spec(variable).node}"
         arrays = {name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS}
-        attributes = self._sealed.read_json(f"{path}/method/{METADATA_KEY}").get("attributes", {})
-        check_shapes(arrays, self._spec(variable), f"{self.name}: {path}")
-        return TileTable(**arrays, codes=read_codes(attributes, path))
+        told = {
+            name: self._sealed.read_json(f"{path}/{name}/{METADATA_KEY}").get("attributes", {})
+            for name in ("method", "compared")
+        }
+        bases = read_bases(told["compared"], path)
+        check_shapes(arrays, self._spec(variable), bases, f"{self.name}: {path}")
+        return TileTable(**arrays, codes=read_codes(told["method"], path), bases=bases)
 
     def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
         """Coordinate arrays that belong to a variable, in memory."""

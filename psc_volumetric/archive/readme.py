@@ -6,17 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 
-import psc_volumetric
 from psc_volumetric.archive.layout import CODEC_NAME, FORMAT, VariableSpec
-from psc_volumetric.archive.plain_arrays import CHECKED_NAME
 
 __all__ = ["readme_text", "specification_digest"]
 
 SPECIFICATION = "SPEC-v1.md"
 
 TEXT = """\
-This folder (or zip file) is a psc-archive, format {number}, mode "{mode}", written by psc-archive
-{release}.
+This folder (or zip file) is a psc-archive, format {number}, mode "{mode}".
 {warning}
 It is a Zarr v3 group. Every Zarr reader can list it and read the plain parts; the arrays named
 below are coded with "{codec}" and need the psc-archive software (package "psc-archive", import
@@ -30,9 +27,7 @@ What is where
   zarr.json              attributes of the whole: format, mode, digests of the source files
   <array>/zarr.json      shape, type, axes, unit, affine (array index -> world mm, RAS+)
   <array>/c/...          one object per brick; the bytes of a brick name its own position
-  other arrays           coordinates and what else stood beside the arrays: plain behind the codec
-                         "{checked}", which compares them with manifest.json; a reader without it
-                         puts the codecs of its configuration in its place
+  other arrays           coordinates, plain
   preview/<array>/       small plain pyramid (OME-Zarr 0.5, zstd); opens in any Zarr viewer
   tiles/<array>/         plain arrays: bytes, errors and SHA-256 of the decoded values per tile
   source/                the headers of the source files, as bytes in plain arrays; this part may
@@ -43,7 +38,7 @@ What is where
 
 Read it with
   psc-archive info THIS
-  psc-archive restore THIS FOLDER
+  psc-archive restore THIS --output FOLDER
   python -c "import xarray; print(xarray.open_dataset('THIS', engine='psc'))"
 """
 
@@ -62,7 +57,7 @@ def specification_digest() -> str:
 
 
 def readme_text(mode: str, variables: Sequence[VariableSpec]) -> str:
-    """Text of ``README.txt``; depends on release, format, mode and the arrays only."""
+    """Text of ``README.txt``; depends on format, mode and the arrays only."""
     lines = (
         f"  {v.name}: {v.dtype.name}, axes "
         + ", ".join(f"{dim}={size}" for dim, size in zip(v.dims, v.shape, strict=True))
@@ -72,10 +67,8 @@ def readme_text(mode: str, variables: Sequence[VariableSpec]) -> str:
         number=FORMAT,
         mode=mode,
         warning=WARNING if mode == "lossy" else "",
-        release=psc_volumetric.__version__,
         codec=CODEC_NAME,
-        checked=CHECKED_NAME,
         specification=SPECIFICATION,
         digest=specification_digest(),
-        variables="\n".join(lines) or "  none",
+        variables="\n".join(lines),
     )

@@ -27,8 +27,8 @@ from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.errors import StorageError
+from psc_volumetric.methods.registry import read_index
 
 __all__ = ["clean_up", "commit", "is_journal", "prepare", "remove_tree"]
 
@@ -147,6 +147,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
     """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable."""
     record = _reader(store, spec)
     levels, priors, methods = 1, set(), set()
+    bases: set[str] = set()
     present = set(store.listing(f"{spec.node}/c/"))
     for position in spec.positions():
         found, key = record(position), chunk_key(spec.name, position)
@@ -159,6 +160,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
         bricks[key] = Entry(found.size, found.sha256)
         levels = max(levels, len(found.level_nbytes))
         methods.add(found.method)
+        bases.update(found.compared)
         if found.prior is not None:
             priors.add(found.prior)
     if priors and not store.listing(prior_prefix(spec.prior or "")):
@@ -168,7 +170,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
             kind="incomplete",
             hint="call write_prior before seal",
         )
-    write_tile_table(spec, record, Stage(store), levels=levels, methods=methods)
+    write_tile_table(spec, record, Stage(store), levels=levels, methods=methods, bases=bases)
     stage = Stage(store)
     write_preview(spec, _preview_reader(store, spec), stage)
     stage.flush()

@@ -7,8 +7,8 @@
     tiles/<variable>/sha256      (tiles..., 32)     uint8    digest of the decoded stored values
     tiles/<variable>/brick_bytes (bricks..., level) uint64   bytes of the brick up to each level
     tiles/<variable>/coverage    (bricks..., level, 3) float32  share within 1, 2 and 3 sigma
-    tiles/<variable>/compared    (bricks..., 3)     uint64   bytes of the bases psc, av1, wavelet at
-                                                    the same error; 0 for one that was not coded
+    tiles/<variable>/compared    (bricks..., base)  uint64   bytes of base methods at equal error, 0
+                                                    for one not coded; its attribute ``methods``
 
 The codes are given per variable: base method with its layers and their coders, for example
 ``none+lossless:context``. A brick that was recorded as one unit (a constant one) has its record at
@@ -49,7 +49,8 @@ Region = tuple[slice, ...]
 class TileTable:
     """The arrays of ``tiles/<variable>/`` in memory; first axes are the tile grid.
 
-    ``codes`` gives the number that stands for a method in ``method``.
+    ``codes`` gives the number that stands for a method in ``method``, ``bases`` the columns of
+    ``compared``.
     """
 
     bytes: NDArray[np.uint32]
@@ -61,6 +62,7 @@ class TileTable:
     coverage: NDArray[np.float32]
     compared: NDArray[np.uint64]
     codes: Mapping[str, int]
+    bases: tuple[str, ...] = ()
 
     @property
     def levels(self) -> int:
@@ -79,6 +81,7 @@ def write_tile_table(
     *,
     levels: int,
     methods: Collection[str],
+    bases: Collection[str],
 ) -> None:
     """Write ``tiles/<variable>/`` from the records of its bricks, one band of bricks at a time.
 
@@ -93,18 +96,21 @@ def write_tile_table(
         Largest number of levels of any brick.
     methods : collection of str
         Methods of the bricks, as their records name them.
+    bases : collection of str
+        Base methods whose bytes were compared in some brick.
     """
+    columns = tuple(sorted(bases))
     codes = {method: code for code, method in enumerate(sorted(methods))}
     per_brick = _tiles_per_brick(spec)
     row = math.prod(spec.tile_grid_shape[1:]) * per_brick[0]
     bricks = min(spec.grid_shape[0], max(1, TILES_PER_CHUNK // row))
-    arrays = _create(spec, stage, levels, bricks, codes)
+    arrays = _create(spec, stage, levels, bricks, codes, columns)
     bands = groupby(spec.positions(), key=lambda position: position[0] // bricks)
     for number, positions in bands:
         first, last = number * bricks, min((number + 1) * bricks, spec.grid_shape[0])
         tiles = slice(first * per_brick[0], min(last * per_brick[0], spec.tile_grid_shape[0]))
         shape = (tiles.stop - tiles.start, *spec.tile_grid_shape[1:])
-        band = _blank(shape, (last - first, *spec.grid_shape[1:]), levels, codes)
+        band = _blank(shape, (last - first, *spec.grid_shape[1:]), levels, codes, columns)
         for position in positions:
             _place(band, record(position), position, first, spec, levels)
         for name, array in arrays.items():
@@ -125,12 +131,26 @@ def read_codes(attributes: Mapping[str, Any], path: str) -> dict[str, int]:
     return codes
 
 
-def check_shapes(arrays: Mapping[str, NDArray[Any]], spec: VariableSpec, where: str) -> None:
+def read_bases(attributes: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    """Base methods behind the columns of ``compared`` (FormatError if there are none)."""
+    names = attributes.get("methods")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError(
+            f"{path}/compared: expected an attribute methods (list of names), found {names!r}",
+            kind="bad-metadata",
+            hint="the archive is damaged or of another format, run `psc-archive verify`",
+        )
+    return tuple(names)
+
+
+def check_shapes(
+    arrays: Mapping[str, NDArray[Any]], spec: VariableSpec, bases: tuple[str, ...], where: str
+) -> None:
     """Refuse arrays that are not the table of this variable (FormatError)."""
     levels = arrays["brick_bytes"].shape[-1] if arrays["brick_bytes"].ndim else 0
     if not 1 <= levels <= MAX_LEVELS + len(LAYERS):
         raise FormatError(f"{where}: {levels} levels", kind="bad-metadata")
-    for name, (end, _, dtype) in _ends(levels).items():
+    for name, (end, _, dtype) in _ends(levels, len(bases)).items():
         grid = spec.grid_shape if name in BRICK_ARRAYS else spec.tile_grid_shape
         found = arrays[name]
         if found.shape != (*grid, *end) or found.dtype != np.dtype(dtype):
@@ -142,7 +162,7 @@ def check_shapes(arrays: Mapping[str, NDArray[Any]], spec: VariableSpec, where: 
             )
 
 
-def _ends(levels: int) -> dict[str, tuple[tuple[int, ...], list[str], str]]:
+def _ends(levels: int, bases: int) -> dict[str, tuple[tuple[int, ...], list[str], str]]:
     """Per array: last axes, their names, and dtype."""
     return {
         "bytes": ((levels,), ["level"], "u4"),
@@ -152,18 +172,27 @@ def _ends(levels: int) -> dict[str, tuple[tuple[int, ...], list[str], str]]:
         "sha256": ((32,), ["byte"], "u1"),
         "brick_bytes": ((levels,), ["level"], "u8"),
         "coverage": ((levels, 3), ["level", "sigmas"], "f4"),
-        "compared": ((3,), ["base"], "u8"),
+        "compared": ((bases,), ["base"], "u8"),
     }
 
 
 def _create(
-    spec: VariableSpec, stage: Stage, levels: int, bricks: int, codes: Mapping[str, int]
+    spec: VariableSpec,
+    stage: Stage,
+    levels: int,
+    bricks: int,
+    codes: Mapping[str, int],
+    bases: tuple[str, ...],
 ) -> dict[str, zarr.Array[Any]]:
     dims = [f"tile_{name}" for name in spec.dims]
+    told: dict[str, dict[str, Any]] = {
+        "method": {"codes": dict(codes)},
+        "compared": {"methods": list(bases)},
+    }
     stage.group("tiles")
     stage.group(f"tiles/{spec.node}", {"tile_shape": list(spec.tile_chunk)})
     arrays = {}
-    for name, (end, end_dims, dtype) in _ends(levels).items():
+    for name, (end, end_dims, dtype) in _ends(levels, len(bases)).items():
         of_bricks = name in BRICK_ARRAYS
         grid = spec.grid_shape if of_bricks else spec.tile_grid_shape
         rows = bricks if of_bricks else bricks * _tiles_per_brick(spec)[0]
@@ -173,15 +202,19 @@ def _create(
             shape=(*grid, *end),
             dtype=np.dtype(dtype),
             dims=[*names, *end_dims],
-            chunks=(min(rows, grid[0]), *grid[1:], *end),
-            attributes={"codes": dict(codes)} if name == "method" else None,
+            chunks=(min(rows, grid[0]), *grid[1:], *(max(n, 1) for n in end)),
+            attributes=told.get(name),
             fill_value=NO_RECORD.get(dtype),
         )
     return arrays
 
 
 def _blank(
-    tiles: Sequence[int], bricks: Sequence[int], levels: int, codes: Mapping[str, int]
+    tiles: Sequence[int],
+    bricks: Sequence[int],
+    levels: int,
+    codes: Mapping[str, int],
+    bases: tuple[str, ...],
 ) -> TileTable:
     return TileTable(
         np.zeros((*tiles, levels), np.uint32),
@@ -191,8 +224,9 @@ def _blank(
         np.zeros((*tiles, 32), np.uint8),
         np.zeros((*bricks, levels), np.uint64),
         np.full((*bricks, levels, 3), np.nan, np.float32),
-        np.zeros((*bricks, 3), np.uint64),
+        np.zeros((*bricks, len(bases)), np.uint64),
         codes,
+        bases,
     )
 
 
@@ -211,7 +245,7 @@ def _place(
     band.brick_bytes[local] = _repeat_last(record.level_nbytes, levels)
     for level, shares in enumerate(record.coverage):
         band.coverage[local][level] = shares
-    band.compared[local] = record.compared
+    band.compared[local] = [record.compared.get(name, 0) for name in band.bases]
     whole = tuple(slice(c, c + n) for c, n in zip(corner, per_brick, strict=True))
     band.method[whole] = band.codes[record.method]
     for tile in record.tiles:

@@ -15,12 +15,12 @@ import numpy as np
 
 from psc_volumetric.archive.access import SealedStore, load_manifest, missing
 from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec, chunk_key
-from psc_volumetric.archive.sealing import SIDECARS, is_journal
+from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles
-from psc_volumetric.bitstream.brick import BrickIndex
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, PscError
-from psc_volumetric.tiling import Box, TileGrid
+from psc_volumetric.tiling import TileGrid
 
 if TYPE_CHECKING:
     from psc_volumetric.archive.reader import ArchiveReader
@@ -47,8 +47,6 @@ class Finding:
         Index in the tile grid of the whole variable.
     roi : tuple of (start, stop) or None
         Voxels of the variable that cannot be trusted.
-    level : int or None
-        First quality level that cannot be trusted; those below it are good.
     """
 
     key: str
@@ -57,7 +55,6 @@ class Finding:
     variable: str | None = None
     tile: tuple[int, ...] | None = None
     roi: Region | None = None
-    level: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -156,7 +153,6 @@ def _shallow(
             "foreign-bytes",
             f"{sealed.name}: {sealed.store.foreign_bytes} bytes of the file belong to no member",
         )
-    nodes: dict[str, VariableSpec] | None = None  # looked up when there is something to say
     for number, key in enumerate(sorted(listed)):
         try:
             if key not in present:
@@ -164,39 +160,15 @@ def _shallow(
             if sampled(key, sample, seed):
                 sealed.compare(key)
         except PscError as error:
-            nodes = _nodes(sealed) if nodes is None else nodes
-            yield _located(key, error, nodes)
+            yield _located(key, error)
         if progress is not None:
             progress("objects", number + 1, len(listed))
 
 
-def _nodes(sealed: SealedStore) -> dict[str, VariableSpec]:
-    """Variables by their node, as far as the archive can be opened."""
-    from psc_volumetric.archive.reader import ArchiveReader
-
-    try:
-        return {spec.node: spec for spec in ArchiveReader(sealed).variables.values()}
-    except PscError:
-        return {}
-
-
-def _located(key: str, error: PscError, nodes: Mapping[str, VariableSpec]) -> Finding:
-    """What is wrong with an object, with the array it belongs to and, for a brick, its voxels."""
-    beside = key.removeprefix("tiles/").removeprefix("preview/")
-    node = next((node for node in nodes if beside.startswith(f"{node}/")), None)
-    if node is None:
-        array, middle, _ = key.rpartition("/c/")
-        plain = middle and not key.startswith(SIDECARS)
-        return Finding(key, error.kind, str(error), array if plain else None)
-    spec, brick = nodes[node], key.removeprefix(f"{node}/c/")
-    if brick == key:
-        return Finding(key, error.kind, str(error), spec.name)
-    try:
-        box = spec.box(tuple(int(part) for part in brick.split("/")))
-    except ValueError:  # no position of a brick
-        return Finding(key, error.kind, str(error), spec.name)
-    lost = tuple((s.start, s.stop) for s in box)
-    return Finding(key, error.kind, str(error), spec.name, None, lost, 0)
+def _located(key: str, error: PscError) -> Finding:
+    variable, middle, _ = key.partition("/c/")
+    known = middle and "/" not in variable
+    return Finding(key, error.kind, str(error), variable if known else None)
 
 
 def _deep(
@@ -237,7 +209,7 @@ def _check_brick(
         grid = _record_grid(reader.brick_index(spec.name, position), spec, position, table)
     except PscError as error:
         lost = tuple((s.start, s.stop) for s in spec.box(position))
-        yield Finding(key, error.kind, str(error), spec.name, None, lost, 0)
+        yield Finding(key, error.kind, str(error), spec.name, None, lost)
         return
     expected = {} if table is None else dict(brick_tiles(table, spec, position))
     try:
@@ -252,8 +224,7 @@ def _check_brick(
                 reader.read_brick(spec.name, position, box).values if whole is None else whole[box]
             )
         except PscError as error:
-            level = _first_lost(reader, spec, position, box)
-            yield Finding(key, error.kind, str(error), spec.name, tile, roi, level)
+            yield Finding(key, error.kind, str(error), spec.name, tile, roi)
             continue
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         found = hashlib.sha256(little.tobytes()).hexdigest()
@@ -267,21 +238,7 @@ def _check_brick(
                 spec.name,
                 tile,
                 roi,
-                reader.brick_index(spec.name, position).levels - 1,
             )
-
-
-def _first_lost(
-    reader: ArchiveReader, spec: VariableSpec, position: tuple[int, ...], box: Box
-) -> int:
-    """First level of a box of a brick that does not decode."""
-    levels = reader.brick_index(spec.name, position).levels
-    for level in range(levels - 1):
-        try:
-            reader.read_brick(spec.name, position, box, level=level)
-        except PscError:
-            return level
-    return levels - 1
 
 
 def _check_bounds(
@@ -309,11 +266,10 @@ def _check_bounds(
                     spec.name,
                     None,
                     tuple((s.start, s.stop) for s in spec.box(position)),
-                    index.base_levels + number,
                 )
     except PscError as error:
         lost = tuple((s.start, s.stop) for s in spec.box(position))
-        yield Finding(key, error.kind, str(error), spec.name, None, lost, 0)
+        yield Finding(key, error.kind, str(error), spec.name, None, lost)
 
 
 def _record_grid(

@@ -12,7 +12,6 @@ from psc_volumetric.archive import packing
 from psc_volumetric.archive.beginning import read_head, sealed_already, target_exists
 from psc_volumetric.archive.journal import (
     BrickRecord,
-    TileEntry,
     journal_key,
     preview_key,
 )
@@ -41,7 +40,7 @@ from psc_volumetric.archive.stores import (
     target_text,
 )
 from psc_volumetric.archive.targets import target_state
-from psc_volumetric.bitstream.brick import BrickIndex, read_index
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import FormatError, ParameterError, StorageError
 
 if TYPE_CHECKING:
@@ -241,7 +240,7 @@ class ArchiveWriter:
         """
         spec = self._spec(variable)
         spec.check_position(position)
-        index = _checked_index(brick.data, spec, position)
+        _check_index(brick.index, spec, position)
         plan = plan_preview(spec)
         if values is not None and position[: spec.lead] in plan.picks:
             small = block_means(values, plan.factors, special=spec.special_values, dtype=plan.dtype)
@@ -251,10 +250,10 @@ class ArchiveWriter:
             position=tuple(position),
             size=len(brick.data),
             sha256=sha256_hex(brick.data),
-            method=index.coding,
-            prior=index.prior_digest,
-            level_nbytes=tuple(index.level_nbytes(level) for level in range(index.levels)),
-            tiles=tuple(TileEntry.of(r) for r in brick.records),
+            method=brick.method,
+            prior=brick.index.prior_digest,
+            level_nbytes=tuple(brick.index.level_nbytes(n) for n in range(brick.index.levels)),
+            tiles=brick.records,
             coverage=brick.coverage,
             compared=brick.compared,
         )
@@ -344,9 +343,8 @@ class ArchiveWriter:
         return self.variables[variable]
 
 
-def _checked_index(data: bytes, spec: VariableSpec, position: tuple[int, ...]) -> BrickIndex:
-    """Header of a brick that belongs at ``position`` of the variable, or ParameterError."""
-    index = read_index(lambda start, length: data[start : start + length], len(data))
+def _check_index(index: BrickIndex, spec: VariableSpec, position: tuple[int, ...]) -> None:
+    """Refuse a brick that does not belong at ``position`` of the variable (ParameterError)."""
     expected = (tuple(position), spec.brick_shape, spec.valid(position), spec.dtype.name)
     found = (index.position, index.shape, index.valid, index.dtype.name)
     if found != expected:
@@ -355,10 +353,10 @@ def _checked_index(data: bytes, spec: VariableSpec, position: tuple[int, ...]) -
             f"{expected!r}, found {found!r}",
             kind="wrong-brick",
         )
-    if index.psc is not None and index.psc.tile != spec.tile_shape:
+    tile = None if index.fields is None else index.fields.tile
+    if tile is not None and tile != spec.tile_shape:
         raise ParameterError(
-            f"{spec.name} {position!r}: expected tiles {spec.tile_shape!r}, the brick has "
-            f"{index.psc.tile!r}",
+            f"{spec.name} {position!r}: expected tiles {spec.tile_shape!r}, the brick has {tile!r}",
             kind="wrong-brick",
         )
     prior = index.prior_digest
@@ -368,4 +366,3 @@ def _checked_index(data: bytes, spec: VariableSpec, position: tuple[int, ...]) -
             f"{spec.prior!r}",
             kind="wrong-prior",
         )
-    return index

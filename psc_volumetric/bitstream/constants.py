@@ -34,23 +34,12 @@ __all__ = [
     "MAX_STEPS",
     "MAX_TILE_ROWS",
     "MAX_TILE_WORDS",
-    "METHODS",
-    "METHOD_CODES",
     "MIN_GRID_STEP",
     "SAMPLE_FRACTION_BITS",
 ]
 
 MAGIC = b"PSCb"  # section 3
 FORMAT_VERSION = 0  # section 3: experimental until the rate-distortion defaults settle
-
-METHODS = {  # section 3.1: what the levels stand on
-    0: "constant",
-    1: "none",
-    2: "psc",
-    3: "av1",
-    4: "wavelet",
-}
-METHOD_CODES = {name: code for code, name in METHODS.items()}
 
 LAYERS = {1: "bounded", 2: "lossless"}  # section 3.4
 LAYER_CODES = {name: code for code, name in LAYERS.items()}

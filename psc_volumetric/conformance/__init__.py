@@ -7,9 +7,9 @@ machine decodes: ``psc-archive doctor --conformance``, or :func:`run`. They are 
 
 from __future__ import annotations
 
-from psc_volumetric.conformance.cases import Case, load_case, load_cases
 from psc_volumetric.conformance.runner import ConformanceReport, Outcome, run
-from psc_volumetric.conformance.trust import check_denoiser, ensure_trusted, self_test
+from psc_volumetric.golden import Case, load_case, load_cases
+from psc_volumetric.methods.psc.trust import check_denoiser, ensure_trusted, self_test
 
 __all__ = [
     "Case",

@@ -30,12 +30,12 @@ def _fields(parts: Parts) -> Iterator[Bad]:
         ("fine", "a step of integers that is no multiple of 2^-16", {"step": 2.0**-17}),
         ("fraction", "integers from one half", {"low": 0.5}),
     ):
-        yield f"bad-av1-step-{name}", covers, parts.with_classical(**changes).join(), kind
-    axis = parts.with_classical(frame_axis=3)
+        yield f"bad-av1-step-{name}", covers, parts.with_fields(**changes).join(), kind
+    axis = parts.with_fields(frame_axis=3)
     yield "bad-av1-axis", "frames along a fourth axis", axis.join(), "bad-av1"
-    none = parts.with_classical(sigma=b"\x20" + bytes(8))
+    none = parts.with_fields(sigma=b"\x20" + bytes(8))
     yield "bad-av1-octave", "sigma tables from half octave 32", none.join(), "bad-uncertainty"
-    many = parts.with_classical(sigma=bytes(4097))
+    many = parts.with_fields(sigma=bytes(4097))
     yield "bad-av1-sigma", "a sigma table of 4097 bytes", many.join(), "limit"
     wide = parts.with_header(dtype=np.dtype("<i8"))
     yield "bad-av1-int64", "64-bit integers", wide.join(), "bad-method"

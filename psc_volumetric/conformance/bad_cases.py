@@ -6,20 +6,21 @@ fuzz targets gets an entry here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numcodecs import Zstd
 
-from psc_volumetric.bitstream.brick import write_brick
 from psc_volumetric.bitstream.header import BrickHeader
-from psc_volumetric.bitstream.layers import LayerFields
+from psc_volumetric.bitstream.index import write_brick
+from psc_volumetric.bitstream.layer_fields import LayerFields
 from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wire import FieldWriter
-from psc_volumetric.coding.plain import compress_lossless
+from psc_volumetric.coders.zstd import compress_lossless
 from psc_volumetric.conformance.bad_av1 import bad_av1_streams
 from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
+from psc_volumetric.methods.registry import REGISTRY
 
 __all__ = ["bad_streams"]
 
@@ -52,6 +53,16 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _limits(split(good["limits-wavelet-float32"]))
 
 
+def _written(
+    header: BrickHeader,
+    *,
+    constant: bytes = b"",
+    layers: Sequence[tuple[LayerFields, Sequence[bytes]]] = (),
+) -> bytes:
+    data, _ = write_brick(header, [], methods=REGISTRY, constant=constant, layers=layers)
+    return data
+
+
 def _damaged(stream: bytes) -> Iterator[Bad]:
     size = int.from_bytes(stream[8:12], "little")
     yield "bad-empty", "no bytes at all", b"", "truncated"
@@ -72,8 +83,7 @@ def _damaged(stream: bytes) -> Iterator[Bad]:
 
 
 def _impossible(parts: Parts, levels: int) -> Iterator[Bad]:
-    assert parts.psc is not None
-    other = parts.with_psc(prior_digest=bytes(16))
+    other = parts.with_fields(prior_digest=bytes(16))
     yield "bad-other-prior", "a prior nobody has", other.join(), "prior-missing"
     ends = parts.psc.parameters.noise_levels
     high = parts.with_parameters(noise_levels=(levels, *ends[1:]))
@@ -84,9 +94,9 @@ def _impossible(parts: Parts, levels: int) -> Iterator[Bad]:
     yield "bad-particles", "a single particle", lone.join(), "bad-parameter"
     step = parts.with_parameters(step=1 << 17)
     yield "bad-step", "quantiser step 2^17", step.join(), "bad-parameter"
-    tile = parts.with_psc(tile=(8, 64, 0))
+    tile = parts.with_fields(tile=(8, 64, 0))
     yield "bad-tile", "tile extent zero", tile.join(), "bad-tile"
-    tile = parts.with_psc(
+    tile = parts.with_fields(
         tile=(8, 32, 32), words=tuple((row[0], 0, 0, 0) for row in parts.psc.words)
     )
     yield "bad-tile-of-prior", "tiles that are not the prior's", tile.join(), "bad-parameter"
@@ -181,26 +191,6 @@ def _layers(parts: Parts, bounded: Parts) -> Iterator[Bad]:
     yield "bad-grid-bool", "booleans on a grid", flags.join(), "bad-grid"
 
 
-def _limits(parts: Parts) -> Iterator[Bad]:
-    """Limits of the values that are none."""
-    for name, covers, ends in (
-        ("bad-limits-order", "a least value that is the largest, too", (5.0, 5.0)),
-        ("bad-limits-nan", "a largest value that is not a number", (5.0, float("nan"))),
-    ):
-        limits = ValueLimits(*ends)
-        yield name, covers, replace(parts, limits=limits).join(), "bad-limits"
-
-    def other_flag(body: bytearray) -> None:
-        out = FieldWriter()
-        assert parts.limits is not None
-        parts.limits.write(out, parts.header.dtype)
-        place = body.rindex(out.getvalue()) - 1
-        body[place] = 2
-
-    covers = "a flag of limits that is neither 0 nor 1"
-    yield "bad-limits-flag", covers, refix(parts.join(), other_flag), "bad-limits"
-
-
 def _outliers(parts: Parts) -> Iterator[Bad]:
     """Exact voxels of a bounded segment at places that cannot be."""
     fields, segments = parts.layers[0]
@@ -230,12 +220,12 @@ def _sizes() -> Iterator[Bad]:
     dtype, big = np.dtype("<f8"), 1 << 26
     header = BrickHeader("none", dtype, (0, 0, 0), (big, big, big), (big, big, big))
     whole = LayerFields("lossless", False, "zstd", (1, 1, big))
-    yield "bad-shape", "2^78 voxels", write_brick(header, [], layers=[(whole, [b"x"])]), "limit"
+    yield "bad-shape", "2^78 voxels", _written(header, layers=[(whole, [b"x"])]), "limit"
     header = BrickHeader("constant", dtype, (0, 0, 0), (4, 4, 4), (4, 5, 4))
     yield (
         "bad-valid",
         "a valid part larger than the brick",
-        write_brick(header, [], constant=bytes(8)),
+        _written(header, constant=bytes(8)),
         "limit",
     )
     header = BrickHeader("none", dtype, (0, 0, 0), (1, 1, big), (1, 1, big))
@@ -243,7 +233,7 @@ def _sizes() -> Iterator[Bad]:
     yield (
         "bad-promise",
         "512 MiB promised, 8 bytes held",
-        write_brick(header, [], layers=[(whole, [tiny])]),
+        _written(header, layers=[(whole, [tiny])]),
         "bad-payload",
     )
 
@@ -276,9 +266,9 @@ def _paper(parts: Parts) -> Iterator[Bad]:
 
 
 def _wavelet(parts: Parts) -> Iterator[Bad]:
-    wide = parts.with_classical(step=2.0**27)
+    wide = parts.with_fields(step=2.0**27)
     yield "bad-wavelet-step", "a step past the range", wide.join(), "bad-mapping"
-    shift = parts.with_classical(shift=41)
+    shift = parts.with_fields(shift=41)
     yield "bad-wavelet-shift", "samples shifted by 41", shift.join(), "bad-wavelet"
     stream = dict(parts.sections)["base"]
     for name, covers, data in (
@@ -292,3 +282,23 @@ def _wavelet(parts: Parts) -> Iterator[Bad]:
     yield "bad-wavelet-empty", "no stream", empty.join(), "truncated"
     depth = parts.with_section("base", b"\x04" + stream[1:])
     yield "bad-wavelet-depth", "more splits than z has", depth.join(), "bad-payload"
+
+
+def _limits(parts: Parts) -> Iterator[Bad]:
+    """Limits of the values that are none."""
+    for name, covers, ends in (
+        ("bad-limits-order", "a least value that is the largest, too", (5.0, 5.0)),
+        ("bad-limits-nan", "a largest value that is not a number", (5.0, float("nan"))),
+    ):
+        limits = ValueLimits(*ends)
+        yield name, covers, replace(parts, limits=limits).join(), "bad-limits"
+
+    def other_flag(body: bytearray) -> None:
+        out = FieldWriter()
+        assert parts.limits is not None
+        parts.limits.write(out, parts.header.dtype)
+        place = body.rindex(out.getvalue()) - 1
+        body[place] = 2
+
+    covers = "a flag of limits that is neither 0 nor 1"
+    yield "bad-limits-flag", covers, refix(parts.join(), other_flag), "bad-limits"

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from psc_volumetric.bitstream.brick import PROLOGUE, BrickIndex, PscFields, read_index, write_brick
-from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping, StreamParameters
-from psc_volumetric.bitstream.layers import LayerFields
-from psc_volumetric.bitstream.stored_samples import StoredSamples
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.index import PROLOGUE, write_brick
+from psc_volumetric.bitstream.layer_fields import LayerFields
+from psc_volumetric.bitstream.methods import MethodFields
 from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.bitstream.wire import crc32c
+from psc_volumetric.methods.psc.fields import PscFields, StreamParameters
+from psc_volumetric.methods.registry import REGISTRY, read_index
+from psc_volumetric.values.mapping import IntensityMapping
 
 __all__ = ["Parts", "flip_bit", "refix", "split"]
 
@@ -26,23 +29,23 @@ class Parts:
 
     header: BrickHeader
     sections: tuple[tuple[str, bytes], ...]
-    psc: PscFields | None
+    fields: MethodFields | None
     constant: bytes
     layers: tuple[tuple[LayerFields, tuple[bytes, ...]], ...] = ()
-    classical: StoredSamples | None = None
     limits: ValueLimits | None = None
 
     def join(self) -> bytes:
         """The brick as bytes."""
-        return write_brick(
+        data, _ = write_brick(
             self.header,
             list(self.sections),
-            psc=self.psc,
-            classical=self.classical,
+            methods=REGISTRY,
+            fields=self.fields,
             constant=self.constant,
             layers=self.layers,
             limits=self.limits,
         )
+        return data
 
     def with_header(self, **changes: object) -> Parts:
         """Other header fields."""
@@ -69,48 +72,40 @@ class Parts:
         layers = tuple(layer if n == number else old for n, old in enumerate(self.layers))
         return replace(self, layers=layers)
 
-    def with_psc(self, **changes: object) -> Parts:
+    def with_fields(self, **changes: object) -> Parts:
         """Other method fields."""
-        assert self.psc is not None
-        return replace(self, psc=replace(self.psc, **changes))  # type: ignore[arg-type]
+        assert self.fields is not None
+        changed = replace(self.fields, **changes)  # type: ignore[type-var]
+        return replace(self, fields=changed)
 
-    def with_classical(self, **changes: object) -> Parts:
-        """Other fields of a classical method."""
-        assert self.classical is not None
-        changed = replace(self.classical, **changes)  # type: ignore[arg-type]
-        return replace(self, classical=changed)
+    @property
+    def psc(self) -> PscFields:
+        """Method fields of a ``psc`` brick."""
+        assert isinstance(self.fields, PscFields)
+        return self.fields
 
     def with_parameters(self, **changes: object) -> Parts:
         """Other stream parameters."""
-        assert self.psc is not None
         parameters: StreamParameters = replace(self.psc.parameters, **changes)  # type: ignore[arg-type]
-        return self.with_psc(parameters=parameters)
+        return self.with_fields(parameters=parameters)
 
     def with_mapping(self, low: float, high: float) -> Parts:
         """Another intensity mapping, even one that may not be."""
         mapping = object.__new__(IntensityMapping)
         object.__setattr__(mapping, "low", low)
         object.__setattr__(mapping, "high", high)
-        return self.with_psc(mapping=mapping)
+        return self.with_fields(mapping=mapping)
 
 
 def split(stream: bytes) -> Parts:
     """Take a good brick apart."""
-    index: BrickIndex = read_index(lambda a, n: stream[a : a + n], len(stream))
+    index = read_index(lambda a, n: stream[a : a + n], len(stream))
     sections = tuple((s.name, stream[s.offset : s.offset + s.nbytes]) for s in index.sections)
     layers = []
     for number, fields in enumerate(index.layers):
         places = [index.segment(number, n) for n in range(len(fields.sizes))]
         layers.append((fields, tuple(stream[p.offset : p.offset + p.nbytes] for p in places)))
-    return Parts(
-        index.header,
-        sections,
-        index.psc,
-        index.constant,
-        tuple(layers),
-        index.classical,
-        index.limits,
-    )
+    return Parts(index.header, sections, index.fields, index.constant, tuple(layers), index.limits)
 
 
 def flip_bit(stream: bytes, bit: int) -> bytes:

@@ -19,17 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from psc_volumetric.bitstream.header import IntensityMapping, StreamParameters
 from psc_volumetric.codec import CodecParameters, Guarantee, encode_brick
 from psc_volumetric.conformance.bad_cases import bad_streams
-from psc_volumetric.conformance.cases import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case
 from psc_volumetric.conformance.runner import decode_case, make_denoiser
-from psc_volumetric.conformance.trust import network_digest, primitive_digests
 from psc_volumetric.errors import PscError
-from psc_volumetric.prior import Prior, installed_priors, load_prior
+from psc_volumetric.golden import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case
+from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.psc.fields import StreamParameters
+from psc_volumetric.methods.psc.noise import gaussian
+from psc_volumetric.methods.psc.parameters import stream_parameters
+from psc_volumetric.methods.psc.trust import network_digest, offering, primitive_digests
+from psc_volumetric.prior import installed_priors, load_prior
 from psc_volumetric.prior.runtime import one_thread
-from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
-from psc_volumetric.sampler.noise import gaussian
+from psc_volumetric.values.mapping import IntensityMapping
 
 __all__ = ["main", "synthetic_values"]
 
@@ -48,11 +50,15 @@ class ShortPaper(CodecParameters):
     steps: int = 5
     particles: int = 8
 
-    def stream(self, levels: int, seed: int, *, coarser: float = 1.0) -> StreamParameters:
-        """As the parent, shortened."""
-        full = super().stream(levels, seed, coarser=coarser)
-        chosen = full.noise_levels[:: len(full.noise_levels) // self.steps][: self.steps]
-        return replace(full, noise_levels=chosen, particles=self.particles, rows_per_round=4)
+
+@stream_parameters.register
+def _shortened(
+    chosen: ShortPaper, levels: int, seed: int, *, coarser: float = 1.0
+) -> StreamParameters:
+    plain = CodecParameters(setting="paper", step=chosen.step, rounds=chosen.rounds)
+    full = stream_parameters(plain, levels, seed, coarser=coarser)
+    noise = full.noise_levels[:: len(full.noise_levels) // chosen.steps][: chosen.steps]
+    return replace(full, noise_levels=noise, particles=chosen.particles, rows_per_round=4)
 
 
 @dataclass(frozen=True)
@@ -265,17 +271,8 @@ def _document(recipe: Recipe, digest: str | None) -> dict[str, Any]:
 
 def encode_recipe(recipe: Recipe) -> Case:
     """Encode one recipe with the float64 carrier and decode it again at every level."""
-    with using_denoiser(_carrier(recipe.prior) if recipe.network else None):
-        return _encode(recipe, load_prior(recipe.prior) if recipe.network else None)
-
-
-@functools.cache
-def _carrier(prior: str) -> Denoiser:
-    """A shipped prior with the slow and obvious arithmetic."""
-    return make_denoiser(load_prior(prior).digest, "cpu", "float64")
-
-
-def _encode(recipe: Recipe, prior: Prior | None) -> Case:
+    prior = load_prior(recipe.prior) if recipe.network else None
+    denoiser = _carrier(recipe.prior) if recipe.network else None
     mask = None
     if recipe.exact is not None:
         mask = np.zeros(recipe.values.shape, bool)
@@ -292,14 +289,21 @@ def _encode(recipe: Recipe, prior: Prior | None) -> Case:
         base=recipe.base,
         exact_mask=mask,
         limits=recipe.limits,
+        denoisers=None if denoiser is None else offering(denoiser),
     )
     used = prior.digest if prior is not None and encoded.method.startswith("psc") else None
     document = _document(recipe, used)
     document["method"] = encoded.method
     case = Case(recipe.name, encoded.data, document)
     levels = len(encoded.records[0].mse)
-    document["levels"] = [decode_case(case, level) for level in range(levels)]
+    document["levels"] = [decode_case(case, level, denoiser) for level in range(levels)]
     return case
+
+
+@functools.cache
+def _carrier(prior: str) -> Denoiser:
+    """A shipped prior with the slow and obvious arithmetic."""
+    return make_denoiser(load_prior(prior).digest, "cpu", "float64")
 
 
 def bad_case(name: str, covers: str, stream: bytes, kind: str, prior: str) -> Case:
@@ -312,7 +316,7 @@ def bad_case(name: str, covers: str, stream: bytes, kind: str, prior: str) -> Ca
     }
     case = Case(name, stream, document)
     try:
-        decode_case(case)
+        decode_case(case, denoiser=_carrier(TINY))
     except PscError as error:
         if error.kind == kind:
             return case
@@ -337,7 +341,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 def write(folder: Path) -> int:
     """Make all vectors and replace the folder; returns their size in bytes."""
     tiny = load_prior(TINY)
-    with one_thread(), using_denoiser(_carrier(TINY)):
+    with one_thread():
         good = [encode_recipe(recipe) for recipe in recipes()]
         streams = {case.name: case.stream for case in good}
         bad = [bad_case(*item, tiny.digest) for item in bad_streams(streams, tiny.levels)]

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from psc_volumetric.codec import decode_brick
-from psc_volumetric.conformance.cases import Case, array_digest, known_networks, load_cases
-from psc_volumetric.conformance.trust import network_digest, primitive_digests
 from psc_volumetric.errors import PscError
+from psc_volumetric.golden import Case, array_digest, known_networks, load_cases
+from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.psc.trust import network_digest, offering, primitive_digests
 from psc_volumetric.prior import installed_priors, resolve_prior
 from psc_volumetric.prior.runtime import TorchRuntime, one_thread
-from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 
 __all__ = [
     "CARRIERS",
@@ -100,10 +100,17 @@ def make_denoiser(prior_digest: str, device: str, carrier: str) -> Denoiser:
     return Denoiser(prior, device, TorchRuntime(prior.program, device, dtype))
 
 
-def decode_case(case: Case, level: int | None = None) -> dict[str, str]:
-    """Decode a vector with whatever denoiser is current; digests of values and spread."""
+def decode_case(
+    case: Case, level: int | None = None, denoiser: Denoiser | None = None
+) -> dict[str, str]:
+    """Decode a vector, with a denoiser if one is given; digests of values and spread."""
     decoded = decode_brick(
-        case.read, selection=WHOLE, level=level, prior=resolve_prior, spread=True
+        case.read,
+        selection=WHOLE,
+        level=level,
+        prior=resolve_prior,
+        spread=True,
+        denoisers=None if denoiser is None else offering(denoiser),
     )
     assert decoded.spread is not None
     return {"values": array_digest(decoded.values), "spread": array_digest(decoded.spread)}
@@ -118,9 +125,8 @@ def check_case(case: Case, device: str, carrier: str) -> Outcome:
     expected = case.document.get("levels", [])
     problem, digest, found = "", "", []
     try:
-        with using_denoiser(denoiser):
-            for level in range(len(expected)) if case.kind is None else (None,):
-                found.append(decode_case(case, level))
+        for level in range(len(expected)) if case.kind is None else (None,):
+            found.append(decode_case(case, level, denoiser))
     except PscError as error:
         digest = error.kind
         if error.kind != case.kind:

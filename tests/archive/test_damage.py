@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter, Manifest, verify_archive
+from psc_volumetric.archive import ArchiveReader, Manifest, verify_archive
 from psc_volumetric.errors import FormatError, PscError, StorageError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
@@ -92,30 +92,6 @@ def test_verify_names_the_brick_its_region_and_nothing_else(
     with ArchiveReader.open(folder) as reader:
         good = (slice(0, 8), slice(0, 40), slice(0, 70))
         np.testing.assert_array_equal(reader.read("volume", good), values[good])
-
-
-def test_verify_names_array_level_and_voxels(tmp_path: Path, make: SimpleNamespace) -> None:
-    """Also without decoding, for groups, and for what stands beside a variable."""
-    path = tmp_path / "a.psc.zarr"
-    values = make.values((11, 40, 70))
-    spec = make.spec(values, name="deep/ice thickness")
-    writer = ArchiveWriter.create(path, mode="lossless", variables=[spec])
-    make.write_bricks(writer, {spec.name: values})
-    make.finish(writer)
-    damaged = {
-        "deep/ice thickness/c/1/0/1": ("deep/ice thickness", ((8, 11), (0, 32), (32, 64)), 0),
-        "deep/ice thickness/zarr.json": ("deep/ice thickness", None, None),
-        "tiles/deep/ice thickness/mse/c/0/0/0/0": ("deep/ice thickness", None, None),
-        "source/document/c/0": (None, None, None),
-    }
-    for key in damaged:
-        flip(path / key)
-    found = {f.key: (f.variable, f.roi, f.level) for f in verify_archive(path)}
-    flip(path / "deep/ice thickness/zarr.json")
-    readable = {f.key: (f.variable, f.roi, f.level) for f in verify_archive(path)}
-    assert set(found) == set(damaged)
-    del damaged["deep/ice thickness/zarr.json"]
-    assert readable == damaged
 
 
 def test_swapped_bricks_of_equal_size_are_told_apart(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -11,8 +11,8 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, verify_archive
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import CodecParameters, Guarantee, encode_brick
+from psc_volumetric.methods.registry import read_index
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
 

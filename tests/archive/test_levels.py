@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from psc_volumetric.archive.levels import check_level, is_exact_at, level_number, parse_level
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import load_prior
 
 VALUES = np.random.default_rng(0).integers(0, 1000, (8, 64, 64)).astype(np.int16)

@@ -10,15 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import psc_volumetric
-from adapters.base import SideArray
-from pipelines.cli import app
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter, SourceRecord, verify_archive
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter, SourceRecord
 from psc_volumetric.errors import ParameterError
 
 
@@ -207,32 +203,6 @@ def test_readme_names_format_mode_and_specification(kept: Path) -> None:
     assert '"lossless"' in text
     assert "SPEC-v1.md" in text
     assert "volume: int16, axes z=11, y=40, x=70" in text
-    assert psc_volumetric.__version__ in text
-
-
-def test_readme_names_commands_that_exist(kept: Path) -> None:
-    lines = (kept / "README.txt").read_text().splitlines()
-    commands = [line.split()[1:] for line in lines if line.startswith("  psc-archive ")]
-    known = typer.main.get_command(app)
-    assert len(commands) >= 2
-    for name, *arguments in commands:
-        command = known.commands[name]
-        taken = [p for p in command.params if p.param_type_name == "argument"]
-        assert len(arguments) == len(taken)
-        assert not any(argument.startswith("-") for argument in arguments)
-
-
-def test_an_archive_may_hold_no_variable(target: str, make: SimpleNamespace) -> None:
-    """What has no volume path is kept exactly, as source and plain arrays."""
-    beside = SideArray("time", np.arange(5.0), ("time",), {"units": "s"})
-    writer = ArchiveWriter.create(target, mode="lossless", variables=[], arrays=[beside])
-    writer.write_source("netcdf", {"a": 1}, {"file": b"abc" * 1000}, make.files)
-    writer.seal()
-    assert list(verify_archive(target, deep=True)) == []
-    with ArchiveReader.open(target) as reader:
-        assert reader.variables == {}
-        assert reader.source().blobs == {"file": b"abc" * 1000}
-        assert reader.info()["variables"] == {}
 
 
 def test_variables_with_clashing_axes_share_one_group(

@@ -7,15 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from psc_volumetric.bitstream.brick import read_index
-from psc_volumetric.bitstream.header import IntensityMapping
 from psc_volumetric.codec import CodecParameters, decode_brick, encode_brick
-from psc_volumetric.coding.plain import SpecialMap
-from psc_volumetric.conformance.cases import load_case
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import FormatError, ParameterError
-from psc_volumetric.intensity import denormalise
+from psc_volumetric.golden import load_case
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import load_prior
+from psc_volumetric.values.mapping import IntensityMapping, denormalise
+from psc_volumetric.values.special import SpecialMap
 
 SAMPLES = np.array([-(1 << 23) - (1 << 22), 0, (1 << 23) + (1 << 22)])
 
@@ -50,7 +49,7 @@ def test_gram_matrix_past_a_double_is_refused() -> None:
     parts = split(load_case("paper-float64").stream)
     wide = (8, 64, 128)
     header = parts.with_header(shape=wide)
-    fits = header.with_psc(tile=wide)
+    fits = header.with_fields(tile=wide)
     assert read_index(lambda start, length: fits.join()[start : start + length]).levels > 1
     large = fits.with_parameters(particles=32).join()
     with pytest.raises(FormatError) as caught:

@@ -10,11 +10,11 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from psc_volumetric.coding import av1
-from psc_volumetric.coding.av1 import decode_frames, encode_frames, quantiser_step
-from psc_volumetric.coding.av1_encoder import encode_units, find_ffmpeg
-from psc_volumetric.coding.av1_units import split_units
 from psc_volumetric.errors import FormatError, NumericalError, ParameterError
+from psc_volumetric.methods.av1 import frames as av1
+from psc_volumetric.methods.av1.encoder import encode_units, find_ffmpeg
+from psc_volumetric.methods.av1.frames import decode_frames, encode_frames, quantiser_step
+from psc_volumetric.methods.av1.units import split_units
 
 FAST = 9
 

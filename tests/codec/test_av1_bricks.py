@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from psc_volumetric.av1_brick import Av1Source
-from psc_volumetric.bitstream.av1_fields import Av1Fields
-from psc_volumetric.bitstream.brick import BrickIndex, read_index, write_brick
+from psc_volumetric.bitstream.index import BrickIndex, write_brick
 from psc_volumetric.codec import (
     CodecParameters,
     DecodedBrick,
@@ -21,7 +19,10 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import FormatError
-from psc_volumetric.uncertainty import NOMINAL, coverage
+from psc_volumetric.methods.av1.fields import Av1Fields
+from psc_volumetric.methods.av1.method import Av1Source
+from psc_volumetric.methods.registry import REGISTRY, read_index
+from psc_volumetric.sigma.tables import NOMINAL, coverage
 
 WHOLE = (slice(None),) * 3
 
@@ -125,7 +126,7 @@ def test_exact_levels_stand_on_an_av1_base(dtype: str) -> None:
 def test_without_a_prior_av1_stands_in_for_lossy_bricks_only() -> None:
     values = blobs((4, 64, 64))
     lossy = encode(values, base="auto")
-    psc, av1, wavelet = lossy.compared
+    psc, av1, wavelet = (lossy.compared.get(name, 0) for name in ("psc", "av1", "wavelet"))
     assert lossy.method == "av1" and psc == 0 < av1 < wavelet
     assert (
         lossy.choice == f"av1: no prior for these values: {av1} bytes against {wavelet} of wavelet"
@@ -163,7 +164,7 @@ def test_mapping_is_exact_integer_arithmetic() -> None:
 def test_impossible_fields_are_refused() -> None:
     brick = encode(blobs((2, 20, 20)))
     index = parse(brick.data)
-    assert index.classical is not None
+    assert index.fields is not None
     sections = [
         (s.name, brick.data[s.offset : s.offset + s.nbytes]) for s in index.sections
     ]  # fmt: skip
@@ -178,19 +179,21 @@ def test_impossible_fields_are_refused() -> None:
         {"step": 2.0**27},
         {"sigma": bytes(4097)},
     ):
-        data = write_brick(index.header, sections, classical=replace(index.classical, **change))
+        fields = replace(index.fields, **change)
+        data, _ = write_brick(index.header, sections, methods=REGISTRY, fields=fields)
         with pytest.raises(FormatError):
             parse(data)
     other = replace(index.header, valid=(2, 20, 19))
-    data = write_brick(other, sections, classical=index.classical)
+    data, _ = write_brick(other, sections, methods=REGISTRY, fields=index.fields)
     with pytest.raises(FormatError) as caught:
         decode_brick(lambda a, n: data[a : a + n], selection=WHOLE)
     assert caught.value.kind == "bad-av1"
     for name in ("<i8", "bool"):
         with pytest.raises(FormatError):
-            data = write_brick(
-                replace(other, dtype=np.dtype(name)), sections, classical=index.classical
-            )
+            data, _ = write_brick(
+                replace(other, dtype=np.dtype(name)), sections, methods=REGISTRY,
+                fields=index.fields,
+            )  # fmt: skip
             parse(data)
 
 
@@ -200,7 +203,7 @@ def test_frames_run_along_the_axis_that_is_cheapest() -> None:
         values = np.ascontiguousarray(np.repeat(plane[..., None], 20, axis=2))
         values = np.moveaxis(values, 2, axis)
         brick = encode(values)
-        fields = parse(brick.data).classical
+        fields = parse(brick.data).fields
         assert isinstance(fields, Av1Fields) and fields.frame_axis == axis
         whole = decode(brick, spread=True)
         assert brick.last is not None and np.array_equal(whole.values, brick.last)

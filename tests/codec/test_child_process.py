@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from psc_volumetric.coding.child_process import run_child
+from psc_volumetric.methods.av1.child_process import run_child
 
 PARENT = """
 import sys
-from psc_volumetric.coding.child_process import run_child
+from psc_volumetric.methods.av1.child_process import run_child
 print("ready", flush=True)
 run_child([sys.argv[1], sys.argv[2]], b"", timeout_s=60)
 """

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.bitstream.constants import DTYPES
 from psc_volumetric.codec import (
     CodecParameters,
@@ -21,8 +20,9 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.coding.candidates import EXACT_CODERS
+from psc_volumetric.coders.registry import EXACT_CODERS
 from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior, load_prior
 
 CODES = [dtype.str[1:] if dtype.kind != "b" else "?" for dtype in DTYPES.values()]

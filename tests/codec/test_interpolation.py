@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import (
     CodecParameters,
     EncodedBrick,
@@ -19,10 +18,11 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.coding.interpolation import MAX_BOUND, decode_interpolated
-from psc_volumetric.coding.interpolation_fit import Order, encode_interpolated, rank_orders
-from psc_volumetric.coding.interpolation_layout import lattices
+from psc_volumetric.coders.interpolation.coder import MAX_BOUND, decode_interpolated
+from psc_volumetric.coders.interpolation.fit import Order, encode_interpolated, rank_orders
+from psc_volumetric.coders.interpolation.order import lattices
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
+from psc_volumetric.methods.registry import read_index
 
 Integers = NDArray[np.int64]
 TOP = (1 << 31) - 1

@@ -8,13 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from psc_volumetric.bitstream.brick import BrickIndex, read_index
 from psc_volumetric.bitstream.constants import MAX_HEADER_SIZE, MAX_SEGMENTS
-from psc_volumetric.bitstream.layers import MANY_SEGMENTS, default_segment
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.layer_fields import MANY_SEGMENTS, default_segment
 from psc_volumetric.codec import CodecParameters, Guarantee, decode_brick, encode_brick
-from psc_volumetric.coding.layers import SPARSE_SEGMENT
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import ChecksumError, FormatError
+from psc_volumetric.layers.segments import SPARSE_SEGMENT
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.tiling import TileGrid
 
 SHAPE = (40, 150, 140)

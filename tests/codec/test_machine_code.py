@@ -18,7 +18,7 @@ def step(x):
     return x + {}
 """
 LOOP = """
-from psc_volumetric.coding.helper import step
+from psc_volumetric.entropy.helper import step
 from psc_volumetric.machine_code import compiled
 
 @compiled()
@@ -33,12 +33,12 @@ print(loop(5), sum(loop.stats.cache_hits.values()))
 
 def test_a_change_in_another_file_is_noticed(tmp_path: Path) -> None:
     package = tmp_path / "psc_volumetric"
-    for folder in (package, package / "coding", package / "prior"):
+    for folder in (package, package / "entropy", package / "prior"):
         folder.mkdir()
         (folder / "__init__.py").touch()
     shutil.copy(Path(psc_volumetric.__file__).parent / "machine_code.py", package)
     (package / "prior" / "loop.py").write_text(LOOP)
-    helper = package / "coding" / "helper.py"
+    helper = package / "entropy" / "helper.py"
 
     def run() -> str:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": ""}

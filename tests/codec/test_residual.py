@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from psc_volumetric.coding.residual import decode_integers, encode_integers
-from psc_volumetric.coding.residual_floats import (
+from psc_volumetric.coders.context.coder import decode_integers, encode_integers
+from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.values.ordered_floats import (
     float_keys,
     floats_from_keys,
     join_words,
     split_words,
 )
-from psc_volumetric.errors import FormatError, ParameterError
 
 I32 = np.iinfo(np.int32)
 Integers = NDArray[np.int64]

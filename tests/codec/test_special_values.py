@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psc_volumetric.coding.plain import SpecialMap
+from psc_volumetric.values.special import SpecialMap
 
 
 @pytest.mark.parametrize("special", [70000, -1, 4464.5])

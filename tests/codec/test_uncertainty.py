@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import (
     CodecParameters,
     DecodedBrick,
@@ -23,15 +22,17 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import FormatError
+from psc_volumetric.methods.psc.fields import PscFields
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior, load_prior
-from psc_volumetric.uncertainty import (
+from psc_volumetric.sigma.fit import LevelErrors, fit_tables
+from psc_volumetric.sigma.tables import (
     NOMINAL,
     SIGMA_STEPS,
     SigmaTables,
     coverage,
     voxel_classes,
 )
-from psc_volumetric.uncertainty_fit import LevelErrors, fit_tables
 
 POINTS = 0.03
 WHOLE = (slice(None), slice(None), slice(None))
@@ -194,5 +195,5 @@ def test_a_region_has_the_sigma_of_the_whole(
 def test_the_tables_are_small(coded: tuple[np.ndarray, EncodedBrick]) -> None:
     _, brick = coded
     index = read_index(lambda start, n: brick.data[start : start + n], len(brick.data))
-    assert index.psc is not None
-    assert 0 < len(index.psc.sigma) < 200
+    assert isinstance(index.fields, PscFields)
+    assert 0 < len(index.fields.sigma) < 200

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from psc_volumetric.archive.preview import block_means
-from psc_volumetric.bitstream.brick import read_index
 from psc_volumetric.codec import (
     CodecParameters,
     Guarantee,
@@ -15,6 +14,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import load_prior
 
 SHAPE = (8, 64, 64)

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc_volumetric.bitstream.brick import read_index
-from psc_volumetric.bitstream.wavelet_fields import WaveletFields
 from psc_volumetric.codec import (
     CodecParameters,
     DecodedBrick,
@@ -20,8 +18,14 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.coding import wavelet_coder
-from psc_volumetric.coding.wavelet import (
+from psc_volumetric.errors import FormatError, NumericalError
+from psc_volumetric.methods.registry import read_index
+from psc_volumetric.methods.wavelet import coder as wavelet_coder
+from psc_volumetric.methods.wavelet.coder import decode_steps, encode_steps
+from psc_volumetric.methods.wavelet.fields import WaveletFields
+from psc_volumetric.methods.wavelet.fit import quantise
+from psc_volumetric.methods.wavelet.kernel import LARGEST
+from psc_volumetric.methods.wavelet.transform import (
     analyse,
     band_weights,
     bands,
@@ -29,11 +33,7 @@ from psc_volumetric.coding.wavelet import (
     full_depth,
     synthesise,
 )
-from psc_volumetric.coding.wavelet_coder import decode_steps, encode_steps
-from psc_volumetric.coding.wavelet_fit import quantise
-from psc_volumetric.coding.wavelet_kernel import LARGEST
-from psc_volumetric.errors import FormatError, NumericalError
-from psc_volumetric.uncertainty import NOMINAL, coverage
+from psc_volumetric.sigma.tables import NOMINAL, coverage
 
 WHOLE = (slice(None),) * 3
 SHAPES = [(5, 33, 40), (1, 1, 1), (1, 1, 50), (2, 3, 2), (17, 4, 90), (40, 2, 3)]
@@ -227,8 +227,8 @@ def test_smooth_fields_without_a_prior_take_it() -> None:
     field = 1000 * (field - field.min()) / np.ptp(field)
     brick = encode(field.astype("<f4"), base="auto", parameters=CodecParameters(step=0.01))
     index = read_index(lambda a, n: brick.data[a : a + n])
-    assert brick.method == "wavelet" and isinstance(index.classical, WaveletFields)
-    psc, av1, wavelet = brick.compared
+    assert brick.method == "wavelet" and isinstance(index.fields, WaveletFields)
+    psc, av1, wavelet = (brick.compared[name] for name in ("psc", "av1", "wavelet"))
     assert (psc, 0 < wavelet < av1) == (0, True)
     assert brick.choice.startswith("wavelet: no prior for these values: ")
 

@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 
 from psc_volumetric.bitstream import constants as c
-from psc_volumetric.bitstream.brick import PscFields, read_index, write_brick
-from psc_volumetric.bitstream.header import BrickHeader, IntensityMapping
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.index import write_brick
 from psc_volumetric.errors import FormatError
-from psc_volumetric.parameters import CodecParameters
+from psc_volumetric.methods.parameters import CodecParameters
+from psc_volumetric.methods.psc.fields import PscFields
+from psc_volumetric.methods.psc.parameters import stream_parameters
+from psc_volumetric.methods.registry import REGISTRY, read_index
+from psc_volumetric.values.mapping import IntensityMapping
 
 SHAPE, TILE, TILES = (64, 512, 512), (8, 64, 64), 512
 
 
 def fields(words: int, tiles: int, parameters: CodecParameters) -> PscFields:
     """Fields of a brick with as many tiles that have one level of so many words."""
-    stream = replace(parameters.stream(levels=100, seed=0), level_ends=())
-    last = parameters.stream(levels=100, seed=0).level_ends[-1]
+    stream = replace(stream_parameters(parameters, 100, 0), level_ends=())
+    last = stream_parameters(parameters, 100, 0).level_ends[-1]
     row = (words,) * tiles + (0,) * (TILES - tiles)
     return PscFields(
         bytes(16), TILE, IntensityMapping(0.0, 1000.0), replace(stream, level_ends=(last,)), (row,)
@@ -29,13 +33,14 @@ def fields(words: int, tiles: int, parameters: CodecParameters) -> PscFields:
 def written(psc: PscFields) -> bytes:
     header = BrickHeader("psc", np.dtype("<i2"), (0, 0, 0), SHAPE, SHAPE)
     sections = [("special", b""), ("base", b""), ("level1", bytes(4 * sum(psc.words[0])))]
-    return write_brick(header, sections, psc=psc)
+    data, _ = write_brick(header, sections, methods=REGISTRY, fields=psc)
+    return data
 
 
 def hostile(monkeypatch: pytest.MonkeyPatch, psc: PscFields) -> bytes:
     """What an encoder without the limit writes."""
     with monkeypatch.context() as patch:
-        patch.setattr("psc_volumetric.bitstream.psc_fields._check_work", lambda *_: None)
+        patch.setattr("psc_volumetric.methods.psc.fields._check_work", lambda *_: None)
         return written(psc)
 
 
@@ -57,5 +62,5 @@ def test_a_few_bytes_do_not_buy_millions_of_evaluations(
 def test_every_effort_fits_with_a_single_word(effort: int) -> None:
     psc = fields(1, TILES, CodecParameters(effort=effort))
     data = written(psc)
-    assert read_index(lambda s, n: data[s : s + n]).psc == psc
+    assert read_index(lambda s, n: data[s : s + n]).fields == psc
     assert psc.parameters.evaluations <= c.MAX_FREE_EVALUATIONS + c.MAX_EVALUATIONS_PER_WORD

@@ -19,13 +19,14 @@ from safetensors.numpy import load, save
 from fuzz.targets import join_prior, split_prior
 from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.bitstream import constants as c
-from psc_volumetric.bitstream.brick import PROLOGUE
-from psc_volumetric.bitstream.header import StreamParameters
+from psc_volumetric.bitstream.index import PROLOGUE
 from psc_volumetric.conformance import load_cases
-from psc_volumetric.conformance.cases import Case
 from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
+from psc_volumetric.golden import Case
+from psc_volumetric.methods.psc.fields import PscFields, StreamParameters
 from psc_volumetric.prior import load_prior
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
+from psc_volumetric.values.samples import StoredSamples
 
 __all__ = ["MUTATORS", "SEEDS", "header_cuts", "header_flips"]
 
@@ -144,7 +145,6 @@ def _edit_header(stream: bytes, rng: random.Random) -> bytes:
 
 
 def _parameters(parts: Parts, rng: random.Random) -> Parts:
-    assert parts.psc is not None
     name = rng.choice([f.name for f in fields(StreamParameters)])
     value = getattr(parts.psc.parameters, name)
     changed: Any = value
@@ -189,14 +189,13 @@ def _shape(parts: Parts, rng: random.Random) -> Parts:
 
 def _words(parts: Parts, rng: random.Random) -> Parts:
     """Lengths that promise more, less, or belong to other tiles."""
-    assert parts.psc is not None
     words = [list(row) for row in parts.psc.words]
     row = rng.choice(words)
     if row and rng.random() < 0.7:
         row[rng.randrange(len(row))] = rng.choice((0, 1, 2, 1 << 20, 1 << 24, (1 << 24) + 1))
     else:
         row.append(rng.choice((0, 1, 5)))
-    return parts.with_psc(words=tuple(tuple(r) for r in words))
+    return parts.with_fields(words=tuple(tuple(r) for r in words))
 
 
 def _section(parts: Parts, rng: random.Random) -> Parts:
@@ -259,10 +258,10 @@ def _brick(stream: bytes, rng: random.Random) -> bytes:
             choices += [_section, _section, _section]
         if parts.layers:
             choices += [_layer, _layer, _layer]
-        if parts.psc is not None:
+        if isinstance(parts.fields, PscFields):
             choices += [_parameters, _parameters, _words, _mapping, _tile]
-        if parts.classical is not None:
-            choices += [_classical, _section, _section]
+        if isinstance(parts.fields, StoredSamples):
+            choices += [_sampled, _section, _section]
         parts = rng.choice(choices)(parts, rng)
     return parts.join()
 
@@ -271,22 +270,21 @@ def _mapping(parts: Parts, rng: random.Random) -> Parts:
     return parts.with_mapping(rng.choice(FLOATS), rng.choice(FLOATS))
 
 
-def _classical(parts: Parts, rng: random.Random) -> Parts:
-    assert parts.classical is not None
+def _sampled(parts: Parts, rng: random.Random) -> Parts:
+    assert isinstance(parts.fields, StoredSamples)
     name = rng.choice(("low", "step", "sigma", "detail"))
     if name == "detail":
         name = "shift" if parts.header.method == "wavelet" else "frame_axis"
-        return parts.with_classical(**{name: rng.choice((0, 1, 2, 3, 12, 40, 41, 255))})
-    value = _bytes(parts.classical.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
-    return parts.with_classical(**{name: value})
+        return parts.with_fields(**{name: rng.choice((0, 1, 2, 3, 12, 40, 41, 255))})
+    value = _bytes(parts.fields.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
+    return parts.with_fields(**{name: value})
 
 
 def _tile(parts: Parts, rng: random.Random) -> Parts:
-    assert parts.psc is not None
     tile = tuple(
         rng.choice((0, 1, 8, 64, 1024, 1025)) if rng.random() < 0.5 else t for t in parts.psc.tile
     )
-    return parts.with_psc(tile=tile)
+    return parts.with_fields(tile=tile)
 
 
 def _paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

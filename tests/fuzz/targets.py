@@ -13,13 +13,16 @@ import numpy as np
 import torch
 
 from psc_volumetric.archive.manifest import Manifest
-from psc_volumetric.bitstream.brick import BrickIndex, read_index
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import FormatError, NumericalError, PriorMismatchError
+from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.psc.fields import PscFields
+from psc_volumetric.methods.psc.trust import offering
+from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import load_prior, prior_from_files, resolve_prior
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
 from psc_volumetric.prior.runtime import TorchRuntime
-from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 
 __all__ = ["ALLOWED", "TARGETS", "join_prior", "split_prior"]
 
@@ -39,22 +42,18 @@ def _tiny() -> Denoiser:
 def brick_header(data: bytes) -> None:
     """Parse a header and ask it for every place it knows."""
     index = read_index(lambda start, length: data[start : start + length], len(data))
-    tiles = len(index.grid)
     for number, layer in enumerate(index.layers):
         for segment in {0, len(layer.sizes) - 1}:
             found = index.segment(number, segment)
             assert 0 <= found.offset <= found.offset + found.nbytes <= len(data)
     for level in range(index.levels):
         assert index.level_nbytes(level) <= index.nbytes == len(data)
-        for tile in {0, tiles // 2, tiles - 1}:
-            for offset, length in index.tile_ranges(tile, level):
-                assert 0 <= offset <= offset + length <= len(data)
 
 
 def _evaluations(index: BrickIndex) -> int:
-    if index.psc is None:
+    if not isinstance(index.fields, PscFields):
         return 0
-    p = index.psc.parameters
+    p = index.fields.parameters
     passes = p.level_ends[-1] + len(p.level_ends) + 1 if p.schedule == "restart" else 1
     return len(index.grid) * p.particles * len(p.noise_levels) * passes
 
@@ -67,13 +66,14 @@ def brick_decode(data: bytes) -> None:
     if math.prod(index.valid) * index.dtype.itemsize > MAX_DECODED:
         return
     for level in (None, 0):
-        with using_denoiser(_tiny()), np.errstate(over="raise", invalid="raise", divide="raise"):
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
             decoded = decode_brick(
                 lambda start, length: data[start : start + length],
                 selection=(slice(None), slice(None), slice(None)),
                 level=level,
                 prior=resolve_prior,
                 spread=True,
+                denoisers=offering(_tiny()),
             )
         assert decoded.values.shape == index.valid and decoded.values.dtype == index.dtype
         assert decoded.spread is not None and bool(np.isfinite(decoded.spread).all())

@@ -68,7 +68,7 @@ def test_nothing_loads_code_from_data() -> None:
 
 def test_no_library_draws_the_numbers_of_the_codec() -> None:
     """Making a prior may, before it has a digest; what encoder and decoder share may not."""
-    making = {f"psc_volumetric/prior/{name}.py" for name in ("build", "convert")}
+    making = {f"psc_volumetric/prior/making/{name}.py" for name in ("build", "convert")}
     codec = [
         path
         for path in SOURCES

@@ -108,7 +108,7 @@ def test_golden_vectors_travel_with_the_wheel(installed: Path) -> None:
     program = """
 import json
 from psc_volumetric.conformance import load_cases, self_test
-from psc_volumetric.conformance.cases import VECTORS
+from psc_volumetric.golden import VECTORS
 self_test("cpu")
 print(json.dumps({"cases": len(load_cases()), "folder": str(VECTORS)}))
 """

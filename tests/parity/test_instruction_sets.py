@@ -14,9 +14,9 @@ import pytest
 PROGRAM = """
 import json, os, sys, torch
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-from psc_volumetric.conformance.cases import known_networks, load_case
+from psc_volumetric.golden import known_networks, load_case
 from psc_volumetric.conformance.runner import check_case, make_denoiser
-from psc_volumetric.conformance.trust import network_digest, primitive_digests
+from psc_volumetric.methods.psc.trust import network_digest, primitive_digests
 
 names, carriers = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 known, problems = known_networks(), []

@@ -11,22 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psc_volumetric.bitstream.wire import crc32c
-from psc_volumetric.coding.adaptive import AdaptiveModel
-from psc_volumetric.coding.quantiser import float8_symbols, float8_values, uniform_symbols
-from psc_volumetric.coding.symbols import SymbolReader, SymbolWriter, categorical, uniform
-from psc_volumetric.coding.tables import (
+from psc_volumetric.entropy.adaptive import AdaptiveModel
+from psc_volumetric.entropy.symbols import SymbolReader, SymbolWriter, categorical, uniform
+from psc_volumetric.entropy.tables import (
     SCALE_BINS,
     gaussian_table,
     symbol_frequencies,
     symbol_limit,
 )
-from psc_volumetric.conformance.cases import array_digest
 from psc_volumetric.errors import FormatError
+from psc_volumetric.golden import array_digest
+from psc_volumetric.methods.psc.cpu import _threefry, advance
+from psc_volumetric.methods.psc.noise import centred, gaussian, threefry2x32
+from psc_volumetric.methods.psc.pca import FIXED, ROW_BITS, gram_matrix, jacobi, principal_rows
+from psc_volumetric.methods.psc.quantiser import float8_symbols, float8_values, uniform_symbols
+from psc_volumetric.methods.psc.transform import BASIS_BITS, BlockTransform, basis
 from psc_volumetric.prior.runtime import integer_sqrt
-from psc_volumetric.sampler.cpu import _threefry, advance
-from psc_volumetric.sampler.noise import centred, gaussian, threefry2x32
-from psc_volumetric.sensing.pca import FIXED, ROW_BITS, gram_matrix, jacobi, principal_rows
-from psc_volumetric.sensing.transform import BASIS_BITS, BlockTransform, basis
 
 # Random123 1.14, tests/kat_vectors: counter, key, result of threefry2x32 with 20 rounds
 THREEFRY = [

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from psc_volumetric import psc_brick
 from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
-from psc_volumetric.conformance.cases import array_digest, load_case
 from psc_volumetric.conformance.regenerate import ShortPaper, synthetic_values
 from psc_volumetric.conformance.runner import check_case, make_denoiser
-from psc_volumetric.conformance.trust import network_digest
+from psc_volumetric.golden import array_digest, load_case
+from psc_volumetric.methods.psc import brick as psc_brick
+from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.psc.trust import network_digest, offering
 from psc_volumetric.prior import fused, load_prior
 from psc_volumetric.prior.runtime import TorchRuntime, one_thread
-from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 
 SHAPE, VALID = (16, 128, 128), (13, 128, 90)
 WHOLE = (slice(None), slice(None), slice(None))
@@ -33,28 +33,28 @@ def _quiet_machine() -> Iterator[None]:
 
 
 def encode(values, carrier: str = "fused", parameters: CodecParameters = QUICK):
-    with using_denoiser(make_denoiser(PRIOR.digest, "cpu", carrier)):
-        return encode_brick(
-            values,
-            position=(1, 2, 3),
-            shape=SHAPE,
-            mapping=IntensityMapping(0, 4000),
-            parameters=parameters,
-            prior=PRIOR,
-            base="psc",
-            seed=5,
-        )
+    return encode_brick(
+        values,
+        position=(1, 2, 3),
+        shape=SHAPE,
+        mapping=IntensityMapping(0, 4000),
+        parameters=parameters,
+        prior=PRIOR,
+        base="psc",
+        seed=5,
+        denoisers=offering(make_denoiser(PRIOR.digest, "cpu", carrier)),
+    )
 
 
 def decode(data: bytes, carrier: str = "fused", selection=WHOLE, level=None):
-    with using_denoiser(make_denoiser(PRIOR.digest, "cpu", carrier)):
-        return decode_brick(
-            lambda start, length: data[start : start + length],
-            selection=selection,
-            level=level,
-            prior=lambda digest: PRIOR,
-            spread=True,
-        )
+    return decode_brick(
+        lambda start, length: data[start : start + length],
+        selection=selection,
+        level=level,
+        prior=lambda digest: PRIOR,
+        spread=True,
+        denoisers=offering(make_denoiser(PRIOR.digest, "cpu", carrier)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -195,22 +195,24 @@ def test_cuda_decodes_and_encodes_the_same(brick, decoded, particles, monkeypatc
     monkeypatch.setitem(psc_brick.PARTICLES_PER_BATCH, "cuda", particles)
     values = synthetic_values(VALID, amplitude=4000, seed=3).astype("<u2")
     expected = encode(values).data
-    with using_denoiser(Denoiser(PRIOR, "cuda")):
-        found = decode_brick(
-            lambda a, n: brick[a : a + n],
-            selection=WHOLE,
-            prior=lambda digest: PRIOR,
-            spread=True,
-        )
-        again = encode_brick(
-            values,
-            position=(1, 2, 3),
-            shape=SHAPE,
-            mapping=IntensityMapping(0, 4000),
-            parameters=QUICK,
-            prior=PRIOR,
-            base="psc",
-            seed=5,
-        )
+    denoisers = offering(Denoiser(PRIOR, "cuda"))
+    found = decode_brick(
+        lambda a, n: brick[a : a + n],
+        selection=WHOLE,
+        prior=lambda digest: PRIOR,
+        spread=True,
+        denoisers=denoisers,
+    )
+    again = encode_brick(
+        values,
+        position=(1, 2, 3),
+        shape=SHAPE,
+        mapping=IntensityMapping(0, 4000),
+        parameters=QUICK,
+        prior=PRIOR,
+        base="psc",
+        denoisers=denoisers,
+        seed=5,
+    )
     assert_equal(found, decoded)
     assert again.data == expected

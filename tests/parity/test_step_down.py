@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
-from psc_volumetric.conformance import trust
 from psc_volumetric.errors import NumericalError
+from psc_volumetric.methods.psc import denoiser, trust
 from psc_volumetric.prior import fused, load_prior
 from psc_volumetric.prior.runtime import TorchRuntime
-from psc_volumetric.sampler import denoiser
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from pipelines import ablate
 from pipelines.measured_tiles import TilePoint, _ends_late, code_tiles
-from psc_volumetric import parameters
 from psc_volumetric.codec import (
     CodecParameters,
     IntensityMapping,
@@ -17,10 +16,11 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.coding import quantiser
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.psc import parameters, quantiser
+from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.psc.parameters import stream_parameters
 from psc_volumetric.prior import load_prior
-from psc_volumetric.sampler.denoiser import Denoiser
 
 
 def waves() -> np.ndarray:
@@ -39,7 +39,7 @@ def encoded(values: np.ndarray) -> bytes:
 
 def test_every_variant_changes_what_the_codec_does_and_is_undone() -> None:
     def state() -> tuple[object, ...]:
-        streams = [CodecParameters(effort=e).stream(64, 0) for e in range(1, 10)]
+        streams = [stream_parameters(CodecParameters(effort=e), 64, 0) for e in range(1, 10)]
         return (*streams, quantiser.THRIFT)
 
     before = state()
@@ -48,7 +48,7 @@ def test_every_variant_changes_what_the_codec_does_and_is_undone() -> None:
     assert len({variant.name for variant in found}) == len(found)
     for variant in found:
         with ablate.changed(variant.constants):
-            stream = CodecParameters(effort=variant.effort).stream(64, 0)
+            stream = stream_parameters(CodecParameters(effort=variant.effort), 64, 0)
             stream.check()
             other = (stream, quantiser.THRIFT) != (before[4], before[-1])
         assert other, variant.name

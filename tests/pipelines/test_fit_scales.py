@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipelines.fit_scales import fit, symbol_bits
-from psc_volumetric.coding.tables import SCALE_BINS, symbol_frequencies, symbol_limit
-from psc_volumetric.sensing.scale_weights import FEATURES
+from psc_volumetric.entropy.tables import SCALE_BINS, symbol_frequencies, symbol_limit
+from psc_volumetric.methods.psc.scale_weights import FEATURES
 
 
 def test_bits_are_those_of_the_tables() -> None:

@@ -14,8 +14,7 @@ from adapters.base import Volume
 from pipelines.intensity import HU_HIGH, HU_LOW, volume_range
 from pipelines.options import ArchiveOptions, choose_prior
 from pipelines.plan import plan
-from psc_volumetric.bitstream.header import IntensityMapping
-from psc_volumetric.intensity import normalise
+from psc_volumetric.values.mapping import IntensityMapping, normalise
 
 
 def phantom_hu() -> np.ndarray:

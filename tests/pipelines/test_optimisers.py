@@ -7,7 +7,7 @@ import torch
 
 from pipelines.optimisers import Optimisers
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.prior.architecture import Architecture, build_network
+from psc_volumetric.prior.making.networks import Architecture, build_network
 
 SMALL = Architecture(
     family="residual", slices=2, tile=16, fold=1, channels=(4, 6), blocks=(1, 1)

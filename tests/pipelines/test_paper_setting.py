@@ -26,8 +26,8 @@ from pipelines.paper_loop import (
 from pipelines.plan import plan
 from pipelines.progress import Silent
 from psc_volumetric.codec import CodecParameters
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.prior import load_prior
-from psc_volumetric.sampler.denoiser import Denoiser
 
 LEVELS = 50
 TIMES = (np.arange(LEVELS) + 1) / LEVELS

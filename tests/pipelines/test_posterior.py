@@ -23,11 +23,11 @@ from pipelines.posterior.packs import Packed, held_out_file, read_pack, training
 from pipelines.posterior.runs import Run, checkpoint_file, run
 from pipelines.posterior.training import Checkpoint, Pace, losses, train
 from pipelines.posterior.wavelet import code, dequantise, synthesise
-from psc_volumetric.coding.wavelet_coder import decode_steps
 from psc_volumetric.errors import FormatError
-from psc_volumetric.prior.posterior_net import DEPTHS, PosteriorNet, PosteriorShape
-from psc_volumetric.prior.residual_steps import from_posterior
-from psc_volumetric.wavelet_brick import WaveletSource
+from psc_volumetric.methods.wavelet.coder import decode_steps
+from psc_volumetric.methods.wavelet.method import WaveletSource
+from psc_volumetric.prior.making.posterior_net import DEPTHS, PosteriorNet, PosteriorShape
+from psc_volumetric.prior.making.residual_steps import from_posterior
 
 SMALL = PosteriorShape(slices=3, channels=(4, 6), blocks=(1, 1))
 DOMAIN = replace(DOMAINS["mr-head"], shape=SMALL, patch=16, held_out_steps=(0.1, 0.3))

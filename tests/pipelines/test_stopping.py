@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipelines.stopping import Stopped, stoppable
-from psc_volumetric.coding.av1_encoder import find_ffmpeg
+from psc_volumetric.methods.av1.encoder import find_ffmpeg
 
 LIMIT_S = 120.0
 SLOW = pytest.mark.slow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from psc_volumetric.prior.architecture import Architecture, build_network
-from psc_volumetric.prior.floats import FloatProgram
+from psc_volumetric.prior.making.float_program import FloatProgram
+from psc_volumetric.prior.making.networks import Architecture, build_network
 
 SMALL = Architecture(
     slices=4, tile=32, fold=2, channels=(16, 24), attention_levels=(False, False),

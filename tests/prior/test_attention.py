@@ -15,17 +15,18 @@ from small_networks import ATTENTIVE, attentive_network, random_tiles
 
 from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
 from psc_volumetric.errors import FormatError, NumericalError, PriorMismatchError
+from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.psc.trust import offering
 from psc_volumetric.prior import Prior, fused, prior_from_files, runtime
-from psc_volumetric.prior.build import build_bundle, cosine_times, predicted_tile
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
-from psc_volumetric.prior.convert import convert, observe
-from psc_volumetric.prior.floats import FloatProgram
-from psc_volumetric.prior.frontends import from_monai
 from psc_volumetric.prior.fused import FusedRuntime
+from psc_volumetric.prior.making.build import build_bundle, cosine_times, predicted_tile
+from psc_volumetric.prior.making.convert import convert, observe
+from psc_volumetric.prior.making.float_program import FloatProgram
+from psc_volumetric.prior.making.frontends import from_monai
 from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.runtime import TorchRuntime, attend
 from psc_volumetric.prior.step import Step
-from psc_volumetric.sampler.denoiser import Denoiser, using_denoiser
 
 LEVELS = 8
 TIMES = cosine_times(LEVELS)
@@ -140,13 +141,14 @@ def test_brick_of_an_attentive_prior_decodes_everywhere(prior: Prior) -> None:
     ).data
     theirs = decode(data, prior.files())
     for name, network in carriers(prior).items():
-        with using_denoiser(Denoiser(prior, "cpu", None if name == "fused" else network)):
-            ours = decode_brick(
-                lambda start, length: data[start : start + length],
-                selection=(slice(None),) * 3,
-                prior=lambda digest: prior,
-                spread=True,
-            )
+        denoisers = offering(Denoiser(prior, "cpu", None if name == "fused" else network))
+        ours = decode_brick(
+            lambda start, length: data[start : start + length],
+            selection=(slice(None),) * 3,
+            prior=lambda digest: prior,
+            spread=True,
+            denoisers=denoisers,
+        )
         assert ours.values.tobytes() == theirs.values.tobytes(), name
         assert ours.spread.tobytes() == theirs.spread.tobytes(), name
 

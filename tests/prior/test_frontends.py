@@ -18,15 +18,15 @@ from small_networks import (
 )
 
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.prior.architecture import build_network
-from psc_volumetric.prior.build import cosine_times, schedule_tables
-from psc_volumetric.prior.convert import convert, observe
-from psc_volumetric.prior.frontends import (
+from psc_volumetric.prior.making.build import cosine_times, schedule_tables
+from psc_volumetric.prior.making.convert import convert, observe
+from psc_volumetric.prior.making.frontends import (
     from_diffusers,
     from_monai,
     from_trained,
     load_diffusers,
 )
+from psc_volumetric.prior.making.networks import build_network
 from psc_volumetric.prior.runtime import TorchRuntime
 
 

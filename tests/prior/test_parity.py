@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from small_networks import SMALL, awake
 
 from pipelines.parity import FloatDenoiser, compare, float_program
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.prior import Prior
-from psc_volumetric.prior.architecture import build_network
-from psc_volumetric.prior.build import build_bundle, cosine_times
-from psc_volumetric.prior.convert import convert, observe
-from psc_volumetric.prior.floats import FloatProgram
-from psc_volumetric.prior.frontends import from_monai
-from psc_volumetric.sampler.denoiser import Denoiser
+from psc_volumetric.prior.making.build import build_bundle, cosine_times
+from psc_volumetric.prior.making.convert import convert, observe
+from psc_volumetric.prior.making.float_program import FloatProgram
+from psc_volumetric.prior.making.frontends import from_monai
+from psc_volumetric.prior.making.networks import build_network
 
 TIMES = cosine_times(16)
 ALPHA = np.cos(np.array(TIMES) * (np.pi / 2 * 0.998))

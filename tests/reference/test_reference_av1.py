@@ -8,14 +8,15 @@ from reference_decoder.av1 import check_stream
 from reference_decoder.classical import read_classical, sigma, stored
 from reference_decoder.fields import Fields, Header, Refused
 
-from psc_volumetric.bitstream.av1_fields import Av1Fields
-from psc_volumetric.bitstream.brick import read_index
-from psc_volumetric.bitstream.wavelet_fields import WaveletFields
+from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
-from psc_volumetric.coding.av1 import decode_frames, encode_frames
-from psc_volumetric.coding.av1_units import split_units
 from psc_volumetric.errors import FormatError
+from psc_volumetric.methods.av1.fields import Av1Fields
+from psc_volumetric.methods.av1.frames import decode_frames, encode_frames
+from psc_volumetric.methods.av1.units import split_units
+from psc_volumetric.methods.registry import read_index
+from psc_volumetric.methods.wavelet.fields import WaveletFields
 
 
 def field(shape: tuple[int, int, int]) -> np.ndarray:
@@ -37,9 +38,9 @@ def test_values_and_sigma_are_the_same_bits(code: str, shape: tuple[int, int, in
         return data[start : start + length]
 
     index = read_index(read)
-    assert index.classical is not None
+    assert index.fields is not None
     out = FieldWriter()
-    index.classical.write(out)
+    index.fields.write(out)
     av1 = read_classical(Fields(out.getvalue()), Header("av1", index.dtype))
     section = index.section("base")
     stream = read(section.offset, section.nbytes)
@@ -87,6 +88,7 @@ def test_both_refuse_the_same_fields(
     numbers = [0.0, 0.5, -3.0, 2.0**-16, 2.0**-17, 2.0**10, 2.0**11, 2.0**26, 2.0**27, 2.0**38]
     numbers += [2.0**n for n in (39, 88, 89, 113, 114, 125)] + [float("nan"), float("inf")]
     dtype = np.dtype(code)
+    header = BrickHeader(kind.METHOD, dtype, (), (1, 1, 1), (1, 1, 1))
     for low in numbers:
         for step in numbers:
             for table, axis in ((b"", 0), (b"12", 2), (bytes(4097), 1), (b"", 3), (b"", 41)):
@@ -94,7 +96,7 @@ def test_both_refuse_the_same_fields(
                 kind(low, step, table, axis).write(out)
                 good = [True, True]
                 try:
-                    kind.read(FieldReader(out.getvalue(), what="test"), dtype)
+                    kind.read(FieldReader(out.getvalue(), what="test"), header)
                 except FormatError:
                     good[0] = False
                 try:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from reference_decoder import Refused, decode, parse
 
-from psc_volumetric.bitstream.header import StreamParameters
 from psc_volumetric.codec import (
     CodecParameters,
     Guarantee,
@@ -19,8 +18,10 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.coding.av1 import decode_frames
 from psc_volumetric.errors import FormatError
+from psc_volumetric.methods.av1.frames import decode_frames
+from psc_volumetric.methods.psc.fields import StreamParameters
+from psc_volumetric.methods.psc.parameters import stream_parameters
 from psc_volumetric.prior import Prior, load_prior, resolve_prior
 
 VECTORS = Path(__file__).parents[2] / "psc_volumetric" / "conformance" / "vectors" / "v0"
@@ -30,10 +31,15 @@ VECTORS = Path(__file__).parents[2] / "psc_volumetric" / "conformance" / "vector
 class ShortPaper(CodecParameters):
     """The paper's setting with fewer steps, particles and rows."""
 
-    def stream(self, levels: int, seed: int, *, coarser: float = 1.0) -> StreamParameters:
-        full = super().stream(levels, seed, coarser=coarser)
-        short = full.noise_levels[::6]
-        return replace(full, noise_levels=short, particles=6, rows_per_round=4)
+
+@stream_parameters.register
+def _shortened(
+    chosen: ShortPaper, levels: int, seed: int, *, coarser: float = 1.0
+) -> StreamParameters:
+    plain = CodecParameters(setting="paper", step=chosen.step, rounds=chosen.rounds)
+    full = stream_parameters(plain, levels, seed, coarser=coarser)
+    short = full.noise_levels[::6]
+    return replace(full, noise_levels=short, particles=6, rows_per_round=4)
 
 
 def field(shape: tuple[int, int, int]) -> np.ndarray:
@@ -188,7 +194,7 @@ def test_both_decoders_refuse_what_is_cut_or_flipped(prior: Prior) -> None:
             decode(stream, prior.files())
         with pytest.raises(FormatError):
             read = stream[: len(stream)]
-            from psc_volumetric.bitstream.brick import read_index
+            from psc_volumetric.methods.registry import read_index
 
             index = read_index(lambda start, length, s=read: s[start : start + length], len(read))
             decode_brick(

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from reference_decoder.fields import Refused
 from reference_decoder.interpolation import decode_interpolated as read
 
-from psc_volumetric.coding.interpolation import decode_interpolated
-from psc_volumetric.coding.interpolation_fit import Order, encode_interpolated
+from psc_volumetric.coders.interpolation.coder import decode_interpolated
+from psc_volumetric.coders.interpolation.fit import Order, encode_interpolated
 from psc_volumetric.errors import FormatError
 
 Integers = NDArray[np.int64]

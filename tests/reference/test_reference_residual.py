@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reference_decoder.fields import Refused
 from reference_decoder.residual import decode_integers as read
 
-from psc_volumetric.coding.residual import decode_integers, encode_integers
+from psc_volumetric.coders.context.coder import decode_integers, encode_integers
 from psc_volumetric.errors import FormatError
 
 Integers = NDArray[np.int64]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_decoder.scales import Surroundings, lg, weights
 
-from psc_volumetric.sensing.context import GROUPS, ScaleContext, log2, scale_bins
-from psc_volumetric.sensing.scale_weights import BIAS, WEIGHTS
-from psc_volumetric.sensing.structured import Prediction
-from psc_volumetric.sensing.transform import BlockTransform
+from psc_volumetric.methods.psc.context import GROUPS, ScaleContext, log2, scale_bins
+from psc_volumetric.methods.psc.scale_weights import BIAS, WEIGHTS
+from psc_volumetric.methods.psc.structured import Prediction
+from psc_volumetric.methods.psc.transform import BlockTransform
 
 
 def context(slices: int, size: int, tiles: int, step: int) -> ScaleContext:

@@ -8,10 +8,10 @@ from reference_decoder.fields import Refused
 from reference_decoder.wavelet import decode_numbers
 from reference_decoder.wavelet import decode_wavelet as read
 
-from psc_volumetric.coding.wavelet import analyse, dequantise, full_depth, synthesise
-from psc_volumetric.coding.wavelet_coder import decode_steps, encode_steps
-from psc_volumetric.coding.wavelet_fit import quantise
 from psc_volumetric.errors import FormatError
+from psc_volumetric.methods.wavelet.coder import decode_steps, encode_steps
+from psc_volumetric.methods.wavelet.fit import quantise
+from psc_volumetric.methods.wavelet.transform import analyse, dequantise, full_depth, synthesise
 
 SHAPES = [(5, 12, 15), (1, 1, 40), (1, 9, 3), (13, 2, 2), (2, 30, 5), (1, 1, 1)]
 

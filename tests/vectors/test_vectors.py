@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipelines.doctor import diagnose
-from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES, METHOD_CODES
+from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
 from psc_volumetric.conformance import (
     ConformanceReport,
     Outcome,
@@ -20,16 +20,17 @@ from psc_volumetric.conformance import (
     load_cases,
     runner,
     self_test,
-    trust,
 )
-from psc_volumetric.conformance.cases import CASE, INDEX, NETWORKS, STREAM, VECTORS, known_networks
 from psc_volumetric.conformance.regenerate import write
 from psc_volumetric.conformance.runner import CARRIERS, check_case, outcomes
-from psc_volumetric.conformance.trust import check_network
 from psc_volumetric.errors import FormatError, NumericalError
+from psc_volumetric.golden import CASE, INDEX, NETWORKS, STREAM, VECTORS, known_networks
+from psc_volumetric.methods.psc import trust
+from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.psc.trust import check_network
+from psc_volumetric.methods.registry import CODES
 from psc_volumetric.prior import installed_priors, load_prior
 from psc_volumetric.prior.runtime import TorchRuntime, one_thread
-from psc_volumetric.sampler.denoiser import Denoiser
 
 CASES = load_cases()
 GOOD = [case for case in CASES if case.kind is None]
@@ -72,7 +73,7 @@ def test_index_and_folders_agree_and_are_small() -> None:
 def test_vectors_cover_every_method_setting_and_many_dtypes() -> None:
     documents = [case.document for case in GOOD]
     parts = [d["method"].split("+") for d in documents]
-    assert {base for base, *_ in parts} == set(METHOD_CODES)
+    assert {base for base, *_ in parts} == set(CODES.values())
     layers = [layer.split(":") for _, *above in parts for layer in above]
     assert {kind for kind, _ in layers} == set(LAYER_CODES)
     assert {coder for _, coder in layers} == set(CODER_CODES)
@@ -184,7 +185,7 @@ def test_outcome_line_shows_digest_and_problem() -> None:
 
 
 def test_array_digest_ignores_byte_order_and_layout() -> None:
-    from psc_volumetric.conformance.cases import array_digest
+    from psc_volumetric.golden import array_digest
 
     values = np.arange(12, dtype="<i4").reshape(3, 4)
     assert array_digest(values) == array_digest(values.astype(">i4"))

@@ -11,7 +11,7 @@ import numpy as np
 
 from reference_decoder.fields import Refused, require
 
-PATH = Path(__file__).resolve().parents[3] / "psc_volumetric" / "coding" / "tables.safetensors"
+PATH = Path(__file__).resolve().parents[3] / "psc_volumetric" / "entropy" / "tables.safetensors"
 SHA256 = "bba82d769ccbc7ae0f4521a1da1909ca661fb205c5f9ae038e513be3160d2d6b"
 KINDS = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 

@@ -1,0 +1,49 @@
+"""Runs of bytes after the header of a brick, each with its own check. Part of the format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from psc_volumetric.bitstream.wire import crc32c
+from psc_volumetric.errors import ChecksumError, FormatError
+
+__all__ = ["ReadRange", "Section", "check_section", "read_section"]
+
+ReadRange = Callable[[int, int], bytes]  # offset, length -> bytes
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run of bytes after the header; ``offset`` counts from the start of the brick."""
+
+    name: str
+    offset: int
+    nbytes: int
+    crc: int
+
+
+def read_section(read: ReadRange, section: Section, *, what: str) -> bytes:
+    """Read one whole section and check its length and CRC-32C."""
+    data = read(section.offset, section.nbytes) if section.nbytes else b""
+    check_section(data, section, what=what)
+    return data
+
+
+def check_section(data: bytes, section: Section, *, what: str) -> None:
+    """Refuse bytes that are cut or have another CRC-32C than the header says (FormatError)."""
+    if len(data) != section.nbytes:
+        raise FormatError(
+            f"{what}: section {section.name!r} at offset {section.offset}: expected "
+            f"{section.nbytes} bytes, found {len(data)}",
+            kind="truncated",
+            hint="the chunk is cut, run `psc-archive verify`",
+        )
+    found = crc32c(data)
+    if found != section.crc:
+        raise ChecksumError(
+            f"{what}: section {section.name!r} at offset {section.offset}: expected CRC-32C "
+            f"{section.crc:08x}, found {found:08x}",
+            kind="section-checksum",
+            hint="the chunk is damaged, run `psc-archive verify`",
+        )

@@ -1,0 +1,336 @@
+"""Lossless coding of integer volumes by context mixing. Part of the format (SPEC section 15).
+
+A segment (z, y, x) of integers becomes one byte string that decodes alone. The model is in
+:mod:`psc_volumetric.coders.context.kernel`; this module has the stream around it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
+from psc_volumetric.coders.context.fit import fit_predictors
+from psc_volumetric.coders.context.layout import (
+    EXPERTS,
+    FRONT,
+    MAX_PADDED,
+    MAX_SHIFT,
+    NEIGHBOURS,
+    PAD,
+)
+from psc_volumetric.coders.context.occurring import Levels
+from psc_volumetric.coders.context.predictors import read_predictors, write_predictors
+from psc_volumetric.coders.context.value_list import LevelTable
+from psc_volumetric.entropy.binary_tables import residual_tables
+from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
+
+__all__ = ["Model", "decode_integers", "encode_integers"]
+
+Integers = NDArray[np.int64]
+Shape = tuple[int, int, int]
+AnyLevels = Levels | LevelTable
+MIXED, LISTED = 1, 2  # bits of the first byte
+CLAMP_BITS = 15  # differences that the online predictors see are cut to this many bits
+
+
+def encode_integers(
+    values: NDArray[np.integer],
+    *,
+    reference: NDArray[np.integer] | None = None,
+) -> bytes:
+    """Code a segment of integers without loss.
+
+    Parameters
+    ----------
+    values : (z, y, x) integer
+        At least one voxel, at most MAX_PADDED with padding; largest minus smallest value below
+        2^32, none beyond +-2^62.
+    reference : (z, y, x) integer, optional
+        A prediction of the values with 4 fraction bits. The decoder needs the same.
+
+    Returns
+    -------
+    bytes
+        A stream for :func:`decode_integers`, not much longer than the values packed into whole
+        bytes.
+
+    Raises
+    ------
+    ParameterError
+        Not three axes, no voxel, shapes that differ, or values too far apart.
+    """
+    problem = _shape_problem(values.shape)
+    if problem is not None:
+        raise ParameterError(problem, kind="bad-shape", hint="cut it into smaller segments")
+    return _encode(values, reference, may_list=True)
+
+
+def decode_integers(
+    data: bytes,
+    shape: Shape,
+    *,
+    reference: NDArray[np.integer] | None = None,
+    what: str,
+) -> Integers:
+    """Inverse of :func:`encode_integers`.
+
+    Parameters
+    ----------
+    data : bytes
+        One stream, whole.
+    shape : tuple of int
+        Extents (z, y, x), checked by the caller against its limits.
+    reference : (z, y, x) integer, optional
+        As given to the encoder.
+    what : str
+        Name of the segment in messages.
+
+    Returns
+    -------
+    (z, y, x) int64
+        The values.
+
+    Raises
+    ------
+    FormatError
+        The bytes are not a stream of this shape (kinds ``truncated``, ``limit``, ``bad-payload``,
+        ``bad-symbol``). Damage that leaves an intact stream of other values is for the caller's
+        checksum to find.
+    """
+    problem = _shape_problem(shape)
+    if problem is not None:
+        raise LimitExceededError(f"{what}: {problem}", kind="limit")
+    return _decode(data, shape, reference, what, may_list=True)
+
+
+def _encode(
+    values: NDArray[np.integer],
+    reference: NDArray[np.integer] | None,
+    *,
+    may_list: bool,
+) -> bytes:
+    levels: AnyLevels
+    levels, index = Levels.find(values)
+    listed = LevelTable.find(values) if may_list else None
+    if listed is not None:
+        levels, index = listed
+    shape = (values.shape[0], values.shape[1], values.shape[2])
+    extra = _regressors(levels, shape, reference)
+    mixed = _encode_mixed(index, levels.top, extra) if levels.top else b""
+    width = (levels.top.bit_length() + 7) // 8
+    is_mixed = 0 < len(mixed) < width * index.size
+    out = FieldWriter()
+    out.pack("B", MIXED * is_mixed + LISTED * (listed is not None))
+    if isinstance(levels, LevelTable):
+        levels.write(out, lambda steps: _encode(steps, None, may_list=False))
+    else:
+        levels.write(out)
+    if is_mixed:
+        out.raw(mixed)
+    else:
+        planes = index.astype("<u4").reshape(-1).view(np.uint8).reshape(-1, 4)
+        out.raw(planes[:, :width].tobytes())
+    return out.getvalue()
+
+
+def _decode(
+    data: bytes,
+    shape: Shape,
+    reference: NDArray[np.integer] | None,
+    what: str,
+    *,
+    may_list: bool,
+) -> Integers:
+    fields = FieldReader(data, what=what)
+    (variant,) = fields.unpack("B")
+    if variant > MIXED + LISTED * may_list:
+        raise FormatError(f"{what}: unknown residual stream {variant}", kind="bad-payload")
+    levels: AnyLevels
+    if variant & LISTED:
+        levels = LevelTable.read(
+            fields, lambda part, size: _decode(part, size, None, what, may_list=False), what
+        )
+    else:
+        levels = Levels.read(fields, what)
+    if variant & MIXED:
+        extra = _regressors(levels, shape, reference)
+        index = _decode_mixed(fields, len(data), levels.top, extra, shape, what)
+    else:
+        index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
+    return levels.values(index)
+
+
+class Model(NamedTuple):
+    """Memory of the compiled coder, all of it allocated by :func:`_run`; see SPEC section 15."""
+
+    volume: NDArray[np.int64]
+    data: NDArray[np.uint8]
+    coder: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    first: NDArray[np.int64]
+    others: NDArray[np.int64]
+    extra: NDArray[np.int64]
+    errors: NDArray[np.int32]
+    final: NDArray[np.int64]
+    differences: NDArray[np.int64]
+    fast: NDArray[np.int64]
+    slow: NDArray[np.int64]
+    guesses: NDArray[np.int64]
+    sums: NDArray[np.int64]
+    bias_sum: NDArray[np.int64]
+    bias_count: NDArray[np.int64]
+    counters: NDArray[np.int32]
+    weights: NDArray[np.int32]
+    inputs: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    check: NDArray[np.int64]
+    scale: NDArray[np.int64]
+    means: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    inner_left: NDArray[np.int64]
+    inner_right: NDArray[np.int64]
+    outer_left: NDArray[np.int64]
+    outer_right: NDArray[np.int64]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    squash: NDArray[np.int32]
+    stretch: NDArray[np.int32]
+    cdf: NDArray[np.int32]
+    rate: NDArray[np.int32]
+
+
+def _run(
+    padded: Integers,
+    top: int,
+    shift: int,
+    predictors: tuple[Integers, Integers],
+    extra: Integers,
+    data: NDArray[np.uint8],
+    *,
+    decode: bool,
+) -> int:
+    """Code ``padded`` in place; returns the length of the stream, or -1."""
+    from psc_volumetric.coders.context import kernel
+    from psc_volumetric.entropy import binary as coder
+    from psc_volumetric.entropy.decisions import NODES
+
+    depth, rows, row = padded.shape
+    plane = rows * row
+    weights = np.full((3 * kernel.WEIGHT_SETS, coder.INPUTS), 8000, np.int32)
+    weights[:, 0], weights[:, -1] = 32000, 0
+    nodes = sum(kernel.CONTEXTS) * NODES
+    scratch: list[Any] = list(np.zeros((8, coder.DISTRIBUTIONS), np.int64))
+
+    def zeros(count: int) -> Integers:
+        return np.zeros(count, np.int64)
+
+    model = Model(
+        padded.reshape(-1), data, zeros(coder.STATE_SIZE),
+        NEIGHBOURS @ np.array([plane, row, 1], np.int64), *predictors, extra,
+        np.zeros(2 * plane * EXPERTS, np.int32), zeros(2 * plane),
+        zeros(len(NEIGHBOURS) + extra.shape[1]), zeros(len(NEIGHBOURS)), zeros(len(NEIGHBOURS)),
+        zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
+        zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
+        weights.reshape(-1), zeros(coder.INPUTS), zeros(coder.COUNTERS), zeros(1),
+        zeros(3), *scratch, *list(residual_tables()),
+    )  # fmt: skip
+    model.inputs[-1] = coder.CONSTANT_INPUT
+    model.coder[coder.DECODE] = decode
+    size = depth - FRONT, rows - 2 * PAD, row - 2 * PAD
+    return int(kernel.code_segment(model, *size, top, shift))
+
+
+def _encode_mixed(index: Integers, top: int, extra: Integers) -> bytes:
+    """Predictors and body of the model's stream; empty if longer than the packed integers."""
+    predictors = fit_predictors(index, extra)
+    shift = max(0, top.bit_length() - CLAMP_BITS)
+    out = FieldWriter()
+    out.pack("B", shift)
+    predictors = write_predictors(out, predictors, index.size)
+    padded = _padded(index.shape)
+    padded[FRONT:, PAD:-PAD, PAD:-PAD] = index
+    room = np.zeros(index.size * ((top.bit_length() + 7) // 8), np.uint8)
+    size = _run(padded, top, shift, predictors, extra, room, decode=False)
+    if size < 0:
+        return b""
+    out.raw(room[:size].tobytes())
+    return out.getvalue()
+
+
+def _decode_mixed(
+    fields: FieldReader,
+    end: int,
+    top: int,
+    extra: Integers,
+    shape: Shape,
+    what: str,
+) -> Integers:
+    (shift,) = fields.unpack("B")
+    if shift > MAX_SHIFT or top == 0:
+        raise FormatError(f"{what}: impossible header of a residual stream", kind="bad-payload")
+    predictors = read_predictors(fields, extra.shape[1], shape[0] > 1, what)
+    body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
+    padded = _padded(shape)
+    size = _run(padded, top, shift, predictors, extra, body, decode=True)
+    if size != len(body):
+        raise FormatError(
+            f"{what}: the residual stream does not end with its check bits",
+            kind="bad-symbol",
+            hint="the stream is cut or damaged, run `psc-archive verify`",
+        )
+    return padded[FRONT:, PAD:-PAD, PAD:-PAD].copy()
+
+
+def _decode_packed(data: bytes, top: int, shape: Shape, what: str) -> Integers:
+    count, width = math.prod(shape), (top.bit_length() + 7) // 8
+    if len(data) != count * width:
+        raise FormatError(
+            f"{what}: expected {count * width} bytes of packed integers, found {len(data)}",
+            kind="bad-payload",
+        )
+    planes = np.zeros((count, 4), np.uint8)
+    planes[:, :width] = np.frombuffer(data, np.uint8).reshape(count, width)
+    index = planes.reshape(-1).view("<u4").astype(np.int64).reshape(shape)
+    if int(index.max()) > top:
+        raise FormatError(f"{what}: a packed integer exceeds {top}", kind="bad-symbol")
+    return index
+
+
+def _padded(shape: tuple[int, ...]) -> Integers:
+    z, y, x = shape
+    return np.zeros((z + FRONT, y + 2 * PAD, x + 2 * PAD), np.int64)
+
+
+def _shape_problem(shape: tuple[int, ...]) -> str | None:
+    """Why no segment can have this shape; None if one can."""
+    if len(shape) != 3 or min(shape) < 1:
+        return f"a segment has three axes and a voxel, found the shape {shape!r}"
+    padded = math.prod(n + p for n, p in zip(shape, (FRONT, 2 * PAD, 2 * PAD), strict=True))
+    if padded > MAX_PADDED:
+        return f"a segment has at most {MAX_PADDED} voxels with its padding, found {padded}"
+    return None
+
+
+def _regressors(levels: AnyLevels, shape: Shape, reference: NDArray[np.integer] | None) -> Integers:
+    """Reference at each voxel and its neighbours, (voxels, 0 or 5).
+
+    In units of the coded integers with 8 fraction bits.
+    """
+    count = math.prod(shape)
+    if reference is None:
+        return np.zeros((count, 0), np.int64)
+    if reference.shape != shape:
+        raise ParameterError(
+            f"the reference must have the shape {shape!r}, found {reference.shape!r}",
+            kind="bad-shape",
+        )
+    value = np.pad(levels.mapped(reference), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    y, x = slice(1, -1), slice(1, -1)
+    views = (
+        value[:, y, x], value[:, y, :-2], value[:, y, 2:], value[:, :-2, x], value[:, 2:, x],
+    )  # fmt: skip
+    return np.ascontiguousarray(np.stack(views, axis=-1).reshape(count, -1))

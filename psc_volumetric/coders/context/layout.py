@@ -1,0 +1,44 @@
+"""Numbers shared by the two sides of the residual coder. Part of the format (SPEC section 15)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "COEFFICIENT_BITS",
+    "EXPERTS",
+    "FLAT_NEIGHBOURS",
+    "FRONT",
+    "MAX_COEFFICIENT",
+    "MAX_PADDED",
+    "MAX_SETS",
+    "MAX_SHIFT",
+    "NEIGHBOURS",
+    "PAD",
+    "REFERENCE_TERMS",
+]
+
+# (dz, dy, dx) of the causal neighbours; the first is the base of all differences
+NEIGHBOURS = np.array(
+    [
+        (0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, 0, -2), (0, -2, 0),
+        (0, -1, -2), (0, -1, 2), (0, -2, -1), (0, -2, 1), (0, 0, -3), (0, -3, 0),
+        (0, -2, -2), (0, -2, 2), (0, -1, -3), (0, -1, 3), (0, -3, -1), (0, -3, 1),
+        (0, -2, -3), (0, -2, 3), (0, -3, -2), (0, -3, 2),
+        (-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (-1, -1, -1),
+        (-1, -1, 1), (-1, 1, -1), (-1, 1, 1), (-1, 0, 2), (-1, 2, 0), (-1, 0, -2),
+        (-1, -2, 0), (-1, 1, 2), (-1, 1, -2), (-1, -1, 2), (-1, -1, -2),
+        (-2, 0, 0), (-2, 0, 1), (-2, 0, -1), (-2, 1, 0), (-2, -1, 0),
+    ],
+    np.int64,
+)  # fmt: skip
+FLAT_NEIGHBOURS = 22  # of them, those in the same slice come first
+REFERENCE_TERMS = 5  # the reference at the voxel and at its four neighbours in the slice
+PAD = 3  # voxels around each slice
+FRONT = 2  # slices before the first
+MAX_PADDED = 1 << 23  # voxels of a segment with its padding
+COEFFICIENT_BITS = 14
+MAX_COEFFICIENT = (1 << 15) - 1
+EXPERTS = 8  # fitted predictors, and three more
+MAX_SETS = EXPERTS - 3
+MAX_SHIFT = 17

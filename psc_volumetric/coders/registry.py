@@ -1,0 +1,223 @@
+"""Coders of exact layers behind one registry: arrays to bytes and back. Part of the format.
+
+SPEC section 8. Which coder an encoder takes is its own choice (it tries those that suit and keeps
+the smallest); a decoder needs the one that the layer names. Coders that come through imagecodecs
+are loaded when the first array needs them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
+from psc_volumetric.coders.images import ImageCoder, PcodecCoder
+from psc_volumetric.coders.zstd import compress_lossless, decompress_lossless
+from psc_volumetric.errors import FormatError
+from psc_volumetric.values.ordered_floats import (
+    float_keys,
+    floats_from_keys,
+    join_words,
+    split_words,
+)
+
+__all__ = ["EXACT_CODERS", "Coder", "wrapped_difference", "wrapped_sum"]
+
+Values = NDArray[np.generic]
+Integers = NDArray[np.int64]
+Triple = tuple[int, int, int]
+
+REFERENCE_BITS = 4
+TOP_BIT = np.uint64(1 << 63)
+
+
+class Coder(Protocol):
+    """Codes arrays of three axes without loss."""
+
+    def suits(self, values: Values) -> bool:
+        """Whether this coder can take ``values``."""
+        ...
+
+    def encode(self, values: Values, reference: Values | None) -> bytes:
+        """Bytes of ``values``; ``reference`` has their shape and dtype."""
+        ...
+
+    def decode(
+        self,
+        data: bytes,
+        shape: Triple,
+        dtype: np.dtype[np.generic],
+        reference: Values | None,
+        *,
+        what: str,
+    ) -> Values:
+        """Inverse of :meth:`encode`; FormatError when the bytes are something else."""
+        ...
+
+
+def wrapped_difference(values: Values, reference: Values) -> Values:
+    """Difference of bit patterns modulo 2^w, folded so that small ones of both signs are small.
+
+    With d the difference read as a signed number: 2 d for d >= 0, -2 d - 1 otherwise.
+    """
+    width = 8 * values.dtype.itemsize
+    d = (_bits(values) - _bits(reference)).view(f"<i{values.dtype.itemsize}")
+    folded: Values = ((d << 1) ^ (d >> (width - 1))).view(f"<u{values.dtype.itemsize}")
+    return folded
+
+
+def wrapped_sum(folded: Values, reference: Values) -> Values:
+    """Inverse of :func:`wrapped_difference`; has the dtype of ``reference``."""
+    bits = _bits(folded)
+    one = bits.dtype.type(1)
+    d = (bits >> one) ^ (~(bits & one) + one)
+    total: Values = (d + _bits(reference)).view(reference.dtype)
+    return total
+
+
+def _bits(values: Values) -> NDArray[np.unsignedinteger]:
+    bits: NDArray[np.unsignedinteger] = values.view(f"<u{values.dtype.itemsize}")
+    return bits
+
+
+class ZstdCoder:
+    """Byte planes under Zstandard (SPEC section 8.2); takes anything."""
+
+    def suits(self, values: Values) -> bool:
+        """Always."""
+        return True
+
+    def encode(self, values: Values, reference: Values | None) -> bytes:
+        """Byte planes of the values, or of their folded differences."""
+        if reference is not None:
+            values = wrapped_difference(values, reference)
+        return compress_lossless(values)
+
+    def decode(
+        self,
+        data: bytes,
+        shape: Triple,
+        dtype: np.dtype[np.generic],
+        reference: Values | None,
+        *,
+        what: str,
+    ) -> Values:
+        """Inverse of :meth:`encode`."""
+        if reference is None:
+            return decompress_lossless(data, shape, dtype, what=what)
+        folded = decompress_lossless(data, shape, np.dtype(f"<u{dtype.itemsize}"), what=what)
+        values = wrapped_sum(folded, np.ascontiguousarray(reference))
+        if dtype == np.dtype("bool") and _bits(values).max(initial=0) > 1:
+            raise FormatError(f"{what}: a boolean byte is neither 0 nor 1", kind="bad-payload")
+        return values
+
+
+class ContextCoder:
+    """Our own residual coder (SPEC section 15) on keys; 64 bits as two words (SPEC section 8.3)."""
+
+    def suits(self, values: Values) -> bool:
+        """Always."""
+        return True
+
+    def encode(self, values: Values, reference: Values | None) -> bytes:
+        """Code the keys of ``values``, predicted with the help of those of ``reference``."""
+        from psc_volumetric.coders.context.coder import encode_integers
+
+        streams = [
+            encode_integers(word, reference=_fixed_point(near))
+            for word, near in zip(_words(values), _reference_words(reference), strict=False)
+        ]
+        out = FieldWriter()
+        for stream in streams[:-1]:
+            out.varint(len(stream))
+            out.raw(stream)
+        out.raw(streams[-1])
+        return out.getvalue()
+
+    def decode(
+        self,
+        data: bytes,
+        shape: Triple,
+        dtype: np.dtype[np.generic],
+        reference: Values | None,
+        *,
+        what: str,
+    ) -> Values:
+        """Inverse of :meth:`encode`."""
+        from psc_volumetric.coders.context.coder import decode_integers
+
+        streams, near = [data], _reference_words(reference)
+        if dtype.itemsize == 8:
+            fields = FieldReader(data, what=what)
+            high = fields.raw(fields.varint(limit=len(data), name="length of the upper words"))
+            streams = [high, fields.raw(len(data) - fields.offset)]
+        words = [
+            decode_integers(stream, shape, reference=_fixed_point(one), what=what)
+            for stream, one in zip(streams, near, strict=False)
+        ]
+        return _from_words(words, dtype, what=what)
+
+
+def _keys(values: Values) -> Integers:
+    """Integers in the order of the values, within the signed width of the dtype or of 64 bits."""
+    if values.dtype.kind == "f":
+        return float_keys(values)  # type: ignore[arg-type]
+    if values.dtype == np.dtype("<u8"):
+        return (values ^ TOP_BIT).view("<i8")  # type: ignore[operator, no-any-return]
+    return values.astype(np.int64)
+
+
+def _words(values: Values) -> list[Integers]:
+    """Keys as one array, or of 64 bits as upper and lower words."""
+    keys = _keys(values)
+    return list(split_words(keys)) if values.dtype.itemsize == 8 else [keys]
+
+
+def _reference_words(reference: Values | None) -> list[Integers | None]:
+    return [None, None] if reference is None else list(_words(reference))
+
+
+def _from_words(words: list[Integers], dtype: np.dtype[np.generic], *, what: str) -> Values:
+    """Inverse of :func:`_words`; FormatError when a number is none of the dtype."""
+    low, high = _range(dtype)
+    if any(word.min() < low or word.max() > high for word in words):
+        raise FormatError(f"{what}: a number is out of range of {dtype}", kind="bad-payload")
+    keys = join_words(words[0], words[1]) if len(words) > 1 else words[0]
+    if dtype.kind == "f":
+        return floats_from_keys(keys, dtype)
+    if dtype == np.dtype("<u8"):
+        return keys.view("<u8") ^ TOP_BIT
+    values: Values = keys.astype(dtype)
+    return values
+
+
+def _range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
+    """Smallest and largest number of one word."""
+    if dtype.kind == "b":
+        return 0, 1
+    if dtype.kind == "f" or dtype.itemsize == 8:
+        return -(1 << 31), (1 << 31) - 1
+    info = np.iinfo(dtype.str)
+    return int(info.min), int(info.max)
+
+
+def _fixed_point(reference: Integers | None) -> NDArray[np.int32] | None:
+    """Keys with the fraction bits the residual coder takes references in, saturating."""
+    if reference is None:
+        return None
+    top = (1 << 31) - 1
+    fixed: NDArray[np.int32] = np.clip(reference << REFERENCE_BITS, -top, top).astype("<i4")
+    return fixed
+
+
+EXACT_CODERS: dict[str, Coder] = {
+    "zstd": ZstdCoder(),
+    "context": ContextCoder(),
+    "jpegxl": ImageCoder("jpegxl"),
+    "jpegls": ImageCoder("jpegls"),
+    "htj2k": ImageCoder("htj2k"),
+    "jpeg2000": ImageCoder("jpeg2000"),
+    "pcodec": PcodecCoder(),
+}

@@ -1,0 +1,1 @@
+"""Base methods: what the levels of a brick stand on. One folder each, behind one protocol."""

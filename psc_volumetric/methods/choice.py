@@ -1,0 +1,144 @@
+"""Which base method codes a brick: the smallest at the error of the first that is asked for.
+
+Encoder only; a reader finds the method in the header.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from psc_volumetric.methods.parameters import FINEST_OF_PRIOR
+from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
+from psc_volumetric.methods.registry import REGISTRY
+
+__all__ = ["AUTO", "Choice", "encode_base"]
+
+AUTO = "auto"
+FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a brick is to be coded with loss.
+
+    Attributes
+    ----------
+    base : EncodedBase or None
+        None when no method can or should code the brick.
+    bound : float or None
+        Bound of a grid in place of a lossy method, where none has steps as fine as the one asked
+        for: a method divides the range of a brick into 22 bits, a bounded layer into 31.
+    """
+
+    base: EncodedBase | None
+    bound: float | None = None
+
+
+def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool) -> Choice:
+    """Code a brick with the method asked for, or with the one that is smallest.
+
+    Parameters
+    ----------
+    job : EncodeJob
+    resources : Resources
+    base : str
+        Name of a method, or ``"auto"``.
+    lossy : bool
+        Whether no exact level follows. Exact levels alone are smaller than on top of a base that
+        nobody asked for.
+    """
+    sources = _sources(job, resources, needs_prior=False)
+    reached = any(source.reaches(job.step) for source in sources.values())
+    with_prior = base == AUTO or REGISTRY.entry(base).needs_prior
+    if base == AUTO and job.parameters.step < FINEST_OF_PRIOR and reached:
+        with_prior = False  # a network has nothing to tell about the last bits
+    if with_prior:
+        found = _sources(job, resources, needs_prior=True)
+        for name, source in found.items():
+            if base in (AUTO, name):
+                first = source.at_step().finish()
+                return Choice(_or_smaller(first, job, sources if base == AUTO else {}))
+    if lossy and sources and not reached:
+        half = job.step / 2
+        exact = job.values.dtype.kind == "f"
+        return Choice(None, half if exact else float(max(math.floor(half), 1)))
+    if base == AUTO:
+        return Choice(_without_prior(sources) if sources and lossy else None)
+    asked = sources.get(base) or REGISTRY.method(base).source(job, resources)
+    if asked is None:
+        return Choice(None)
+    return Choice(replace(asked.at_step().finish(), choice=f"{base}: asked for"))
+
+
+def _sources(job: EncodeJob, resources: Resources, *, needs_prior: bool) -> dict[str, Source]:
+    """Methods of ``auto`` that can code the brick, in the order in which they are tried."""
+    names = [
+        entry.name
+        for entry in REGISTRY.entries.values()
+        if entry.in_auto and entry.needs_prior == needs_prior
+    ]
+    names.sort(
+        key=lambda name: FIRST_TRIED.index(name) if name in FIRST_TRIED else len(FIRST_TRIED)
+    )
+    found = {name: REGISTRY.method(name).source(job, resources) for name in names}
+    return {name: source for name, source in found.items() if source is not None}
+
+
+def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source]) -> EncodedBase:
+    """A base, or one of another method with at most its error and fewer bytes."""
+    if not sources:
+        return first
+    mse = job.mse(first.levels[-1])
+    if not mse > 0:
+        return replace(first, choice=f"{first.method}: no error")
+    best, sizes = _smallest(sources, mse, limit=first.nbytes)
+    chosen = first
+    if best is not None:
+        coded = best.finish()
+        sizes[coded.method] = coded.nbytes
+        chosen = coded if coded.nbytes < first.nbytes else first
+    sizes[first.method] = first.nbytes
+    why = f"{chosen.method}{_against(chosen.method, sizes)} at RMSE {math.sqrt(mse):.4g}"
+    return replace(chosen, choice=why, compared=sizes)
+
+
+def _without_prior(sources: Mapping[str, Source]) -> EncodedBase:
+    """The smallest coding at the error that the first method has at the step of the job."""
+    (name, first), *others = sources.items()
+    chosen: Attempt = first.at_step()
+    sizes = {name: chosen.nbytes}
+    if others and chosen.mse > 0:
+        smaller, more = _smallest(dict(others), chosen.mse, limit=chosen.nbytes)
+        sizes |= more
+        chosen = smaller or chosen
+    coded = chosen.finish()
+    why = f"{coded.method}: no prior for these values" + _against(coded.method, sizes)
+    return replace(coded, choice=why, compared=sizes)
+
+
+def _smallest(
+    sources: Mapping[str, Source], mse: float, *, limit: float
+) -> tuple[Attempt | None, dict[str, int]]:
+    """The smallest coding with at most an error and below ``limit`` bytes; the bytes of all."""
+    best: Attempt | None = None
+    sizes = {}
+    for name, source in sources.items():
+        if not source.reaches(math.sqrt(12 * mse)):
+            continue
+        attempt = source.at_error(mse, limit=limit)
+        if attempt is None:
+            continue
+        sizes[name] = attempt.nbytes
+        if attempt.mse <= mse and attempt.nbytes < limit:
+            best, limit = attempt, attempt.nbytes
+    return best, sizes
+
+
+def _against(name: str, sizes: Mapping[str, int]) -> str:
+    """``": 100 bytes against 120 of psc"``; empty if nothing else was coded."""
+    others = [
+        f"{sizes[other]} of {other}" for other in REGISTRY.names if other in sizes and other != name
+    ]
+    return f": {sizes[name]} bytes against {' and '.join(others)}" if others else ""

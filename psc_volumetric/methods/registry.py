@@ -1,0 +1,165 @@
+"""The base methods there are, by name and by code. Part of the format (SPEC section 3.1).
+
+A method is a folder beside this file with two objects: the class of its header fields, which parses
+without any network library, and the method itself, loaded when something is coded or decoded.
+Methods of others are found through the entry points ``psc_archive.methods``: each loads an
+:class:`Entry`. Codes from 128 on are for them; a brick coded so is read where that package is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+from psc_volumetric.bitstream import index
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.methods import MethodFields
+from psc_volumetric.bitstream.sections import ReadRange
+from psc_volumetric.bitstream.wire import FieldReader
+from psc_volumetric.errors import ParameterError, UnsupportedVersionError
+from psc_volumetric.methods.protocol import BaseMethod
+
+__all__ = ["CODES", "REGISTRY", "Entry", "Registry", "read_index"]
+
+GROUP = "psc_archive.methods"
+FIRST_FOREIGN_CODE = 128
+HERE = "psc_volumetric.methods"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method before it is loaded.
+
+    Attributes
+    ----------
+    name, code
+        As `BaseMethod`.
+    fields, method : str
+        ``"module:object"`` of the class of header fields and of the method.
+    needs_prior : bool
+        Whether it codes with a network.
+    in_auto : bool
+        Whether ``auto`` tries it.
+    """
+
+    name: str
+    code: int
+    fields: str
+    method: str
+    needs_prior: bool = False
+    in_auto: bool = True
+
+
+OWN = (
+    Entry("psc", 2, f"{HERE}.psc.fields:PscFields", f"{HERE}.psc.method:METHOD", needs_prior=True),
+    Entry("av1", 3, f"{HERE}.av1.fields:Av1Fields", f"{HERE}.av1.method:METHOD"),
+    Entry("wavelet", 4, f"{HERE}.wavelet.fields:WaveletFields", f"{HERE}.wavelet.method:METHOD"),
+)
+WITHOUT_FIELDS = {0: "constant", 1: "none"}
+CODES = {**WITHOUT_FIELDS, **{entry.code: entry.name for entry in OWN}}
+
+
+class Registry:
+    """Methods by name and code (:class:`psc_volumetric.bitstream.methods.Methods`)."""
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Name -> entry, our own first, in the order of their codes.
+
+        Raises
+        ------
+        ParameterError : kind ``"bad-method"``: an installed package claims a name or code that is
+            taken or not for it.
+        """
+        found = {entry.name: entry for entry in OWN}
+        codes = {entry.code: entry.name for entry in OWN}
+        for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+            entry = point.load()
+            if not isinstance(entry, Entry):
+                raise _refused(point.value, f"expected an Entry, found {type(entry).__name__}")
+            taken = entry.name in found or entry.code in codes or entry.name in _reserved()
+            if taken or not FIRST_FOREIGN_CODE <= entry.code <= 255:
+                raise _refused(
+                    point.value,
+                    f"name {entry.name!r} or code {entry.code} is taken or below "
+                    f"{FIRST_FOREIGN_CODE}",
+                )
+            found[entry.name], codes[entry.code] = entry, entry.name
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all base methods."""
+        return tuple(self.entries)
+
+    def entry(self, name: str) -> Entry:
+        """The entry of a method; ParameterError (kind ``"bad-base"``) for an unknown name."""
+        if name not in self.entries:
+            raise ParameterError(
+                f"base must be one of {', '.join(self.names)}, found {name!r}", kind="bad-base"
+            )
+        return self.entries[name]
+
+    def method(self, name: str) -> BaseMethod:
+        """The method behind a name, loaded at its first use."""
+        return cast(BaseMethod, _load(self.entry(name).method))
+
+    def name_of(self, code: int) -> str:
+        """Name of a method by its code in a header."""
+        if code in WITHOUT_FIELDS:
+            return WITHOUT_FIELDS[code]
+        for entry in self.entries.values():
+            if entry.code == code:
+                return entry.name
+        raise UnsupportedVersionError(
+            f"brick header: unknown method {code}",
+            kind="unknown-method",
+            hint="the stream was written by a newer version or is damaged"
+            if code < FIRST_FOREIGN_CODE
+            else "install the package whose method wrote it",
+        )
+
+    def code_of(self, name: str) -> int:
+        """Code of a method."""
+        own = {known: code for code, known in WITHOUT_FIELDS.items()}
+        return own[name] if name in own else self.entry(name).code
+
+    def read_fields(self, name: str, data: FieldReader, header: BrickHeader) -> MethodFields | None:
+        """Parse the header fields of a method; None for one that has none."""
+        if name in WITHOUT_FIELDS.values():
+            return None
+        kind = _load(self.entry(name).fields)
+        return cast(MethodFields, kind.read(data, header))
+
+
+REGISTRY = Registry()
+
+
+def read_index(read: ReadRange, size: int | None = None) -> BrickIndex:
+    """Parse the header of a brick of any registered method.
+
+    Parameters and errors are those of :func:`psc_volumetric.bitstream.index.read_index`.
+    """
+    return index.read_index(read, size, methods=REGISTRY)
+
+
+@cache
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _reserved() -> set[str]:
+    return {*WITHOUT_FIELDS.values(), "auto"}
+
+
+def _refused(place: str, found: str) -> ParameterError:
+    return ParameterError(
+        f"entry point {place!r} of {GROUP}: {found}",
+        kind="bad-method",
+        hint="remove the package, or have its author choose another name and code",
+    )

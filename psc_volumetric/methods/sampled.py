@@ -1,0 +1,231 @@
+"""What methods share that code a brick as evenly spaced samples: one level, no network.
+
+Part of the format (SPEC 3.7). Samples are integers among stored values. An encoder has one lever,
+the quantiser step in stored units, and searches it for the error that it is asked for
+(:mod:`psc_volumetric.methods.search`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.arrays import Triple, Values
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ReadRange, read_section
+from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
+from psc_volumetric.errors import FormatError
+from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase
+from psc_volumetric.sigma.fit import LevelErrors, fit_tables
+from psc_volumetric.sigma.tables import Classes, SigmaTables, coverage, voxel_classes
+from psc_volumetric.tiling import Box, TileGrid
+from psc_volumetric.values.samples import StoredSamples
+from psc_volumetric.values.special import SpecialMap
+
+__all__ = ["SampledSource", "Samples", "Trial", "decode_sampled"]
+
+Samples = NDArray[np.integer[Any]]
+
+SIGMA_STEPS = 8  # sigmas have three fraction bits more than what classes are made of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One coding of a brick.
+
+    Attributes
+    ----------
+    step : float
+        Quantiser step in stored units.
+    data : bytes
+        Stream.
+    fields : StoredSamples
+    samples : (z, y, x) integers
+        Decoded.
+    mse : float
+        Mean squared error in stored units over measured voxels.
+    """
+
+    step: float
+    data: bytes
+    fields: StoredSamples
+    samples: Samples
+    mse: float
+
+
+class SampledSource(ABC):
+    """A brick ready to be coded at any quantiser step.
+
+    Parameters
+    ----------
+    values : (z, y, x) array
+        Stored values.
+    special : SpecialMap or None
+        Voxels that are not measurements; the method sees their neighbours.
+    limits : ValueLimits or None
+        That decoded values stay within.
+    """
+
+    FIELDS: ClassVar[type[StoredSamples]]
+    IS_SLOW: ClassVar[bool]  # a quick coding takes much less time than a good one
+
+    def __init__(
+        self, values: Values, special: SpecialMap | None, limits: ValueLimits | None = None
+    ) -> None:
+        self.values, self.special, self.limits = values, special, limits
+        self.measured = np.ones(values.shape, bool) if special is None else special.index == 0
+        inside = values[self.measured] if self.measured.any() else np.zeros(1, values.dtype)
+        self.low, self.high = float(inside.min()), float(inside.max())
+
+    @classmethod
+    def takes(cls, values: Values) -> bool:
+        """Whether dtype and extents are the method's, before the values are looked at."""
+        return cls.FIELDS.codes(values.dtype)
+
+    def fits(self) -> bool:
+        """Whether the range of the values can be coded in the finest steps."""
+        return self.fields(self.finest_step).fits(self.values.dtype)
+
+    @property
+    def shape(self) -> Triple:
+        """Extents of the brick."""
+        z, y, x = self.values.shape
+        return z, y, x
+
+    @cached_property
+    def clean(self) -> Values:
+        """Stored values with special ones filled in."""
+        if self.special is None:
+            return self.values
+        return self.special.fill(self.values, self.low)
+
+    @property
+    @abstractmethod
+    def finest_step(self) -> float:
+        """Smallest distance of samples or of their quantiser steps, stored units."""
+
+    def reaches(self, step: float) -> bool:
+        """Whether errors as small as those of a quantiser step can be had at all."""
+        exact = self.values.dtype.kind != "f" and self.finest_step <= 1
+        return exact or self.finest_step <= step
+
+    @abstractmethod
+    def fields(self, step: float) -> StoredSamples:
+        """Header fields for a step in stored units."""
+
+    @abstractmethod
+    def variants(self) -> list[SampledSource]:
+        """The same brick for each way of coding it that an encoder may choose from."""
+
+    @abstractmethod
+    def code(self, step: float, *, quick: bool = False) -> Trial:
+        """Code at a quantiser step in stored units, the nearest there is."""
+
+    @staticmethod
+    @abstractmethod
+    def decoded(data: bytes, fields: Any, shape: Triple, what: str) -> Samples:
+        """Samples (z, y, x) of a stream; ``what`` is its place, for messages."""
+
+    @staticmethod
+    @abstractmethod
+    def class_means(samples: Samples, fields: Any) -> NDArray[np.int64]:
+        """What voxels are sorted into classes of sigma by: samples with 11 fraction bits."""
+
+    @staticmethod
+    @abstractmethod
+    def class_unit(fields: Any) -> float:
+        """Stored units of 1 in `class_means`."""
+
+    def trial(self, step: float, data: bytes, fields: StoredSamples, samples: Samples) -> Trial:
+        """A coding with its error."""
+        error = self.error(self.stored(fields, samples))
+        mse = float(np.mean(error**2)) if error.size else 0.0
+        return Trial(step, data, fields, samples, mse)
+
+    def stored(self, fields: StoredSamples, samples: Samples) -> Values:
+        """Stored values of samples."""
+        return saturate(fields.to_stored(samples, self.values.dtype), self.limits)
+
+    def error(self, decoded: Values) -> NDArray[np.float64]:
+        """Decoded minus stored values of the measured voxels."""
+        inside = self.measured
+        return _difference(decoded[inside], self.values[inside])
+
+    def finish(self, trial: Trial, tile: Triple, method: str) -> EncodedBase:
+        """The base of a brick from one of its codings, with sigma; ``tile`` is of the records."""
+        decoded = self.stored(trial.fields, trial.samples)
+        classes = voxel_classes(self.class_means(trial.samples, trial.fields), 0)[self.measured]
+        unit = np.float32(self.class_unit(trial.fields) / SIGMA_STEPS)
+        tables = fit_tables(
+            [LevelErrors(classes, np.abs(self.error(decoded)))],
+            unit=float(unit),
+            rounded=self.values.dtype.kind in "iu",
+            nbytes=len(trial.data),
+        )
+        covered: tuple[tuple[float, float, float], ...] = ()
+        if tables is not None:
+            inside, sigma = self.measured, tables.sigma(0, classes) * unit
+            covered = (coverage(self.values[inside], decoded[inside], sigma),)
+        if self.special is not None:
+            self.special.apply(decoded, (slice(None),) * 3)
+        grid = TileGrid(self.shape, tile)
+        extents = [tuple(s.stop - s.start for s in grid.box(n)) for n in range(len(grid))]
+        return EncodedBase(
+            method=method,
+            fields=replace(trial.fields, sigma=b"" if tables is None else tables.pack()),
+            sections=(("base", trial.data),),
+            levels=(decoded,),
+            tile_nbytes=tuple(
+                (len(trial.data) * math.prod(e) // self.values.size,) for e in extents
+            ),
+            needs_network=False,
+            coverage=covered,
+        )
+
+
+def decode_sampled(
+    kind: type[SampledSource], read: ReadRange, index: BrickIndex, *, box: Box, spread: bool
+) -> DecodedBrick:
+    """Decode a region of a brick.
+
+    Parameters
+    ----------
+    kind : type of SampledSource
+        How the method decodes streams and classes.
+    read, index, box, spread
+        As `BaseMethod.decode`.
+    """
+    fields, what = index.fields, f"brick {index.position}"
+    if not isinstance(fields, kind.FIELDS):
+        raise FormatError(f"{what}: has no fields of its method", kind="bad-method")
+    special = SpecialMap.unpack(
+        read_section(read, index.section("special"), what=what), index.valid, index.dtype
+    )
+    data = read_section(read, index.section("base"), what=what)
+    samples = kind.decoded(data, fields, index.valid, what)
+    values = saturate(fields.to_stored(samples[box], index.dtype), index.limits)
+    sigma = None
+    if spread:
+        sigma = np.zeros(values.shape, np.float32)
+        if fields.sigma:
+            tables = SigmaTables.unpack(fields.sigma, 1)
+            means = kind.class_means(samples[box[0]], fields)
+            classes: Classes = voxel_classes(means, 0)[:, *box[1:]]
+            unit = np.float32(kind.class_unit(fields) / SIGMA_STEPS)
+            sigma = tables.sigma(0, classes).astype(np.float32) * unit
+    if special is not None:
+        special.apply(values, box)
+        if sigma is not None:
+            sigma[special.index[box] > 0] = 0
+    return DecodedBrick(values, sigma)
+
+
+def _difference(a: Values, b: Values) -> NDArray[np.float64]:
+    difference: NDArray[np.float64] = a.astype(np.float64) - b.astype(np.float64)
+    return difference

@@ -1,0 +1,180 @@
+"""The coding of a brick of samples that has at most a given error. Encoder only.
+
+A source has one lever, the quantiser step, and sometimes variants (axes, depths). Here the step is
+searched: quickly first, and slowly where that may pay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from psc_volumetric.arrays import Triple
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ReadRange
+from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
+from psc_volumetric.methods.sampled import SampledSource, Trial, decode_sampled
+from psc_volumetric.tiling import Box
+
+__all__ = ["SampledMethod", "SteppedSource"]
+
+HOPELESS = 1.35  # bytes of a quick search over the best ones; the slow one saves 5 to 25 %
+TOLERANCE = 0.03  # share of the error below the one wanted
+SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
+MOST_TRIALS = 6
+SLOWLY = 1.05  # quantiser step of the slow encoder over that of the quick one, at equal error
+
+
+@dataclass(frozen=True)
+class SampledMethod:
+    """A base method whose levels are samples (:class:`psc_volumetric.methods.protocol.BaseMethod`).
+
+    Attributes
+    ----------
+    name : str
+    kind : type of SampledSource
+    """
+
+    name: str
+    kind: type[SampledSource]
+
+    def source(self, job: EncodeJob, resources: Resources) -> SteppedSource | None:
+        """Look at a brick; None when its dtype or range is out of reach."""
+        if not self.kind.takes(job.values):
+            return None
+        source = self.kind(job.values, job.special, job.limits)
+        return SteppedSource(self.name, source, job.step, job.tile) if source.fits() else None
+
+    def decode(
+        self,
+        read: ReadRange,
+        index: BrickIndex,
+        *,
+        box: Box,
+        level: int,
+        resources: Resources,
+        spread: bool,
+    ) -> DecodedBrick:
+        """Decode a region; there is one level, and no network."""
+        return decode_sampled(self.kind, read, index, box=box, spread=spread)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One coding, and what is needed to finish it."""
+
+    name: str
+    source: SampledSource
+    trial: Trial
+    tile: Triple
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stream."""
+        return len(self.trial.data)
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error in stored units."""
+        return self.trial.mse
+
+    def finish(self) -> EncodedBase:
+        """Measure sigma."""
+        return self.source.finish(self.trial, self.tile, self.name)
+
+
+@dataclass(frozen=True)
+class SteppedSource:
+    """A brick of samples with the step that is asked for.
+
+    Attributes
+    ----------
+    name : str
+        Of the method.
+    source : SampledSource
+    step : float
+        Quantiser step in stored units.
+    tile : (z, y, x)
+        Tiles of the records.
+    """
+
+    name: str
+    source: SampledSource
+    step: float
+    tile: Triple
+
+    def reaches(self, step: float) -> bool:
+        """Whether errors as small as those of a quantiser step can be had at all."""
+        return self.source.reaches(step)
+
+    def at_step(self) -> _Attempt:
+        """The cheapest variant at the step."""
+        source = _best_variant(self.source, self.step)
+        return _Attempt(self.name, source, source.code(self.step), self.tile)
+
+    def at_error(self, mse: float, *, limit: float) -> _Attempt:
+        """The coding whose squared error is nearest below ``mse``.
+
+        A quick coding far above ``limit`` bytes is not searched slowly.
+        """
+        start = math.sqrt(20 * mse)
+        source = _best_variant(self.source, start)
+        trial = _search(source, mse, start, quick=True)
+        near = trial.mse <= mse * (1 + TOLERANCE)
+        if len(trial.data) <= HOPELESS * limit and source.IS_SLOW and near:
+            trial = _search(source, mse, trial.step * SLOWLY, quick=False)
+        return _Attempt(self.name, source, trial, self.tile)
+
+
+def _best_variant(source: SampledSource, step: float) -> SampledSource:
+    """The way of coding a brick that a quick coding at ``step`` finds cheapest.
+
+    Bytes and error differ at a step; the slope of a rate-distortion curve puts them together. An
+    error near or below that of rounding to integers is not worth what the curve says.
+    """
+    variants = source.variants()
+    if len(variants) == 1:
+        return variants[0]
+
+    rounding = 1 / 12 if source.values.dtype.kind != "f" else 1e-300
+
+    def cost(other: SampledSource) -> float:
+        trial = other.code(step, quick=True)
+        return math.log(len(trial.data)) + math.log(trial.mse + rounding) / SLOPE
+
+    return min(variants, key=cost)
+
+
+def _search(source: SampledSource, wanted: float, start: float, *, quick: bool) -> Trial:
+    """The coding whose squared error is nearest to the one wanted, and not above it.
+
+    Secants of logarithms, kept between the nearest steps below and above once there are both: what
+    an encoder makes of a step is no smooth function of it.
+    """
+    slope, aim, x = SLOPE, -TOLERANCE / 2, math.log(start)
+    trials: list[tuple[float, float, Trial]] = []
+    for _ in range(MOST_TRIALS):
+        trial = source.code(math.exp(x), quick=quick)
+        gap = math.log(max(trial.mse, 1e-300) / wanted)
+        trials.append((x, gap, trial))
+        if -TOLERANCE <= gap <= 0:
+            return trial
+        if len(trials) > 1 and x != trials[-2][0]:
+            found = (gap - trials[-2][1]) / (x - trials[-2][0])
+            slope = min(max(abs(found), 0.3), 3.0)
+        x = _within(x - min(max((gap - aim) / slope, -3.0), 3.0), trials, aim)
+    below = [t for t in trials if t[1] <= 0]
+    return min(below or trials, key=lambda t: abs(t[1]))[2]
+
+
+def _within(x: float, trials: list[tuple[float, float, Trial]], aim: float) -> float:
+    """``x``, or a point between the nearest trials on both sides of the aim if it lies outside."""
+    under = max((t[:2] for t in trials if t[1] < aim), default=None)
+    over = min((t[:2] for t in trials if t[1] > aim), default=None)
+    if under is None or over is None or under[0] >= over[0]:
+        return x
+    width = over[0] - under[0]
+    if under[0] + 0.05 * width < x < over[0] - 0.05 * width:
+        return x
+    share = (aim - under[1]) / (over[1] - under[1])
+    return under[0] + width * min(max(share, 0.1), 0.9)

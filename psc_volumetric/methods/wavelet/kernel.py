@@ -1,0 +1,242 @@
+"""Contexts and decisions of the wavelet coder: the loop over coefficients.
+
+Part of the format (SPEC section 17). Encoder and decoder run the same function; ``m`` is the
+:class:`psc_volumetric.methods.wavelet.coder.Model`. Numba checks no bounds: every index is bounded
+by construction, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+from psc_volumetric.entropy.binary import (
+    FAILED,
+    compiled,
+    plain_bit,
+    quotient,
+    teach_counters,
+)
+from psc_volumetric.entropy.decisions import bit_length
+
+__all__ = [
+    "CONSTANT_INPUT",
+    "CONTEXT_VALUES",
+    "COUNTERS",
+    "FIRST_WEIGHTS",
+    "INPUTS",
+    "LARGEST",
+    "MIXERS",
+    "NODES",
+    "PARTS",
+    "code_band",
+    "expected_magnitude",
+]
+
+COUNTERS = 6
+INPUTS = 1 + COUNTERS + 1  # what is expected, counters, a constant
+CONSTANT_INPUT = 256
+FIRST_WEIGHTS = (45875, *(6554,) * COUNTERS, 0)  # of 65536
+LEVELS = 32  # of a magnitude
+MOST_BANDS = 256  # that are told apart
+# the contexts one after the other: by level, by magnitudes of neighbours, by what is expected from
+# other bands, by band and level, by what is expected from farther neighbours, by kind and level
+SMALL, OTHER, BAND = LEVELS, LEVELS + 5**4, LEVELS + 5**4 + LEVELS**2
+FARTHER = BAND + MOST_BANDS * LEVELS
+KIND = FARTHER + LEVELS**2
+CONTEXT_VALUES = KIND + 4 * LEVELS
+UNARY = 12  # magnitudes below are counted step by step
+NODES = 40  # steps, then digits of what is left
+MIXERS = 4 * LEVELS
+LARGEST = 1 << 26
+MOST_DIGITS = 27
+MARGIN = 8  # of 65536
+SPEED = 40
+LEARNING_SHIFT = 20
+WEIGHT_LIMIT = 1 << 20
+BITS = 12  # fraction bits of an expected magnitude
+PARTS = 5  # of what is around: see `expected_magnitude`
+# shares of the neighbours' magnitudes in the one expected, 12 fraction bits
+WEST, FAR_WEST, NORTH, NORTH_WEST, NORTH_EAST = 1293, 180, 547, 6, 33
+BEFORE, FAR_BEFORE, BEFORE_CROSS = 1285, 355, 23
+PARENT, PARENT_CROSS, SIBLING, SIBLING_CROSS = 261, 8, 621, 36
+LEAST = 44
+
+
+@compiled(inline="always")
+def _size(m, z, y, x):  # type: ignore[no-untyped-def]
+    return abs(int(m.steps[z, y, x]))
+
+
+@compiled(inline="always")
+def _cross(m, box, z, y, x):  # type: ignore[no-untyped-def]
+    """Summed magnitudes of the four neighbours in the plane that lie in a box."""
+    total = 0
+    if y > box[2]:
+        total += _size(m, z, y - 1, x)
+    if y + 1 < box[3]:
+        total += _size(m, z, y + 1, x)
+    if x > box[4]:
+        total += _size(m, z, y, x - 1)
+    if x + 1 < box[5]:
+        total += _size(m, z, y, x + 1)
+    return total
+
+
+@compiled(inline="always")
+def _around(m, box, z, y, x):  # type: ignore[no-untyped-def]
+    """Summed magnitudes of the six neighbours that lie in a box."""
+    total = _cross(m, box, z, y, x)
+    if z > box[0]:
+        total += _size(m, z - 1, y, x)
+    if z + 1 < box[1]:
+        total += _size(m, z + 1, y, x)
+    return total
+
+
+@compiled(inline="always")
+def expected_magnitude(m, band, z, y, x):  # type: ignore[no-untyped-def]
+    """Magnitude expected of a coefficient, 12 fraction bits, from those already known.
+
+    ``m.parts`` receives the magnitudes to the west, to the north, in the plane before and of the
+    parent, then what is expected from the parent, from the siblings and from farther neighbours.
+    """
+    box = m.boxes[band]
+    west, far_west, north, diagonal, before, far_before, cross = 0, 0, 0, 0, 0, 0, 0
+    if x > box[4]:
+        west = _size(m, z, y, x - 1)
+        if x > box[4] + 1:
+            far_west = _size(m, z, y, x - 2)
+    if y > box[2]:
+        north = _size(m, z, y - 1, x)
+        if x > box[4]:
+            diagonal += NORTH_WEST * _size(m, z, y - 1, x - 1)
+        if x + 1 < box[5]:
+            diagonal += NORTH_EAST * _size(m, z, y - 1, x + 1)
+    if z > box[0]:
+        before = _size(m, z - 1, y, x)
+        cross = _cross(m, box, z - 1, y, x)
+        if z > box[0] + 1:
+            far_before = _size(m, z - 2, y, x)
+    parent, from_parent, from_siblings = 0, 0, 0
+    other = m.parents[band]
+    if other >= 0:
+        base = m.boxes[other]
+        b = min(base[2] + ((y - box[2]) >> m.halved[band, 0]), base[3] - 1)
+        c = min(base[4] + ((x - box[4]) >> m.halved[band, 1]), base[5] - 1)
+        parent = _size(m, z, b, c)
+        from_parent = PARENT * parent + PARENT_CROSS * _around(m, base, z, b, c)
+    for k in range(2):
+        other = m.siblings[band, k]
+        if other >= 0:
+            base = m.boxes[other]
+            b = min(base[2] + y - box[2], base[3] - 1)
+            c = min(base[4] + x - box[4], base[5] - 1)
+            from_siblings += SIBLING * _size(m, z, b, c)
+            from_siblings += SIBLING_CROSS * _around(m, base, z, b, c)
+    if m.siblings[band, 1] >= 0:
+        from_siblings >>= 1
+    farther = FAR_WEST * far_west + diagonal + FAR_BEFORE * far_before + BEFORE_CROSS * cross
+    m.parts[0] = min(west, 4) * 125 + min(north, 4) * 25 + min(before, 4) * 5 + min(parent, 4)
+    m.parts[1] = from_parent
+    m.parts[2] = from_siblings
+    m.parts[3] = farther
+    near = WEST * west + NORTH * north + BEFORE * before
+    return near + farther + from_parent + from_siblings + LEAST
+
+
+@compiled(inline="always")
+def _level(value):  # type: ignore[no-untyped-def]
+    """Two levels per octave of a magnitude with 12 fraction bits: 0 below 2^-9, 31 from 2^6."""
+    if value < 8:
+        return 0
+    digits = bit_length(value)
+    return min(2 * digits - 7 + ((value >> (digits - 2)) & 1), LEVELS - 1)
+
+
+@compiled(inline="always")
+def _choose(m, band, expected):  # type: ignore[no-untyped-def]
+    """Choose the counters of a coefficient; returns the level for the mixers."""
+    level = _level(expected)
+    m.slots[0] = level
+    m.slots[1] = SMALL + m.parts[0]
+    m.slots[2] = OTHER + _level(m.parts[1]) * LEVELS + _level(m.parts[2])
+    m.slots[3] = BAND + min(band, MOST_BANDS - 1) * LEVELS + level
+    m.slots[4] = FARTHER + _level(m.parts[3]) * LEVELS + level
+    m.slots[5] = KIND + m.kinds[band] * LEVELS + level
+    for i in range(COUNTERS):
+        m.slots[i] *= NODES
+    return level
+
+
+@compiled(inline="always")
+def _modelled_bit(m, bit, node, mixer, share):  # type: ignore[no-untyped-def]
+    """Code one bit; ``share`` is its probability, 16 bits, as far as the neighbours tell.
+
+    A counter that was never asked begins there.
+    """
+    first = mixer * INPUTS
+    m.inputs[0] = m.stretch[share >> 4]
+    for i in range(COUNTERS):
+        at = m.slots[i] + node
+        if m.counters[at] == 0:
+            m.counters[at] = share << 15
+        m.inputs[1 + i] = m.stretch[m.counters[at] >> 19]
+    total = 0
+    for i in range(INPUTS):
+        total += int(m.weights[first + i]) * m.inputs[i]
+    p = int(m.squash[min(max(total >> 16, -3071), 3071) + 3071])
+    p = min(max(p, MARGIN), 65536 - MARGIN)
+    bit = plain_bit(m, bit, p)
+    error = ((bit << 16) - p) * SPEED
+    for i in range(INPUTS):
+        step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
+        m.weights[first + i] = min(max(m.weights[first + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
+    teach_counters(m, bit, node, COUNTERS)
+    return bit
+
+
+@compiled(inline="always")
+def _code_steps(m, number, band, expected):  # type: ignore[no-untyped-def]
+    """Code a signed number of steps, at most ``LARGEST`` in magnitude."""
+    level = _choose(m, band, expected)
+    capped = min(expected, 1 << 36)
+    share = min(max(quotient(capped << 16, capped + (1 << BITS)), 16), 65520)
+    given = abs(number)
+    size = 0
+    while size < UNARY:
+        bit = 1 if given > size else 0
+        if not _modelled_bit(m, bit, size, min(size, 2) * LEVELS + level, share):
+            break
+        size += 1
+    if size == UNARY:
+        rest = given - UNARY + 1
+        wanted = bit_length(rest)
+        digits = 1
+        while digits < MOST_DIGITS:
+            bit = 1 if wanted > digits else 0
+            if not _modelled_bit(m, bit, UNARY + digits - 1, 3 * LEVELS + level, 32768):
+                break
+            digits += 1
+        known = 1
+        for place in range(digits - 2, -1, -1):
+            known = 2 * known + plain_bit(m, (rest >> place) & 1, 32768)
+        size = known + UNARY - 1
+    if size == 0:
+        return 0
+    return -size if plain_bit(m, 1 if number < 0 else 0, 32768) else size
+
+
+@compiled
+def code_band(m, band):  # type: ignore[no-untyped-def]
+    """Code the numbers of steps of one band in place."""
+    z0, z1, y0, y1, x0, x1 = m.boxes[band]
+    for z in range(z0, z1):
+        for y in range(y0, y1):
+            for x in range(x0, x1):
+                expected = expected_magnitude(m, band, z, y, x)
+                number = _code_steps(m, int(m.steps[z, y, x]), band, expected)
+                if abs(number) > LARGEST:
+                    m.coder[FAILED] = 1
+                    number = 0
+                m.steps[z, y, x] = number
+                m.check[0] = (m.check[0] * 40503 + number + 1) & 0xFFFF
+            if m.coder[FAILED]:
+                return

@@ -1,0 +1,128 @@
+"""Make a prior bundle from a converted network: schedule tables, calibration, files.
+
+Runs where a prior is trained, never when coding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
+from psc_volumetric.prior.bundle import (
+    FREQUENCY_CLASSES,
+    METADATA,
+    WEIGHTS,
+    Prior,
+    prior_from_files,
+)
+from psc_volumetric.prior.program import Program, canonical_digest
+
+__all__ = ["build_bundle", "cosine_times", "predicted_tile", "schedule_tables"]
+
+UNIT_GAIN = 1 << 16
+DEFAULT_FLOOR = 1 << 12  # variance, 22 fraction bits
+
+
+def cosine_times(levels: int) -> tuple[float, ...]:
+    """Time of each noise level: (i + 1) / levels, 1 being pure noise."""
+    return tuple((i + 1) / levels for i in range(levels))
+
+
+def schedule_tables(alpha: NDArray[np.float64], prediction: str) -> dict[str, NDArray[np.generic]]:
+    """Integer schedule of a prior.
+
+    Parameters
+    ----------
+    alpha : (levels,) float64
+        Signal amplitude per level; sigma = sqrt(1 - alpha^2).
+    prediction : str
+        ``"v"`` (x0 = alpha x - sigma v) or ``"epsilon"`` (x0 = (x - sigma eps) / alpha).
+    """
+    sigma = np.sqrt(1 - alpha**2)
+    if prediction == "v":
+        x_gain, out_gain = alpha, -sigma
+    elif prediction == "epsilon":
+        x_gain, out_gain = 1 / alpha, -sigma / alpha
+    else:
+        raise ValueError(f"prediction must be 'v' or 'epsilon', found {prediction!r}")
+    tables = {"alpha": alpha, "sigma": sigma, "x_gain": x_gain, "out_gain": out_gain}
+    return {
+        f"schedule.{name}": np.clip(np.rint(values * 65536), -(1 << 26), 1 << 26).astype(np.int32)
+        for name, values in tables.items()
+    }
+
+
+def build_bundle(
+    program: Program,
+    *,
+    name: str,
+    alpha: NDArray[np.float64],
+    prediction: str,
+    clip: tuple[float, float],
+    metadata: dict[str, Any],
+    scales: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> Prior:
+    """Assemble the files of a prior and load them back.
+
+    Parameters
+    ----------
+    program : Program
+        The integer network.
+    name : str
+        Prior name, for example ``"mr-head"``.
+    alpha : (levels,) float64
+        Schedule.
+    prediction : str
+        What the network predicts.
+    clip : (low, high)
+        Range of denoised samples in normalised units.
+    metadata : dict
+        MONAI-bundle metadata plus ``description`` and ``modality``.
+    scales : (gain, floor), optional
+        Calibration, each (levels, 22) int64.
+    """
+    from safetensors.numpy import save
+
+    tensors: dict[str, NDArray[Any]] = {
+        k: np.ascontiguousarray(v) for k, v in program.tensors.items()
+    }
+    tensors = {k: v for k, v in tensors.items() if not k.startswith(("schedule.", "scale."))}
+    tensors.update(schedule_tables(alpha, prediction))
+    shape = (program.levels, FREQUENCY_CLASSES)
+    gain, floor = scales or (np.full(shape, UNIT_GAIN), np.full(shape, DEFAULT_FLOOR))
+    tensors["scale.gain"] = gain.astype(np.int32)
+    tensors["scale.floor"] = floor.astype(np.int64)
+    unit = 1 << SAMPLE_FRACTION_BITS
+    identity = {
+        "network": program.to_dict(),
+        "clip": [round(clip[0] * unit), round(clip[1] * unit)],
+    }
+    described = {
+        "name": name,
+        "digest": canonical_digest(identity, tensors),
+        "description": metadata.pop("description", ""),
+        "modality": metadata.pop("modality", ""),
+        "identity": identity,
+    }
+    document = {**metadata, "psc_prior": described}
+    files = {
+        METADATA: (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(),
+        WEIGHTS: save(tensors),
+    }
+    return prior_from_files(files, described["digest"])
+
+
+def predicted_tile(
+    x_t: torch.Tensor, output: torch.Tensor, alpha: float, prediction: str
+) -> torch.Tensor:
+    """Denoised tile from a network's float output, as the schedule tables define it."""
+    sigma = math.sqrt(1 - alpha**2)
+    if prediction == "v":
+        return alpha * x_t - sigma * output
+    return (x_t - sigma * output) / alpha

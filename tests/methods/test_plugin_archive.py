@@ -1,0 +1,65 @@
+"""A method that somebody else wrote goes through the whole archive; its diff is one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter, VariableSpec
+from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
+
+SHAPE, BRICK, TILE = (20, 70, 50), (16, 64, 64), (8, 64, 64)
+
+
+def volume() -> np.ndarray:
+    z, y, x = np.indices(SHAPE)
+    values = 500 * np.sin(x / 9) * np.cos(y / 7) + 10 * z
+    return (values + np.random.default_rng(5).normal(0, 4, SHAPE)).astype("<i2")
+
+
+@pytest.fixture
+def archive(toy_installed: None, tmp_path: Path) -> Path:
+    values, target = volume(), tmp_path / "toy.psc.zarr"
+    spec = VariableSpec("image", SHAPE, values.dtype, ("z", "y", "x"), BRICK, TILE)
+    writer = ArchiveWriter.create(target, mode="bounded", variables=[spec])
+    for position in spec.positions():
+        part = values[spec.box(position)]
+        brick = encode_brick(
+            part,
+            position=position,
+            shape=BRICK,
+            mapping=IntensityMapping(-700.0, 700.0),
+            parameters=CodecParameters(step=0.2),
+            prior=None,
+            guarantee=Guarantee("bounded", 2.0, coders=("zstd",)),
+            base="toy",
+            tile_shape=TILE,
+        )
+        writer.write_brick("image", position, brick, values=part)
+    writer.write_source("nifti", {}, {}, [])
+    writer.seal()
+    return target
+
+
+def test_it_is_archived_verified_and_read(archive: Path) -> None:
+    values = volume()
+    with ArchiveReader.open(archive) as reader:
+        assert list(reader.verify(deep=True)) == []
+        methods = reader.info()["variables"]["image"]["methods"]
+        assert all(name.startswith("toy+bounded:zstd") for name in methods)
+        coarse, fine = (reader.read("image", level=level) for level in (0, 1))
+        best = reader.read("image")
+    assert np.abs(best.astype(int) - values).max() <= 2
+    assert 2 < np.abs(fine.astype(int) - values).max() < np.abs(coarse.astype(int) - values).max()
+
+
+def test_zarr_and_xarray_read_it(archive: Path) -> None:
+    group = zarr.open_group(archive, mode="r")
+    assert np.abs(group["image"][3:9, 60:, :40].astype(int) - volume()[3:9, 60:, :40]).max() <= 2
+    with xr.open_dataset(archive, engine="psc", level=1) as dataset:
+        assert dataset["image"].shape == SHAPE
+        assert np.abs(dataset["image"].values.astype(int) - volume()).max() > 2
