@@ -23,7 +23,7 @@ from adapters.base import (
 from adapters.errors import SourceError
 from adapters.isolation.array import RemoteArray
 from adapters.isolation.process import CRASHED, FAILED, MEMORY, TIMEOUT, reading_process
-from adapters.originals import ORIGINAL
+from adapters.originals import ORIGINAL, restore_originals
 
 __all__ = [
     "content_sha256",
@@ -84,12 +84,18 @@ def restore_source(
     target: Path,
     info: RestoreInfo,
 ) -> list[WrittenFile]:
-    """As `adapters.restore_source`; values are asked for slab by slab and written over there."""
+    """As `adapters.restore_source`; values are asked for slab by slab and written over there.
+
+    Files that were kept as they were are written here: no format library is needed for them.
+    """
+    kept = restore_originals(document, blobs, volumes, target, info, folder=kind == "dicom")
+    if kept is not None:
+        return kept
     request = {
         "do": "restore",
         "kind": kind,
         "document": document,
-        "blobs": dict(blobs),
+        "blobs": list(blobs),
         "target": target,
         "info": info,
         "volumes": [
@@ -99,8 +105,10 @@ def restore_source(
     }
     size = sum(int(np.prod(v.array.shape)) * v.array.dtype.itemsize for v in volumes)
 
-    def give(need: tuple[int, list[list[int]]]) -> Array:
+    def give(need: tuple[int | str, list[list[int]]]) -> Array | bytes:
         number, box = need
+        if isinstance(number, str):
+            return blobs[number]
         part = volumes[number].array[tuple(slice(*pair) for pair in box)]
         return np.asarray(part)
 

@@ -106,7 +106,7 @@ class ReadingProcess:
                     if "need" in answer and give is not None:
                         send(child.connection, give(answer["need"]))
                     child.deadline = time.monotonic() + allowed
-            except (EOFError, OSError, WireError, TypeError) as error:
+            except (EOFError, OSError, WireError) as error:
                 self._child = None
                 raise self._ended(child.end(), files, allowed) from error
             except BaseException:

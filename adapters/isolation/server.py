@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -135,7 +135,7 @@ def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
             RestoredVolume(name, _Asked(number, shape, dtype, connection), start, full)
             for number, (name, start, shape, full, dtype) in enumerate(request["volumes"])
         ]
-        document, blobs = request["document"], request["blobs"]
+        document, blobs = request["document"], _AskedBlobs(request["blobs"], connection)
         target, info = request["target"], request["info"]
         return registry.restore_source(request["kind"], document, blobs, volumes, target, info)
     raise ValueError(what)
@@ -180,6 +180,27 @@ class _Asked:
         box = [list(pair) for pair in selection_bounds(key, self.shape)]
         send(self.connection, {"need": [self.number, box]})
         found: Array = receive(self.connection, _LARGEST_REQUEST)
+        return found
+
+
+class _AskedBlobs(Mapping[str, bytes]):
+    """Blobs of the source document, which the parent has."""
+
+    def __init__(self, names: Sequence[str], connection: Connection) -> None:
+        self._names = dict.fromkeys(names)
+        self._connection = connection
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._names:
+            raise KeyError(name)
+        send(self._connection, {"need": [name, []]})
+        found: bytes = receive(self._connection, _LARGEST_REQUEST)
         return found
 
 

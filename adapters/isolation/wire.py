@@ -7,7 +7,7 @@ JSON's own types there are tuples, paths, bytes, arrays and the record classes l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePath, PurePosixPath
@@ -119,7 +119,7 @@ def _plain(value: Any, parts: list[memoryview]) -> Any:
         return value
     if isinstance(value, list):
         return [_plain(entry, parts) for entry in value]
-    if isinstance(value, Mapping):  # blobs come out of an archive one by one
+    if isinstance(value, dict):
         pairs = [[_plain(key, parts), _plain(entry, parts)] for key, entry in value.items()]
         return {_TAG: "dict", "of": pairs}
     if isinstance(value, tuple):

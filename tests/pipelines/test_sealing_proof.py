@@ -227,6 +227,28 @@ def structured_image(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "netcdf", "series in time"])
+@pytest.mark.parametrize("mode", ["lossless", "lossy"])
+def test_what_can_be_made_again_is_not_kept_twice(kind, mode, tmp_path):
+    if kind == "dicom":
+        source = Path(
+            shutil.copytree(PYDICOM_FILES / "dicomdirtests/98892001/CT5N", tmp_path / "s")
+        )
+    elif kind == "nifti":
+        source = write_image(tmp_path / "a.nii.gz")
+    else:
+        source = station_data(tmp_path / "a.nc")
+        if kind == "netcdf":
+            with netCDF4.Dataset(source, "a") as nc:
+                nc.createDimension("x", 20)
+                nc.createVariable("v", "f4", ("time", "x"), zlib=True)[:] = np.eye(12, 20)
+    base = {"base": "wavelet"} if mode == "lossy" else {}
+    made(source, tmp_path / "a.psc.zarr", ArchiveOptions(mode=mode, coders="zstd", **base))
+    with ArchiveReader.open(str(tmp_path / "a.psc.zarr")) as reader:
+        assert reader.source().document["proof"] == "restored"
+        assert "originals" not in reader.source().document
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [(station_data, "s.nc"), (text_in_hdf5, "t.nc"), (structured_image, "c.nii")],
