@@ -47,7 +47,7 @@ from adapters.staging import staged_folder
 __all__ = ["restore_dicom"]
 
 Box = tuple[int, int, int, int]  # first row, end row, first column, end column
-_SLAB_BYTES = 64 << 20
+_SLAB_BYTES = 8 << 20
 _BODIES = ".bodies"
 
 

@@ -80,7 +80,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "netcdf": write_netcdf,
 }
 # Bricks (48 MiB across), a slab, what decoding needs; NetCDF: the cache of chunks, 64 MiB, too.
-ROOM_MIB = {"nifti": 110, "netcdf": 180}
+ROOM_MIB = {"dicom": 130, "nifti": 110, "netcdf": 180}
 TARGETS = {"dicom": "out", "nifti": "out.nii", "netcdf": "out.nc"}
 
 
