@@ -27,7 +27,7 @@ Tensor = torch.Tensor
 
 BLOCK = 8  # pixels a side of what activity is measured on
 CONTESTANTS = 3  # places that are drawn for a patch; the one with most error is taken
-LEAST_ERROR = 0.02  # of a step: bricks that are nearly exact weigh no more than ones with this
+LEAST_ERROR = 0.06  # of a step: pieces with hardly anything in them weigh no more than others
 SMALLEST = 16  # pixels a side of a brick
 
 

@@ -114,8 +114,6 @@ def run(todo: Run) -> dict[str, list[Score]]:
     deadline = began + 60 * todo.minutes * (1 - MARGIN)
     device = _device(todo.device)
     torch.set_num_threads(todo.threads)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
     results = _Results(todo.out)
     results.facts["device"] = _describe(device)
     results.report(f"{results.facts['device']}, {todo.minutes:g} minutes")
@@ -150,6 +148,7 @@ def _one(
     path, pace = checkpoint_file(todo.out, domain.name), Pace.on(device)
     if todo.checkpoint_seconds is not None:
         pace = replace(pace, checkpoint_seconds=todo.checkpoint_seconds)
+    torch.backends.cudnn.benchmark = True  # patches are all of one size, held-out slices are not
     train(
         state,
         pool,
@@ -159,6 +158,7 @@ def _one(
         save=lambda now: now.save(path, domain.shape),
         report=lambda line: results.report(f"{domain.name}: {line}"),
     )
+    torch.backends.cudnn.benchmark = False
     results.facts[domain.name] = f"{state.steps} steps, {state.seconds / 60:.1f} minutes in all"
     results.write()
     results.scores[domain.name] = _scores(todo, domain, state.mean, end)
