@@ -73,8 +73,9 @@ class NiftiAdapter:
     def discover(self, files: Sequence[Path]) -> Discovery:
         """Give one candidate per image; a pair is one candidate."""
         candidates: dict[str, Candidate] = {}
-        skipped = []
+        skipped: dict[Path, Skipped] = {}
         for path in files:
+            paths: tuple[Path, ...] = (path,)
             try:
                 paths = _image_files(path)
                 header = parse_header(read_start(paths[0], _HEADER_BYTES), paths[0])
@@ -85,11 +86,13 @@ class NiftiAdapter:
                         path=path,
                     )
             except SourceError as error:
-                skipped.append(Skipped.of(path, error))
+                sound = error.kind in ("no-volume", "unsupported-dtype", "unsupported-volume")
+                for half in paths if sound else (path,):  # both halves can be kept as they are
+                    skipped.setdefault(half, Skipped.of(half, error))
                 continue
             key = paths[0].as_posix()
             candidates[key] = Candidate("nifti", safe_name(_stem(paths[0]), "nifti"), paths, key)
-        return Discovery(tuple(candidates.values()), tuple(skipped))
+        return Discovery(tuple(candidates.values()), tuple(skipped.values()))
 
     def open(self, candidate: Candidate) -> SourceItem:
         """Open one image; a compressed one is decompressed to temporary disk space."""

@@ -149,12 +149,20 @@ def _recognise(data: bytes, path: Path) -> tuple[str, str, str]:
                 kind="truncated",
                 path=path,
             )
+        axes = int.from_bytes(data[40:42], byteorder)  # type: ignore[arg-type]
+        if flavour == "nifti1" and magic == bytes(4) and 1 <= axes <= 7 and ".hdr" in path.suffixes:
+            raise SourceError(
+                "expected a NIfTI magic, found none: an Analyze 7.5 image does not say how it lies",
+                kind="unsupported-volume",
+                path=path,
+                hint="--mode lossless keeps it as it is",
+            )
         if layout is None:
             raise SourceError(
                 f"expected the NIfTI magic 'n+1' or 'ni1' (or 'n+2', 'ni2'), found {magic!r}",
                 kind="not-nifti",
                 path=path,
-                hint="Analyze 7.5 files do not say how they lie",
+                hint="the file is damaged, or not NIfTI",
             )
         return flavour, order, layout
     raise SourceError(

@@ -83,3 +83,14 @@ def test_a_type_without_numbers_is_kept_as_it_is(code: int, tmp_path: Path, run)
     assert outcome.code == 0, outcome.err
     assert run("restore", tmp_path / "a.psc.zarr", tmp_path / "b.nii").code == 0
     assert (tmp_path / "b.nii").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("half", ["a.hdr", "a.img"])
+def test_both_halves_of_an_analyze_image_are_kept(half: str, tmp_path: Path, run) -> None:
+    values = np.random.default_rng(3).integers(0, 99, (20, 18, 7)).astype("i2")
+    nibabel.save(nibabel.AnalyzeImage(values, np.eye(4)), tmp_path / "a.img")
+    outcome = run("archive", tmp_path / half, tmp_path / "a.psc.zarr")
+    assert outcome.code == 0, outcome.err
+    assert run("restore", tmp_path / "a.psc.zarr", tmp_path / "back").code == 0
+    for name in ("a.hdr", "a.img"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / name).read_bytes()
