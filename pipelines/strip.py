@@ -58,6 +58,7 @@ KEPT_COORDINATES = frozenset(
     z y x t c echo_time trigger_time b_value slice_position inversion_time flip_angle
     """.split()  # noqa: SIM905
 )
+TYPES = "attribute_types"  # exact types of a node's attributes, see `archive.attributes`
 COPIED = ("tiles/", "preview/", "priors/")
 
 
@@ -113,7 +114,7 @@ class _Copy:
     def attributes(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of a node that stay, in both of their forms."""
         own = copy.deepcopy(dict(given.get(ATTRIBUTE, {})))
-        own["attributes"] = [r for r in own.get("attributes", []) if r[0] in KEPT_ATTRIBUTES]
+        own[TYPES] = [row for row in own.get(TYPES, []) if row[0] in KEPT_ATTRIBUTES]
         for attribute in sorted(set(given) - KEPT_ATTRIBUTES - {ATTRIBUTE}):
             self.left_out.append(f"{name}:{attribute}" if name else attribute)
         return {**{k: v for k, v in given.items() if k in KEPT_ATTRIBUTES}, ATTRIBUTE: own}
@@ -297,7 +298,7 @@ def _root(
         "coordinates": [] if in_record else list(coordinates),
         "arrays": list(coordinates) if in_record else [],
         "groups": groups,
-        "attributes": old["attributes"],
+        TYPES: old[TYPES],
         "sources": [],
         "priors": old.get("priors", []),
         "provenance": {

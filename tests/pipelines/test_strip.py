@@ -92,7 +92,7 @@ def texts(archive: Path) -> Iterator[bytes]:
             yield path.read_bytes()
     with ArchiveReader.open(archive) as reader:
         source = reader.source()
-        yield repr((source.document, source.blobs, source.files)).encode()
+        yield repr((source.document, dict(source.blobs), source.files)).encode()
         for name in (*reader.metadata["coordinates"], *reader.arrays):
             yield repr(reader.coordinate(name)).encode()
 
