@@ -1,9 +1,12 @@
 """Reading a sealed archive: any region of any variable, at any quality level.
 
 Opening reads two small objects. Each read of a brick is checked against the manifest (listed,
-size), against the brick's own header (position, shape, dtype, prior) and by the checksums inside
-the brick, so a lost, cut, swapped or changed brick is an error and never plausible values.
+size, digest of the header), against the brick's own header (position, shape, dtype, prior) and by
+the checksums inside the brick, so a lost, cut, swapped, changed or foreign brick is an error and
+never plausible values.
 """
+
+# long: one class, all that can be read of an archive; what it does is in the modules beside it
 
 from __future__ import annotations
 
