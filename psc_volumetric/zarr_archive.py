@@ -140,9 +140,8 @@ class ListedArray:
     @cached_property
     def limits(self) -> PlainLimits:
         """Size of the chunks of a plain array."""
-        under = self.archive.manifest.under(f"{self.path}/c")
-        stored = sum(entry.size for entry in under.values())
-        return plain_limits(self.node, stored, where=f"{self.archive.name}: {self.path}")
+        chunks = self.archive.manifest.chunks(self.path)
+        return plain_limits(self.node, chunks, where=f"{self.archive.name}: {self.path}")
 
     def check_view(self, chunk_spec: Any) -> None:
         """Refuse chunks that Zarr thinks of another shape or dtype (FormatError)."""

@@ -309,8 +309,7 @@ class SealedStore:
         key = f"{path}/{METADATA_KEY}"
         metadata = self.read(key, limit=MAX_DOCUMENT)
         node = decode(metadata, PlainNode, where=f"{self.name}: {key}")
-        stored = sum(e.size for e in self.manifest.under(f"{path}/c").values())
-        limits = plain_limits(node, stored, where=f"{self.name}: {key}")
+        limits = plain_limits(node, self.manifest.chunks(path), where=f"{self.name}: {key}")
         metadata = _without_checks(metadata, node)
         store = CheckedStore(self.store.store, self, limits, {key: metadata})
         with readable(f"{self.name}: {key}"):

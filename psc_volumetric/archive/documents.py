@@ -47,7 +47,7 @@ MAX_KEY = 8192  # bytes of a key
 
 T = TypeVar("T")
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: no memory for each byte
 
 Count = Annotated[int, Meta(ge=0, le=1 << 60)]
 Extent = Annotated[int, Meta(ge=1, le=1 << 48)]

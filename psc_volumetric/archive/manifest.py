@@ -78,6 +78,12 @@ class Manifest:
         """Entries whose key begins with ``prefix``."""
         return {key: entry for key, entry in self.entries.items() if key.startswith(prefix)}
 
+    def chunks(self, path: str) -> list[int]:
+        """Sizes of the chunks of an array; one without axes has its only one at ``<path>/c``."""
+        single, several = f"{path}/c", f"{path}/c/"
+        found = self.under(single).items()
+        return [e.size for key, e in found if key == single or key.startswith(several)]
+
     def to_bytes(self) -> bytes:
         """The bytes of ``manifest.json``."""
         return encode_json(

@@ -79,21 +79,21 @@ class PlainLimits:
             )
 
 
-def plain_limits(node: PlainNode, stored: int, *, where: str) -> PlainLimits:
+def plain_limits(node: PlainNode, chunks: Sequence[int], *, where: str) -> PlainLimits:
     """Check the metadata of a plain array.
 
     Parameters
     ----------
     node : PlainNode
-    stored : int
-        Bytes of all its chunks.
+    chunks : sequence of int
+        Bytes of each of its chunks; all are stored, also those of nothing but the fill value.
     where : str
         Archive and key, for messages.
 
     Raises
     ------
     FormatError : something else than the plain arrays that an archive holds; LimitExceededError
-        when it claims more than ``stored`` justifies.
+        when it claims more than is stored of it justifies.
     """
     dtype = node.data_type if isinstance(node.data_type, str) else node.data_type.name
     keys = node.chunk_key_encoding
@@ -105,7 +105,14 @@ def plain_limits(node: PlainNode, stored: int, *, where: str) -> PlainLimits:
         raise _unknown(where, f"chunk keys {keys.name!r}")
     if len(node.dimension_names) != len(node.shape):
         raise _unknown(where, f"{len(node.dimension_names)} axis names for {len(node.shape)} axes")
-    chunk = chunk_shape(node)
+    chunk, stored = chunk_shape(node), sum(chunks)
+    grid = math.prod(-(-size // part) for size, part in zip(node.shape, chunk, strict=True))
+    if grid != len(chunks):
+        raise LimitExceededError(
+            f"{where}: {grid} chunks by its shape, {len(chunks)} are stored",
+            kind="limit",
+            hint="the archive is damaged or was made to do harm",
+        )
     item, text = ITEM_BYTES[dtype], dtype == "string"
     total = math.prod(node.shape) * item
     if total > max(FREE_BYTES, RATIO * stored) or math.prod(chunk) * item > FREE_BYTES:

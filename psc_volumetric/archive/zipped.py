@@ -111,7 +111,7 @@ def _check_members(packed: zipfile.ZipFile, size: int, name: str) -> int:
     seen: set[str] = set()
     spans = []
     for info in packed.infolist():
-        if info.is_dir() and not info.file_size:
+        if info.filename.endswith("/") and not info.file_size:
             continue
         check_key(info.filename, where=name)
         if info.filename in seen:

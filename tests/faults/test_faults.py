@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.archive.documents import decode
+from psc_volumetric.errors import FormatError, LimitExceededError
 from tests.faults.damage import BAD, Laboratory, pairs, try_damage
 from tests.faults.disk import fail_everywhere, fill_everywhere, two_runs
 from tests.faults.fuzz import Fuzzer
@@ -16,6 +20,7 @@ from tests.faults.kill import CASES, Bench, Tally, bench, kill_at_random, resume
 from tests.faults.power import unsynced_at_promises
 from tests.faults.runner import Runner
 from tests.faults.shim import compiler
+from tests.faults.trees import edit_json, lay_folder, pack_zip, remanifest
 from tests.faults.worker import Worker
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="faults need a C compiler")
@@ -107,3 +112,36 @@ def test_hostile_files_among_good_ones(tmp_path: Path) -> None:
         trial = try_crafted(runner, tmp_path, *HOSTILE_FILES)
     assert not trial.problems, "\n".join(trial.problems)
     assert trial.outcome.code == 8
+
+
+def test_more_chunks_than_are_stored_are_refused(tmp_path: Path) -> None:
+    """A million of them took minutes to look for."""
+    tree = dict(Laboratory(tmp_path).specimen("nifti")[0].tree)
+    key = "tiles/image/max_error/zarr.json"
+    edit_json(tree, key, lambda document: document.update(shape=[2, 1, 1, 1, 10**6]))
+    remanifest(tree)
+    place = lay_folder(tree, tmp_path / "hostile.psc.zarr")
+    with ArchiveReader.open(place) as reader, pytest.raises(LimitExceededError) as caught:
+        reader.info()
+    assert key in str(caught.value)
+
+
+def test_a_zip_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    tree = dict(Laboratory(tmp_path).specimen("zip")[0].tree)
+    path = tmp_path / "hostile.psc.zarr.zip"
+    path.write_bytes(pack_zip({**tree, "": b"x"}))
+    with pytest.raises(FormatError) as caught:
+        ArchiveReader.open(path)
+    assert caught.value.kind == "bad-key"
+
+
+def test_a_long_text_in_metadata_is_read_in_little_time_and_memory() -> None:
+    """48 MB of it took 6 GB, in the encoder too."""
+    tracemalloc.start()
+    try:
+        found = decode(b'{"a": "' + b"x" * (8 << 20) + b'"}', dict, where="test")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found["a"]) == 8 << 20
+    assert peak < 64 << 20
