@@ -128,9 +128,9 @@ class BrickPool:
         self.drawn = 0
 
     def batch(self, n: int) -> Batch:
-        """Draw ``n`` patches; codes new bricks when it is time."""
-        if not self.bricks:
-            self.bricks = [self._brick() for _ in range(self.size.bricks)]
+        """Draw ``n`` patches; codes a new brick when it is time, and with each first draw."""
+        if len(self.bricks) < self.size.bricks:
+            self.bricks.append(self._brick())
         self.drawn += n
         while self.drawn >= self.size.patches:
             self.drawn -= self.size.patches

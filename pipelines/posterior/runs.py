@@ -31,6 +31,7 @@ __all__ = ["Run", "checkpoint_file", "run"]
 CHECKS_SHARE = 0.18  # of the whole time, at most
 CHECKS_SECONDS = 100.0
 MEASURING_SHARE = 0.12  # of a domain's time, for its held-out scores
+MEASURING_SECONDS = 10.0  # at least, if that is no more than half of it
 MARGIN = 0.02  # of the whole time, left unused
 
 
@@ -153,7 +154,7 @@ def _one(
         state,
         pool,
         pace,
-        (end - time.monotonic()) - seconds * MEASURING_SHARE,
+        (end - time.monotonic()) - _measuring(seconds),
         steps=todo.steps,
         save=lambda now: now.save(path, domain.shape),
         report=lambda line: results.report(f"{domain.name}: {line}"),
@@ -164,6 +165,10 @@ def _one(
     results.scores[domain.name] = _scores(todo, domain, state.mean, end)
     results.write()
     results.report(_summary(domain, results.scores[domain.name]))
+
+
+def _measuring(seconds: float) -> float:
+    return max(seconds * MEASURING_SHARE, min(MEASURING_SECONDS, seconds / 2))
 
 
 def _start(todo: Run, domain: Domain) -> tuple[Checkpoint, str]:

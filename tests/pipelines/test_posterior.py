@@ -121,6 +121,7 @@ def test_patches_are_of_the_training_side_and_what_was_extended_does_not_count(p
     wide = replace(DOMAIN, patch=64)
     volumes = read_pack(training_file(pack, DOMAIN.name))
     pool = BrickPool(volumes, wide, Changes(), PoolSize(2, (8, 40, 40), 8), CPU, seed=0)
+    pool.batch(1)
     batch = pool.batch(6)
     assert batch.decoded.shape == (6, 3, 64, 64) and batch.original.shape == (6, 1, 64, 64)
     counted = batch.inside.sum((1, 2, 3))
