@@ -17,7 +17,7 @@ from pathlib import Path
 
 from adapters.errors import SourceError
 
-__all__ = ["UNFINISHED", "staged_file", "staged_folder"]
+__all__ = ["UNFINISHED", "clear_unfinished", "staged_file", "staged_folder"]
 
 UNFINISHED = ".unfinished"
 NOTE = "WHAT-IS-THIS.txt"
@@ -37,13 +37,17 @@ def staged_folder(target: Path) -> Iterator[Path]:
     SourceError : kind ``"target-exists"``, the target is a file or a folder that is not empty;
         ``"target-locked"``, another run restores to it.
     """
+    clear_unfinished(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise _exists(target)
     with _workplace(target) as work:
         made = work / "files"
         made.mkdir()
         yield made
+        for path in (*sorted(made.rglob("*"), reverse=True), made):
+            _sync(path)
         made.rename(target)
+        _sync(target.parent)
 
 
 @contextmanager
@@ -54,21 +58,75 @@ def staged_file(*targets: Path) -> Iterator[list[Path]]:
     ------
     SourceError : kind ``"target-exists"``, ``"target-locked"``.
     """
+    clear_unfinished(*targets)
     for target in targets:
         if target.exists():
             raise _exists(target)
     with _workplace(targets[0]) as work:
         staged = [work / target.name for target in targets]
         yield staged
+        for source in staged:
+            _sync(source)
         placed: list[Path] = []
         try:
             for source, target in zip(staged, targets, strict=True):
                 _place(source, target)
                 placed.append(target)
+            _sync(targets[0].parent)
         except (OSError, SourceError):
             for target in placed:
                 target.unlink()
             raise
+
+
+def clear_unfinished(*targets: Path) -> None:
+    """Remove what a killed run left for these targets, with names that it had given already.
+
+    Nothing happens while another run is at work, or where the folder is not one of ours.
+    """
+    work = _work(targets[0])
+    if not work.is_dir():
+        return
+    try:
+        handle = _claim(work, targets[0])
+    except SourceError:
+        return
+    try:
+        for target in targets:
+            source = work / target.name
+            if source.is_file() and target.is_file() and source.samefile(target):
+                target.unlink()
+        _remove(work)
+    finally:
+        os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    """Have a file or folder on the disk before anything depends on it."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _work(target: Path) -> Path:
+    return target.with_name(target.name + UNFINISHED)
+
+
+def _empty(work: Path) -> None:
+    """Remove everything but the note: it goes last, so that a kill leaves a folder that is ours."""
+    for left in work.iterdir():
+        if left.name == NOTE:
+            continue
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def _remove(work: Path) -> None:
+    with suppress(OSError):
+        _empty(work)
+        (work / NOTE).unlink(missing_ok=True)
+        work.rmdir()
 
 
 def _place(source: Path, target: Path) -> None:
@@ -86,16 +144,15 @@ def _place(source: Path, target: Path) -> None:
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
     """The folder beside the target, empty but for its note, and ours within the block."""
-    work = target.with_name(target.name + UNFINISHED)
+    work = _work(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle = _claim(work, target)
     try:
-        for left in work.iterdir():
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        _empty(work)
         (work / NOTE).write_text(_NOTE_TEXT, "utf-8")
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         os.close(handle)
 
 

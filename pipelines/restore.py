@@ -12,6 +12,7 @@ import numpy as np
 
 import adapters
 from adapters.base import RestoreInfo
+from adapters.staging import clear_unfinished
 from pipelines.collection import refuse_folder
 from pipelines.decoded import restored_volumes, touched
 from pipelines.derived_source import DERIVED, STRIPPED
@@ -245,6 +246,7 @@ def restore(
     with ArchiveReader.open(archive, device=options.device) as reader:
         plan = plan_restore(reader, options)
         source = reader.source()
+        clear_unfinished(target)
         refuse_existing(source.kind, target)
         info = restore_info(reader, plan.boxes, plan.level)
         notes = _notes(reader, tuple(plan.boxes))

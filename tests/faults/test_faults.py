@@ -66,7 +66,9 @@ def assert_held(tally: Tally, faults: int) -> None:
     assert not tally.problems, "\n".join(tally.problems)
 
 
-@pytest.mark.parametrize(("name", "every", "kills"), [("folder", 113, 3), ("zip", 167, 3)])
+@pytest.mark.parametrize(
+    ("name", "every", "kills"), [("folder", 113, 3), ("zip", 167, 3), ("restore-netcdf", 13, 1)]
+)
 def test_killed_before_operations(benches: Benches, name: str, every: int, kills: int) -> None:
     assert_held(resume_everywhere(benches(name), every=every), kills)
 
@@ -85,7 +87,7 @@ def test_two_runs_on_one_target(benches: Benches) -> None:
         assert_held(two_runs(benches("folder"), other, every=301), 1)
 
 
-@pytest.mark.parametrize("name", ["folder", "zip"])
+@pytest.mark.parametrize("name", ["folder", "zip", "restore-netcdf"])
 def test_what_is_promised_is_on_the_disk(benches: Benches, name: str) -> None:
     assert not list(unsynced_at_promises(benches(name)))
 
