@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xarray.backends import AbstractDataStore, BackendEntrypoint, StoreBackendEntrypoint
 from xarray.core import indexing
 
-from psc_volumetric.errors import StorageError
+from psc_volumetric.errors import FormatError, StorageError
 from psc_volumetric.xarray_arrays import BrickArray, Place, SideArray, SliceScaling
 
 if TYPE_CHECKING:
@@ -142,6 +142,19 @@ use_cftime, decode_timedelta
         return dataset
 
 
+def _check_sizes(variables: Mapping[str, xr.Variable]) -> None:
+    """Refuse arrays that give one axis several lengths (FormatError)."""
+    sizes: dict[Hashable, int] = {}
+    for name, variable in variables.items():
+        for dim, size in zip(variable.dims, variable.shape, strict=True):
+            if sizes.setdefault(dim, size) != size:
+                raise FormatError(
+                    f"{name}: axis {dim!r} has {size} entries here and {sizes[dim]} elsewhere",
+                    kind="bad-metadata",
+                    hint="the archive is damaged, run `psc-archive verify`",
+                )
+
+
 class _ArchiveDataStore(AbstractDataStore):
     """Variables of one group before decoding, as xarray's own engines hand them over."""
 
@@ -180,6 +193,7 @@ class _ArchiveDataStore(AbstractDataStore):
                 if plain.dtype.kind == "S" and isinstance(fill, (str, bytes)):
                     attrs["_FillValue"] = np.bytes_(fill)  # as xarray's NetCDF engine has it
                 found[name] = xr.Variable(plain.dims, data, attrs, encoding)
+        _check_sizes(found)
         return found
 
     def _short(self, path: str) -> str | None:

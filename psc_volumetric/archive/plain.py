@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from psc_volumetric.archive.access import readable
 from psc_volumetric.archive.attributes import checked_attributes, typed_attributes
 from psc_volumetric.archive.layout import ATTRIBUTE
 from psc_volumetric.archive.naming import node_path
@@ -93,7 +94,8 @@ class PlainArray:
         return tuple(self.stored.shape)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        values = np.asarray(self.stored[key])
+        with readable(self.name):
+            values = np.asarray(self.stored[key])
         if self.dtype.kind == "O":
             return values.astype(object)
         if self.dtype.kind == "S":
