@@ -20,7 +20,7 @@ from pipelines.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
 from pipelines.created import created_now
 from pipelines.item_report import ALREADY, FAILED, ITEM_ERRORS, ItemError, ItemReport
 from pipelines.known_sources import KnownSources
-from pipelines.locking import hold
+from pipelines.locking import clear_stale, hold
 from pipelines.options import ArchiveOptions
 from pipelines.plan import ArchivePlan, ItemPlan, VariablePlan, open_item, plan
 from pipelines.progress import Progress, Silent
@@ -76,6 +76,8 @@ def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemR
     reports = [ItemReport(s.name, s.target, s.kind, ALREADY) for s in chosen.known]
     errors: list[Exception] = []
     todo = any(item.state != SAME for item in chosen.items)
+    if not todo:
+        clear_stale(chosen.target)
     with hold(chosen.target) if todo else nullcontext():
         index = KnownSources.load(chosen.target, is_folder=not is_archive_name(chosen.target))
         for item in chosen.items:

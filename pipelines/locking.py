@@ -26,7 +26,7 @@ from pathlib import Path
 
 from psc_volumetric.errors import StorageError
 
-__all__ = ["LOCK_SUFFIX", "Owner", "hold", "lock_path"]
+__all__ = ["LOCK_SUFFIX", "Owner", "clear_stale", "hold", "lock_path"]
 
 LOCK_SUFFIX = ".lock"
 SIGN_OF_LIFE_S = 60.0
@@ -182,6 +182,14 @@ def hold(
             path.unlink()
         _open_handles.discard(handle)
         os.close(handle)
+
+
+def clear_stale(target: str) -> None:
+    """Remove the lock that a killed run left; one that is held stays."""
+    path = lock_path(target)
+    if path is not None and path.is_file():
+        with suppress(StorageError), hold(target):
+            pass
 
 
 def _take(path: Path, wait_s: float, told: Callable[[Owner | None], None] | None) -> int:
