@@ -14,7 +14,8 @@ import pytest
 from psc_volumetric.methods.av1.child_process import run_child
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run without a terminal
 from psc_volumetric.methods.av1.child_process import run_child
 print("ready", flush=True)
 run_child([sys.argv[1], sys.argv[2]], b"", timeout_s=60)

@@ -25,6 +25,7 @@ psc-archive = pipelines.cli:main
 psc = psc_volumetric.xarray_backend:PscBackendEntrypoint
 
 [zarr.codecs]
+psc_archive.checked = psc_volumetric.zarr_checked:CheckedCodec
 psc_archive.psc = psc_volumetric.zarr_codec:PscCodec
 """
 IMPORT_BOUND_S = 3.0

@@ -59,7 +59,7 @@ def test_shapes_cost_as_many_evaluations_as_the_default() -> None:
     for variant in ablate.variants():
         if variant.group == "shape":
             with ablate.changed(variant.constants):
-                stream = CodecParameters().stream(64, 0)
+                stream = stream_parameters(CodecParameters(), 64, 0)
             assert len(stream.noise_levels) * stream.particles == 64
 
 
