@@ -21,6 +21,14 @@ SLOW = pytest.mark.slow
 CODES = [(signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    """SIGHUP as from a terminal; a process without one (nohup) begins with it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def start(*words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *map(str, words)],
