@@ -85,15 +85,16 @@ def write_sigma(
         found.to_netcdf(target, engine="h5netcdf")
     else:
         nibabel.save(_nifti(found.values, spec, box), target)
+    covered = found.attrs.get("measured_coverage_percent")
     return {
         "file": str(target),
         "variable": spec.name,
         "region": box_text(box, spec.dims),
         "shape": list(found.shape),
-        "level": found.attrs["level"],
+        "level": int(found.attrs["level"]),
         "mean": float(found.mean()) if found.size else None,
         "unit": spec.unit,
-        "measured_coverage_percent": found.attrs.get("measured_coverage_percent"),
+        "measured_coverage_percent": None if covered is None else np.ravel(covered).tolist(),
     }
 
 

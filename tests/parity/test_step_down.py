@@ -9,7 +9,7 @@ import pytest
 
 from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
 from psc_volumetric.errors import NumericalError
-from psc_volumetric.methods.psc import denoiser, trust
+from psc_volumetric.methods.psc import trust
 from psc_volumetric.prior import fused, load_prior
 from psc_volumetric.prior.runtime import TorchRuntime
 
@@ -17,7 +17,7 @@ from psc_volumetric.prior.runtime import TorchRuntime
 @pytest.fixture
 def fresh_process(monkeypatch):
     """Nothing loaded, nothing trusted yet."""
-    monkeypatch.setattr(denoiser, "_loaded", {})
+    monkeypatch.setattr(trust, "_loaded", {})
     monkeypatch.setattr(trust, "_trusted", set())
 
 
@@ -47,13 +47,13 @@ def _spoil(monkeypatch, owner):
 
 def test_wrong_fused_loops_are_replaced_and_reported(fresh_process, monkeypatch, caplog):
     want = _encode()
-    denoiser._loaded.clear()
+    trust._loaded.clear()
     trust._trusted.clear()
     _spoil(monkeypatch, fused.FusedRuntime)
     with caplog.at_level(logging.WARNING):
         assert _encode() == want
     assert "plain torch takes over" in caplog.text
-    (loaded,) = denoiser._loaded.values()
+    (loaded,) = trust._loaded.values()
     assert isinstance(loaded.network, TorchRuntime)
 
 
@@ -63,4 +63,4 @@ def test_wrong_torch_too_is_refused(fresh_process, monkeypatch):
     with pytest.raises(NumericalError) as caught:
         _encode()
     assert caught.value.kind == "self-test"
-    assert not denoiser._loaded
+    assert not trust._loaded

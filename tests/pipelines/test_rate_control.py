@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import archive as archiving
+from pipelines import sealing_proof
 from pipelines.archive import ArchiveOptions, archive, begin, finish, plan
 from pipelines.bricks import encode_brick_job
 from pipelines.rate_control import CLOSE, LARGEST_STEP, SMALLEST_STEP, sample_positions, search
@@ -161,7 +161,7 @@ def test_stopped_runs_give_the_same_bytes(series, tmp_path, monkeypatch):
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(archiving, "promises_of", stop)  # killed after the last bricks
+        patched.setattr(sealing_proof, "promises_of", stop)  # killed after the last bricks
         with pytest.raises(Stopped):
             finish(item)
     finish(item)

@@ -151,7 +151,7 @@ def test_label_map_is_kept_exactly_and_said_so(label_map, label_archive, tmp_pat
     document = run("archive", label_map, tmp_path / "again.psc.zarr", "--mode", "lossy", "--json")
     row = document.document["archives"][0]["variables"][0]
     assert row["method"] == "lossless"
-    assert "label map" in row["reason"]
+    assert "labels" in row["reason"]
     outcome = run("restore", label_archive, tmp_path / "back.nii")
     assert outcome.code == 0
     assert (tmp_path / "back.nii").read_bytes() == label_map.read_bytes()

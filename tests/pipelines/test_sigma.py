@@ -47,7 +47,7 @@ def test_nifti_is_the_sigma_xarray_gives_and_lies_where_the_volume_lies(
     np.testing.assert_allclose(found.affine @ [0, 0, 0, 1], corner, atol=1e-4)
     np.testing.assert_allclose(found.affine[:3, 0], affine[:3, 2], atol=1e-5)
     assert attrs["level"] == outcome.document["level"] == 1
-    assert attrs["nominal_coverage_percent"] == [68.27, 95.45, 99.73]
+    assert list(attrs["nominal_coverage_percent"]) == [68.27, 95.45, 99.73]
     np.testing.assert_allclose(attrs["measured_coverage_percent"], [68.27, 95.45, 99.73], atol=3)
     with ArchiveReader.open(archive) as reader:
         variable = next(iter(reader.variables))
