@@ -296,16 +296,18 @@ class _Job:
         nbytes = sum(len(data) for _, data in sections)
         tables, covered = self.fit(task.values, decoded, task.special, nbytes)
         share = len(base) // len(self.grid)
+        fields = PscFields(
+            bytes.fromhex(self.prior.digest[:32]),
+            self.prior.tile_shape,
+            self.mapping,
+            self.parameters,
+            tuple(tuple(len(w[k]) // WORD for w in words) for k in counts),
+            b"" if tables is None else tables.pack(),
+        )
+        fields.check_work()
         return EncodedBase(
             "psc",
-            PscFields(
-                bytes.fromhex(self.prior.digest[:32]),
-                self.prior.tile_shape,
-                self.mapping,
-                self.parameters,
-                tuple(tuple(len(w[k]) // WORD for w in words) for k in counts),
-                b"" if tables is None else tables.pack(),
-            ),
+            fields,
             tuple(sections),
             tuple(level for level, _ in decoded),
             tuple((share, *(len(part) for part in w)) for w in words),

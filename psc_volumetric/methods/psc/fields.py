@@ -191,8 +191,7 @@ class PscFields:
         return (("base", None), *levels)
 
     def write(self, out: FieldWriter) -> None:
-        """Append the fields in SPEC order; LimitExceededError for more work than readers do."""
-        _check_work(self.parameters, self.words)
+        """Append the fields in SPEC order."""
         out.raw(self.prior_digest)
         for extent in self.tile:
             out.varint(extent)
@@ -203,6 +202,26 @@ class PscFields:
                 out.varint(count)
         out.varint(len(self.sigma))
         out.raw(self.sigma)
+
+    def check_work(self) -> None:
+        """Refuse far more evaluations of the network than the words can pay for (SPEC 10.3).
+
+        Raises
+        ------
+        LimitExceededError
+            No reader does this much work for so few bytes.
+        """
+        by_tile = [sum(row) for row in zip(*self.words, strict=True)]
+        coded = sum(1 for count in by_tile if count)
+        evaluations = coded * self.parameters.evaluations
+        paid = c.MAX_FREE_EVALUATIONS * coded + c.MAX_EVALUATIONS_PER_WORD * sum(by_tile)
+        if evaluations > paid:
+            raise LimitExceededError(
+                f"brick header: {evaluations} evaluations of the network for {sum(by_tile)} words "
+                f"in {coded} tiles, at most {paid} are run",
+                kind="limit",
+                hint="the brick is damaged or was made to do harm; an encoder needs fewer rounds",
+            )
 
     @classmethod
     def read(cls, data: FieldReader, header: BrickHeader) -> PscFields:
@@ -231,24 +250,10 @@ class PscFields:
             tuple(data.varint(limit=c.MAX_TILE_WORDS, name="tile length") for _ in range(tiles))
             for _ in parameters.level_ends
         )
-        _check_work(parameters, words)
         sigma = data.raw(data.varint(limit=c.MAX_SIGMA_BYTES, name="size of the sigma tables"))
-        return cls(digest, tile, mapping, parameters, words, sigma)
-
-
-def _check_work(parameters: StreamParameters, words: tuple[tuple[int, ...], ...]) -> None:
-    """Refuse a brick that asks for far more evaluations than its words can pay for (SPEC 10.3)."""
-    by_tile = [sum(row) for row in zip(*words, strict=True)]
-    coded = sum(1 for count in by_tile if count)
-    evaluations = coded * parameters.evaluations
-    paid = c.MAX_FREE_EVALUATIONS * coded + c.MAX_EVALUATIONS_PER_WORD * sum(by_tile)
-    if evaluations > paid:
-        raise LimitExceededError(
-            f"brick header: {evaluations} evaluations of the network for {sum(by_tile)} words in "
-            f"{coded} tiles, at most {paid} are run",
-            kind="limit",
-            hint="the brick is damaged or was made to do harm; an encoder needs fewer rounds",
-        )
+        fields = cls(digest, tile, mapping, parameters, words, sigma)
+        fields.check_work()
+        return fields
 
 
 def _check_gram(particles: int, elements: int) -> None:
