@@ -1,9 +1,10 @@
 """Sources that were archived before, known by path, size and times before they are read again.
 
-A small file in the target folder, ``.psc-archive-index``, has one line for each: a digest of where
-the files are, how large and how old, and of the settings; the archive; the digest of its manifest.
-It is a cache and nothing else: without it, or where anything differs, the files are hashed again
-and compared with what the archives themselves record. It holds no paths of sources.
+Each target folder has a small file in the user's cache (``PSC_ARCHIVE_CACHE``, else ``psc-archive``
+in ``XDG_CACHE_HOME`` or ``~/.cache``) with one line for each source: a digest of where the files
+are, how large and how old, and of the settings; the archive; the digest of its manifest. It is a
+cache and nothing else: without it, or where anything differs, the files are hashed again and
+compared with what the archives themselves record. It holds no paths of sources.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ from typing import Any
 
 from psc_volumetric.archive.layout import MANIFEST_KEY
 
-__all__ = ["INDEX_NAME", "KnownSources", "fingerprint"]
+__all__ = ["KnownSources", "fingerprint", "index_path"]
 
-INDEX_NAME = ".psc-archive-index"
+CACHE_VARIABLE = "PSC_ARCHIVE_CACHE"
 _LARGEST = 256 << 20
+
+
+def index_path(folder: Path) -> Path:
+    """Where the index of a target folder is kept."""
+    given = os.environ.get(CACHE_VARIABLE)
+    home = os.environ.get("XDG_CACHE_HOME")
+    caches = Path(home) if home else Path("~/.cache").expanduser()
+    cache = Path(given) if given else caches / "psc-archive"
+    return cache / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.index"
 
 
 def fingerprint(paths: Sequence[Path], provenance: Mapping[str, Any]) -> str:
@@ -59,7 +69,7 @@ class KnownSources:
             return cls(None, {})
         folder, rows = Path(text), {}
         try:
-            with (folder / INDEX_NAME).open("rb") as stream:
+            with index_path(folder).open("rb") as stream:
                 lines = stream.read(_LARGEST).splitlines()
         except OSError:
             lines = []
@@ -95,9 +105,9 @@ class KnownSources:
             return
         line = json.dumps(row).encode() + b"\n"
         try:
-            handle = os.open(
-                self.folder / INDEX_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
-            )
+            place = index_path(self.folder)
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError:
             return
         with os.fdopen(handle, "wb", buffering=0) as stream:

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from pipelines.known_sources import INDEX_NAME
+from pipelines.known_sources import index_path
 from pipelines.pseudonyms import make_key, read_table
 from psc_volumetric.archive import ArchiveReader
 
@@ -73,7 +73,7 @@ def test_later_file_of_the_same_stem_renames_nothing(first, later, tmp_path, run
     for state in ("archived", "already-archived"):
         again = states(run, source, target)
         assert again == {"z.psc.zarr": "already-archived", f"{later}.psc.zarr": state}
-        (target / INDEX_NAME).unlink()
+        index_path(target).unlink()
 
 
 def test_files_of_the_same_stem_keep_their_suffix(tmp_path, run):
@@ -153,7 +153,7 @@ def test_names_of_dicom_say_nothing_of_paths_or_headers(tmp_path, run):
     source.mkdir()
     shutil.copy(PYDICOM_FILES / "CT_small.dcm", source / "doe.dcm")
     states(run, tmp_path / "DOE^JANE", target)
-    text = (target / INDEX_NAME).read_text() + " ".join(names(target))
+    text = index_path(target).read_text() + " ".join(names(target))
     for archive in target.glob("*.psc.zarr"):
         text += (archive / "zarr.json").read_text()
     assert "doe" not in text.lower()
@@ -185,7 +185,7 @@ def test_index_is_a_cache_and_never_the_truth(tmp_path, run):
     write(source / "a.nii")
     write(source / "b.nii", 1)
     first = states(run, source, target)
-    lines = (target / INDEX_NAME).read_text().split("\n")
+    lines = index_path(target).read_text().split("\n")
     rows = [json.loads(line) for line in lines if line]
     assert {row[1] for row in rows} == set(first)
     swapped = [[rows[0][0], rows[1][1], rows[0][2]], [rows[1][0], rows[0][1], "0" * 64]]
@@ -197,9 +197,9 @@ def test_index_is_a_cache_and_never_the_truth(tmp_path, run):
         b'["' + rows[0][0].encode() + b'", "../../etc", "x"]\n',
         "\n".join(map(json.dumps, swapped)).encode(),
     ):
-        (target / INDEX_NAME).write_bytes(wrong)
+        index_path(target).write_bytes(wrong)
         assert states(run, source, target) == dict.fromkeys(first, "already-archived")
-    (target / INDEX_NAME).unlink()
+    index_path(target).unlink()
     assert states(run, source, target) == dict.fromkeys(first, "already-archived")
     assert states(run, source, target) == dict.fromkeys(first, "already-archived")
 
