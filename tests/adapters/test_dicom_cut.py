@@ -5,6 +5,7 @@ import pydicom
 import pytest
 from conftest import AXIAL, base_dataset, save
 from pydicom.dataset import Dataset
+from test_dicom_axes import write_segments
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
@@ -227,8 +228,6 @@ def test_a_region_without_any_frame_of_a_segmentation_is_refused(tmp_path, write
 
 
 def write_sparse(path):
-    from test_dicom_axes import write_segments
-
     write_segments(path, [(1, 0), (1, 2), (2, 1)])
     return path.parent
 
