@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m pipelines.demo
+	$(BIN)/python -m pipelines.demo.demo
 
 test: lint
 	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
@@ -70,10 +70,10 @@ format: $(STAMP)
 
 # training/ is ignored by git; it is all a training machine needs besides the checkout
 train-pack: $(STAMP)
-	$(BIN)/python -m pipelines.posterior pack $(DATA)
+	$(BIN)/python -m pipelines.training.posterior pack $(DATA)
 
 train-gpu:
-	$(TRAIN_PYTHON) -m pipelines.posterior train --resume training/checkpoints $(TRAIN_ARGS)
+	$(TRAIN_PYTHON) -m pipelines.training.posterior train --resume training/checkpoints $(TRAIN_ARGS)
 
 clean:
 	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

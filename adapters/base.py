@@ -5,12 +5,9 @@ millimetres, and everything needed (``document`` + ``blobs``) to write the sourc
 Nothing here imports a format library.
 """
 
-# long: every type that crosses the border, in one place
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
@@ -41,11 +38,7 @@ __all__ = [
     "SourceItem",
     "Volume",
     "WrittenFile",
-    "file_records",
-    "safe_name",
-    "safe_target",
     "selection_bounds",
-    "source_paths",
     "spacing_of",
 ]
 
@@ -57,8 +50,6 @@ IDENTICAL_UNPACKED = "identical after decompression"
 EQUAL_DATA = "equal data"
 LOSSY = "derived (lossy)"
 CUT = "derived (part of the source)"
-
-_HASH_BLOCK = 1 << 20
 
 
 @runtime_checkable
@@ -398,66 +389,3 @@ def spacing_of(affine: Array) -> tuple[float, float, float]:
     """Give the (z, y, x) voxel distances in mm: the lengths of the affine's columns."""
     z, y, x = np.linalg.norm(affine[:3, :3], axis=0)
     return float(z), float(y), float(x)
-
-
-def safe_name(text: str, fallback: str) -> str:
-    """Reduce ``text`` to ``[A-Za-z0-9_.-]+``, not starting with a dot, dash or underscore."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).rstrip("_").lstrip("._-")
-    return name or fallback
-
-
-def file_records(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
-    """Hash files, block by block; names are relative to their deepest common folder.
-
-    Raises
-    ------
-    SourceError : kind ``"unreadable"``.
-    """
-    listed = list(paths)
-    root = _common_folder(listed)
-    records = []
-    for path in listed:
-        digest, size = hashlib.sha256(), 0
-        try:
-            with path.open("rb") as stream:
-                while block := stream.read(_HASH_BLOCK):
-                    digest.update(block)
-                    size += len(block)
-        except OSError as error:
-            raise SourceError(f"cannot read: {error.strerror}", kind="unreadable", path=path) from (
-                error
-            )
-        name = path.absolute().relative_to(root).as_posix()
-        records.append(FileRecord(name=name, size=size, sha256=digest.hexdigest()))
-    return tuple(records)
-
-
-def source_paths(records: Sequence[FileRecord], paths: Sequence[Path]) -> list[Path]:
-    """Give the path behind each record that `file_records` made of these paths."""
-    root = _common_folder(paths)
-    return [root / record.name for record in records]
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    parents = [path.absolute().parent for path in paths]
-    common = parents[0]
-    while not all(parent.is_relative_to(common) for parent in parents):
-        common = common.parent
-    return common
-
-
-def safe_target(folder: Path, name: str) -> Path:
-    """Join a stored relative name to a folder, refusing names that leave it.
-
-    Raises
-    ------
-    SourceError : kind ``"unsafe-name"``.
-    """
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or not relative.parts or ".." in relative.parts or "\\" in name:
-        raise SourceError(
-            f"expected a relative file name inside the target folder, found {name!r}",
-            kind="unsafe-name",
-            hint="the archive's source record is damaged or hostile",
-        )
-    return folder.joinpath(*relative.parts)

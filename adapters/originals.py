@@ -22,12 +22,10 @@ from adapters.base import (
     RestoreInfo,
     SourceItem,
     WrittenFile,
-    file_records,
-    safe_target,
-    source_paths,
 )
 from adapters.errors import SourceError
 from adapters.output import file_target, unusable_record
+from adapters.source_files import file_records, safe_target, source_paths
 from adapters.staging import staged_file, staged_folder
 
 __all__ = [

@@ -20,18 +20,18 @@ from adapters.base import (
     Skipped,
     SourceItem,
     WrittenFile,
-    safe_name,
 )
 from adapters.errors import SourceError
 from adapters.originals import KEPT_KINDS, ORIGINAL, restore_originals
+from adapters.source_files import safe_name
 
 __all__ = ["adapter_for", "content_sha256", "discover", "open_source", "restore_source"]
 
 # The order decides who is asked first; each file goes to the first adapter that accepts it.
 _ADAPTERS = {
-    "dicom": ("adapters.dicom", "DicomAdapter"),
-    "nifti": ("adapters.nifti", "NiftiAdapter"),
-    "netcdf": ("adapters.netcdf", "NetcdfAdapter"),
+    "dicom": ("adapters.dicom.adapter", "DicomAdapter"),
+    "nifti": ("adapters.nifti.adapter", "NiftiAdapter"),
+    "netcdf": ("adapters.netcdf.adapter", "NetcdfAdapter"),
     ORIGINAL: ("adapters.originals", "OriginalAdapter"),
 }
 

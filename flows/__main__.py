@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from flows.records import FolderReport, ItemsFailedError
-from pipelines.archive import ArchiveOptions
-from pipelines.cli_options import (
+from pipelines.archiving.archive import ArchiveOptions
+from pipelines.commands.failures import EXIT_INCOMPLETE, describe_failure
+from pipelines.commands.options import (
     Bpv,
     Coders,
     Effort,
@@ -28,7 +29,6 @@ from pipelines.cli_options import (
     Psnr,
     Step,
 )
-from pipelines.failures import EXIT_INCOMPLETE, describe_failure
 from psc_volumetric.errors import PscError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -28,9 +28,9 @@ from flows.records import (
     ItemWork,
 )
 from flows.tasks import begin_item, encode_brick, find_items, seal_item
-from pipelines.archive import ArchiveOptions, BrickResult, ItemReport, resumed_bricks
-from pipelines.locking import hold
-from pipelines.targets import is_archive_name
+from pipelines.archiving.archive import ArchiveOptions, BrickResult, ItemReport, resumed_bricks
+from pipelines.archiving.locking import hold
+from pipelines.archiving.targets import is_archive_name
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["archive_folder"]
@@ -64,7 +64,7 @@ def archive_folder(
     slot_timeout_s : float
         How long to wait for a worker that offers a slot, in seconds.
     pseudonyms : str, optional
-        Key file: archives are named by a keyed hash, see `pipelines.pseudonyms`.
+        Key file: archives are named by a keyed hash, see `pipelines.archiving.pseudonyms`.
 
     Returns
     -------

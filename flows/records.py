@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from adapters.base import Candidate, Skipped
 from adapters.errors import SourceError
-from pipelines.archive import BrickJob, ItemReport
-from pipelines.plan import ItemPlan
-from pipelines.targets import Naming
+from pipelines.archiving.archive import BrickJob, ItemReport
+from pipelines.archiving.plan import ItemPlan
+from pipelines.archiving.targets import Naming
 from psc_volumetric.errors import PscError, StorageError
 
 __all__ = [
@@ -126,7 +126,7 @@ class ItemTaskError(Exception):
 
     @classmethod
     def of(cls, number: int, error: Exception) -> ItemTaskError:
-        """Wrap one of ``pipelines.item_report.ITEM_ERRORS``."""
+        """Wrap one of ``pipelines.archiving.item_report.ITEM_ERRORS``."""
         if isinstance(error, StorageError):
             return cls(number, error.kind, str(error), error.kind in _LASTING_STORAGE_KINDS)
         if isinstance(error, PscError | SourceError):

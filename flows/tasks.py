@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 
 from adapters import isolation
 from flows.records import Found, ItemRequest, ItemTaskError, ItemWork
-from pipelines.archive import (
+from pipelines.archiving.archive import (
     ArchiveOptions,
     BrickJob,
     BrickResult,
@@ -26,11 +26,11 @@ from pipelines.archive import (
     encode_brick_job,
     finish,
 )
-from pipelines.item_report import ITEM_ERRORS, holds_data
-from pipelines.known_sources import KnownSources
-from pipelines.plan import ItemPlan, KnownItem, plan_named
-from pipelines.pseudonyms import Pseudonyms
-from pipelines.targets import SAME, namings
+from pipelines.archiving.item_report import ITEM_ERRORS, holds_data
+from pipelines.archiving.known_sources import KnownSources
+from pipelines.archiving.plan import ItemPlan, KnownItem, plan_named
+from pipelines.archiving.pseudonyms import Pseudonyms
+from pipelines.archiving.targets import SAME, namings
 
 __all__ = ["begin_item", "encode_brick", "find_items", "seal_item", "worth_retrying"]
 

@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 
 import psc_volumetric
-from pipelines.archive_command import archive
-from pipelines.cli_options import (
+from pipelines.commands.archive import archive
+from pipelines.commands.evaluate import evaluate
+from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
+from pipelines.commands.options import (
     ArchivePath,
     ArchivesPath,
     Debug,
@@ -25,11 +27,9 @@ from pipelines.cli_options import (
     Quiet,
     Roi,
 )
-from pipelines.evaluate_command import evaluate
-from pipelines.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
-from pipelines.privacy_command import pseudonyms_make, pseudonyms_show, strip
-from pipelines.session import Session, print_failure
-from pipelines.sigma_command import sigma
+from pipelines.commands.privacy import pseudonyms_make, pseudonyms_show, strip
+from pipelines.commands.session import Session, print_failure
+from pipelines.commands.sigma import sigma
 
 __all__ = ["app", "main"]
 
@@ -108,10 +108,10 @@ def restore(
 ) -> None:
     """Write the source format again: whole or a region, at any quality level."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.archive_report import restore_lines, restore_plan_lines
+        from pipelines.commands.archive_report import restore_lines, restore_plan_lines
         from pipelines.progress import progress_bars
-        from pipelines.restore import RestoreOptions, dry_restore
-        from pipelines.restore import restore as write_source
+        from pipelines.restoring.restore import RestoreOptions, dry_restore
+        from pipelines.restoring.restore import restore as write_source
         from psc_volumetric.archive.levels import parse_level
 
         options = RestoreOptions(
@@ -138,7 +138,7 @@ def info(
 ) -> None:
     """Show what an archive holds, from its headers alone."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.info import archive_info, info_lines
+        from pipelines.checking.info import archive_info, info_lines
 
         found = archive_info(source)
         session.result(found, lambda: info_lines(found))
@@ -153,7 +153,7 @@ def ls(
 ) -> None:
     """List the variables of an archive, or all archives in a folder and the folders in it."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.info import list_lines, list_target
+        from pipelines.checking.info import list_lines, list_target
 
         rows = list_target(source)
         session.result(rows, lambda: list_lines(rows))
@@ -174,8 +174,13 @@ def verify(
 ) -> None:
     """Check that an archive, or all in a folder, are whole and unchanged; else exit code 7."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.checking.verify import (
+            parse_share,
+            reports_document,
+            verify_all,
+            verify_lines,
+        )
         from pipelines.progress import progress_bars
-        from pipelines.verify import parse_share, reports_document, verify_all, verify_lines
 
         with progress_bars(enabled=session.shows_progress) as progress:
             reports = verify_all(
@@ -202,7 +207,7 @@ app.command(epilog=_EPILOG)(sigma)
 def prior_list(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """List the installed priors."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.priors import list_priors, prior_lines
+        from pipelines.commands.priors import list_priors, prior_lines
 
         rows = list_priors()
         session.result(rows, lambda: prior_lines(rows))
@@ -217,7 +222,7 @@ def prior_inspect(
 ) -> None:
     """Load a prior, check it, and show what it is."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.priors import inspect_lines, inspect_prior
+        from pipelines.commands.priors import inspect_lines, inspect_prior
 
         found = inspect_prior(name)
         session.result(found, lambda: inspect_lines(found))
@@ -247,7 +252,7 @@ def prior_train(
 ) -> None:
     """Train a prior from a recipe, convert it to integers, calibrate and check it."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.priors import inspect_lines, inspect_prior, train_prior
+        from pipelines.commands.priors import inspect_lines, inspect_prior, train_prior
 
         train_prior(recipe, data or [], out, weights, minutes, train_device, session.note)
         found = inspect_prior(str(out))
@@ -265,7 +270,7 @@ def doctor(
 ) -> None:
     """Check this installation: versions, devices, decoders, entry points, known traps."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.doctor import diagnose, diagnosis_lines
+        from pipelines.commands.doctor import diagnose, diagnosis_lines
 
         found = diagnose(conformance=conformance)
         session.result(found.to_dict(), lambda: diagnosis_lines(found))

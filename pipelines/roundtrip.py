@@ -22,22 +22,15 @@ from typing import Annotated
 import typer
 
 from adapters import isolation
-from adapters.base import (
-    EQUAL_DATA,
-    IDENTICAL,
-    IDENTICAL_UNPACKED,
-    Candidate,
-    Skipped,
-    WrittenFile,
-    source_paths,
-)
+from adapters.base import EQUAL_DATA, IDENTICAL, IDENTICAL_UNPACKED, Candidate, Skipped, WrittenFile
 from adapters.errors import SourceError
-from pipelines.archive import run_item
-from pipelines.failures import EXIT_DAMAGE, describe_failure
-from pipelines.options import ArchiveOptions
-from pipelines.plan import open_item, plan_item
-from pipelines.proof import ProofError
-from pipelines.restore import RestoreOptions, restore
+from adapters.source_files import source_paths
+from pipelines.archiving.archive import run_item
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.plan import open_item, plan_item
+from pipelines.commands.failures import EXIT_DAMAGE, describe_failure
+from pipelines.restoring.proof import ProofError
+from pipelines.restoring.restore import RestoreOptions, restore
 from psc_volumetric.errors import PscError
 
 __all__ = ["Row", "app", "round_trip", "table_lines"]

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
 from adapters.base import Candidate
-from adapters.dicom_terms import archive_name
+from adapters.dicom.terms import archive_name
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)

@@ -8,7 +8,7 @@ import pytest
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo
-from adapters.dicom_bits import (
+from adapters.dicom.bits import (
     SparePlanes,
     bit_use,
     find_use,

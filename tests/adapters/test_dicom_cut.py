@@ -250,7 +250,7 @@ def test_restoring_asks_for_slabs(tmp_path, write_series, monkeypatch, lossless)
     write_series(tmp_path / "in", values=values)
     frames = RANDOM.integers(0, 999, (24, 32, 40)).astype(np.uint16)
     write(tmp_path / "multi" / "m.dcm", frames)
-    monkeypatch.setattr("adapters.dicom_restore._SLAB_BYTES", 4 * 32 * 40 * 2)
+    monkeypatch.setattr("adapters.dicom.restore._SLAB_BYTES", 4 * 32 * 40 * 2)
     info = RestoreInfo(lossless=lossless, ratio=4.0, method="psc", level=None)
     for name in ("in", "multi"):
         item = open_only(tmp_path / name)

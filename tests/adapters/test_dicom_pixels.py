@@ -13,8 +13,8 @@ from pydicom.pixels import pixel_array
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
-from adapters.dicom_body import Body
-from adapters.dicom_layout import MOST_PATCHES, PixelLayout, patches_of, residue_of
+from adapters.dicom.body import Body
+from adapters.dicom.layout import MOST_PATCHES, PixelLayout, patches_of, residue_of
 
 EXACT = RestoreInfo(lossless=True, ratio=None, method="psc", level=None)
 LOSSY = RestoreInfo(lossless=False, ratio=9.0, method="psc", level=1)

@@ -14,7 +14,7 @@ from pydicom.uid import UID
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
-from adapters.dicom_decoders import JPEG_XL
+from adapters.dicom.decoders import JPEG_XL
 
 EXACT = RestoreInfo(lossless=True, ratio=None, method="psc", level=None)
 RANDOM = np.random.default_rng(5)
@@ -226,7 +226,7 @@ def test_a_deflate_bomb_is_refused_within_its_bound(tmp_path, monkeypatch):
     bomb = machine.compress(bytes(8 << 20)) + machine.flush()
     path = tmp_path / "bomb.dcm"
     path.write_bytes(data[:start] + bomb)
-    monkeypatch.setattr("adapters.dicom_syntax._MOST_INFLATED", 4 << 20)
+    monkeypatch.setattr("adapters.dicom.syntax._MOST_INFLATED", 4 << 20)
     with pytest.raises(SourceError) as caught:
         open_only(path)
     assert caught.value.kind == "too-big"

@@ -8,7 +8,8 @@ import pytest
 
 import adapters
 from adapters import RestoredVolume, SourceError
-from adapters.base import Candidate, safe_name, safe_target
+from adapters.base import Candidate
+from adapters.source_files import safe_name, safe_target
 
 
 def test_import_loads_no_format_library():

@@ -15,13 +15,13 @@ import sys
 from typing import IO, Any
 
 WARM = (
-    "pipelines.archive",
-    "pipelines.archive_command",
-    "pipelines.archive_report",
+    "pipelines.archiving.archive",
+    "pipelines.commands.archive",
+    "pipelines.commands.archive_report",
     "pipelines.cli",
-    "pipelines.info",
-    "pipelines.restore",
-    "pipelines.verify",
+    "pipelines.checking.info",
+    "pipelines.restoring.restore",
+    "pipelines.checking.verify",
     "psc_volumetric.codec",
     "psc_volumetric.archive.verify",
     "imagecodecs",

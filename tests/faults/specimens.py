@@ -10,7 +10,7 @@ import netCDF4
 import nibabel
 import numpy as np
 
-from pipelines.archive import ArchiveOptions, archive, plan
+from pipelines.archiving.archive import ArchiveOptions, archive, plan
 from psc_volumetric.bitstream.constants import MAGIC
 from tests.faults.sources import smooth, write_dicom, write_netcdf, write_nifti
 from tests.faults.trees import Tree, read_tree

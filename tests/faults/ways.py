@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from pipelines.info import archive_info, info_lines, list_lines, list_target
-from pipelines.restore import RestoreOptions, restore
+from pipelines.checking.info import archive_info, info_lines, list_lines, list_target
+from pipelines.restoring.restore import RestoreOptions, restore
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.verify import verify_archive
 

@@ -19,8 +19,8 @@ from flows.__main__ import app
 from flows.archive import archive_folder
 from flows.dask_setup import slot_cluster
 from flows.records import ItemsFailedError
-from pipelines.archive import ArchiveOptions, archive, plan
-from pipelines.failures import EXIT_USAGE
+from pipelines.archiving.archive import ArchiveOptions, archive, plan
+from pipelines.commands.failures import EXIT_USAGE
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError
 

@@ -13,8 +13,8 @@ from adapters.base import Candidate
 from adapters.errors import SourceError
 from flows.records import FolderReport, ItemOutcome, ItemRequest, ItemsFailedError, ItemTaskError
 from flows.tasks import begin_item, find_items, worth_retrying
-from pipelines.archive import ArchiveOptions
-from pipelines.targets import Naming
+from pipelines.archiving.archive import ArchiveOptions
+from pipelines.archiving.targets import Naming
 from psc_volumetric.errors import FormatError, PscError, StorageError
 
 

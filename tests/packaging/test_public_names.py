@@ -14,8 +14,10 @@ NAMES = {
     "psc_volumetric.codec": ("CodecParameters", "decode_brick", "encode_brick"),
     "psc_volumetric.errors": ("PscError", "FormatError", "StorageError", "ParameterError"),
     "psc_volumetric.guarantee": ("Guarantee",),
-    "pipelines.archive": ("archive", "plan"),
+    "pipelines.archive": ("ArchiveOptions", "archive", "plan"),
     "pipelines.options": ("ArchiveOptions",),
+    "pipelines.restore": ("RestoreOptions", "restore"),
+    "pipelines.archive_report": ("plan_lines", "report_lines"),
 }  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import ablate
-from pipelines.measured_tiles import TilePoint, _ends_late, code_tiles
+from pipelines.development import ablate
+from pipelines.development.measured_tiles import TilePoint, _ends_late, code_tiles
 from psc_volumetric.codec import (
     CodecParameters,
     IntensityMapping,

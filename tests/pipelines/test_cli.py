@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.failures import EXIT_CODES, describe_failure
+from pipelines.commands.failures import EXIT_CODES, describe_failure
 from psc_volumetric.errors import ChecksumError, NumericalError, ParameterError, StorageError
 
 Run = Callable[..., Any]

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel
 import pytest
 
-from pipelines import demo
+from pipelines.demo import demo
 
 Run = Callable[..., Any]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.fit_scales import fit, symbol_bits
+from pipelines.development.fit_scales import fit, symbol_bits
 from psc_volumetric.entropy.tables import SCALE_BINS, symbol_frequencies, symbol_limit
 from psc_volumetric.methods.psc.scale_weights import FEATURES
 

@@ -11,9 +11,9 @@ import pytest
 
 import adapters
 from adapters.base import Volume
-from pipelines.intensity import HU_HIGH, HU_LOW, volume_range
-from pipelines.options import ArchiveOptions, choose_prior
-from pipelines.plan import plan
+from pipelines.archiving.options import ArchiveOptions, choose_prior
+from pipelines.archiving.plan import plan
+from pipelines.archiving.value_range import HU_HIGH, HU_LOW, volume_range
 from psc_volumetric.values.mapping import IntensityMapping, normalise
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.intensity import sample_values, value_range
-from pipelines.survey import special_mask
+from pipelines.archiving.survey import special_mask
+from pipelines.archiving.value_range import sample_values, value_range
 
 
 class CountingArray:

@@ -13,9 +13,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from pipelines.archive import archive, plan
-from pipelines.item_report import ARCHIVED, FAILED
-from pipelines.options import ArchiveOptions
+from pipelines.archiving.archive import archive, plan
+from pipelines.archiving.item_report import ARCHIVED, FAILED
+from pipelines.archiving.options import ArchiveOptions
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 FAST = ("--coders", "zstd")

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import locking
-from pipelines.locking import Owner, hold, lock_path
+from pipelines.archiving import locking
+from pipelines.archiving.locking import Owner, hold, lock_path
 from psc_volumetric.errors import StorageError
 
 HOLDER = """
 import sys, time
-from pipelines.locking import hold
+from pipelines.archiving.locking import hold
 with hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

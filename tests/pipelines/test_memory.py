@@ -15,16 +15,16 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from pipelines.archive import archive, plan
-from pipelines.options import ArchiveOptions
-from pipelines.restore import RestoreOptions, restore
+from pipelines.archiving.archive import archive, plan
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.restoring.restore import RestoreOptions, restore
 
 SIDE = 1024
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEASURED = """
 import sys
 from pathlib import Path
-from pipelines.restore import RestoreOptions, restore
+from pipelines.restoring.restore import RestoreOptions, restore
 archive, target, roi, first = sys.argv[1:]
 def now(what):
     return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0]) / 1024

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.model_card import model_card
-from pipelines.recipe import Recipe
+from pipelines.training.model_card import model_card
+from pipelines.training.recipe import Recipe
 from psc_volumetric.prior import installed_priors, load_prior
 
 

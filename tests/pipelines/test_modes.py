@@ -13,8 +13,8 @@ import pydicom
 import pytest
 import xarray as xr
 
-from pipelines.archive import plan
-from pipelines.options import ArchiveOptions
+from pipelines.archiving.archive import plan
+from pipelines.archiving.options import ArchiveOptions
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.errors import ParameterError
 

@@ -14,9 +14,9 @@ import xarray as xr
 
 import adapters
 from adapters.errors import SourceError
-from adapters.netcdf_content import content_differences
-from pipelines.archive import ArchiveOptions, archive, plan
-from pipelines.restore import RestoreOptions, restore
+from adapters.netcdf.content import content_differences
+from pipelines.archiving.archive import ArchiveOptions, archive, plan
+from pipelines.restoring.restore import RestoreOptions, restore
 from psc_volumetric.errors import ParameterError, PscError
 
 RAW = {"mask_and_scale": False, "decode_times": False, "concat_characters": False}

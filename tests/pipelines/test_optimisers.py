@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.optimisers import Optimisers
+from pipelines.training.optimisers import Optimisers
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.making.networks import Architecture, build_network
 

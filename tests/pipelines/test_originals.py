@@ -13,8 +13,8 @@ import pydicom
 import pytest
 
 from adapters import EQUAL_DATA, IDENTICAL, IDENTICAL_UNPACKED
-from pipelines.options import ArchiveOptions
-from pipelines.restore import RestoreOptions, restore
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.restoring.restore import RestoreOptions, restore
 from pipelines.roundtrip import round_trip, table_lines
 from psc_volumetric.archive import ArchiveReader
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import paper_setting
-from pipelines.measured_tiles import code_tiles, tiles_of
-from pipelines.options import ArchiveOptions
-from pipelines.paper_loop import (
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.plan import plan
+from pipelines.development import paper_setting
+from pipelines.development.measured_tiles import code_tiles, tiles_of
+from pipelines.development.paper_loop import (
     PaperSetting,
     PosteriorSampler,
     Schedule,
@@ -23,7 +24,6 @@ from pipelines.paper_loop import (
     code_tile,
     float8,
 )
-from pipelines.plan import plan
 from pipelines.progress import Silent
 from psc_volumetric.codec import CodecParameters
 from psc_volumetric.methods.psc.denoiser import Denoiser

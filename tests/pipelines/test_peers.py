@@ -8,16 +8,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from pipelines.evaluate_point import Reference
-from pipelines.peers import PEERS, missing_peers, peer_points
-from pipelines.peers_codecs import SIDE_BYTES, Coded, code_av1
-from pipelines.peers_exact import (
+from pipelines.evaluation.peers.codecs import SIDE_BYTES, Coded, code_av1
+from pipelines.evaluation.peers.exact import (
     BOUNDED_PEERS,
     LOSSLESS_PEERS,
     ExactPeer,
     bounded_point,
     lossless_point,
 )
+from pipelines.evaluation.peers.rates import PEERS, missing_peers, peer_points
+from pipelines.evaluation.point import Reference
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.metrics import data_range
 

@@ -14,15 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.posterior import __main__ as command
-from pipelines.posterior.bricks import BrickPool, Changes, PoolSize
-from pipelines.posterior.domains import DOMAINS
-from pipelines.posterior.held_out import measure
-from pipelines.posterior.make_pack import make_pack
-from pipelines.posterior.packs import Packed, held_out_file, read_pack, training_file, write_pack
-from pipelines.posterior.runs import Run, checkpoint_file, run
-from pipelines.posterior.training import Checkpoint, Pace, losses, train
-from pipelines.posterior.wavelet import code, dequantise, synthesise
+from pipelines.training.posterior import __main__ as command
+from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize
+from pipelines.training.posterior.domains import DOMAINS
+from pipelines.training.posterior.held_out import measure
+from pipelines.training.posterior.make_pack import make_pack
+from pipelines.training.posterior.packs import (
+    Packed,
+    held_out_file,
+    read_pack,
+    training_file,
+    write_pack,
+)
+from pipelines.training.posterior.runs import Run, checkpoint_file, run
+from pipelines.training.posterior.train import Checkpoint, Pace, losses, train
+from pipelines.training.posterior.wavelet import code, dequantise, synthesise
 from psc_volumetric.errors import FormatError
 from psc_volumetric.methods.wavelet.coder import decode_steps
 from psc_volumetric.methods.wavelet.method import WaveletSource
@@ -203,7 +209,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.pipelines.test_posterior import small_run
-from pipelines.posterior.runs import run
+from pipelines.training.posterior.runs import run
 run(small_run(Path(sys.argv[1]), Path(sys.argv[2]), 100_000, checkpoint_seconds=0.2))
 """
 

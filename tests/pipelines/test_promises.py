@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.base import IDENTICAL, Promise, WrittenFile
-from pipelines.proof import prove
+from pipelines.restoring.proof import prove
 from psc_volumetric.archive import SourceFile
 from psc_volumetric.errors import FormatError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.pseudonyms import Pseudonyms, make_key, read_table
+from pipelines.archiving.pseudonyms import Pseudonyms, make_key, read_table
 from psc_volumetric.errors import ParameterError, StorageError
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from pipelines.quality import haarpsi, measure_quality, power_spectrum, spectrum_gap_db, ssim
+from pipelines.evaluation.quality import (
+    haarpsi,
+    measure_quality,
+    power_spectrum,
+    spectrum_gap_db,
+    ssim,
+)
 from psc_volumetric.errors import ParameterError
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -12,10 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import sealing_proof
-from pipelines.archive import ArchiveOptions, archive, begin, finish, plan
-from pipelines.bricks import encode_brick_job
-from pipelines.rate_control import CLOSE, LARGEST_STEP, SMALLEST_STEP, sample_positions, search
+from pipelines.archiving import sealing_proof
+from pipelines.archiving.archive import ArchiveOptions, archive, begin, finish, plan
+from pipelines.archiving.bricks import encode_brick_job
+from pipelines.archiving.rate_control import (
+    CLOSE,
+    LARGEST_STEP,
+    SMALLEST_STEP,
+    sample_positions,
+    search,
+)
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.errors import ParameterError
 

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.roi import (
+from pipelines.restoring.roi import (
     box_text,
     own_axes,
     parse_ranges,
     roi_from_indices,
     roi_from_mm,
 )
-from pipelines.roi_coordinates import roi_from_coordinates
+from pipelines.restoring.roi_coordinates import roi_from_coordinates
 from psc_volumetric.errors import ParameterError
 
 DIMS = ("z", "y", "x")

@@ -19,11 +19,11 @@ import pydicom
 import pytest
 
 from adapters.errors import SourceError
-from pipelines.archive import begin, encode_brick_job, finish, plan, run_item
-from pipelines.item_report import ItemReport
-from pipelines.options import ArchiveOptions
-from pipelines.plan import ItemPlan
-from pipelines.restore import RestoreOptions, restore
+from pipelines.archiving.archive import begin, encode_brick_job, finish, plan, run_item
+from pipelines.archiving.item_report import ItemReport
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.plan import ItemPlan
+from pipelines.restoring.restore import RestoreOptions, restore
 from pipelines.scratch import scratch_folder
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.errors import StorageError

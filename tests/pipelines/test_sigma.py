@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipelines.info import archive_info, info_lines
+from pipelines.checking.info import archive_info, info_lines
 from psc_volumetric.archive import ArchiveReader
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lossy archive of a real volume with a slope, coded with the tiny prior."""
-    from pipelines.archive import archive, plan
-    from pipelines.options import ArchiveOptions
+    from pipelines.archiving.archive import archive, plan
+    from pipelines.archiving.options import ArchiveOptions
 
     folder = tmp_path_factory.mktemp("sigma")
     brain = nibabel.load(Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz")

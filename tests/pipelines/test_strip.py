@@ -224,7 +224,7 @@ def test_an_unfinished_copy_is_finished_by_the_next_run(pair, tmp_path, run) -> 
     whole = {p.relative_to(target): p.read_bytes() for p in target.rglob("*") if p.is_file()}
     with ArchiveReader.open(archive) as reader:
         digest = reader.manifest.digest
-    from pipelines.strip import head_of
+    from pipelines.archiving.strip import head_of
 
     (target / "manifest.json").unlink()
     (target / "README.txt").unlink()

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from adapters.base import Volume
-from pipelines.intensity import judge
-from pipelines.modes import decide
-from pipelines.options import ArchiveOptions
-from pipelines.survey import Survey, label_reason, slabs, survey
+from pipelines.archiving.modes import decide
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.survey import Survey, label_reason, slabs, survey
+from pipelines.archiving.value_range import judge
 from psc_volumetric.errors import ParameterError
 
 RNG = np.random.default_rng(3)

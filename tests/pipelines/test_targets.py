@@ -15,8 +15,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from pipelines.known_sources import index_path
-from pipelines.pseudonyms import make_key, read_table
+from pipelines.archiving.known_sources import index_path
+from pipelines.archiving.pseudonyms import make_key, read_table
 from psc_volumetric.archive import ArchiveReader
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

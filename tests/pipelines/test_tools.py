@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import psc_volumetric
-from pipelines import options as choices
-from pipelines.failures import EXIT_CODES
-from pipelines.restore import RestoreOptions, plan_restore, restore_info
+from pipelines.archiving import options as choices
+from pipelines.commands.failures import EXIT_CODES
+from pipelines.restoring.restore import RestoreOptions, plan_restore, restore_info
 from psc_volumetric.archive.levels import LEVEL_NAMES, check_level, parse_level
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError

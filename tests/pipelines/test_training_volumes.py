@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pipelines.recipe import RECIPES, Recipe
-from pipelines.train_prior import TileSampler, TrainingSettings, TrainingVolume, spread_times
-from pipelines.training_volumes import load_volumes, split_volumes
+from pipelines.training.recipe import RECIPES, Recipe
+from pipelines.training.train import TileSampler, TrainingSettings, TrainingVolume, spread_times
+from pipelines.training.volumes import load_volumes, split_volumes
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.tiling import TileGrid, default_brick_shape
 

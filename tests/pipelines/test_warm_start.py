@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipelines.recipe import Recipe
-from pipelines.warm_start import float_network
+from pipelines.training.recipe import Recipe
+from pipelines.training.warm_start import float_network
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior import load_prior
 from psc_volumetric.prior.runtime import TorchRuntime

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from small_networks import SMALL, awake
 
-from pipelines.parity import FloatDenoiser, compare, float_program
+from pipelines.development.parity import FloatDenoiser, compare, float_program
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.making.build import build_bundle, cosine_times

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.doctor import diagnose
+from pipelines.commands.doctor import diagnose
 from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
 from psc_volumetric.conformance import (
     ConformanceReport,

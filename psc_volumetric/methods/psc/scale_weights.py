@@ -1,6 +1,6 @@
 """Weights of the context model of scales. Part of the format (SPEC section 5.4).
 
-Made once by ``python -m pipelines.fit_scales`` from the training sides of the shipped
+Made once by ``python -m pipelines.development.fit_scales`` from the training sides of the shipped
 recipes, then frozen.
 """
 

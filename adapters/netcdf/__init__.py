@@ -1,0 +1,1 @@
+"""NetCDF files, classic and HDF5, in and out."""

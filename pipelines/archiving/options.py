@@ -1,0 +1,270 @@
+"""What a user chooses when archiving, and which prior that leads to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psc_volumetric.errors import ParameterError, PriorMismatchError
+from psc_volumetric.layers.guarantee import Guarantee
+from psc_volumetric.methods.parameters import CodecParameters
+
+__all__ = [
+    "CT_PRIOR",
+    "DEVICES",
+    "ERROR_UNITS",
+    "MODES",
+    "ArchiveOptions",
+    "choose_prior",
+]
+
+MODES = ("lossless", "bounded", "lossy")
+ERROR_UNITS = ("stored", "physical", "relative")
+PREVIEWS = ("none", "psc")
+BASES = ("auto", "psc", "av1", "wavelet")
+DEVICES = ("auto", "cpu", "cuda")
+FAST_CODERS = ("jpegls", "htj2k", "pcodec", "zstd")
+DEFAULT_STEP = 0.5
+LARGEST_BPV = 64.0
+LARGEST_PSNR_DB = 150.0
+GENERAL_PRIOR = "mr-head"
+CT_PRIOR = "ct-body"
+
+
+@dataclass(frozen=True)
+class ArchiveOptions:
+    """Choices for one archiving run; they never decide what an existing archive decodes to.
+
+    Parameters
+    ----------
+    mode : str
+        ``"lossless"`` (every bit of every value), ``"bounded"`` (no value is off by more than
+        ``max_error``) or ``"lossy"``.
+    max_error : float or None
+        Largest absolute error. Bounded archives need one; a lossless archive with one holds a
+        bounded level below its last one.
+    max_error_unit : str
+        ``"stored"``, ``"physical"`` (stored times slope) or ``"relative"`` (share of the range
+        of the values).
+    bpv, psnr : float or None
+        Target of a lossy archive: bits per voxel, or decibels with that range as peak.
+    step : float or None
+        Quantiser step of a lossy archive or preview in normalised units, where the intensity
+        range is 2, instead of a target.
+    preview : str or None
+        Whether lossless and bounded archives have lossy levels below, ``"psc"`` or ``"none"``
+        (the default).
+    base : str
+        Lossy method: ``"psc"``, ``"av1"``, ``"wavelet"`` or ``"auto"``, the best one in each brick.
+    exact_roi, exact_roi_mm : str or None
+        Region of a bounded or lossy archive that is kept exactly, in indices or millimetres.
+    coders : str
+        Coders of exact levels to try: ``"smallest"`` (all), ``"fast"`` (tens of MB/s), or names
+        with commas between.
+    keep_original : bool
+        Also keep, verbatim, source files that cannot be made again byte for byte.
+    effort : int
+        1..9, network evaluations per tile.
+    setting : str
+        ``"fast"`` or ``"paper"``.
+    prior : str or None
+        Name or folder of a prior; None takes what the source suggests.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    no_proof : bool
+        Seal without restoring the files and comparing them with their source.
+
+    Raises
+    ------
+    ParameterError : a value outside its range, or values that contradict one another.
+    """
+
+    mode: str = "lossless"
+    max_error: float | None = None
+    max_error_unit: str = "stored"
+    bpv: float | None = None
+    psnr: float | None = None
+    step: float | None = None
+    preview: str | None = None
+    base: str = "auto"
+    exact_roi: str | None = None
+    exact_roi_mm: str | None = None
+    coders: str = "smallest"
+    keep_original: bool = False
+    effort: int = 5
+    setting: str = "fast"
+    prior: str | None = None
+    device: str = "auto"
+    no_proof: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, MODES)
+        _one_of("max-error-unit", self.max_error_unit, ERROR_UNITS, kind="bad-bound")
+        _one_of("base", self.base, BASES)
+        _one_of("device", self.device, DEVICES)
+        if self.preview is not None:
+            _one_of("preview", self.preview, PREVIEWS)
+        self._check_bound()
+        self._check_targets()
+        self._check_regions()
+        self.parameters()
+        Guarantee("lossless", coders=self.coder_names)
+
+    def _check_bound(self) -> None:
+        bound = self.max_error
+        if bound is None:
+            if self.mode == "bounded":
+                raise ParameterError(
+                    "mode bounded needs the largest error that is allowed",
+                    kind="bound-missing",
+                    hint="add --max-error 2, or --max-error 0.5 --max-error-unit physical",
+                )
+            return
+        if self.mode == "lossy":
+            raise ParameterError(
+                "mode lossy promises no error bound, so --max-error has no meaning there",
+                kind="bound-without-guarantee",
+                hint="use --mode bounded",
+            )
+        if not (math.isfinite(bound) and bound > 0):
+            raise ParameterError(
+                f"the largest error must be a number above 0, found {bound!r}",
+                kind="bad-bound",
+                hint="no error at all is --mode lossless",
+            )
+        if self.max_error_unit == "relative" and bound >= 1:
+            raise ParameterError(
+                f"a relative error must be below 1, the whole range of the values, found {bound!r}",
+                kind="bad-bound",
+            )
+
+    def _check_targets(self) -> None:
+        given = [name for name in ("bpv", "psnr", "step") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ParameterError(
+                f"expected one of bpv, psnr and step, found {' and '.join(given)}",
+                kind="several-targets",
+            )
+        if self.mode == "lossy" and self.preview is not None:
+            raise ParameterError(
+                "a lossy archive is its own preview: --preview belongs to the other modes",
+                kind="bad-preview",
+            )
+        if self.lossy_base == "none" and self.step is not None:
+            raise ParameterError(
+                f"mode {self.mode} without a preview has no quantiser step",
+                kind="target-without-loss",
+                hint="use --mode lossy, or add --preview psc",
+            )
+        if self.mode != "lossy" and (self.bpv is not None or self.psnr is not None):
+            raise ParameterError(
+                f"mode {self.mode} has no target of rate or PSNR: the promise decides its size",
+                kind="target-without-loss",
+                hint="use --mode lossy for --bpv and --psnr",
+            )
+        if self.bpv is not None and not 0 < self.bpv <= LARGEST_BPV:
+            raise ParameterError(
+                f"bpv must be above 0 and at most {LARGEST_BPV:g}, found {self.bpv!r}",
+                kind="bad-bpv",
+            )
+        if self.psnr is not None and not 0 < self.psnr <= LARGEST_PSNR_DB:
+            raise ParameterError(
+                f"psnr must be above 0 and at most {LARGEST_PSNR_DB:g} dB, found {self.psnr!r}",
+                kind="bad-psnr",
+                hint="no error at all is --mode lossless",
+            )
+
+    def _check_regions(self) -> None:
+        regions = [text for text in (self.exact_roi, self.exact_roi_mm) if text is not None]
+        if len(regions) > 1:
+            raise ParameterError(
+                "expected one exact region, found --roi-lossless and --roi-lossless-mm",
+                kind="several-rois",
+            )
+        if regions and self.mode == "lossless":
+            raise ParameterError(
+                "a lossless archive is exact everywhere: leave the exact region out",
+                kind="needless-roi",
+            )
+
+    @property
+    def coder_names(self) -> tuple[str, ...] | None:
+        """Coders of exact levels to try; None is all."""
+        if self.coders == "fast":
+            return FAST_CODERS
+        names = tuple(name.strip() for name in self.coders.split(","))
+        return None if names == ("smallest",) else names
+
+    @property
+    def lossy_base(self) -> str:
+        """Base method to ask for: ``"none"`` where no lossy levels are wanted."""
+        return self.base if self.mode == "lossy" or self.preview == "psc" else "none"
+
+    @property
+    def target(self) -> tuple[str, float] | None:
+        """``("bpv", value)`` or ``("psnr", value)``; None without a target."""
+        if self.bpv is not None:
+            return "bpv", self.bpv
+        return None if self.psnr is None else ("psnr", self.psnr)
+
+    def parameters(self, step: float | None = None) -> CodecParameters:
+        """The codec's part of the choices; ``step`` is that of rate control."""
+        given = [value for value in (step, self.step, DEFAULT_STEP) if value is not None]
+        chosen = given[0]
+        return CodecParameters(setting=self.setting, effort=self.effort, step=chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ArchiveOptions:
+        """Rebuild from `to_dict`; unknown keys are a ``TypeError``."""
+        return cls(**data)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...], *, kind: str | None = None) -> None:
+    if value not in allowed:
+        raise ParameterError(
+            f"{name} must be one of {', '.join(allowed)}, found {value!r}",
+            kind=kind or f"bad-{name}",
+        )
+
+
+def choose_prior(
+    wanted: str | None, suggested: str | None, installed: tuple[str, ...]
+) -> tuple[str, str | None]:
+    """Name of the prior to use, and a note when it is not the obvious one.
+
+    Parameters
+    ----------
+    wanted : str or None
+        What the user named; taken as it is (loading it tells whether it exists).
+    suggested : str or None
+        What the source's adapter suggests.
+    installed : tuple of str
+        Names of the priors that are installed.
+
+    Raises
+    ------
+    PriorMismatchError : nothing was named and no general prior is installed
+        (kind ``"no-prior"``).
+    """
+    if wanted is not None:
+        return wanted, None
+    if suggested is not None and suggested in installed:
+        return suggested, None
+    if GENERAL_PRIOR not in installed:
+        raise PriorMismatchError(
+            f"expected an installed prior named {suggested or GENERAL_PRIOR!r}, found "
+            f"{', '.join(installed) or 'none'}",
+            kind="no-prior",
+            hint="name one with --prior; `psc-archive prior list` shows them",
+        )
+    wish = (
+        "no prior is suggested for this source"
+        if suggested is None
+        else (f"the suggested prior {suggested!r} is not installed")
+    )
+    return GENERAL_PRIOR, f"{wish}; {GENERAL_PRIOR!r} is used, which costs quality or bytes"

@@ -1,0 +1,287 @@
+"""What an archiving run would do, found out without writing anything.
+
+Discovery, priors, brick grids and intensity mappings are settled here, once; the brick jobs that
+follow are small frozen records, so that any process can do any of them and get the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters import isolation
+from adapters.base import Candidate, Skipped, SourceItem, Volume
+from adapters.errors import SourceError
+from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
+from pipelines.archiving.item_report import ITEM_ERRORS, ItemError
+from pipelines.archiving.known_sources import KnownSources, fingerprint
+from pipelines.archiving.modes import VariableMode, decide
+from pipelines.archiving.options import CT_PRIOR, ArchiveOptions, choose_prior
+from pipelines.archiving.planned import (
+    ArchivePlan,
+    ItemPlan,
+    KnownItem,
+    VariablePlan,
+    provenance_of,
+)
+from pipelines.archiving.targets import Namer, Naming, is_archive_name, namings, place_of
+from pipelines.archiving.value_range import SampledRange
+from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
+from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.naming import free_name
+from psc_volumetric.errors import ParameterError, PscError
+from psc_volumetric.prior import Prior, installed_priors, load_prior
+from psc_volumetric.tiling import default_brick_shape
+
+__all__ = [
+    "ArchivePlan",
+    "ItemPlan",
+    "KnownItem",
+    "VariablePlan",
+    "brick_prior",
+    "open_item",
+    "plan",
+    "plan_item",
+    "plan_named",
+]
+
+PLAIN_TILE = (8, 64, 64)
+
+
+def plan(
+    source: Path, target: str, options: ArchiveOptions, *, namer: Namer | None = None
+) -> ArchivePlan:
+    """Find what a file or folder holds and decide how each item is archived.
+
+    Parameters
+    ----------
+    source : Path
+        A file or a folder, with any mixture of formats.
+    target : str
+        One archive when it ends like one (``.psc.zarr``, ``.psc.zarr.zip``), else a folder that
+        gets ``<name>.psc.zarr`` per item, see `pipelines.archiving.targets`.
+    options : ArchiveOptions
+    namer : callable, optional
+        Gives the name of an item in the place of its path or series.
+
+    Returns
+    -------
+    ArchivePlan
+        At least one item, if only a known one. Items that cannot be archived are listed as skipped.
+
+    Raises
+    ------
+    SourceError, PscError : nothing can be archived; the error of the first item, with notes on
+        the others.
+    ParameterError : several items and one archive as target (kind ``"several-items"``).
+    """
+    open_item.cache_clear()
+    found = isolation.discover(Path(source), keep=True)
+    if is_archive_name(target) and len(found.candidates) > 1:
+        raise ParameterError(
+            f"expected one item for the archive {target!r}, found {len(found.candidates)}",
+            kind="several-items",
+            hint="name a folder as target; it gets one archive per item",
+        )
+    index = KnownSources.load(target, is_folder=not is_archive_name(target))
+    items: list[ItemPlan] = []
+    known: list[KnownItem] = []
+    skipped = list(found.skipped)
+    errors: list[Exception] = []
+    names = namings(found.candidates, target, namer)
+    for candidate, naming in zip(found.candidates, names, strict=True):
+        try:
+            taken = {item.target for item in items}
+            planned = plan_named(candidate, naming, options, index, taken)
+            if isinstance(planned, KnownItem):
+                known.append(planned)
+            else:
+                items.append(planned)
+        except ITEM_ERRORS as error:
+            errors.append(error)
+            why = ItemError.of(error)
+            skipped.append(Skipped(candidate.paths[0], why.message, why.kind, why.hint))
+    if not items and not known:
+        for other in errors[1:]:
+            errors[0].add_note(str(other))
+        raise errors[0]
+    return ArchivePlan(tuple(items), tuple(skipped), options, target, tuple(known))
+
+
+def plan_named(
+    candidate: Candidate,
+    naming: Naming,
+    options: ArchiveOptions,
+    index: KnownSources,
+    taken: Collection[str] = (),
+) -> ItemPlan | KnownItem:
+    """Plan one item and choose its target, none of those taken; a known item is not read.
+
+    Raises
+    ------
+    SourceError, PscError : as `plan_item`.
+    """
+    seen = fingerprint(candidate.paths, provenance_of(candidate, options))
+    archive = index.find(seen)
+    if archive is not None:
+        return KnownItem(candidate.label, candidate.kind, archive)
+    item = plan_item(candidate, naming.target, options)
+    target, state = place_of(naming, item.files, item.provenance, taken)
+    return replace(item, target=target, state=state, source_path=naming.path, seen=seen)
+
+
+@lru_cache(maxsize=2)
+def open_item(candidate: Candidate) -> SourceItem:
+    """Open a source once per process; brick jobs of one item follow one another."""
+    return isolation.open_source(candidate)
+
+
+@lru_cache(maxsize=2)
+def brick_prior(name: str) -> Prior:
+    """Load a prior once per process."""
+    return load_prior(name)
+
+
+def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
+    """Decide how one candidate is archived; opens it and reads a thin sample of each volume.
+
+    A sound source without a volume that can be coded is kept as it is.
+
+    Raises
+    ------
+    SourceError : it cannot be opened.
+    PriorMismatchError : the prior does not exist.
+    """
+    try:
+        return _plan_volumes(candidate, target, options)
+    except SourceError as error:
+        if error.kind not in KEPT_KINDS or candidate.kind == ORIGINAL:
+            raise
+        return _plan_volumes(as_original(candidate, error.message), target, options)
+
+
+def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
+    item = open_item(candidate)
+    if not item.volumes and not item.arrays and candidate.kind != ORIGINAL:
+        raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
+    decided = [(volume, decide(volume, options)) for volume in item.volumes]
+    ranges = [kept.range for _, kept in decided if kept.range is not None]
+    notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
+    name, tile, digest = None, PLAIN_TILE, None
+    if any(kept.needs_prior for _, kept in decided):
+        suggested = item.suggested_prior
+        if suggested is None and any(sampled.hounsfield for sampled in ranges):
+            suggested = CT_PRIOR
+        name, note = choose_prior(options.prior, suggested, tuple(installed_priors()))
+        prior = brick_prior(name)
+        tile, digest = prior.tile_shape, prior.digest
+        notes += [note] if note else []
+    elif options.prior is not None:
+        brick_prior(options.prior)
+    axes = frozenset(dim for volume in item.volumes for dim in volume.dims)
+    variables: list[VariablePlan] = []
+    taken: set[str] = set()
+    for volume, kept in decided:
+        key = free_name(volume.name, taken)
+        taken.add(key)
+        exact = _exact_region(volume, options, axes) if kept.mode != "lossless" else None
+        shape, prior_digest = (tile, digest) if kept.needs_prior else (PLAIN_TILE, None)
+        parameters = _parameters(volume, options, kept, exact)
+        spec = _spec(volume, key, shape, prior_digest, parameters, kept.range)
+        variables.append(VariablePlan(spec, volume.name, kept, exact))
+    if variables and (options.exact_roi or options.exact_roi_mm):
+        _check_region_is_used(variables, options)
+    return ItemPlan(candidate, target, options, name, tuple(variables), tuple(notes), item.files)
+
+
+def _exact_region(
+    volume: Volume, options: ArchiveOptions, axes: frozenset[str]
+) -> tuple[slice, ...] | None:
+    """Box of the region to keep exactly, or None; whole along what only others of ``axes`` have.
+
+    Raises
+    ------
+    ParameterError : the region names other axes or is outside the volume.
+    """
+    shape = tuple(volume.array.shape)
+    if options.exact_roi is not None:
+        text = own_axes(options.exact_roi, dims=volume.dims, others=axes)
+        return None if text is None else roi_from_indices(text, dims=volume.dims, shape=shape)
+    if options.exact_roi_mm is not None:
+        return roi_from_mm(options.exact_roi_mm, affine=volume.affine, shape=shape)
+    return None
+
+
+def _check_region_is_used(variables: Sequence[VariablePlan], options: ArchiveOptions) -> None:
+    if all(variable.exact is None for variable in variables):
+        raise ParameterError(
+            f"expected a variable that mode {options.mode} changes, found none: everything is kept "
+            "exactly anyway",
+            kind="needless-roi",
+            hint="leave --roi-lossless out",
+        )
+
+
+def _parameters(
+    volume: Volume,
+    options: ArchiveOptions,
+    kept: VariableMode,
+    exact: tuple[slice, ...] | None,
+) -> dict[str, Any]:
+    """Record of how a variable is coded; ``volume`` is its name in the source.
+
+    The step of a target is not known yet: rate control adds it.
+    """
+    record: dict[str, Any] = {"volume": volume.name, **kept.to_dict()}
+    if exact is not None:
+        record["exact_roi"] = box_text(exact, volume.dims)
+    if kept.max_error is not None:
+        record["max_error_wanted"] = [options.max_error, options.max_error_unit]
+    if kept.base == "none" or kept.range is None:
+        return record
+    coding = options.parameters().to_dict()
+    if options.target is not None:
+        record["target"] = list(options.target)
+        del coding["step"]
+    return {**record, **coding, "low": kept.range.low, "high": kept.range.high}
+
+
+def _spec(
+    volume: Volume,
+    name: str,
+    tile: tuple[int, int, int],
+    prior: str | None,
+    parameters: dict[str, Any],
+    sampled: SampledRange | None,
+) -> VariableSpec:
+    shape = tuple(volume.array.shape)
+    z, y, x = ((1,) * (3 - min(len(shape), 3)) + shape)[-3:]
+    try:
+        return VariableSpec(
+            name=name,
+            shape=shape,
+            dtype=np.dtype(volume.array.dtype),
+            dims=volume.dims,
+            brick_shape=default_brick_shape((z, y, x), tile),
+            tile_shape=tile,
+            unit=volume.unit,
+            slope=volume.slope,
+            intercept=volume.intercept,
+            affine=volume.affine,
+            spacing_mm=volume.spacing_mm,
+            special_values=sampled.special_values if sampled else volume.special_values,
+            attrs=volume.attrs,
+            coordinates=(),
+            prior=prior,
+            parameters=parameters,
+            raw_dtype=volume.raw_dtype,
+        )
+    except PscError as error:
+        raise SourceError(
+            f"variable {volume.name!r} cannot be coded: {error}", kind="unsupported-volume"
+        ) from error

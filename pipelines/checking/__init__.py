@@ -1,0 +1,1 @@
+"""Questions to an archive: is it whole, and what is in it."""

@@ -1,0 +1,1 @@
+"""The commands of ``psc-archive``: options, reports, errors and exit codes."""

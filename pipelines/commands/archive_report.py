@@ -1,0 +1,184 @@
+"""How plans and results of archiving and restoring are shown to people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.base import Skipped
+from pipelines.archiving.item_report import ALREADY, ARCHIVED, FAILED, holds_data
+from pipelines.archiving.targets import ABSENT, OTHER, OTHER_SETTINGS, SAME
+from pipelines.restoring.proof import outcome_counts
+
+if TYPE_CHECKING:
+    from pipelines.archiving.item_report import ItemReport
+    from pipelines.archiving.plan import ArchivePlan
+    from pipelines.restoring.restore import RestorePlan, RestoreReport
+
+__all__ = [
+    "failure_lines",
+    "plan_lines",
+    "report_document",
+    "report_lines",
+    "restore_lines",
+    "restore_plan_lines",
+]
+
+
+def _skipped(plan: ArchivePlan) -> list[str]:
+    """Lines for what holds no volume; the rest is told as failures."""
+    passed = [entry for entry in plan.skipped if not holds_data(entry)]
+    return [f"skipped   {_files(group)}: {group[0].reason}" for group in _alike(passed)]
+
+
+def _alike(entries: Sequence[Skipped]) -> list[list[Skipped]]:
+    """Groups of files of one folder that are left out for one reason, but for its numbers."""
+    groups: dict[tuple[Path, str], list[Skipped]] = {}
+    for entry in entries:
+        key = (entry.path.parent, re.sub(r"\d+", "", entry.reason))
+        groups.setdefault(key, []).append(entry)
+    return list(groups.values())
+
+
+def _files(group: Sequence[Skipped]) -> str:
+    more = "" if len(group) == 1 else f" and {len(group) - 1} more in its folder"
+    return f"{group[0].path}{more}"
+
+
+def failure_lines(plan: ArchivePlan, reports: Sequence[ItemReport]) -> list[str]:
+    """What was not archived though it may hold data, and what to do about it; for stderr."""
+    lines = []
+    for group in _alike(plan.failed):
+        first = group[0]
+        lines.append(f"error[{first.kind}]: {_files(group)}: {first.reason}")
+        lines += [f"hint: {first.hint}"] if first.hint else []
+    for report in reports:
+        if report.error is not None:
+            lines.append(f"error[{report.error.kind}]: {report.name}: {report.error.message}")
+            lines += [f"hint: {report.error.hint}"] if report.error.hint else []
+            lines += [f"note: {note}" for note in report.notes]
+    return lines
+
+
+def report_document(plan: ArchivePlan, reports: Sequence[ItemReport]) -> dict[str, Any]:
+    """What was done, for ``--json``: items by the way they ended."""
+    by_state = {
+        name: [report.to_dict() for report in reports if report.state == state]
+        for name, state in (("archives", ARCHIVED), ("already", ALREADY), ("failed", FAILED))
+    }
+    return {**plan.to_dict(), **by_state}
+
+
+_THERE = {
+    SAME: "sealed there already, from this source with these settings",
+    OTHER_SETTINGS: "cannot be made: sealed there already, from this source with other settings",
+    OTHER: "cannot be made: an archive of something else is there",
+}
+
+
+def plan_lines(plan: ArchivePlan) -> list[str]:
+    """What would be done, for ``--dry-run``."""
+    lines = []
+    for item in plan.items:
+        lines.append(f"{item.candidate.kind:<8}  {item.candidate.label} -> {item.target}")
+        if item.state != ABSENT:
+            lines.append(f"          {_THERE[item.state]}")
+            continue
+        work = item.evaluations
+        effort = "" if not work else f", up to {work} network evaluations"
+        lines.append(
+            f"          {item.source_bytes} bytes of voxels in {item.bricks} brick(s), prior "
+            f"{item.prior or 'none'}{effort}"
+        )
+        for variable in item.variables:
+            row = variable.to_dict()
+            shape = " x ".join(map(str, row["shape"]))
+            why = f": {row['reason']}" if row["reason"] else ""
+            lines.append(f"          {row['name']}: {shape} {row['dtype']}, {_promise(row)}{why}")
+        lines += [f"          note: {note}" for note in item.notes]
+    lines += [f"{k.kind:<8}  {k.name} -> {k.target}, sealed and unchanged" for k in plan.known]
+    return lines + _skipped(plan)
+
+
+def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
+    """What was done."""
+    lines = []
+    for report in reports:
+        if report.state == ALREADY:
+            lines.append(f"already   {report.target}: sealed from this source by an earlier run")
+        if report.state != ARCHIVED:
+            continue
+        lines.append(f"sealed    {report.target} ({report.archive_bytes} bytes)")
+        lines += [_variable_line(row) for row in report.variables]
+        resumed = f", {report.resumed} from an earlier run" if report.resumed else ""
+        lines.append(
+            f"          {report.bricks} brick(s){resumed}, {report.seconds:.1f} s, prior "
+            f"{report.prior or 'none'}"
+        )
+        lines += [f"          note: {note}" for note in report.notes]
+    return lines + _skipped(plan)
+
+
+def _promise(row: dict[str, Any]) -> str:
+    """What is promised for a variable, in a few words."""
+    bound = row["max_error_allowed"]
+    text = str(row["mode"])
+    if row["mode"] == "bounded":
+        text += f" (no error above {bound:g})"
+    elif row["mode"] == "lossless" and bound is not None:
+        text += f", with a level of no error above {bound:g}"
+    return text + (f", exact in {row['exact_roi']}" if row["exact_roi"] else "")
+
+
+def _variable_line(row: dict[str, Any]) -> str:
+    quality = _promise(row)
+    if row["mode"] != "lossless":
+        psnr = "" if row["psnr_db"] is None else f", PSNR {row['psnr_db']:.2f} dB"
+        quality += f", rmse {row['rmse']:.4g}, max error {row['max_error']:.4g}{psnr}"
+    elif row["reason"]:
+        quality += f": {row['reason']}"
+    target = row["target"]
+    if target is not None:
+        word = "met" if target["met"] else "missed"
+        unit = "bpv" if target["kind"] == "bpv" else "dB"
+        quality += f"; target {target['wanted']:g} {unit} {word} with {target['reached']:.5g}"
+    return f"          {row['name']}: {row['bytes']} bytes, {row['bpv']:.4f} bpv, {quality}"
+
+
+def restore_plan_lines(plan: RestorePlan) -> list[str]:
+    """Regions and level."""
+    best = f"the best of {plan.levels} level(s)"
+    level = (
+        best if plan.level is None else f"level {plan.level} of {plan.levels}, 0 is the coarsest"
+    )
+    rows = plan.to_dict()["variables"].items()
+    return [level, *(f"{n}: {row['region']}" for n, row in rows)]
+
+
+def restore_lines(report: RestoreReport) -> list[str]:
+    """What was written."""
+    word = "the source's values exactly" if report.lossless else "lossy values"
+    if report.max_error is not None:
+        word = f"values off by {report.max_error:g} at most"
+    return [
+        *restore_plan_lines(report.plan),
+        f"wrote {len(report.files)} {report.kind} file(s) with {word}",
+        *_outcome_lines(report),
+        *(f"  {path}" for path in report.files[:5]),
+        *([f"  and {len(report.files) - 5} more"] if len(report.files) > 5 else []),
+        *(f"note: {note}" for note in report.notes),
+    ]
+
+
+def _outcome_lines(report: RestoreReport) -> list[str]:
+    """One line per kind of outcome: how many files, whether proven, what differs."""
+    lines = []
+    for outcome, count in outcome_counts(report.proofs).items():
+        same = [proof for proof in report.proofs if proof.outcome == outcome]
+        proven = ", proven by SHA-256" if all(proof.proven for proof in same) else ""
+        differs = sorted({proof.differs for proof in same if proof.differs})
+        except_for = f"; differs in: {'; '.join(differs)}" if differs else ""
+        lines.append(f"  {count} {outcome}{proven}{except_for}")
+    return lines

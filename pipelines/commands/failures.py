@@ -1,0 +1,146 @@
+"""Exit codes of the command line and how an error is shown: two lines, no traceback."""
+
+from __future__ import annotations
+
+from adapters.errors import SourceError
+from pipelines.restoring.proof import ProofError
+from pipelines.stopping import Stopped
+from psc_volumetric.errors import (
+    FormatError,
+    ParameterError,
+    PriorMismatchError,
+    PscError,
+    StorageError,
+)
+
+__all__ = [
+    "EXIT_CODES",
+    "EXIT_DAMAGE",
+    "EXIT_FORMAT",
+    "EXIT_HANGUP",
+    "EXIT_INCOMPLETE",
+    "EXIT_INTERNAL",
+    "EXIT_INTERRUPTED",
+    "EXIT_OK",
+    "EXIT_PRIOR",
+    "EXIT_SOURCE",
+    "EXIT_STORAGE",
+    "EXIT_TERMINATED",
+    "EXIT_USAGE",
+    "Failure",
+    "describe_failure",
+]
+
+EXIT_OK = 0
+EXIT_INTERNAL = 1
+EXIT_USAGE = 2
+EXIT_SOURCE = 3
+EXIT_FORMAT = 4
+EXIT_PRIOR = 5
+EXIT_STORAGE = 6
+EXIT_DAMAGE = 7
+EXIT_INCOMPLETE = 8
+EXIT_HANGUP = 129
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+EXIT_CODES = {
+    EXIT_OK: "done",
+    EXIT_INTERNAL: "internal error",
+    EXIT_USAGE: "wrong usage or parameter",
+    EXIT_SOURCE: "source cannot be read or archived",
+    EXIT_FORMAT: "archive damaged or not supported",
+    EXIT_PRIOR: "prior missing or not the right one",
+    EXIT_STORAGE: "storage problem (target exists, not writable, full)",
+    EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
+    EXIT_INCOMPLETE: "finished, but some files that may hold data were not archived",
+    EXIT_HANGUP: "stopped by SIGHUP",
+    EXIT_INTERRUPTED: "interrupted",
+    EXIT_TERMINATED: "stopped by SIGTERM",
+}
+
+
+class Failure:
+    """What the command line says and returns for one error.
+
+    Attributes
+    ----------
+    code : int
+        Exit code, a key of `EXIT_CODES`.
+    kind, message : str
+        Stable word and one sentence.
+    hint : str or None
+        What to do about it.
+    """
+
+    def __init__(self, code: int, kind: str, message: str, hint: str | None) -> None:
+        self.code = code
+        self.kind = kind
+        self.message = " ".join(message.split())
+        self.hint = None if hint is None else " ".join(hint.split())
+
+    def lines(self) -> list[str]:
+        """The one or two lines for stderr."""
+        first = f"error[{self.kind}]: {self.message}"
+        return [first] if self.hint is None else [first, f"hint: {self.hint}"]
+
+    def document(self) -> dict[str, object]:
+        """The JSON document that takes the place of the result."""
+        return {
+            "error": {
+                "kind": self.kind,
+                "message": self.message,
+                "hint": self.hint,
+                "exit_code": self.code,
+            }
+        }
+
+
+def _psc_code(error: PscError) -> int:
+    if isinstance(error, ParameterError):
+        return EXIT_USAGE
+    if isinstance(error, FormatError):
+        return EXIT_FORMAT
+    if isinstance(error, ProofError):
+        return EXIT_DAMAGE
+    if isinstance(error, PriorMismatchError):
+        return EXIT_PRIOR
+    if isinstance(error, StorageError):
+        return EXIT_STORAGE
+    return EXIT_INTERNAL
+
+
+def _without_hint(error: BaseException, hint: str | None) -> str:
+    text = str(error)
+    return text.removesuffix(f"; {hint}") if hint else text
+
+
+def _stopped(error: KeyboardInterrupt) -> Failure:
+    hint = "run the same command again; what is sealed stays, an unfinished archive is continued"
+    if isinstance(error, Stopped):
+        text = f"stopped by {error.signal.name} before the end"
+        return Failure(error.exit_code, "stopped", text, hint)
+    return Failure(EXIT_INTERRUPTED, "interrupted", "stopped by the user before the end", hint)
+
+
+def describe_failure(error: BaseException) -> Failure:
+    """Exit code, kind, message and hint for an error of any class."""
+    if isinstance(error, PscError):
+        return Failure(_psc_code(error), error.kind, _without_hint(error, error.hint), error.hint)
+    if isinstance(error, SourceError):
+        return Failure(EXIT_SOURCE, error.kind, _without_hint(error, error.hint), error.hint)
+    if isinstance(error, KeyboardInterrupt):
+        return _stopped(error)
+    if isinstance(error, OSError):
+        return Failure(
+            EXIT_STORAGE,
+            "storage",
+            f"{type(error).__name__}: {error}",
+            "check that the path exists, is writable and has free space",
+        )
+    return Failure(
+        EXIT_INTERNAL,
+        "internal",
+        f"{type(error).__name__}: {error}",
+        "this is a fault of the program; run again with --debug and report the traceback",
+    )

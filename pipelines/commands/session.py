@@ -1,0 +1,120 @@
+"""The frame around every command: one result on stdout, errors as two lines, an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import typer
+
+from pipelines.commands.failures import EXIT_INCOMPLETE, EXIT_OK, Failure, describe_failure
+from pipelines.stopping import stoppable
+
+__all__ = ["Session", "print_failure"]
+
+
+def print_failure(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
+    """Two lines (and any notes) on stderr; with ``as_json`` the one document on stdout."""
+    for line in [*failure.lines(), *(f"note: {note}" for note in notes)]:
+        _echo(line, err=True)
+    if as_json:
+        typer.echo(json.dumps(failure.document(), indent=1))
+
+
+def _echo(line: str, *, err: bool = False) -> None:
+    """Print a line; bytes of file names that are no text become question marks."""
+    typer.echo(line.encode("utf-8", "replace").decode(), err=err)
+
+
+def _finite(value: Any) -> Any:
+    """Copy with null in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Session:
+    """Context of one command.
+
+    Parameters
+    ----------
+    as_json : bool
+        Print one JSON document on stdout and nothing else there.
+    quiet : bool
+        Print nothing but errors.
+    debug : bool
+        Show the traceback of an error as well.
+
+    Notes
+    -----
+    Every exception that leaves the block ends the program with its exit code; only requests to
+    exit, which carry their own code, pass through. SIGTERM and SIGHUP are exceptions within it.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool, debug: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.debug = debug
+        self._signals = stoppable()
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress bars are welcome."""
+        return not (self.as_json or self.quiet)
+
+    def __enter__(self) -> Session:
+        logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
+        for name in ("adapters", "pipelines", "psc_volumetric"):
+            logging.getLogger(name).setLevel(logging.DEBUG if self.debug else logging.ERROR)
+        if not self.debug:
+            warnings.simplefilter("ignore")
+        self._signals.__enter__()
+        return self
+
+    def result(self, document: Any, lines: Callable[[], Sequence[str]]) -> None:
+        """Print the result, as JSON or as lines for people."""
+        if self.as_json:
+            typer.echo(json.dumps(_finite(document), indent=1, allow_nan=False))
+        elif not self.quiet:
+            for line in lines():
+                _echo(line)
+
+    def failures(self, lines: Sequence[str]) -> None:
+        """Say on stderr what was not done, and end the command with the code for that, if any."""
+        for line in lines:
+            _echo(line, err=True)
+        if lines:
+            raise typer.Exit(EXIT_INCOMPLETE)
+
+    def note(self, text: str) -> None:
+        """Say something on stderr that is not part of the result."""
+        if self.shows_progress:
+            typer.echo(text, err=True)
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._signals.__exit__(None, None, None)
+        if error is None or isinstance(error, (typer.Exit, SystemExit)):
+            return
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_OK) from None
+        if self.debug:
+            traceback.print_exception(type(error), error, trace, file=sys.stderr)
+        failure = describe_failure(error)
+        print_failure(failure, getattr(error, "__notes__", ()), as_json=self.as_json)
+        raise typer.Exit(failure.code) from None

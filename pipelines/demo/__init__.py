@@ -1,0 +1,1 @@
+"""``python -m pipelines.demo``: real volumes through the whole program in a few minutes."""

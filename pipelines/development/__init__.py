@@ -1,0 +1,1 @@
+"""Measurements that only developers make. Nobody imports this room."""

@@ -1,0 +1,101 @@
+"""What a residual gains from the network.
+
+    python -m pipelines.development.measure_reference SOURCE
+
+Codes the middle of every variable that a prior can code, once with a layer of the values themselves
+and once with a layer of the differences to the best lossy level, both with the context coder.
+The numbers of decision 0012 come from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipelines.archiving.bricks import jobs_of, voxels
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.plan import brick_prior, plan
+from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
+from psc_volumetric.methods.registry import read_index
+
+__all__ = ["layer_bytes", "main"]
+
+WORDS = {"none": "values", "base": "differences"}
+
+
+def layer_bytes(values: NDArray[Any], guarantee: Guarantee, **options: Any) -> tuple[int, int, int]:
+    """Bytes of a brick: of its base with the header, of its layers, and of both.
+
+    Parameters
+    ----------
+    values : (z, y, x) array
+    guarantee : Guarantee
+    options
+        The other arguments of :func:`psc_volumetric.codec.encode_brick`.
+    """
+    brick = encode_brick(values, guarantee=guarantee, **options)
+    index = read_index(lambda start, length: brick.data[start : start + length])
+    layers = sum(layer.nbytes for layer in index.layers)
+    return len(brick.data) - layers, layers, len(brick.data)
+
+
+def measure(
+    source: Path, prior: str | None, bounds: Sequence[float], crop: Sequence[int], step: float
+) -> Iterator[str]:
+    """One line per variable, promise and reference; rates in bits per voxel."""
+    options = ArchiveOptions(mode="lossy", base="psc", step=step, prior=prior)
+    for item in plan(source, "nowhere", options).items:
+        for variable in item.variables:
+            sampled = variable.range
+            if sampled is None or item.prior is None:
+                continue
+            job = replace(
+                jobs_of(item, variable, (0,) * variable.spec.ndim),
+                box=_middle(variable.spec.shape, crop),
+            )
+            values, tile = voxels(job), brick_prior(item.prior).tile_shape
+            shape = tuple(-(-n // t) * t for n, t in zip(values.shape, tile, strict=True))
+            for bound, (reference, word) in product(bounds, WORDS.items()):
+                mode = "lossless" if bound == 0 else "bounded"
+                found = layer_bytes(
+                    values, Guarantee(mode, bound, reference, ("context",)), position=(0,),
+                    shape=shape, mapping=IntensityMapping(sampled.low, sampled.high), base="psc",
+                    parameters=CodecParameters(step=step), prior=brick_prior(item.prior),
+                    special_values=job.special_values,
+                )  # fmt: skip
+                base, layer, total = (8 * n / values.size for n in found)
+                yield (
+                    f"{variable.spec.name:<16} error <= {bound:<6g} {word:<12} base {base:.3f}"
+                    f"  layer {layer:.3f}  both {total:.3f} bpv  ({values.size} voxels)"
+                )
+
+
+def _middle(shape: Sequence[int], crop: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Box of at most ``crop`` voxels in the middle; leading axes take one index."""
+    lead = len(shape) - 3
+    wanted = [*[1] * lead, *crop]
+    starts = [(n - min(n, w)) // 2 for n, w in zip(shape, wanted, strict=True)]
+    return tuple((s, s + min(n, w)) for s, n, w in zip(starts, shape, wanted, strict=True))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Bytes of exact layers with and without a prior.")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--prior", help="name or folder; default what the source suggests")
+    parser.add_argument("--bounds", type=float, nargs="+", default=[0.0, 5.0, 20.0])
+    parser.add_argument("--crop", type=int, nargs=3, default=[16, 128, 128], help="z y x")
+    parser.add_argument("--step", type=float, default=0.5, help="of the lossy base")
+    a = parser.parse_args()
+    for line in measure(a.source, a.prior, a.bounds, a.crop, a.step):
+        print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

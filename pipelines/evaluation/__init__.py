@@ -1,0 +1,1 @@
+"""``psc-archive evaluate``: this codec and its peers on the same volumes."""

@@ -1,0 +1,1 @@
+"""Codecs of others, run on the same values and checked by decoding."""

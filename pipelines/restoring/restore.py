@@ -1,0 +1,349 @@
+"""Archives back to their source format: whole or a region, at any quality level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import adapters
+from adapters.base import RestoreInfo
+from adapters.staging import clear_unfinished
+from pipelines.collection import refuse_folder
+from pipelines.progress import Progress, Silent
+from pipelines.restoring.decoded import restored_volumes, touched
+from pipelines.restoring.derived_source import DERIVED, STRIPPED
+from pipelines.restoring.proof import PROMISES, FileProof, describe, outcome_counts, prove
+from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
+from pipelines.restoring.roi_coordinates import roi_from_coordinates
+from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.levels import Level, check_level, is_exact_at, level_number
+from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.errors import ParameterError, StorageError
+
+__all__ = [
+    "RestoreOptions",
+    "RestorePlan",
+    "RestoreReport",
+    "dry_restore",
+    "plan_restore",
+    "restore",
+    "restore_info",
+]
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What to restore.
+
+    Attributes
+    ----------
+    roi, roi_mm, roi_coords : str or None
+        A region in indices, millimetres (RAS+) or coordinate values; at most one of them.
+    level : int, str or None
+        Quality level: 0 is the coarsest, ``"preview"``, ``"bounded"``, ``"lossless"``; None is
+        everything.
+    variables : tuple of str
+        Names to restore; empty is all.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    prove : bool
+        Compare the files written with the digests of their sources; a file that was promised to
+        be its source and is not is an error.
+    """
+
+    roi: str | None = None
+    roi_mm: str | None = None
+    roi_coords: str | None = None
+    level: Level = None
+    variables: tuple[str, ...] = ()
+    device: str = "auto"
+    prove: bool = True
+
+    def __post_init__(self) -> None:
+        if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
+            raise ParameterError(
+                "expected one region, found several of --roi, --roi-mm and --roi-coords",
+                kind="several-rois",
+            )
+        check_level(self.level)
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """Region per variable and what decoding it involves.
+
+    Attributes
+    ----------
+    boxes : dict
+        Variable name -> one half-open slice per axis.
+    level : int, str or None
+    levels : int
+        Quality levels the archive has.
+    """
+
+    boxes: dict[str, tuple[slice, ...]]
+    level: Level
+    levels: int
+    dims: dict[str, tuple[str, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able summary."""
+        return {
+            "level": self.level,
+            "levels": self.levels,
+            "variables": {
+                name: {
+                    "region": box_text(box, self.dims[name]),
+                    "shape": [part.stop - part.start for part in box],
+                }
+                for name, box in self.boxes.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What was written.
+
+    Attributes
+    ----------
+    files : tuple of str
+    kind : str
+        Source format.
+    lossless : bool
+        Whether every restored value is the source's.
+    max_error : float or None
+        Bound that lossy values keep, in stored units; None when there is none.
+    plan : RestorePlan
+    proofs : tuple of FileProof
+        What each file is, compared with its source; same order as ``files``.
+    notes : tuple of str
+    """
+
+    files: tuple[str, ...]
+    kind: str
+    lossless: bool
+    max_error: float | None
+    plan: RestorePlan
+    proofs: tuple[FileProof, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {
+            "kind": self.kind,
+            "lossless": self.lossless,
+            "max_error": self.max_error,
+            "files": list(self.files),
+            "outcomes": outcome_counts(self.proofs),
+            "proofs": [proof.to_dict() for proof in self.proofs],
+            "notes": list(self.notes),
+            **self.plan.to_dict(),
+        }
+
+
+def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
+    """Work out the region of every variable that is asked for.
+
+    Raises
+    ------
+    ParameterError : unknown variable or axis; a region outside a volume (kind ``"roi-outside"``).
+    """
+    chosen = options.variables or tuple(reader.variables)
+    unknown = [name for name in chosen if name not in reader.variables]
+    if unknown:
+        raise ParameterError(
+            f"expected variables among {', '.join(reader.variables)}, found {unknown[0]!r}",
+            kind="unknown-variable",
+            hint="`psc-archive ls` lists them",
+        )
+    specs = [reader.variables[name] for name in chosen]
+    axes = frozenset(dim for spec in specs for dim in spec.dims)
+    boxes = {spec.name: _box(reader, spec, options, axes) for spec in specs}
+    levels = max((reader.tile_table(name).levels for name in chosen), default=0)
+    return RestorePlan(boxes, options.level, levels, {s.name: s.dims for s in specs})
+
+
+def dry_restore(archive: str, target: Path, options: RestoreOptions) -> RestorePlan:
+    """What `restore` would do; the same errors for region and target, nothing decoded."""
+    refuse_folder(archive)
+    with ArchiveReader.open(archive) as reader:
+        plan = plan_restore(reader, options)
+        refuse_existing(reader.source().kind, target)
+    return plan
+
+
+def _box(
+    reader: ArchiveReader, spec: VariableSpec, options: RestoreOptions, axes: frozenset[str]
+) -> tuple[slice, ...]:
+    """Region of one variable, whole along the axes that only others of ``axes`` have."""
+    if options.roi_mm is not None:
+        return roi_from_mm(options.roi_mm, affine=spec.affine, shape=spec.shape)
+    whole = tuple(slice(0, size) for size in spec.shape)
+    if options.roi is not None:
+        text = own_axes(options.roi, dims=spec.dims, others=axes)
+        return whole if text is None else roi_from_indices(text, dims=spec.dims, shape=spec.shape)
+    if options.roi_coords is not None:
+        text = own_axes(options.roi_coords, dims=spec.dims, others=axes)
+        known = reader.coordinates(spec.name)
+        found = {  # those of the variable's own group, then those above it
+            known[name].dims[0]: known[name]
+            for name in sorted(known, key=lambda name: name.count("/"))
+            if known[name].dims == (name.rpartition("/")[2],)
+        }
+        if text is not None:
+            return roi_from_coordinates(
+                text,
+                dims=spec.dims,
+                shape=spec.shape,
+                coordinates={name: np.asarray(c.values) for name, c in found.items()},
+                attrs={name: c.attrs for name, c in found.items()},
+            )
+    return whole
+
+
+def restore(
+    archive: str, target: Path, options: RestoreOptions, progress: Progress | None = None
+) -> RestoreReport:
+    """Decode an archive, or a region of it, and write the source format again.
+
+    Parameters
+    ----------
+    archive : str
+        Path or URL of a sealed archive.
+    target : Path
+        DICOM: a folder, new or empty. NIfTI and NetCDF: a file name, or a folder.
+    options : RestoreOptions
+    progress : Progress, optional
+        Told about every variable.
+
+    Returns
+    -------
+    RestoreReport
+
+    Raises
+    ------
+    FormatError : the archive is damaged; nothing is written.
+    ParameterError : the region is outside the volume.
+    StorageError : the target exists (kind ``"target-exists"``).
+    SourceError : the source format cannot be written.
+    ProofError : a file that was promised to be its source is not (kind ``"not-the-source"``);
+        nothing stays written.
+
+    Notes
+    -----
+    Bricks are decoded while the files are written; memory is bounded by a row of bricks, see
+    `pipelines.restoring.decoded.DecodedArray`.
+    """
+    shown = progress or Silent()
+    refuse_folder(archive)
+    with ArchiveReader.open(archive, device=options.device) as reader:
+        plan = plan_restore(reader, options)
+        source = reader.source()
+        clear_unfinished(target)
+        refuse_existing(source.kind, target)
+        info = restore_info(reader, plan.boxes, plan.level)
+        notes = _notes(reader, tuple(plan.boxes))
+        bricks = sum(
+            1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
+        )
+        shown.begin("restoring", bricks)
+        volumes = restored_volumes(reader, plan.boxes, plan.level, told=shown.advance)
+        written = adapters.restore_source(
+            source.kind, source.document, source.blobs, volumes, target, info
+        )
+    if source.document.get(DERIVED):
+        written = [replace(file, outcome=STRIPPED) for file in written]
+    promises = source.document.get(PROMISES, [])
+    proofs = (
+        prove(source.kind, written, source.files, promises)
+        if options.prove and not source.document.get(DERIVED)
+        else tuple(describe(file, None, proven=False) for file in written)
+    )
+    return RestoreReport(
+        files=tuple(str(file.path) for file in written),
+        kind=source.kind,
+        lossless=info.lossless,
+        max_error=info.max_error,
+        plan=plan,
+        proofs=proofs,
+        notes=tuple(notes),
+    )
+
+
+def _notes(reader: ArchiveReader, names: Sequence[str]) -> list[str]:
+    """What has to be said beside the outcome."""
+    before = any(reader.variables[name].attrs.get("lossy_before") for name in names)
+    note = "the source was already compressed with loss: its values are not those of the scanner"
+    return [note] if before else []
+
+
+def restore_info(
+    reader: ArchiveReader, boxes: Mapping[str, tuple[slice, ...]], level: Level
+) -> RestoreInfo:
+    """Whether the values are the source's, compression ratio, method and bound, for labels."""
+    stored, raw, exact = 0, 0, True
+    bounds: list[float | None] = []
+    methods: set[str] = set()
+    for name, box in boxes.items():
+        spec = reader.variables[name]
+        for position in touched(spec, box):
+            index = reader.brick_index(name, position)
+            number = level_number(index, level)
+            stored += index.level_nbytes(number)
+            raw += math.prod(index.valid) * spec.dtype.itemsize
+            last = number == index.levels - 1
+            if is_exact_at(index, level) or (last and _in_exact_region(spec, box, position)):
+                continue
+            exact = False
+            bounds.append(_bound(index, number))
+            methods.add("BOUNDED" if bounds[-1] is not None else index.method.upper())
+    known = [bound for bound in bounds if bound is not None]
+    return RestoreInfo(
+        lossless=exact,
+        ratio=raw / stored if stored else None,
+        method=" ".join(sorted(methods)) or "EXACT",
+        level=level,
+        max_error=max(known) if known and len(known) == len(bounds) else None,
+    )
+
+
+def _bound(index: BrickIndex, level: int) -> float | None:
+    """Bound that a brick's level keeps: its own, or that of the one an exact region lies in."""
+    layers = index.layers[: max(0, level - index.base_levels + 1)]
+    bounds = [layer.grid.bound for layer in layers if layer.grid is not None]
+    return bounds[-1] if bounds else None
+
+
+def _in_exact_region(spec: VariableSpec, box: Sequence[slice], position: tuple[int, ...]) -> bool:
+    """Whether what a region has of a brick lies in the region that was kept exactly."""
+    text = spec.parameters.get("exact_roi")
+    if text is None:
+        return False
+    kept = roi_from_indices(str(text), dims=spec.dims, shape=spec.shape)
+    return all(
+        k.start <= max(part.start, brick.start) and min(part.stop, brick.stop) <= k.stop
+        for k, part, brick in zip(kept, box, spec.box(position), strict=True)
+    )
+
+
+def refuse_existing(kind: str, target: Path) -> None:
+    """Refuse a target that would have to be replaced, before anything is decoded.
+
+    Raises
+    ------
+    StorageError : kind ``"target-exists"``.
+    """
+    taken = target.is_dir() and kind == "dicom" and any(target.iterdir())
+    if taken or (target.exists() and not target.is_dir()):
+        raise StorageError(
+            f"the target {str(target)!r} exists already",
+            kind="target-exists",
+            hint="nothing is ever replaced; choose another name",
+        )

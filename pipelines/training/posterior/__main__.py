@@ -1,0 +1,94 @@
+"""``python -m pipelines.training.posterior pack | train``; see CONTRIBUTING."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.training.posterior.domains import DOMAINS
+from pipelines.training.posterior.runs import Run, run
+from psc_volumetric.errors import PscError
+
+__all__ = ["main"]
+
+FOLDERS = {"mr-head": "mr", "ct-body": "ct", "climate-grid": "climate"}
+PACK, OUT = Path("training/pack"), Path("training/out")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.training.posterior", description=__doc__
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    pack = commands.add_parser("pack", help="volumes of all domains in one small folder")
+    pack.add_argument("data", type=Path, help=f"folder with {', '.join(FOLDERS.values())}")
+    pack.add_argument("--pack", type=Path, default=PACK)
+    pack.add_argument("--voxels", type=int, help="most voxels of a training volume")
+    train = commands.add_parser("train", help="train and score all domains within a time")
+    train.add_argument("--pack", type=Path, default=PACK)
+    train.add_argument("--out", type=Path, default=OUT, help="at most 8 files")
+    train.add_argument("--resume", type=Path, help="checkpoints to go on from, if OUT has none")
+    train.add_argument("--minutes", type=float, default=9.0, help="for everything together")
+    train.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
+    train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    train.add_argument("--held-out-slices", type=int, default=0, help="of a volume; 0: all")
+    train.add_argument("--checkpoint-seconds", type=float, help="between checkpoints")
+    train.add_argument("--no-checks", action="store_true", help="no conformance, no timings")
+    for command in (pack, train):
+        command.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS))
+    return parser
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from pipelines.training.posterior.make_pack import TRAINING_VOXELS, make_pack
+
+    total = 0
+    for name in options.domains:
+        data = options.data / FOLDERS[name]
+        total += sum(
+            make_pack(
+                [data], DOMAINS[name], options.pack,
+                voxels=options.voxels or TRAINING_VOXELS, report=_print,
+            )
+        )  # fmt: skip
+    _print(f"{total / 1e6:.1f} MB in {options.pack}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    run(
+        Run(
+            pack=options.pack,
+            out=options.out,
+            resume=options.resume,
+            minutes=options.minutes,
+            domains=[DOMAINS[name] for name in options.domains],
+            device=options.device,
+            threads=options.threads,
+            checks=not options.no_checks,
+            held_out_slices=options.held_out_slices,
+            checkpoint_seconds=options.checkpoint_seconds,
+        )
+    )
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = _parser().parse_args(words)
+    try:
+        {"pack": _pack, "train": _train}[options.command](options)
+    except PscError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
