@@ -357,7 +357,9 @@ class PscAccessor:
         self, *, sample: float = 1.0, deep: bool = False, seed: int = 0
     ) -> Iterator[Finding]:
         """What is wrong with the archive (:func:`~psc_volumetric.archive.verify_archive`)."""
-        yield from self._reader().verify(sample=sample, deep=deep, seed=seed)
+        from psc_volumetric.archive import verify
+
+        yield from verify(self._reader(), sample=sample, deep=deep, seed=seed)
 
     @property
     def _place(self) -> Place | None:

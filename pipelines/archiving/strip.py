@@ -19,7 +19,6 @@ from pipelines.archiving.created import created_now
 from pipelines.archiving.locking import hold
 from pipelines.collection import refuse_folder
 from pipelines.restoring.derived_source import DerivedSource, derived_source
-from psc_volumetric.archive.attributes import cf_attributes
 from psc_volumetric.archive.layout import (
     ATTRIBUTE,
     FORMAT,
@@ -210,7 +209,7 @@ def _own_attributes(
 ) -> dict[str, dict[str, Any]]:
     """What stays of the attributes of variables and coordinates, with their types."""
     found: dict[str, Mapping[str, Any]] = {name: c.attrs for name, c in coordinates.items()}
-    found |= {n: {**cf_attributes(s), **s.attrs} for n, s in reader.variables.items()}
+    found |= {n: {**s.cf_attributes(), **s.attrs} for n, s in reader.variables.items()}
     return {
         name: {key: value for key, value in attrs.items() if key in KEPT_ATTRIBUTES}
         for name, attrs in found.items()

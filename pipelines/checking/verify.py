@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.collection import archives_in, folder_of
 from pipelines.progress import Progress, Silent
-from psc_volumetric.archive.verify import Finding, verify_archive
+from psc_volumetric.archive.checking import Finding, verify_archive
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = [

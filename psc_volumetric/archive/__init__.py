@@ -3,6 +3,7 @@
 Importing this package loads Zarr but no network library.
 """
 
+from psc_volumetric.archive.checking import Finding, verify, verify_archive
 from psc_volumetric.archive.journal import BrickRecord
 from psc_volumetric.archive.layout import FORMAT, SUFFIXES, VariableSpec
 from psc_volumetric.archive.manifest import Entry, Manifest
@@ -10,9 +11,9 @@ from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader, DecodedRegion
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import SourceFile, SourceRecord
+from psc_volumetric.archive.summary import summarise
 from psc_volumetric.archive.targets import target_state, tidy_up
 from psc_volumetric.archive.tiles import TileTable
-from psc_volumetric.archive.verify import Finding, verify_archive
 from psc_volumetric.archive.writer import ArchiveWriter
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "SourceRecord",
     "TileTable",
     "VariableSpec",
+    "summarise",
     "target_state",
     "tidy_up",
+    "verify",
     "verify_archive",
 ]

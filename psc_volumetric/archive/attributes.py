@@ -13,17 +13,13 @@ import base64
 import math
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from psc_volumetric.errors import FormatError
 
-if TYPE_CHECKING:
-    from psc_volumetric.archive.layout import VariableSpec
-
 __all__ = [
-    "cf_attributes",
     "checked_attributes",
     "json_safe",
     "plain_attributes",
@@ -205,15 +201,3 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     return value.item() if isinstance(value, np.generic) else value
-
-
-def cf_attributes(spec: VariableSpec) -> dict[str, Any]:
-    """What xarray sees on a variable: the source's attributes, completed by unit and packing."""
-    attrs = dict(spec.attrs)
-    if spec.unit is not None:
-        attrs.setdefault("units", spec.unit)
-    packed = "scale_factor" in attrs or "add_offset" in attrs
-    if not packed and (spec.slope, spec.intercept) not in ((None, None), (1.0, 0.0)):
-        attrs["scale_factor"] = 1.0 if spec.slope is None else float(spec.slope)
-        attrs["add_offset"] = 0.0 if spec.intercept is None else float(spec.intercept)
-    return attrs

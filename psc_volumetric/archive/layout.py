@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.attributes import (
-    cf_attributes,
     json_safe,
     read_attributes,
     typed_attributes,
@@ -258,7 +257,7 @@ class VariableSpec:
             "prior": self.prior,
             "parameters": dict(self.parameters),
         }
-        attributes = typed_attributes(cf_attributes(self), self.dtype, self.raw_dtype)
+        attributes = typed_attributes(self.cf_attributes(), self.dtype, self.raw_dtype)
         own |= attributes.pop(ATTRIBUTE)
         fill: bool | int | float = False if self.dtype.kind == "b" else 0
         return {
@@ -279,6 +278,17 @@ class VariableSpec:
             "dimension_names": list(self.dims),
             "storage_transformers": [],
         }
+
+    def cf_attributes(self) -> dict[str, Any]:
+        """What xarray sees: the source's attributes, completed by unit and packing."""
+        attrs = dict(self.attrs)
+        if self.unit is not None:
+            attrs.setdefault("units", self.unit)
+        packed = "scale_factor" in attrs or "add_offset" in attrs
+        if not packed and (self.slope, self.intercept) not in ((None, None), (1.0, 0.0)):
+            attrs["scale_factor"] = 1.0 if self.slope is None else float(self.slope)
+            attrs["add_offset"] = 0.0 if self.intercept is None else float(self.intercept)
+        return attrs
 
     @classmethod
     def from_metadata(cls, name: str, document: Mapping[str, Any]) -> VariableSpec:

@@ -6,57 +6,27 @@ the checksums inside the brick, so a lost, cut, swapped, changed or foreign bric
 never plausible values.
 """
 
-# long: one class, all that can be read of an archive; what it does is in the modules beside it
-
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.access import SealedStore, load_manifest
-from psc_volumetric.archive.attributes import checked_attributes
 from psc_volumetric.archive.brick_checks import check_index, placed
-from psc_volumetric.archive.documents import ArrayNode, Node, OwnArray, RootDocument, convert
-from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec, chunk_key
+from psc_volumetric.archive.layout import VariableSpec, chunk_key
 from psc_volumetric.archive.levels import Level, check_level, level_number
-from psc_volumetric.archive.manifest import Manifest, check_format
-from psc_volumetric.archive.naming import node_path
-from psc_volumetric.archive.plain import PlainArray
-from psc_volumetric.archive.priors import EmbeddedPriors
-from psc_volumetric.archive.skeleton import PlainCoordinate
-from psc_volumetric.archive.source import (
-    DOCUMENT_KEY,
-    SourceRecord,
-    joined_blobs,
-    parse_source,
-)
+from psc_volumetric.archive.opened import OpenArchive
 from psc_volumetric.archive.stores import Target, open_store
-from psc_volumetric.archive.tiles import (
-    TILE_ARRAYS,
-    TileTable,
-    check_shapes,
-    read_bases,
-    read_codes,
-)
-from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
+from psc_volumetric.archive.summary import summarise
 from psc_volumetric.bitstream.index import BrickIndex
-from psc_volumetric.errors import (
-    FormatError,
-    LimitExceededError,
-    ParameterError,
-    PriorMismatchError,
-)
-
-if TYPE_CHECKING:
-    from psc_volumetric.archive.verify import Finding
+from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
 
 __all__ = ["ArchiveReader", "DecodedRegion"]
 
@@ -74,64 +44,24 @@ class DecodedRegion:
     spread: NDArray[np.float32] | None
 
 
-class ArchiveReader:
+class ArchiveReader(OpenArchive):
     """A sealed archive, open for reading. Make one with :meth:`open`.
 
     Attributes
     ----------
-    mode : str
-        ``"lossless"``, ``"bounded"`` or ``"lossy"``.
-    created : str or None
-    attrs : dict
-        Attributes of the root group that are not the archive's own.
-    metadata : dict
-        The archive's own attributes: variables, source digests, priors, provenance.
-    variables : dict of str to VariableSpec
-    arrays, groups : tuple of str
-        Names of the plain arrays of the source, and of its groups without the root.
-    manifest : Manifest
     device : str
         Where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+
+    Notes
+    -----
+    Everything but voxels is in `psc_volumetric.archive.opened.OpenArchive`.
     """
 
     def __init__(self, sealed: SealedStore, *, device: str = "auto") -> None:
-        self._sealed = sealed
+        super().__init__(sealed)
         self.device = device
-        where = f"{sealed.name}: {METADATA_KEY}"
-        attributes = sealed.read_document(METADATA_KEY, Node).attributes
-        if ATTRIBUTE not in attributes:
-            raise FormatError(f"{where} has no {ATTRIBUTE!r} attribute", kind="not-an-archive")
-        self.metadata: dict[str, Any] = convert(
-            attributes[ATTRIBUTE], dict[str, Any], where=f"{where}: {ATTRIBUTE}"
-        )
-        check_format(self.metadata.get("format"), where)
-        own = convert(self.metadata, RootDocument, where=f"{where}: {ATTRIBUTE}")
-        self.attrs = checked_attributes(attributes, where)
-        self.mode: str = own.mode
-        self.created = own.created
-        self.arrays = tuple(own.arrays)
-        self.groups = tuple(own.groups)
-        self.variables = {name: self._read_spec(name) for name in own.variables}
-        self._priors = EmbeddedPriors(sealed.manifest.entries, sealed.read)
         self._indices: OrderedDict[str, BrickIndex] = OrderedDict()
         self._lock = threading.Lock()
-
-    def _read_spec(self, name: str) -> VariableSpec:
-        key = f"{node_path(name)}/{METADATA_KEY}"
-        node = self._sealed.read_document(key, ArrayNode)
-        convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{self.name}: {key}: {ATTRIBUTE}")
-        spec = VariableSpec.from_metadata(name, self._sealed.read_json(key))
-        if math.prod(spec.brick_shape) > MAX_BRICK_VOXELS:
-            raise LimitExceededError(f"{self.name}: {key}: brick {spec.brick_shape}", kind="limit")
-        listed = len(self.manifest.under(f"{node_path(name)}/c/"))
-        if math.prod(spec.grid_shape) != listed:
-            raise FormatError(
-                f"{self.name}: {key}: {math.prod(spec.grid_shape)} bricks, the manifest lists "
-                f"{listed}",
-                kind="unlisted-key",
-                hint="the archive does not contain what its metadata promises",
-            )
-        return spec
 
     @classmethod
     def open(
@@ -140,7 +70,7 @@ class ArchiveReader:
         *,
         device: str = "auto",
         options: Mapping[str, Any] | None = None,
-    ) -> ArchiveReader:
+    ) -> Self:
         """Open an archive at a folder, zip file, URL or Zarr store.
 
         Raises
@@ -152,31 +82,6 @@ class ArchiveReader:
         """
         store = open_store(target, options=options)
         return cls(SealedStore(store, load_manifest(store)), device=device)
-
-    @property
-    def manifest(self) -> Manifest:
-        """Every key with size and SHA-256."""
-        return self._sealed.manifest
-
-    @property
-    def name(self) -> str:
-        """Where the archive is, as text."""
-        return self._sealed.name
-
-    @property
-    def sealed(self) -> SealedStore:
-        """Checked access to single keys and plain arrays."""
-        return self._sealed
-
-    def close(self) -> None:
-        """Release file handles."""
-        self._sealed.store.close()
-
-    def __enter__(self) -> ArchiveReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- voxels -----------------------------------------------------------------------------
 
@@ -227,7 +132,7 @@ class ArchiveReader:
         spread: bool = False,
     ) -> DecodedRegion:
         """Like :meth:`read`, values and spread from one decoding."""
-        spec = self._spec(variable)
+        spec = self.spec(variable)
         box = self._normalise(spec, selection)
         check_level(level)
         shape = tuple(s.stop - s.start for s in box)
@@ -252,7 +157,7 @@ class ArchiveReader:
         """Part of one brick; ``selection`` is a (z, y, x) box within its valid part."""
         from psc_volumetric.codec import decode_brick
 
-        spec = self._spec(variable)
+        spec = self.spec(variable)
         key = chunk_key(variable, position)
         valid = spec.valid(position)
         box = (slice(0, valid[0]), slice(0, valid[1]), slice(0, valid[2]))
@@ -274,7 +179,7 @@ class ArchiveReader:
 
     def brick_index(self, variable: str, position: tuple[int, ...]) -> BrickIndex:
         """Checked header of one brick; the latest 256 are kept."""
-        spec = self._spec(variable)
+        spec = self.spec(variable)
         spec.check_position(position)
         key = chunk_key(variable, position)
         with self._lock:
@@ -288,84 +193,11 @@ class ArchiveReader:
                 self._indices.popitem(last=False)
         return index
 
-    # -- everything else --------------------------------------------------------------------
-
-    def tile_table(self, variable: str) -> TileTable:
-        """Bytes, errors and digests per tile, checked."""
-        path = f"tiles/{self._spec(variable).node}"
-        arrays = {name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS}
-        told = {
-            name: self._sealed.read_json(f"{path}/{name}/{METADATA_KEY}").get("attributes", {})
-            for name in ("method", "compared")
-        }
-        bases = read_bases(told["compared"], path)
-        check_shapes(arrays, self._spec(variable), bases, f"{self.name}: {path}")
-        return TileTable(**arrays, codes=read_codes(told["method"], path), bases=bases)
-
-    def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
-        """Coordinate arrays that belong to a variable, in memory."""
-        return {name: self.coordinate(name) for name in self._spec(variable).coordinates}
-
-    def coordinate(self, name: str) -> PlainCoordinate:
-        """One coordinate array in memory, checked."""
-        found = self.plain(name)
-        return PlainCoordinate(name, found.dims, found.values, found.attrs)
-
-    def plain(self, name: str) -> PlainArray:
-        """One array that is no volume; its values are read, and checked, when asked for."""
-        return PlainArray.of(name, self._sealed.open_array(node_path(name)))
-
-    def group_attributes(self, group: str) -> dict[str, Any]:
-        """Attributes of a group of the source; ``""`` is the root.
-
-        Raises
-        ------
-        ParameterError : there is no such group (kind ``"unknown-group"``).
-        """
-        if not group:
-            return dict(self.attrs)
-        if group not in self.groups:
-            raise ParameterError(
-                f"{self.name}: there is no group {group!r}; there are {list(self.groups)!r}",
-                kind="unknown-group",
-            )
-        key = f"{node_path(group)}/{METADATA_KEY}"
-        node = self._sealed.read_document(key, Node)
-        return checked_attributes(node.attributes, f"{self.name}: {key}")
-
-    def source(self) -> SourceRecord:
-        """What the adapter needs to write the source format again; may hold identifiers."""
-        document = self._sealed.array(DOCUMENT_KEY).tobytes()
-        return parse_source(document, joined_blobs(self._sealed), where=self.name)
-
-    def prior_source(self) -> EmbeddedPriors:
-        """Digest -> prior: those in the archive first, then the shipped ones."""
-        return self._priors
-
     def info(self) -> dict[str, Any]:
         """Summary in JSON types; reads metadata and ``tiles/`` only, loads no network."""
-        from psc_volumetric.archive.summary import summarise
-
         return summarise(self)
 
-    def verify(
-        self, *, sample: float = 1.0, deep: bool = False, seed: int = 0
-    ) -> Iterator[Finding]:
-        """See :func:`psc_volumetric.archive.verify.verify_archive`."""
-        from psc_volumetric.archive.verify import verify_reader
-
-        return verify_reader(self, sample=sample, deep=deep, seed=seed)
-
     # -- inside -----------------------------------------------------------------------------
-
-    def _spec(self, variable: str) -> VariableSpec:
-        if variable not in self.variables:
-            raise ParameterError(
-                f"{self.name}: there is no variable {variable!r}; there are "
-                f"{sorted(self.variables)!r}",
-                kind="unknown-variable",
-            )
-        return self.variables[variable]
 
     def _normalise(self, spec: VariableSpec, selection: Selection | None) -> Selection:
         if selection is None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest
+from psc_volumetric.archive.opened import OpenArchive
 from psc_volumetric.archive.tiles import TileTable
-
-if TYPE_CHECKING:
-    from psc_volumetric.archive.reader import ArchiveReader
 
 __all__ = ["mean_coverage", "summarise"]
 
 PARTS = ("tiles", "preview", "source", "priors")
 
 
-def summarise(reader: ArchiveReader) -> dict[str, Any]:
+def summarise(archive: OpenArchive) -> dict[str, Any]:
     """Format, mode, size by part, and per variable geometry, coding and quality levels.
 
     Notes
@@ -30,26 +28,26 @@ def summarise(reader: ArchiveReader) -> dict[str, Any]:
     source voxel. ``psnr_db`` has no place here because the peak is not recorded; ``rmse`` is in
     stored units, over all tiles that record an error.
     """
-    manifest = reader.manifest
+    manifest = archive.manifest
     sizes = {part: sum(e.size for e in manifest.under(f"{part}/").values()) for part in PARTS}
     variables = {
-        name: _variable(spec, reader.tile_table(name), manifest)
-        for name, spec in reader.variables.items()
+        name: _variable(spec, archive.tile_table(name), manifest)
+        for name, spec in archive.variables.items()
     }
     sizes["bricks"] = sum(item["bytes"] for item in variables.values())
     sizes["other"] = manifest.size - sum(sizes.values())
     sizes["total"] = manifest.size
     return {
-        "format": reader.metadata["format"],
-        "mode": reader.mode,
-        "created": reader.created,
+        "format": archive.metadata["format"],
+        "mode": archive.mode,
+        "created": archive.created,
         "manifest": manifest.digest,
         "objects": len(manifest.entries),
         "bytes": sizes,
-        "source_bytes": sum(f["size"] for f in reader.metadata.get("sources", ())),
-        "source_files": len(reader.metadata.get("sources", ())),
-        "priors": list(reader.prior_source().digests),
-        "provenance": reader.metadata.get("provenance", {}),
+        "source_bytes": sum(f["size"] for f in archive.metadata.get("sources", ())),
+        "source_files": len(archive.metadata.get("sources", ())),
+        "priors": list(archive.prior_source().digests),
+        "provenance": archive.metadata.get("provenance", {}),
         "variables": variables,
     }
 

@@ -66,7 +66,7 @@ class Program:
                 f"{OUT_BITS[-1]} output bits, found {self.levels} and {self.out_bits}",
                 kind="bad-program",
             )
-        Prover(self).run()
+        Prover((self.slices, self.tile), self.levels, self.tensors).run(self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, JSON-able."""

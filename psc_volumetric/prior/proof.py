@@ -5,7 +5,8 @@ Runs whenever a program is built: at conversion and at every load.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,6 @@ from psc_volumetric.prior.step import (
     Step,
     limit_of,
 )
-
-if TYPE_CHECKING:
-    from psc_volumetric.prior.program import Program
 
 __all__ = ["Prover"]
 
@@ -40,17 +38,29 @@ def _largest(array: NDArray[np.generic]) -> int:
 
 
 class Prover:
-    """Walks a program once: shapes, registers, and the bound of every sum."""
+    """Walks the steps of a network once: shapes, registers, and the bound of every sum.
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.shapes: dict[str, tuple[int, int]] = {"x": (program.slices, program.tile)}
+    Parameters
+    ----------
+    tile : (slices, extent)
+        Shape of the input, (slices, extent, extent), and of the output.
+    levels : int
+        Noise levels the biases are tabulated for.
+    tensors : mapping
+        Integer arrays by name.
+    """
+
+    def __init__(
+        self, tile: tuple[int, int], levels: int, tensors: Mapping[str, NDArray[np.generic]]
+    ) -> None:
+        self.tile, self.levels, self.tensors = tile, levels, tensors
+        self.shapes: dict[str, tuple[int, int]] = {"x": tile}
         self.ranges: dict[str, tuple[int, int]] = {"x": (-RESIDUAL_LIMIT, RESIDUAL_LIMIT)}
         self.values = self.products = 0
 
-    def run(self) -> None:
-        """Refuse the program unless everything holds."""
-        for number, step in enumerate(self.program.steps):
+    def run(self, steps: Sequence[Step]) -> None:
+        """Refuse the steps unless everything holds."""
+        for number, step in enumerate(steps):
             self._require(step.out not in self.shapes, step, f"{step.out!r} is written twice")
             try:
                 getattr(self, "_" + step.op)(step)
@@ -60,7 +70,7 @@ class Prover:
                     f"network step {number} ({step.op}): register or tensor {error} is missing",
                     kind="bad-program",
                 ) from error
-        if self.shapes[self.program.steps[-1].out] != (self.program.slices, self.program.tile):
+        if self.shapes[steps[-1].out] != self.tile:
             raise FormatError("network output does not have the tile's shape", kind="bad-program")
 
     def _count(self, step: Step) -> None:
@@ -68,7 +78,7 @@ class Prover:
         channels, size = self.shapes[step.out]
         self.values += channels * size * size
         if step.op == "conv":
-            self.products += self.program.tensors[f"{step.name}.weight"].size * size * size
+            self.products += self.tensors[f"{step.name}.weight"].size * size * size
         if self.values > MAX_REGISTER_VALUES or self.products > MAX_PRODUCTS:
             raise LimitExceededError(
                 f"network step {step.op} {step.name!r}: {self.values} values in registers and "
@@ -77,7 +87,7 @@ class Prover:
             )
 
     def _tensor(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
-        array = self.program.tensors[name]
+        array = self.tensors[name]
         if array.dtype != np.dtype(dtype) or array.shape != shape:
             raise FormatError(
                 f"network tensor {name}: expected {dtype} {shape}, found "
@@ -139,7 +149,7 @@ class Prover:
 
     def _conv(self, step: Step) -> None:
         channels, size = self.shapes[step.inputs[0]]
-        weight = self.program.tensors[f"{step.name}.weight"]
+        weight = self.tensors[f"{step.name}.weight"]
         self._require(weight.ndim == 4 and weight.shape[1] == channels, step, "weight shape")
         out, _, kernel, other = weight.shape
         self._require(out >= 1, step, "no output channels")
@@ -148,9 +158,9 @@ class Prover:
         self._require(step.pad == kernel // 2, step, "padding must be kernel // 2")
         self._require(weight.dtype in (np.int8, np.int16), step, f"weight dtype {weight.dtype}")
         shift = self._tensor(f"{step.name}.shift", "int8", (out,))
-        bias = self.program.tensors[f"{step.name}.bias"]
+        bias = self.tensors[f"{step.name}.bias"]
         self._tensor(f"{step.name}.bias", "int32", (len(bias), out))
-        self._require(len(bias) in (1, self.program.levels), step, "bias rows")
+        self._require(len(bias) in (1, self.levels), step, "bias rows")
         self._require(shift.min() >= -8 and shift.max() <= 24, step, "shift is out of range")
         lo, hi = step.quant[1:] if step.quant else self.ranges[step.inputs[0]]
         if step.quant:

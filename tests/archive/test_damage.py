@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from psc_volumetric.archive import ArchiveReader, Manifest, verify_archive
+from psc_volumetric.archive import ArchiveReader, Manifest, verify, verify_archive
 from psc_volumetric.errors import FormatError, PscError, StorageError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
@@ -131,7 +131,7 @@ def test_a_brick_recorded_wrongly_is_found_by_deep_verify(folder: Path) -> None:
             return found
 
         reader.read_brick = diverging  # type: ignore[method-assign,assignment]
-        (finding,) = reader.verify(deep=True)
+        (finding,) = verify(reader, deep=True)
     assert (finding.key, finding.kind) == ("volume/c/0/1/1", "decoded-sha256")
     assert finding.tile == (0, 2, 2)
     assert finding.roi == ((0, 8), (32, 40), (32, 64))

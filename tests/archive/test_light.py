@@ -11,8 +11,9 @@ import pytest
 STEPS = {
     "import": "import psc_volumetric, psc_volumetric.archive",
     "backend": "import psc_volumetric.xarray_backend, xarray; xarray.backends.list_engines()",
-    "info": "from psc_volumetric.archive import ArchiveReader; r = ArchiveReader.open({path!r}); "
-    "r.info(); r.source(); r.tile_table('volume'); list(r.verify())",
+    "info": "from psc_volumetric.archive import ArchiveReader, verify; "
+    "r = ArchiveReader.open({path!r}); r.info(); r.source(); "
+    "r.tile_table('volume'); list(verify(r))",
     "lossless": "from psc_volumetric.archive import ArchiveReader; "
     "ArchiveReader.open({path!r}).read('volume')",
     "zarr": "import psc_volumetric.zarr_codec",

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter, priors, verify_archive
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter, priors, verify, verify_archive
 from psc_volumetric.codec import (
     CodecParameters,
     EncodedBrick,
@@ -154,7 +154,7 @@ def test_a_level_below_the_damage_still_reads(coded: Path, tmp_path: Path) -> No
         with pytest.raises(FormatError) as caught:
             reader.read("volume")
         assert "volume/c/0/0/1" in str(caught.value)
-        (finding,) = (f for f in reader.verify(deep=True) if f.roi is not None)
+        (finding,) = (f for f in verify(reader, deep=True) if f.roi is not None)
     assert finding.tile == (0, 0, 1)
 
 

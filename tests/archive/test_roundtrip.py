@@ -14,7 +14,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter, SourceRecord
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter, SourceRecord, verify
 from psc_volumetric.errors import ParameterError
 
 
@@ -31,7 +31,7 @@ def test_values_source_and_info_come_back_from_every_store(
             "nifti", {"shape": [1, 2]}, {"header": b"\0\1\2", "empty": b""}, make.files
         )
         info = json.loads(json.dumps(reader.info()))
-        assert list(reader.verify(deep=True)) == []
+        assert list(verify(reader, deep=True)) == []
     found = info["variables"]["volume"]
     assert found["shape"] == [11, 40, 70]
     assert found["methods"]["constant"] > 0
@@ -66,7 +66,7 @@ def test_every_rank_and_dtype(
     with ArchiveReader.open(path) as reader:
         np.testing.assert_array_equal(reader.read("volume"), values)
         assert reader.variables["volume"].dtype == values.dtype.newbyteorder("=")
-        assert list(reader.verify(deep=True)) == []
+        assert list(verify(reader, deep=True)) == []
     preview = zarr.open_group(path, mode="r")["preview/volume/0"]
     assert math.prod(preview.shape) <= values.size
 

@@ -24,7 +24,7 @@ import nibabel
 import pydicom
 
 from psc_volumetric.archive import ArchiveReader
-from psc_volumetric.archive.verify import verify_archive
+from psc_volumetric.archive.checking import verify_archive
 from psc_volumetric.errors import PscError
 from tests.faults.hostile_files import HOSTILE
 from tests.faults.runner import Outcome, Runner, scratch_folder

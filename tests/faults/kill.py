@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from psc_volumetric.archive import ArchiveReader
-from psc_volumetric.archive.verify import verify_archive
+from psc_volumetric.archive.checking import verify_archive
 from psc_volumetric.errors import PscError
 from tests.faults.runner import Outcome, Runner, scratch_folder
 from tests.faults.shim import Fault, operations

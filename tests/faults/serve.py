@@ -23,7 +23,7 @@ WARM = (
     "pipelines.restoring.restore",
     "pipelines.checking.verify",
     "psc_volumetric.codec",
-    "psc_volumetric.archive.verify",
+    "psc_volumetric.archive.checking",
     "imagecodecs",
     "nibabel",
     "netCDF4",

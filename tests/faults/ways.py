@@ -16,7 +16,7 @@ import zarr
 from pipelines.checking.info import archive_info, info_lines, list_lines, list_target
 from pipelines.restoring.restore import RestoreOptions, restore
 from psc_volumetric.archive import ArchiveReader
-from psc_volumetric.archive.verify import verify_archive
+from psc_volumetric.archive.checking import verify_archive
 
 __all__ = ["PLAIN", "WAYS", "Found", "same"]
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter, VariableSpec
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter, VariableSpec, verify
 from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
 
 SHAPE, BRICK, TILE = (20, 70, 50), (16, 64, 64), (8, 64, 64)
@@ -48,7 +48,7 @@ def archive(toy_installed: None, tmp_path: Path) -> Path:
 def test_it_is_archived_verified_and_read(archive: Path) -> None:
     values = volume()
     with ArchiveReader.open(archive) as reader:
-        assert list(reader.verify(deep=True)) == []
+        assert list(verify(reader, deep=True)) == []
         methods = reader.info()["variables"]["image"]["methods"]
         assert all(name.startswith("toy+bounded:zstd") for name in methods)
         coarse, fine = (reader.read("image", level=level) for level in (0, 1))

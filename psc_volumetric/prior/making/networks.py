@@ -107,7 +107,8 @@ def build_network(architecture: Architecture) -> torch.nn.Module:
     if architecture.family == "residual":
         from psc_volumetric.prior.making.residual_unet import ResidualUNet
 
-        return ResidualUNet(architecture)
+        a = architecture
+        return ResidualUNet(a.slices, a.channels, a.blocks, fold=a.fold)
     from monai.networks.nets import DiffusionModelUNet
 
     class FoldedUNet(torch.nn.Module):

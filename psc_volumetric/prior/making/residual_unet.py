@@ -12,14 +12,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-if TYPE_CHECKING:
-    from psc_volumetric.prior.making.networks import Architecture
 
 __all__ = ["ResidualBlock", "ResidualTrunk", "ResidualUNet"]
 
@@ -117,14 +113,20 @@ class ResidualUNet(ResidualTrunk):
 
     Parameters
     ----------
-    architecture : Architecture
-        Family ``"residual"``.
+    slices : int
+        Slices of a tile, which enter as channels.
+    channels, blocks : sequence of int
+        As of `ResidualTrunk`.
+    fold : int
+        Pixels per side folded into channels before the first convolution.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
-        width = architecture.slices * architecture.fold**2
-        super().__init__(width, width, architecture.channels, architecture.blocks)
-        self.fold = architecture.fold
+    def __init__(
+        self, slices: int, channels: Sequence[int], blocks: Sequence[int], *, fold: int = 1
+    ) -> None:
+        width = slices * fold**2
+        super().__init__(width, width, channels, blocks)
+        self.fold = fold
 
     def embedding(self, t: torch.Tensor) -> torch.Tensor:
         """(b, FEATURES) of times (b,) in 0..1000."""

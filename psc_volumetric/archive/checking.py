@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from psc_volumetric.archive.access import SealedStore, load_manifest, missing
 from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec, chunk_key
+from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles
@@ -22,10 +23,7 @@ from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, PscError
 from psc_volumetric.tiling import TileGrid
 
-if TYPE_CHECKING:
-    from psc_volumetric.archive.reader import ArchiveReader
-
-__all__ = ["Finding", "OnProgress", "sampled", "verify_archive", "verify_reader"]
+__all__ = ["Finding", "OnProgress", "sampled", "verify", "verify_archive"]
 
 OnProgress = Callable[[str, int, int], None]
 Region = tuple[tuple[int, int], ...]
@@ -102,8 +100,6 @@ def verify_archive(
     FormatError, StorageError
         Not an archive, not sealed, or its manifest cannot be used.
     """
-    from psc_volumetric.archive.reader import ArchiveReader
-
     _check_share(sample)
     store = open_store(target, options=options)
     sealed = SealedStore(store, load_manifest(store))
@@ -117,7 +113,7 @@ def verify_archive(
         yield from _deep(reader, sample, seed, progress)
 
 
-def verify_reader(
+def verify(
     reader: ArchiveReader,
     *,
     sample: float = 1.0,

@@ -1,0 +1,178 @@
+"""An archive that is open: what it says of itself, its tables, plain arrays and documents.
+
+Opening reads two small objects. Each key is checked against the manifest (listed, size, digest).
+Voxels are the business of :class:`~psc_volumetric.archive.reader.ArchiveReader`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+from psc_volumetric.archive.access import SealedStore
+from psc_volumetric.archive.attributes import checked_attributes
+from psc_volumetric.archive.documents import ArrayNode, Node, OwnArray, RootDocument, convert
+from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec
+from psc_volumetric.archive.manifest import Manifest, check_format
+from psc_volumetric.archive.naming import node_path
+from psc_volumetric.archive.plain import PlainArray
+from psc_volumetric.archive.priors import EmbeddedPriors
+from psc_volumetric.archive.skeleton import PlainCoordinate
+from psc_volumetric.archive.source import (
+    DOCUMENT_KEY,
+    SourceRecord,
+    joined_blobs,
+    parse_source,
+)
+from psc_volumetric.archive.tiles import (
+    TILE_ARRAYS,
+    TileTable,
+    check_shapes,
+    read_bases,
+    read_codes,
+)
+from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
+from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
+
+__all__ = ["OpenArchive"]
+
+
+class OpenArchive:
+    """A sealed archive without its voxels.
+
+    Attributes
+    ----------
+    mode : str
+        ``"lossless"``, ``"bounded"`` or ``"lossy"``.
+    created : str or None
+    attrs : dict
+        Attributes of the root group that are not the archive's own.
+    metadata : dict
+        The archive's own attributes: variables, source digests, priors, provenance.
+    variables : dict of str to VariableSpec
+    arrays, groups : tuple of str
+        Names of the plain arrays of the source, and of its groups without the root.
+    """
+
+    def __init__(self, sealed: SealedStore) -> None:
+        self._sealed = sealed
+        where = f"{sealed.name}: {METADATA_KEY}"
+        attributes = sealed.read_document(METADATA_KEY, Node).attributes
+        if ATTRIBUTE not in attributes:
+            raise FormatError(f"{where} has no {ATTRIBUTE!r} attribute", kind="not-an-archive")
+        self.metadata: dict[str, Any] = convert(
+            attributes[ATTRIBUTE], dict[str, Any], where=f"{where}: {ATTRIBUTE}"
+        )
+        check_format(self.metadata.get("format"), where)
+        own = convert(self.metadata, RootDocument, where=f"{where}: {ATTRIBUTE}")
+        self.attrs = checked_attributes(attributes, where)
+        self.mode: str = own.mode
+        self.created = own.created
+        self.arrays = tuple(own.arrays)
+        self.groups = tuple(own.groups)
+        self.variables = {name: self._read_spec(name) for name in own.variables}
+        self._priors = EmbeddedPriors(sealed.manifest.entries, sealed.read)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Every key with size and SHA-256."""
+        return self._sealed.manifest
+
+    @property
+    def name(self) -> str:
+        """Where the archive is, as text."""
+        return self._sealed.name
+
+    @property
+    def sealed(self) -> SealedStore:
+        """Checked access to single keys and plain arrays."""
+        return self._sealed
+
+    def close(self) -> None:
+        """Release file handles."""
+        self._sealed.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def spec(self, variable: str) -> VariableSpec:
+        """Geometry and coding of one variable (ParameterError, kind ``"unknown-variable"``)."""
+        if variable not in self.variables:
+            raise ParameterError(
+                f"{self.name}: there is no variable {variable!r}; there are "
+                f"{sorted(self.variables)!r}",
+                kind="unknown-variable",
+            )
+        return self.variables[variable]
+
+    def tile_table(self, variable: str) -> TileTable:
+        """Bytes, errors and digests per tile, checked."""
+        path = f"tiles/{self.spec(variable).node}"
+        arrays = {name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS}
+        told = {
+            name: self._sealed.read_json(f"{path}/{name}/{METADATA_KEY}").get("attributes", {})
+            for name in ("method", "compared")
+        }
+        bases = read_bases(told["compared"], path)
+        check_shapes(arrays, self.spec(variable), bases, f"{self.name}: {path}")
+        return TileTable(**arrays, codes=read_codes(told["method"], path), bases=bases)
+
+    def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
+        """Coordinate arrays that belong to a variable, in memory."""
+        return {name: self.coordinate(name) for name in self.spec(variable).coordinates}
+
+    def coordinate(self, name: str) -> PlainCoordinate:
+        """One coordinate array in memory, checked."""
+        found = self.plain(name)
+        return PlainCoordinate(name, found.dims, found.values, found.attrs)
+
+    def plain(self, name: str) -> PlainArray:
+        """One array that is no volume; its values are read, and checked, when asked for."""
+        return PlainArray.of(name, self._sealed.open_array(node_path(name)))
+
+    def group_attributes(self, group: str) -> dict[str, Any]:
+        """Attributes of a group of the source; ``""`` is the root.
+
+        Raises
+        ------
+        ParameterError : there is no such group (kind ``"unknown-group"``).
+        """
+        if not group:
+            return dict(self.attrs)
+        if group not in self.groups:
+            raise ParameterError(
+                f"{self.name}: there is no group {group!r}; there are {list(self.groups)!r}",
+                kind="unknown-group",
+            )
+        key = f"{node_path(group)}/{METADATA_KEY}"
+        node = self._sealed.read_document(key, Node)
+        return checked_attributes(node.attributes, f"{self.name}: {key}")
+
+    def source(self) -> SourceRecord:
+        """What the adapter needs to write the source format again; may hold identifiers."""
+        document = self._sealed.array(DOCUMENT_KEY).tobytes()
+        return parse_source(document, joined_blobs(self._sealed), where=self.name)
+
+    def prior_source(self) -> EmbeddedPriors:
+        """Digest -> prior: those in the archive first, then the shipped ones."""
+        return self._priors
+
+    def _read_spec(self, name: str) -> VariableSpec:
+        key = f"{node_path(name)}/{METADATA_KEY}"
+        node = self._sealed.read_document(key, ArrayNode)
+        convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{self.name}: {key}: {ATTRIBUTE}")
+        spec = VariableSpec.from_metadata(name, self._sealed.read_json(key))
+        if math.prod(spec.brick_shape) > MAX_BRICK_VOXELS:
+            raise LimitExceededError(f"{self.name}: {key}: brick {spec.brick_shape}", kind="limit")
+        listed = len(self.manifest.under(f"{node_path(name)}/c/"))
+        if math.prod(spec.grid_shape) != listed:
+            raise FormatError(
+                f"{self.name}: {key}: {math.prod(spec.grid_shape)} bricks, the manifest lists "
+                f"{listed}",
+                kind="unlisted-key",
+                hint="the archive does not contain what its metadata promises",
+            )
+        return spec
