@@ -4,8 +4,8 @@ The same archives come from ``psc-archive archive SOURCE TARGET``, without Prefe
 is the archive's own: run the flow again after a crash and it does the bricks that are missing.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: Prefect also loads a flow by the path of its file,
+# and cannot look up annotations that are words.
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
