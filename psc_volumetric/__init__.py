@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from psc_volumetric.codec import decode_brick, encode_brick
+    from psc_volumetric.codec import BrickOptions, decode_brick, encode_brick
 
-__all__ = ["__version__", "decode_brick", "encode_brick"]
+__all__ = ["BrickOptions", "__version__", "decode_brick", "encode_brick"]
 
 __version__ = "0.1.0.dev0"
 
 
 def __getattr__(name: str) -> Any:
     """Load the codec on first use, so that listing and parsing stay light."""
-    if name in {"decode_brick", "encode_brick"}:
+    if name in {"BrickOptions", "decode_brick", "encode_brick"}:
         from psc_volumetric import codec
 
         return getattr(codec, name)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from psc_volumetric.prior import Prior, PriorSource
 
 __all__ = [
+    "BrickOptions",
     "CodecParameters",
     "DecodedBrick",
     "EncodedBrick",
@@ -58,6 +59,46 @@ Denoisers = Callable[["Prior", str], Any]
 def base_names() -> tuple[str, ...]:
     """What `encode_brick` takes as ``base``: ``"auto"``, the methods there are, ``"none"``."""
     return (AUTO, *REGISTRY.names, NO_BASE)
+
+
+@dataclass(frozen=True)
+class BrickOptions:
+    """What coding a brick may take into account beyond geometry, quality and prior.
+
+    Attributes
+    ----------
+    base : str
+        Name of a method (``psc`` needs a prior), ``"auto"`` (the smallest at the error of ``psc``;
+        without a prior the best of the others for a lossy brick and nothing for another), or
+        ``"none"``.
+    special_values : tuple of float
+        Stored values that are not measurements; kept exactly. NaN and infinities always are.
+    limits : (least, largest), optional
+        Stored values that the source's format can hold, where they are narrower than the dtype;
+        decoded values of no level leave them.
+    exact_mask : (vz, vy, vx) array of bool, optional
+        Voxels to keep exactly although the rest is not.
+    tile_shape : (z, y, x), optional
+        Tiles of the records of a brick without tiles of its own; default one record.
+    seed : int
+        Key of the noise, 0 <= seed < 2**32.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    denoisers : callable, optional
+        See :class:`psc_volumetric.methods.protocol.Resources`.
+    """
+
+    base: str = AUTO
+    special_values: tuple[float, ...] = ()
+    limits: tuple[float, float] | None = None
+    exact_mask: Mask | None = field(default=None, repr=False, compare=False)
+    tile_shape: Triple | None = None
+    seed: int = 0
+    device: str = "auto"
+    denoisers: Denoisers | None = None
+
+
+DEFAULTS = BrickOptions()
 
 
 @dataclass(frozen=True)
@@ -103,15 +144,8 @@ def encode_brick(
     mapping: IntensityMapping | None,
     parameters: CodecParameters,
     prior: Prior | None,
-    special_values: tuple[float, ...] = (),
-    limits: tuple[float, float] | None = None,
-    seed: int = 0,
-    device: str = "auto",
     guarantee: Guarantee = LOSSY,
-    base: str = "auto",
-    exact_mask: Mask | None = None,
-    tile_shape: Triple | None = None,
-    denoisers: Denoisers | None = None,
+    options: BrickOptions = DEFAULTS,
 ) -> EncodedBrick:
     """Encode the valid part of one brick.
 
@@ -129,28 +163,10 @@ def encode_brick(
         Setting, effort and quantiser step.
     prior : Prior or None
         The diffusion prior; None forces base ``none``.
-    special_values : tuple of float
-        Stored values that are not measurements; kept exactly. NaN and infinities always are.
-    limits : (least, largest), optional
-        Stored values that the source's format can hold, where they are narrower than the dtype;
-        decoded values of no level leave them.
-    seed : int
-        Key of the noise, 0 <= seed < 2**32.
-    device : str
-        ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
     guarantee : Guarantee
         Error promised for every voxel. A brick that its base method cannot code (label maps,
         booleans, too many special values) is lossless whatever is asked for.
-    base : str
-        Name of a method (``psc`` needs a prior), ``"auto"`` (the smallest at the error of ``psc``;
-        without a prior the best of the others for a lossy brick and nothing for another), or
-        ``"none"``.
-    exact_mask : (vz, vy, vx) array of bool, optional
-        Voxels to keep exactly although the rest is not.
-    tile_shape : (z, y, x), optional
-        Tiles of the records of a brick without tiles of its own; default one record.
-    denoisers : callable, optional
-        See :class:`psc_volumetric.methods.protocol.Resources`.
+    options : BrickOptions
 
     Returns
     -------
@@ -162,31 +178,32 @@ def encode_brick(
         Unsupported dtype, or extents that do not fit.
     """
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    valid = _check_arguments(values, position, shape, base, exact_mask)
+    valid = _check_arguments(values, position, shape, options)
     header = BrickHeader("constant", values.dtype, tuple(position), shape, valid)
     first = values.reshape(-1)[:1]
     if np.array_equal(_bits(values), np.broadcast_to(_bits(first), values.shape)):
         data, index = write_brick(header, [], methods=REGISTRY, constant=first.tobytes())
         records = tile_records(values, [values], TileGrid(valid, valid), [(len(data),)], None)
         return EncodedBrick(data, index, records, last=values)
-    fits = SpecialMap.fits(values, special_values)
-    special = SpecialMap.find(values, special_values) if fits else None
-    ends = ValueLimits.of(limits, values, None if special is None else special.index == 0)
-    coded = None
-    if fits and mapping is not None and base != NO_BASE:
-        tile = tile_shape or valid
-        job = EncodeJob(values, header, special, ends, mapping, parameters, prior, tile, seed)
-        resources = Resources(device=device, denoisers=denoisers)
-        choice = encode_base(job, resources, base=base, lossy=guarantee.mode == "lossy")
+    fits = SpecialMap.fits(values, options.special_values)
+    special = SpecialMap.find(values, options.special_values) if fits else None
+    ends = ValueLimits.of(options.limits, values, None if special is None else special.index == 0)
+    coded, tile = None, options.tile_shape or valid
+    if fits and mapping is not None and options.base != NO_BASE:
+        job = EncodeJob(
+            values, header, special, ends, mapping, parameters, prior, tile, options.seed
+        )
+        resources = Resources(device=options.device, denoisers=options.denoisers)
+        choice = encode_base(job, resources, base=options.base, lossy=guarantee.mode == "lossy")
         coded = choice.base
         if choice.bound is not None:
             guarantee = replace(guarantee, mode="bounded", max_error=choice.bound)
     below = None if coded is None else Below(coded.levels[-1], coded.needs_network)
     layers = encode_layers(
         values, below, guarantee, special=special, limits=ends, lossless_only=not fits,
-        exact_mask=exact_mask,
+        exact_mask=options.exact_mask,
     )  # fmt: skip
-    return _join(header, values, coded, layers, special, ends, tile_shape or valid)
+    return _join(header, values, coded, layers, special, ends, tile)
 
 
 def _join(
@@ -308,10 +325,10 @@ def _check_arguments(
     values: Values,
     position: tuple[int, ...],
     shape: tuple[int, int, int],
-    base: str,
-    exact_mask: Mask | None,
+    options: BrickOptions,
 ) -> tuple[int, int, int]:
     """Extent of the values, or ParameterError."""
+    base, exact_mask = options.base, options.exact_mask
     if values.dtype not in c.DTYPE_CODES:
         raise ParameterError(
             f"brick {position}: dtype {values.dtype!r} is not supported; supported are "

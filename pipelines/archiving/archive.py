@@ -28,6 +28,7 @@ from pipelines.archiving.sealing_proof import prepared_with_proof
 from pipelines.archiving.targets import ABSENT, OTHER_SETTINGS, SAME, is_archive_name, state_at
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.skeleton import Beside
 from psc_volumetric.archive.targets import tidy_up
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.errors import PscError, StorageError
@@ -152,9 +153,11 @@ def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
         item.target,
         mode=item.options.mode,
         variables=[variable.spec for variable in item.variables],
-        coordinates={v.spec.name: volumes[v.volume].coordinates for v in item.variables},
-        groups=source.groups,
-        arrays=source.arrays,
+        beside=Beside(
+            {v.spec.name: volumes[v.volume].coordinates for v in item.variables},
+            source.arrays,
+            source.groups,
+        ),
         sources=source.files,
         created=created_now(),
         provenance=_recorded_provenance(item),

@@ -16,7 +16,7 @@ from pipelines.archiving.modes import VariableMode
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.plan import ItemPlan, VariablePlan, brick_prior
 from psc_volumetric.archive.writer import ArchiveWriter
-from psc_volumetric.codec import EncodedBrick, IntensityMapping, encode_brick
+from psc_volumetric.codec import BrickOptions, EncodedBrick, IntensityMapping, encode_brick
 from psc_volumetric.layers.guarantee import Guarantee
 
 __all__ = ["BrickJob", "BrickResult", "encode_brick_job", "encoded", "jobs_of", "voxels"]
@@ -157,13 +157,15 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
         mapping=None if sampled is None else IntensityMapping(sampled.low, sampled.high),
         parameters=job.options.parameters(job.step),
         prior=None if job.prior is None else brick_prior(job.prior),
-        special_values=job.special_values,
-        device=job.options.device,
         guarantee=Guarantee(job.kept.mode, job.kept.max_error, coders=job.options.coder_names),
-        base=job.kept.base,
-        exact_mask=_exact_mask(job, (values.shape[0], values.shape[1], values.shape[2])),
-        tile_shape=job.tile_shape,
-        limits=job.kept.limits,
+        options=BrickOptions(
+            special_values=job.special_values,
+            device=job.options.device,
+            base=job.kept.base,
+            exact_mask=_exact_mask(job, (values.shape[0], values.shape[1], values.shape[2])),
+            tile_shape=job.tile_shape,
+            limits=job.kept.limits,
+        ),
     )
     return values, brick
 

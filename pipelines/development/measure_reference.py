@@ -14,14 +14,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from pipelines.archiving.bricks import jobs_of, voxels
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.plan import brick_prior, plan
-from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    EncodedBrick,
+    Guarantee,
+    IntensityMapping,
+    encode_brick,
+)
 from psc_volumetric.methods.registry import read_index
 
 __all__ = ["layer_bytes", "main"]
@@ -29,17 +33,8 @@ __all__ = ["layer_bytes", "main"]
 WORDS = {"none": "values", "base": "differences"}
 
 
-def layer_bytes(values: NDArray[Any], guarantee: Guarantee, **options: Any) -> tuple[int, int, int]:
-    """Bytes of a brick: of its base with the header, of its layers, and of both.
-
-    Parameters
-    ----------
-    values : (z, y, x) array
-    guarantee : Guarantee
-    options
-        The other arguments of :func:`psc_volumetric.codec.encode_brick`.
-    """
-    brick = encode_brick(values, guarantee=guarantee, **options)
+def layer_bytes(brick: EncodedBrick) -> tuple[int, int, int]:
+    """Bytes of a brick: of its base with the header, of its layers, and of both."""
     index = read_index(lambda start, length: brick.data[start : start + length])
     layers = sum(layer.nbytes for layer in index.layers)
     return len(brick.data) - layers, layers, len(brick.data)
@@ -63,13 +58,17 @@ def measure(
             shape = tuple(-(-n // t) * t for n, t in zip(values.shape, tile, strict=True))
             for bound, (reference, word) in product(bounds, WORDS.items()):
                 mode = "lossless" if bound == 0 else "bounded"
-                found = layer_bytes(
-                    values, Guarantee(mode, bound, reference, ("context",)), position=(0,),
-                    shape=shape, mapping=IntensityMapping(sampled.low, sampled.high), base="psc",
-                    parameters=CodecParameters(step=step), prior=brick_prior(item.prior),
-                    special_values=job.special_values,
-                )  # fmt: skip
-                base, layer, total = (8 * n / values.size for n in found)
+                brick = encode_brick(
+                    values,
+                    position=(0,),
+                    shape=shape,
+                    mapping=IntensityMapping(sampled.low, sampled.high),
+                    parameters=CodecParameters(step=step),
+                    prior=brick_prior(item.prior),
+                    guarantee=Guarantee(mode, bound, reference, ("context",)),
+                    options=BrickOptions(base="psc", special_values=job.special_values),
+                )
+                base, layer, total = (8 * n / values.size for n in layer_bytes(brick))
                 yield (
                     f"{variable.spec.name:<16} error <= {bound:<6g} {word:<12} base {base:.3f}"
                     f"  layer {layer:.3f}  both {total:.3f} bpv  ({values.size} voxels)"

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.plan import ItemPlan, VariablePlan, brick_prior, open_item, plan
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
-from psc_volumetric.codec import CodecParameters, IntensityMapping, TileRecord, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    IntensityMapping,
+    TileRecord,
+    encode_brick,
+)
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.psc import quantiser
 from psc_volumetric.methods.psc.denoiser import Denoiser, Network
@@ -211,9 +217,11 @@ def code_tiles(tiles: Tiles, parameters: CodecParameters, denoiser: Denoiser) ->
             mapping=IntensityMapping(-1.0, 1.0),
             parameters=parameters,
             prior=denoiser.prior,
-            device="cpu",
-            base="psc",
-            denoisers=offering(denoiser),
+            options=BrickOptions(
+                device="cpu",
+                base="psc",
+                denoisers=offering(denoiser),
+            ),
         )
     finally:
         denoiser.network = counter.network

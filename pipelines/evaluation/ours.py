@@ -18,6 +18,7 @@ from pipelines.archiving.plan import VariablePlan, brick_prior
 from pipelines.evaluation.point import cpu_seconds
 from pipelines.progress import Progress
 from psc_volumetric.codec import (
+    BrickOptions,
     EncodedBrick,
     Guarantee,
     IntensityMapping,
@@ -240,15 +241,17 @@ def _encode(brick: _Brick) -> EncodedBrick:
         mapping=IntensityMapping(sampled.low, sampled.high) if by_base and sampled else None,
         parameters=choice.archive.parameters(),
         prior=brick_prior(brick.prior) if by_prior and brick.prior else None,
-        special_values=spec.special_values,
-        device=choice.archive.device,
         guarantee=Guarantee(
             "lossless" if kept_anyway else choice.mode,
             choice.max_error,
             coders=choice.archive.coder_names,
         ),
-        base=choice.base if by_base else "none",
-        tile_shape=spec.tile_shape,
+        options=BrickOptions(
+            special_values=spec.special_values,
+            device=choice.archive.device,
+            base=choice.base if by_base else "none",
+            tile_shape=spec.tile_shape,
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from psc_volumetric.archive.layout import FORMAT, SUFFIXES, VariableSpec
 from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader, DecodedRegion
-from psc_volumetric.archive.skeleton import PlainCoordinate
+from psc_volumetric.archive.skeleton import Beside, PlainCoordinate
 from psc_volumetric.archive.source import SourceFile, SourceRecord
 from psc_volumetric.archive.summary import summarise
 from psc_volumetric.archive.targets import target_state, tidy_up
@@ -21,6 +21,7 @@ __all__ = [
     "SUFFIXES",
     "ArchiveReader",
     "ArchiveWriter",
+    "Beside",
     "BrickRecord",
     "DecodedRegion",
     "Entry",

@@ -33,7 +33,14 @@ from psc_volumetric.archive.source import FileLike
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["CoordinateLike", "PlainCoordinate", "Skeleton", "build_skeleton", "world_coordinates"]
+__all__ = [
+    "Beside",
+    "CoordinateLike",
+    "PlainCoordinate",
+    "Skeleton",
+    "build_skeleton",
+    "world_coordinates",
+]
 
 ALIGNED = 1e-6
 
@@ -79,6 +86,28 @@ class PlainCoordinate:
         if self.values.dtype.kind == "O":
             return sha256_hex(head + json.dumps(self.values.tolist()).encode())
         return sha256_hex(head + np.ascontiguousarray(self.values).tobytes())
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What an archive holds beside its variables.
+
+    Attributes
+    ----------
+    coordinates : mapping
+        Variable name -> its coordinates.
+    arrays : sequence
+        Other arrays of the source; written when the archive is begun, block by block.
+    groups : mapping
+        Path of each group of the source (``""`` is the root) -> its attributes.
+    """
+
+    coordinates: Mapping[str, Sequence[CoordinateLike]] = field(default_factory=dict)
+    arrays: Sequence[ArrayLike] = ()
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+NOTHING_BESIDE = Beside()
 
 
 @dataclass(frozen=True)
@@ -165,10 +194,8 @@ def _group_document(attributes: dict[str, Any]) -> dict[str, Any]:
 def build_skeleton(
     mode: str,
     variables: Sequence[VariableSpec],
-    coordinates: Mapping[str, Sequence[CoordinateLike]],
+    beside: Beside,
     *,
-    arrays: Sequence[ArrayLike] = (),
-    groups: Mapping[str, Mapping[str, Any]],
     sources: Sequence[FileLike],
     provenance: Mapping[str, Any],
 ) -> Skeleton:
@@ -182,12 +209,12 @@ def build_skeleton(
     ------
     ParameterError : two arrays of one name (kind ``"bad-name"``).
     """
-    names = [*(v.name for v in variables), *(a.name for a in arrays)]
+    names = [*(v.name for v in variables), *(a.name for a in beside.arrays)]
     if len(set(names)) != len(names):
         raise ParameterError(f"expected different names, found {names!r}", kind="bad-name")
-    for array in arrays:
+    for array in beside.arrays:
         check_name(array.name, what="array")
-    given = {v.name: _plain(v, coordinates.get(v.name, ())) for v in variables}
+    given = {v.name: _plain(v, beside.coordinates.get(v.name, ())) for v in variables}
     settled = settle_dims({v.name: _axes(v, given[v.name]) for v in variables})
     shared: dict[Hashable, PlainCoordinate] = {}
     taken = set(names)
@@ -204,7 +231,7 @@ def build_skeleton(
                 shared[same] = replace(own, name=free_name(wanted, taken))
                 taken.add(shared[same].name)
             held.add(shared[same].name)
-        held |= {a.name for a in arrays if _runs_along(a, variable, settled[variable.name])}
+        held |= {a.name for a in beside.arrays if _runs_along(a, variable, settled[variable.name])}
         final.append(
             replace(variable, dims=settled[variable.name], coordinates=tuple(sorted(held)))
         )
@@ -213,8 +240,8 @@ def build_skeleton(
         mode,
         tuple(final),
         tuple(shared.values()),
-        tuple(arrays),
-        _with_parents(groups, names),
+        tuple(beside.arrays),
+        _with_parents(beside.groups, names),
         digests,
         provenance,
     )

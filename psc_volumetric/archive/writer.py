@@ -24,12 +24,11 @@ from psc_volumetric.archive.layout import (
     encode_json,
 )
 from psc_volumetric.archive.manifest import Manifest, sha256_hex
-from psc_volumetric.archive.plain import ArrayLike
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.preview import block_means, plan_preview
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.sealing import prepare, remove_tree
-from psc_volumetric.archive.skeleton import CoordinateLike, build_skeleton
+from psc_volumetric.archive.skeleton import NOTHING_BESIDE, Beside, build_skeleton
 from psc_volumetric.archive.source import FileLike, stage_source
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import (
@@ -82,11 +81,9 @@ class ArchiveWriter:
         *,
         mode: str,
         variables: Sequence[VariableSpec],
-        coordinates: Mapping[str, Sequence[CoordinateLike]] | None = None,
+        beside: Beside = NOTHING_BESIDE,
         sources: Sequence[FileLike] = (),
         created: str | None = None,
-        groups: Mapping[str, Mapping[str, Any]] | None = None,
-        arrays: Sequence[ArrayLike] = (),
         provenance: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> ArchiveWriter:
@@ -100,16 +97,12 @@ class ArchiveWriter:
         mode : str
             ``"lossless"``, ``"bounded"`` or ``"lossy"``.
         variables : sequence of VariableSpec
-        coordinates : mapping, optional
-            Variable name -> its coordinates.
+        beside : Beside
+            Coordinates, other arrays and groups of the source.
         sources : sequence, optional
             Source files; only size and SHA-256 go into the metadata, not the name.
         created : str, optional
             Time of creation as text; a continued archive keeps the one it began with.
-        groups : mapping, optional
-            Path of each group of the source (``""`` is the root) -> its attributes.
-        arrays : sequence, optional
-            What the source holds beside the variables; written now, block by block.
         provenance : mapping, optional
             JSON-able record of how it was made. No identifiers, and like the attributes the same
             when a run is repeated on the same input.
@@ -126,9 +119,7 @@ class ArchiveWriter:
         skeleton = build_skeleton(
             mode,
             variables,
-            coordinates or {},
-            arrays=arrays,
-            groups=groups or {},
+            beside,
             sources=sources,
             provenance=provenance or {},
         )

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from psc_volumetric.codec import CodecParameters, Guarantee, encode_brick
+from psc_volumetric.codec import BrickOptions, CodecParameters, Guarantee, encode_brick
 from psc_volumetric.conformance.bad_cases import bad_streams
 from psc_volumetric.conformance.runner import decode_case, make_denoiser
 from psc_volumetric.errors import PscError
@@ -284,12 +284,14 @@ def encode_recipe(recipe: Recipe) -> Case:
         mapping=IntensityMapping(recipe.low, recipe.high) if recipe.network else None,
         parameters=recipe.parameters,
         prior=prior,
-        special_values=recipe.special,
         guarantee=recipe.guarantee,
-        base=recipe.base,
-        exact_mask=mask,
-        limits=recipe.limits,
-        denoisers=None if denoiser is None else offering(denoiser),
+        options=BrickOptions(
+            special_values=recipe.special,
+            base=recipe.base,
+            exact_mask=mask,
+            limits=recipe.limits,
+            denoisers=None if denoiser is None else offering(denoiser),
+        ),
     )
     used = prior.digest if prior is not None and encoded.method.startswith("psc") else None
     document = _document(recipe, used)

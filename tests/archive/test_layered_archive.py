@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, verify_archive
-from psc_volumetric.codec import CodecParameters, Guarantee, encode_brick
+from psc_volumetric.codec import BrickOptions, CodecParameters, Guarantee, encode_brick
 from psc_volumetric.methods.registry import read_index
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
@@ -37,10 +37,15 @@ def layered(
     for position in writer.pending("volume"):
         part = values[spec.box(position)]
         brick = encode_brick(
-            part, position=position, shape=BRICK, mapping=None, prior=None, tile_shape=TILE,
+            part,
+            position=position,
+            shape=BRICK,
+            mapping=None,
+            prior=None,
             parameters=CodecParameters(),
             guarantee=Guarantee("lossless", 5.0, "none", ("jpegls",)),
-        )  # fmt: skip
+            options=BrickOptions(tile_shape=TILE),
+        )
         writer.write_brick("volume", position, brick, values=part)
     make.finish(writer)
     return path

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from psc_volumetric.archive.levels import check_level, is_exact_at, level_number, parse_level
-from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    Guarantee,
+    IntensityMapping,
+    encode_brick,
+)
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import load_prior
@@ -22,8 +28,7 @@ def index_of(guarantee, *, base="none", values=VALUES, mask=None):
         parameters=CodecParameters(effort=1, step=2.0),
         prior=prior,
         guarantee=guarantee,
-        base=base,
-        exact_mask=mask,
+        options=BrickOptions(base=base, exact_mask=mask),
     )
     return read_index(lambda start, n: brick.data[start : start + n])
 

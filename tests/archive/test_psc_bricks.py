@@ -12,6 +12,7 @@ import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, priors, verify, verify_archive
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     EncodedBrick,
     IntensityMapping,
@@ -45,7 +46,7 @@ def write(path: Path, values: np.ndarray, prior: Prior, make: SimpleNamespace) -
             mapping=mapping,
             parameters=CodecParameters(effort=1),
             prior=prior,
-            base="psc",
+            options=BrickOptions(base="psc"),
         )
         assert brick.method == "psc"
         writer.write_brick("volume", position, brick, values=part)

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate
+from psc_volumetric.archive.skeleton import Beside
 from psc_volumetric.errors import StorageError
 
 
@@ -140,7 +141,7 @@ def test_cf_packing_decodes_as_from_netcdf(tmp_path: Path, make: SimpleNamespace
     plain = [PlainCoordinate(n, d, np.asarray(v), a) for n, (d, v, a) in coordinates.items()]
     path = tmp_path / "a.psc.zarr"
     writer = ArchiveWriter.create(
-        path, mode="lossless", variables=[spec], coordinates={"air": plain}
+        path, mode="lossless", variables=[spec], beside=Beside({"air": plain})
     )
     make.write_bricks(writer, {"air": packed})
     writer.seal()

@@ -14,6 +14,7 @@ import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate
 from psc_volumetric.archive.naming import node_path
+from psc_volumetric.archive.skeleton import Beside
 
 OBLIQUE = np.array([[0.1, 0.3, -2.0, 5], [0.2, 1.5, 0.2, 3], [4, -0.4, 0.1, 1], [0, 0, 0, 1.0]])
 
@@ -157,7 +158,7 @@ def test_no_coordinate_takes_the_place_of_another(tmp_path: Path, make: SimpleNa
     spec = make.spec(values, dims=dims, affine=None, spacing_mm=None)
     path = tmp_path / "a.psc.zarr"
     writer = ArchiveWriter.create(
-        path, mode="lossless", variables=[spec], coordinates={"volume": given}
+        path, mode="lossless", variables=[spec], beside=Beside({"volume": given})
     )
     make.write_bricks(writer, {"volume": values})
     writer.seal()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from psc_volumetric.codec import CodecParameters, decode_brick, encode_brick
+from psc_volumetric.codec import BrickOptions, CodecParameters, decode_brick, encode_brick
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.golden import load_case
@@ -71,8 +71,7 @@ def test_more_special_values_than_a_brick_holds_are_kept_exactly() -> None:
         mapping=IntensityMapping(0, 1024),
         parameters=CodecParameters(effort=1),
         prior=load_prior("test-tiny"),
-        base="psc",
-        special_values=special,
+        options=BrickOptions(base="psc", special_values=special),
     )
     assert encoded.method.startswith("none+lossless:")
     decoded = decode_brick(

@@ -10,6 +10,7 @@ import pytest
 
 from psc_volumetric.bitstream.index import BrickIndex, write_brick
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     DecodedBrick,
     EncodedBrick,
@@ -41,9 +42,10 @@ def encode(values: np.ndarray, **options: Any) -> EncodedBrick:
         "mapping": IntensityMapping(0, 1000),
         "parameters": CodecParameters(step=0.05),
         "prior": None,
-        "base": "av1",
     }
-    return encode_brick(values, **{**defaults, **options})
+    given = {name: options.pop(name) for name in [*defaults, "guarantee"] if name in options}
+    more = BrickOptions(**{"base": "av1", **options})
+    return encode_brick(values, **{**defaults, **given}, options=more)
 
 
 def parse(data: bytes) -> BrickIndex:

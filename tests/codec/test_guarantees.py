@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from psc_volumetric.bitstream.constants import DTYPES
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     DecodedBrick,
     EncodedBrick,
@@ -31,11 +32,18 @@ QUICK = ("zstd", "jpegls")  # coders without a warm-up, for properties
 BOUNDS = (1, 2, 0.25, 0.5000001, 7.9, 1000, 1e-3, 1e-40, 1e30)
 
 
-def encode(values: np.ndarray, guarantee: Guarantee, **options) -> EncodedBrick:
-    shape = options.pop("shape", values.shape)
-    defaults = {"mapping": None, "prior": None, "parameters": CodecParameters(effort=1)}
+def encode(
+    values: np.ndarray, guarantee: Guarantee, *, shape=None, mapping=None, prior=None, **options
+) -> EncodedBrick:
     return encode_brick(
-        values, position=(0,), shape=shape, guarantee=guarantee, **{**defaults, **options}
+        values,
+        position=(0,),
+        shape=shape or values.shape,
+        mapping=mapping,
+        parameters=CodecParameters(effort=1),
+        prior=prior,
+        guarantee=guarantee,
+        options=BrickOptions(**options),
     )
 
 

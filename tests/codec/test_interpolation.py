@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     EncodedBrick,
     Guarantee,
@@ -36,12 +37,18 @@ def field(shape: tuple[int, int, int], noise: float = 0.0) -> NDArray[np.float64
     return waves + np.random.default_rng(3).normal(0, noise, shape)
 
 
-def encode(values: np.ndarray, bound: float, *others: str, **options) -> EncodedBrick:
+def encode(values: np.ndarray, bound: float, *others: str, shape=None, **options) -> EncodedBrick:
     guarantee = Guarantee("bounded", bound, coders=("interpolation", *others))
     return encode_brick(
-        values, position=(0,), shape=options.pop("shape", values.shape), mapping=None, prior=None,
-        parameters=CodecParameters(effort=1), guarantee=guarantee, **options,
-    )  # fmt: skip
+        values,
+        position=(0,),
+        shape=shape or values.shape,
+        mapping=None,
+        prior=None,
+        parameters=CodecParameters(effort=1),
+        guarantee=guarantee,
+        options=BrickOptions(**options),
+    )
 
 
 def decode(data: bytes, selection=(slice(None),) * 3) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     Guarantee,
     IntensityMapping,
@@ -49,9 +50,8 @@ def test_last_values_are_those_of_the_decoder(base, guarantee, values):
         mapping=IntensityMapping(float(values[values >= 0].min()), float(values.max())),
         parameters=CodecParameters(effort=1),
         prior=prior,
-        special_values=(-2000,),
         guarantee=guarantee,
-        base=base,
+        options=BrickOptions(special_values=(-2000,), base=base),
     )
     decoded = decode_brick(
         lambda start, length: brick.data[start : start + length],

@@ -11,7 +11,13 @@ import pytest
 from psc_volumetric.bitstream.constants import MAX_HEADER_SIZE, MAX_SEGMENTS
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.layer_fields import MANY_SEGMENTS, default_segment
-from psc_volumetric.codec import CodecParameters, Guarantee, decode_brick, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    Guarantee,
+    decode_brick,
+    encode_brick,
+)
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import ChecksumError, FormatError
 from psc_volumetric.layers.segments import SPARSE_SEGMENT
@@ -37,9 +43,15 @@ def both(values: np.ndarray) -> bytes:
 
 def brick(values: np.ndarray, guarantee: Guarantee, **options):
     return encode_brick(
-        values, position=(0, 0, 0), shape=(40, 192, 192), mapping=None, prior=None,
-        parameters=CodecParameters(), guarantee=guarantee, **options,
-    )  # fmt: skip
+        values,
+        position=(0, 0, 0),
+        shape=(40, 192, 192),
+        mapping=None,
+        prior=None,
+        parameters=CodecParameters(),
+        guarantee=guarantee,
+        options=BrickOptions(**options),
+    )
 
 
 def decode(data: bytes, **options):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     DecodedBrick,
     EncodedBrick,
@@ -138,7 +139,7 @@ def coded(request: pytest.FixtureRequest, prior: Prior) -> tuple[np.ndarray, Enc
         mapping=IntensityMapping(float(values.min()), float(values.max())),
         parameters=CodecParameters(effort=2, step=0.3),
         prior=prior,
-        base="psc",
+        options=BrickOptions(base="psc"),
     )
     return values, brick
 

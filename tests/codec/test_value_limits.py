@@ -7,6 +7,7 @@ import pytest
 
 from psc_volumetric.archive.preview import block_means
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     Guarantee,
     IntensityMapping,
@@ -14,6 +15,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.layers.guarantee import LOSSY
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import load_prior
 
@@ -29,14 +31,18 @@ def clipped(dtype: str, low: int, high: int, *, seed: int = 0) -> np.ndarray:
     return np.clip(np.rint(middle + 1.5 * half * (wave + noise)), low, high).astype(dtype)
 
 
-def code(values: np.ndarray, *, base: str = "none", step: float = 1.0, **options) -> bytes:
+def code(values, *, base="none", step=1.0, guarantee=LOSSY, **options) -> bytes:
     network = load_prior("test-tiny") if base == "psc" else None
-    plain = {"limits": None, "guarantee": Guarantee(), "special_values": ()} | options
     return encode_brick(
-        values, position=(0, 0, 0), shape=SHAPE, parameters=CodecParameters(effort=1, step=step),
-        mapping=IntensityMapping(float(values.min()), float(values.max())), prior=network,
-        base=base, **plain,
-    ).data  # fmt: skip
+        values,
+        position=(0, 0, 0),
+        shape=SHAPE,
+        parameters=CodecParameters(effort=1, step=step),
+        mapping=IntensityMapping(float(values.min()), float(values.max())),
+        prior=network,
+        guarantee=guarantee,
+        options=BrickOptions(base=base, **options),
+    ).data
 
 
 def decode(data: bytes, level: int | None = None) -> np.ndarray:

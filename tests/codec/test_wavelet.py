@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     DecodedBrick,
     EncodedBrick,
@@ -52,9 +53,10 @@ def encode(values: np.ndarray, **options: Any) -> EncodedBrick:
         "mapping": IntensityMapping(0, 1000),
         "parameters": CodecParameters(step=0.05),
         "prior": None,
-        "base": "wavelet",
     }
-    return encode_brick(values, **{**defaults, **options})
+    given = {name: options.pop(name) for name in [*defaults, "guarantee"] if name in options}
+    more = BrickOptions(**{"base": "wavelet", **options})
+    return encode_brick(values, **{**defaults, **given}, options=more)
 
 
 def decode(brick: EncodedBrick, selection: Any = WHOLE, **options: Any) -> DecodedBrick:

@@ -11,7 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("psc_volumetric", "pipelines", "adapters", "flows")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
+MAX_PARAMETERS = 8
 REASON = "# long:"
+# Parameters of these are options of a command line, or named by xarray.
+GIVEN_FROM_OUTSIDE = ("pipelines/commands/", "pipelines/cli.py", "flows/__main__.py")
+GIVEN_BY_XARRAY = "open_dataset"
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -55,6 +59,21 @@ def test_files_and_functions_are_short_or_say_why_not() -> None:
             if length > MAX_FUNCTION_LINES and REASON not in own_lines:
                 too_long.append(f"{name_of(path)}: {node.name}: {length} lines")
     assert not too_long
+
+
+def test_functions_take_few_parameters() -> None:
+    """More become a frozen value. Compiled loops cannot take one without a cost."""
+    many = []
+    for path in SOURCES:
+        if name_of(path).startswith(GIVEN_FROM_OUTSIDE):
+            continue
+        for node in functions(ast.parse(path.read_text(encoding="utf-8"))):
+            compiled = any("compiled" in ast.unparse(mark) for mark in node.decorator_list)
+            taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(argument.arg not in ("self", "cls") for argument in taken)
+            if count > MAX_PARAMETERS and not compiled and node.name != GIVEN_BY_XARRAY:
+                many.append(f"{name_of(path)}: {node.name}: {count} parameters")
+    assert not many
 
 
 def test_each_module_says_what_it_is_for() -> None:

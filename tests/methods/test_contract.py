@@ -7,7 +7,7 @@ import pytest
 
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.index import write_brick
-from psc_volumetric.codec import Guarantee, decode_brick, encode_brick
+from psc_volumetric.codec import BrickOptions, Guarantee, decode_brick, encode_brick
 from psc_volumetric.errors import FormatError, UnsupportedVersionError
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.protocol import EncodeJob, Resources
@@ -57,9 +57,8 @@ def coded(name: str, guarantee: Guarantee | None = None):
         mapping=IntensityMapping(-700.0, 700.0),
         parameters=QUICK,
         prior=load_prior("test-tiny"),
-        special_values=(HOLE,),
         guarantee=guarantee or Guarantee(),
-        base=name,
+        options=BrickOptions(special_values=(HOLE,), base=name),
     )
 
 

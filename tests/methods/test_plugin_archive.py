@@ -10,7 +10,13 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, VariableSpec, verify
-from psc_volumetric.codec import CodecParameters, Guarantee, IntensityMapping, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    Guarantee,
+    IntensityMapping,
+    encode_brick,
+)
 
 SHAPE, BRICK, TILE = (20, 70, 50), (16, 64, 64), (8, 64, 64)
 
@@ -36,8 +42,7 @@ def archive(toy_installed: None, tmp_path: Path) -> Path:
             parameters=CodecParameters(step=0.2),
             prior=None,
             guarantee=Guarantee("bounded", 2.0, coders=("zstd",)),
-            base="toy",
-            tile_shape=TILE,
+            options=BrickOptions(base="toy", tile_shape=TILE),
         )
         writer.write_brick("image", position, brick, values=part)
     writer.write_source("nifti", {}, {}, [])

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
 from psc_volumetric.conformance.regenerate import ShortPaper, synthetic_values
 from psc_volumetric.conformance.runner import check_case, make_denoiser
 from psc_volumetric.golden import array_digest, load_case
@@ -40,9 +46,11 @@ def encode(values, carrier: str = "fused", parameters: CodecParameters = QUICK):
         mapping=IntensityMapping(0, 4000),
         parameters=parameters,
         prior=PRIOR,
-        base="psc",
-        seed=5,
-        denoisers=offering(make_denoiser(PRIOR.digest, "cpu", carrier)),
+        options=BrickOptions(
+            base="psc",
+            seed=5,
+            denoisers=offering(make_denoiser(PRIOR.digest, "cpu", carrier)),
+        ),
     )
 
 
@@ -210,9 +218,11 @@ def test_cuda_decodes_and_encodes_the_same(brick, decoded, particles, monkeypatc
         mapping=IntensityMapping(0, 4000),
         parameters=QUICK,
         prior=PRIOR,
-        base="psc",
-        denoisers=denoisers,
-        seed=5,
+        options=BrickOptions(
+            base="psc",
+            denoisers=denoisers,
+            seed=5,
+        ),
     )
     assert_equal(found, decoded)
     assert again.data == expected

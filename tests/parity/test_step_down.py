@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
+from psc_volumetric.codec import BrickOptions, CodecParameters, IntensityMapping, encode_brick
 from psc_volumetric.errors import NumericalError
 from psc_volumetric.methods.psc import trust
 from psc_volumetric.prior import fused, load_prior
@@ -31,8 +31,7 @@ def _encode():
         mapping=IntensityMapping(0, 1000),
         parameters=CodecParameters(effort=1, step=2.0),
         prior=load_prior("test-tiny"),
-        base="psc",
-        device="cpu",
+        options=BrickOptions(base="psc", device="cpu"),
     ).data
 
 

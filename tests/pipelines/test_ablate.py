@@ -10,6 +10,7 @@ import pytest
 from pipelines.development import ablate
 from pipelines.development.measured_tiles import TilePoint, _ends_late, code_tiles
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     IntensityMapping,
     TileRecord,
@@ -31,10 +32,14 @@ def waves() -> np.ndarray:
 
 def encoded(values: np.ndarray) -> bytes:
     return encode_brick(
-        values, position=(0,), shape=(8, 64, 64), mapping=IntensityMapping(-1.0, 1.0),
-        parameters=CodecParameters(step=0.3), prior=load_prior("test-tiny"), device="cpu",
-        base="psc",
-    ).data  # fmt: skip
+        values,
+        position=(0,),
+        shape=(8, 64, 64),
+        mapping=IntensityMapping(-1.0, 1.0),
+        parameters=CodecParameters(step=0.3),
+        prior=load_prior("test-tiny"),
+        options=BrickOptions(device="cpu", base="psc"),
+    ).data
 
 
 def test_every_variant_changes_what_the_codec_does_and_is_undone() -> None:

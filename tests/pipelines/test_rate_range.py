@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.archiving.rate_control import FIRST_STEP, search
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     EncodedBrick,
     Guarantee,
@@ -17,6 +18,7 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
+from psc_volumetric.layers.guarantee import LOSSY
 
 SHAPE = (4, 60, 80)
 LARGEST_GAP = 0.05
@@ -40,13 +42,17 @@ class Coded:
         self.values = values
         self.low, self.high = float(values.min()), float(values.max())
 
-    def brick(self, step: float, **options) -> EncodedBrick:
-        plain = {"base": "wavelet", "guarantee": Guarantee()} | options
+    def brick(self, step, *, base="wavelet", guarantee=LOSSY) -> EncodedBrick:
         return encode_brick(
-            self.values, position=(0, 0, 0), shape=(8, 64, 128), prior=None,
+            self.values,
+            position=(0, 0, 0),
+            shape=(8, 64, 128),
+            prior=None,
             mapping=IntensityMapping(self.low, self.high),
-            parameters=CodecParameters(step=step), **plain,
-        )  # fmt: skip
+            parameters=CodecParameters(step=step),
+            guarantee=guarantee,
+            options=BrickOptions(base=base),
+        )
 
     def bpv(self, step: float) -> float:
         return 8 * len(self.brick(step).data) / self.values.size

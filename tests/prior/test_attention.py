@@ -13,7 +13,13 @@ from reference_decoder.prior import Prior as ReferencePrior
 from safetensors.numpy import load, save
 from small_networks import ATTENTIVE, attentive_network, random_tiles
 
-from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
 from psc_volumetric.errors import FormatError, NumericalError, PriorMismatchError
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.trust import offering
@@ -136,8 +142,7 @@ def test_brick_of_an_attentive_prior_decodes_everywhere(prior: Prior) -> None:
         mapping=IntensityMapping(300, 1500),
         parameters=CodecParameters(effort=1, step=0.3),
         prior=prior,
-        seed=4,
-        base="psc",
+        options=BrickOptions(seed=4, base="psc"),
     ).data
     theirs = decode(data, prior.files())
     for name, network in carriers(prior).items():

@@ -10,7 +10,13 @@ from reference_decoder.fields import Fields, Header, Refused
 
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
-from psc_volumetric.codec import CodecParameters, IntensityMapping, decode_brick, encode_brick
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
 from psc_volumetric.errors import FormatError
 from psc_volumetric.methods.av1.fields import Av1Fields
 from psc_volumetric.methods.av1.frames import decode_frames, encode_frames
@@ -30,9 +36,14 @@ def field(shape: tuple[int, int, int]) -> np.ndarray:
 def test_values_and_sigma_are_the_same_bits(code: str, shape: tuple[int, int, int]) -> None:
     values = (field(shape) / (5 if code == "u1" else 1)).astype(code)
     data = encode_brick(
-        values, position=(), shape=shape, mapping=IntensityMapping(0, 1000), prior=None,
-        parameters=CodecParameters(step=0.2), base="av1",
-    ).data  # fmt: skip
+        values,
+        position=(),
+        shape=shape,
+        mapping=IntensityMapping(0, 1000),
+        prior=None,
+        parameters=CodecParameters(step=0.2),
+        options=BrickOptions(base="av1"),
+    ).data
 
     def read(start: int, length: int) -> bytes:
         return data[start : start + length]

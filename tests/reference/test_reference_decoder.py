@@ -12,6 +12,7 @@ import pytest
 from reference_decoder import Refused, decode, parse
 
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     Guarantee,
     IntensityMapping,
@@ -93,11 +94,13 @@ def encode(name: str, prior: Prior | None) -> tuple[bytes, int]:
         position=(0, 3, 1, 2),
         shape=shape,
         mapping=IntensityMapping(float(finite.min()), float(finite.max())),
-        base="psc",
         parameters=parameters,
         prior=prior,
-        special_values=special,
-        seed=11,
+        options=BrickOptions(
+            base="psc",
+            special_values=special,
+            seed=11,
+        ),
     )
     return encoded.data, len(encoded.records[0].mse)
 
@@ -170,10 +173,19 @@ def test_layers_agree_at_every_level(name: str, code: str, base: str, prior: Pri
     mask = np.zeros(values.shape, bool)
     mask[region or (slice(0, 0),)] = True
     data = encode_brick(
-        values, position=(1,), shape=(8, 64, 64), mapping=IntensityMapping(0, 2000), prior=prior,
-        parameters=FAST, special_values=(-9999.0,), guarantee=guarantee, base=base,
-        exact_mask=mask,
-    ).data  # fmt: skip
+        values,
+        position=(1,),
+        shape=(8, 64, 64),
+        mapping=IntensityMapping(0, 2000),
+        prior=prior,
+        parameters=FAST,
+        guarantee=guarantee,
+        options=BrickOptions(
+            special_values=(-9999.0,),
+            base=base,
+            exact_mask=mask,
+        ),
+    ).data
     header = parse(data)
     levels = len(header.layers) + (len(header.level_ends) + 1 if header.method == "psc" else 0)
     for level in range(levels):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from psc_volumetric.codec import (
+    BrickOptions,
     CodecParameters,
     Guarantee,
     IntensityMapping,
@@ -28,6 +30,7 @@ END = "<!-- examples end -->\n"
 
 
 PLAIN = Guarantee(coders=("zstd",))
+PSC = BrickOptions(base="psc")
 
 
 def examples() -> Iterator[tuple[str, str, dict]]:
@@ -68,7 +71,7 @@ def examples() -> Iterator[tuple[str, str, dict]]:
             **scan,
             "values": np.where((z + y + x) == 0, 9999, ramp).astype("<u2"),
             "parameters": CodecParameters(effort=1, step=1.0),
-            "special_values": (9999,),
+            "options": replace(PSC, special_values=(9999,)),
             "prior": load_prior("test-tiny"),
         },
     )
@@ -85,7 +88,7 @@ def examples() -> Iterator[tuple[str, str, dict]]:
 
 
 def block(name: str, words: str, arguments: dict) -> str:
-    plain = {"parameters": CodecParameters(), "prior": None, "guarantee": PLAIN, "base": "psc"}
+    plain = {"parameters": CodecParameters(), "prior": None, "guarantee": PLAIN, "options": PSC}
     arguments = {**plain, **arguments}
     encoded = encode_brick(**arguments)
     data, prior = encoded.data, arguments["prior"]
