@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing $(TORCH)"
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
 	@echo "installing psc-archive and its dependencies (several minutes the first time)"
-	@$(PIP) --editable '.[dev,av1,bench]'
+	@$(PIP) --editable '.[all,bench,dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -29,7 +29,8 @@ from pipelines.commands.options import (
     Psnr,
     Step,
 )
-from psc_volumetric.errors import PscError
+from psc_volumetric.errors import ExtraMissingError, PscError
+from psc_volumetric.extras import require
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,16 +57,17 @@ def run(
     ] = None,
 ) -> None:
     """Archive every item of a folder, with bricks as Dask tasks."""
-    from prefect_dask.task_runners import DaskTaskRunner
-
-    from flows.archive import archive_folder
-
-    flow = archive_folder
-    if scheduler is not None:
-        flow = flow.with_options(
-            task_runner=DaskTaskRunner(address=scheduler)  # type: ignore[arg-type]
-        )
     try:
+        require("flows", "python -m flows")
+        from prefect_dask.task_runners import DaskTaskRunner
+
+        from flows.archive import archive_folder
+
+        flow = archive_folder
+        if scheduler is not None:
+            flow = flow.with_options(
+                task_runner=DaskTaskRunner(address=scheduler)  # type: ignore[arg-type]
+            )
         options = ArchiveOptions(
             mode=mode,
             max_error=max_error,
@@ -85,7 +87,7 @@ def run(
     except ItemsFailedError as error:
         _show(error.report)
         sys.exit(EXIT_INCOMPLETE)
-    except PscError as error:
+    except (PscError, ExtraMissingError) as error:
         failure = describe_failure(error)
         typer.echo("\n".join(failure.lines()), err=True)
         sys.exit(failure.code)

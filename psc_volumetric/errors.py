@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ChecksumError",
+    "ExtraMissingError",
     "FormatError",
     "LimitExceededError",
     "NumericalError",
@@ -78,3 +79,33 @@ class NumericalError(PscError):
 
 class StorageError(PscError):
     """The store refused: target exists, key missing, not writable."""
+
+
+class ExtraMissingError(ImportError):
+    """Something asked for takes packages that are not installed; kind ``"extra-missing"``.
+
+    No `PscError`: neither bytes nor arguments are at fault, so nothing that collects those as
+    damage may take it for one.
+
+    Parameters
+    ----------
+    message : str
+        What takes which extra, and what was not found.
+    hint : str
+        The command that installs it; appended to the message.
+    """
+
+    kind = "extra-missing"
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(f"{message}; {hint}")
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the hint when a worker process hands the error back."""
+        return (_missing, (self.message, self.hint))
+
+
+def _missing(message: str, hint: str) -> ExtraMissingError:
+    return ExtraMissingError(message, hint=hint)

@@ -31,14 +31,15 @@ class VariableMode:
     max_error : float or None
         Bound of the bounded level in stored units; None without one.
     base : str
-        Lossy method below the exact levels: ``"auto"``, ``"psc"``, ``"av1"``, ``"wavelet"`` or
-        ``"none"``.
+        Lossy method below the exact levels: ``"auto"``, the name of one, or ``"none"``.
     reason : str or None
         Why the variable is kept exactly though less was asked for, or has no lossy levels.
     range : SampledRange or None
         Range of the stored values; None where nobody needed it.
     limits : (least, largest) or None
         Stored values that the source format can hold; no level leaves them.
+    needs_prior : bool
+        Whether bricks are coded with a prior.
     """
 
     mode: str
@@ -47,11 +48,7 @@ class VariableMode:
     reason: str | None
     range: SampledRange | None
     limits: tuple[float | int, float | int] | None = None
-
-    @property
-    def needs_prior(self) -> bool:
-        """Whether bricks are coded with a prior."""
-        return self.base in ("auto", "psc")
+    needs_prior: bool = False
 
     @property
     def peak(self) -> float | None:
@@ -83,16 +80,16 @@ def decide(volume: Volume, options: ArchiveOptions) -> VariableMode:
     sampled, reason = (None, volume.exact_only) if volume.exact_only else judge(volume)
     if reason is not None:
         return VariableMode("lossless", None, "none", reason, sampled)
-    base = options.lossy_base
+    base, limits, tries_prior = options.lossy_base, volume.limits, options.tries_prior
     if options.max_error is None:
-        return VariableMode(options.mode, None, base, None, sampled, volume.limits)
+        return VariableMode(options.mode, None, base, None, sampled, limits, tries_prior)
     bound = _stored_bound(volume, options, sampled)
     if np.dtype(volume.array.dtype).kind in "iu":
         bound = float(math.floor(bound))
         if not bound:
             why = "the largest error allowed is below one stored unit"
-            return VariableMode("lossless", None, base, why, sampled, volume.limits)
-    return VariableMode(options.mode, bound, base, None, sampled, volume.limits)
+            return VariableMode("lossless", None, base, why, sampled, limits, tries_prior)
+    return VariableMode(options.mode, bound, base, None, sampled, limits, tries_prior)
 
 
 def _stored_bound(volume: Volume, options: ArchiveOptions, sampled: SampledRange | None) -> float:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from psc_volumetric.errors import ParameterError, PriorMismatchError
+from psc_volumetric.extras import has_extra
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.methods.parameters import CodecParameters
+from psc_volumetric.methods.registry import AUTO, REGISTRY
 
 __all__ = [
     "CT_PRIOR",
@@ -16,13 +18,13 @@ __all__ = [
     "ERROR_UNITS",
     "MODES",
     "ArchiveOptions",
+    "base_names",
     "choose_prior",
 ]
 
 MODES = ("lossless", "bounded", "lossy")
 ERROR_UNITS = ("stored", "physical", "relative")
 PREVIEWS = ("none", "psc")
-BASES = ("auto", "psc", "av1", "wavelet")
 DEVICES = ("auto", "cpu", "cuda")
 FAST_CODERS = ("jpegls", "htj2k", "pcodec", "zstd")
 DEFAULT_STEP = 0.5
@@ -56,7 +58,8 @@ class ArchiveOptions:
         Whether lossless and bounded archives have lossy levels below, ``"psc"`` or ``"none"``
         (the default).
     base : str
-        Lossy method: ``"psc"``, ``"av1"``, ``"wavelet"`` or ``"auto"``, the best one in each brick.
+        Lossy method: a name of :mod:`psc_volumetric.methods.registry`, or ``"auto"``, the best one
+        in each brick.
     exact_roi, exact_roi_mm : str or None
         Region of a bounded or lossy archive that is kept exactly, in indices or millimetres.
     coders : str
@@ -101,7 +104,7 @@ class ArchiveOptions:
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
         _one_of("max-error-unit", self.max_error_unit, ERROR_UNITS, kind="bad-bound")
-        _one_of("base", self.base, BASES)
+        _one_of("base", self.base, base_names())
         _one_of("device", self.device, DEVICES)
         if self.preview is not None:
             _one_of("preview", self.preview, PREVIEWS)
@@ -202,6 +205,15 @@ class ArchiveOptions:
         return self.base if self.mode == "lossy" or self.preview == "psc" else "none"
 
     @property
+    def tries_prior(self) -> bool:
+        """Whether bricks are coded with a prior where one fits.
+
+        ``"auto"`` decides without one where the extra ``prior`` is missing, unless one was named.
+        """
+        able = self.lossy_base != AUTO or self.prior is not None or has_extra("prior")
+        return able and REGISTRY.may_need_prior(self.lossy_base)
+
+    @property
     def target(self) -> tuple[str, float] | None:
         """``("bpv", value)`` or ``("psnr", value)``; None without a target."""
         if self.bpv is not None:
@@ -222,6 +234,11 @@ class ArchiveOptions:
     def from_dict(cls, data: dict[str, Any]) -> ArchiveOptions:
         """Rebuild from `to_dict`; unknown keys are a ``TypeError``."""
         return cls(**data)
+
+
+def base_names() -> tuple[str, ...]:
+    """What ``base`` may be: ``"auto"``, and every method there is."""
+    return (AUTO, *REGISTRY.names)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...], *, kind: str | None = None) -> None:

@@ -35,6 +35,7 @@ from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_fr
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
+from psc_volumetric.extras import require
 from psc_volumetric.prior import Prior, installed_priors, load_prior
 from psc_volumetric.tiling import default_brick_shape
 
@@ -78,6 +79,7 @@ def plan(
     ------
     SourceError, PscError : nothing can be archived; the error of the first item, with notes on
         the others.
+    ExtraMissingError : a method or prior that was asked for takes what is not installed.
     ParameterError : several items and one archive as target (kind ``"several-items"``).
     """
     open_item.cache_clear()
@@ -174,6 +176,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
     name, tile, digest = None, PLAIN_TILE, None
     if any(kept.needs_prior for _, kept in decided):
+        require("prior", f"base {options.lossy_base} with a prior")
         suggested = item.suggested_prior
         if suggested is None and any(sampled.hounsfield for sampled in ranges):
             suggested = CT_PRIOR

@@ -14,7 +14,9 @@ from pipelines.archiving.targets import ABSENT
 from pipelines.archiving.value_range import SampledRange
 from pipelines.restoring.roi import box_text
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.extras import EXTRAS, has_extra
 from psc_volumetric.methods.parameters import EFFORTS
+from psc_volumetric.methods.registry import AUTO
 
 __all__ = ["ArchivePlan", "ItemPlan", "KnownItem", "VariablePlan", "provenance_of"]
 
@@ -193,9 +195,23 @@ class ArchivePlan:
         """Those left out that may hold data."""
         return tuple(entry for entry in self.skipped if holds_data(entry))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What lossy bricks go without, for want of an extra; told once for all items."""
+        kept = [variable.kept for item in self.items for variable in item.variables]
+        auto = [mode for mode in kept if mode.base == AUTO]
+        lacking = []
+        if any(not mode.needs_prior for mode in auto) and not has_extra("prior"):
+            lacking.append("prior")
+        if (auto or any(mode.base == "av1" for mode in kept)) and not has_extra("av1"):
+            lacking.append("av1")
+        extras = [EXTRAS[name] for name in lacking]
+        return tuple(f"without {e.name!r} {e.without}; {e.remedy}" for e in extras)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able summary."""
         return {
+            "notes": list(self.notes),
             "options": self.options.to_dict(),
             "items": [item.to_dict() for item in self.items],
             "known": [dict(vars(item)) for item in self.known],

@@ -99,7 +99,12 @@ def plan_lines(plan: ArchivePlan) -> list[str]:
             lines.append(f"          {row['name']}: {shape} {row['dtype']}, {_promise(row)}{why}")
         lines += [f"          note: {note}" for note in item.notes]
     lines += [f"{k.kind:<8}  {k.name} -> {k.target}, sealed and unchanged" for k in plan.known]
-    return lines + _skipped(plan)
+    return lines + _skipped(plan) + _notes(plan)
+
+
+def _notes(plan: ArchivePlan) -> list[str]:
+    """What holds for the whole run."""
+    return [f"note: {note}" for note in plan.notes]
 
 
 def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
@@ -118,7 +123,7 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
             f"{report.prior or 'none'}"
         )
         lines += [f"          note: {note}" for note in report.notes]
-    return lines + _skipped(plan)
+    return lines + _skipped(plan) + _notes(plan)
 
 
 def _promise(row: dict[str, Any]) -> str:

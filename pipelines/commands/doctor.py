@@ -1,7 +1,8 @@
 """What this installation can do, and the known ways in which environments break.
 
-Three packages are missing or wrong without pip noticing (a too new fastapi, no einops, no h5py),
-and a foreign wheel can overwrite one of our generic top-level names; each is checked here.
+Three packages are missing or wrong without pip noticing (a too new fastapi, no einops beside MONAI,
+no h5py), and a foreign wheel can overwrite one of our generic top-level names; each is checked
+here. An extra that is missing is a warning with its price.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from psc_volumetric.extras import EXTRAS, Extra, has_extra
 
 __all__ = ["Check", "Diagnosis", "diagnose", "diagnosis_lines"]
 
@@ -94,10 +97,15 @@ def diagnose(*, conformance: bool = False) -> Diagnosis:
     conformance : bool
         Also decode the shipped golden vectors on every device present.
     """
-    checks = [_fastapi(), _needed("einops", "attention blocks of MONAI networks")]
+    checks = [_extra(extra) for extra in EXTRAS.values()]
     checks += [_needed("h5py", "the h5netcdf engine of xarray"), _top_level_names()]
-    checks += [_zarr_codec(), _xarray_engine(), _device(), _priors(), _decoders()]
-    checks += [_av1_encoder(), _peers()]
+    checks += [_zarr_codec(), _xarray_engine(), _priors(), _decoders(), _av1_encoder(), _peers()]
+    if _version("monai") is not None:
+        checks.append(_needed("einops", "attention blocks of MONAI networks"))
+    if _version("prefect") is not None:
+        checks.append(_fastapi())
+    if has_extra("prior"):
+        checks.append(_device())
     if conformance:
         checks += _conformance()
     versions: dict[str, str | None] = {
@@ -115,10 +123,18 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _extra(extra: Extra) -> Check:
+    name = f"extra {extra.name}"
+    if absent := extra.absent:
+        detail = f"no {', '.join(absent)}: {extra.without}; {extra.remedy}"
+        return Check(name, "warning", detail)
+    return Check(name, "ok", "installed")
+
+
 def _fastapi() -> Check:
     found = _version("fastapi")
     if found is None:
-        return Check("fastapi", "warning", "not installed; Prefect flows need 0.139 to 0.150")
+        return Check("fastapi", "error", "missing, needed by Prefect; pip install 'fastapi<0.151'")
     numbers = tuple(int(part) for part in found.split(".")[:2])
     if not (0, 139) <= numbers < (0, 151):
         return Check(
@@ -168,8 +184,6 @@ def _xarray_engine() -> Check:
 
 
 def _device() -> Check:
-    if importlib.util.find_spec("torch") is None:
-        return Check("device", "error", "torch is missing; psc bricks cannot be coded")
     import torch
 
     if torch.cuda.is_available():
@@ -206,8 +220,10 @@ def _av1_encoder() -> Check:
 
     path = find_ffmpeg()
     if path is None:
-        why = "libavif with visual tuning, a quarter more bytes at equal error; for libaom tuned to"
-        return Check("av1 encoder", "warning", f"{why} error pip install 'psc-archive[av1]'")
+        broken = has_extra("av1")
+        why = "; the FFmpeg of imageio-ffmpeg has no libaom or does not run" if broken else ""
+        state = "warning" if broken else "ok"
+        return Check("av1 encoder", state, f"libavif with visual tuning{why}")
     return Check("av1 encoder", "ok", f"libaom through FFmpeg ({Path(path).name})")
 
 
@@ -237,7 +253,8 @@ def _conformance() -> list[Check]:
     wrong = sum(not outcome.passed for outcome in report.outcomes)
     summary = f"{wrong} of {len(checks)} golden results differ; do not code on this machine"
     if not wrong:
-        summary = f"{len(checks)} golden results, all the same bits"
+        left_out = "" if has_extra("prior") else ", without those of networks"
+        summary = f"{len(checks)} golden results{left_out}, all the same bits"
     return [*checks, Check("conformance", "error" if wrong else "ok", summary)]
 
 

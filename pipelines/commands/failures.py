@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from adapters.errors import SourceError
-from pipelines.restoring.proof import ProofError
 from pipelines.stopping import Stopped
 from psc_volumetric.errors import (
+    ExtraMissingError,
     FormatError,
     ParameterError,
     PriorMismatchError,
@@ -16,6 +15,7 @@ from psc_volumetric.errors import (
 __all__ = [
     "EXIT_CODES",
     "EXIT_DAMAGE",
+    "EXIT_EXTRA",
     "EXIT_FORMAT",
     "EXIT_HANGUP",
     "EXIT_INCOMPLETE",
@@ -40,6 +40,7 @@ EXIT_PRIOR = 5
 EXIT_STORAGE = 6
 EXIT_DAMAGE = 7
 EXIT_INCOMPLETE = 8
+EXIT_EXTRA = 9
 EXIT_HANGUP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -54,6 +55,7 @@ EXIT_CODES = {
     EXIT_STORAGE: "storage problem (target exists, not writable, full)",
     EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
     EXIT_INCOMPLETE: "finished, but some files that may hold data were not archived",
+    EXIT_EXTRA: "needs an extra that is not installed",
     EXIT_HANGUP: "stopped by SIGHUP",
     EXIT_INTERRUPTED: "interrupted",
     EXIT_TERMINATED: "stopped by SIGTERM",
@@ -97,6 +99,8 @@ class Failure:
 
 
 def _psc_code(error: PscError) -> int:
+    from pipelines.restoring.proof import ProofError
+
     if isinstance(error, ParameterError):
         return EXIT_USAGE
     if isinstance(error, FormatError):
@@ -125,6 +129,10 @@ def _stopped(error: KeyboardInterrupt) -> Failure:
 
 def describe_failure(error: BaseException) -> Failure:
     """Exit code, kind, message and hint for an error of any class."""
+    from adapters.errors import SourceError
+
+    if isinstance(error, ExtraMissingError):
+        return Failure(EXIT_EXTRA, error.kind, error.message, error.hint)
     if isinstance(error, PscError):
         return Failure(_psc_code(error), error.kind, _without_hint(error, error.hint), error.hint)
     if isinstance(error, SourceError):

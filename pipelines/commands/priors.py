@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from psc_volumetric.extras import require
 from psc_volumetric.prior import installed_priors, load_prior
 
 __all__ = ["inspect_lines", "inspect_prior", "list_priors", "prior_lines", "train_prior"]
@@ -111,7 +112,9 @@ def train_prior(
     ParameterError : unknown recipe.
     StorageError : the folder exists.
     SourceError : no volumes there.
+    ExtraMissingError : torch, or what the network of the recipe is built with, is missing.
     """
+    require("prior", "training a prior")
     from pipelines.training.make_prior import import_diffusers, make_prior
     from pipelines.training.recipe import Recipe
 

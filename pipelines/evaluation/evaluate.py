@@ -30,6 +30,7 @@ from pipelines.evaluation.sets import Source
 from pipelines.progress import Progress, Silent
 from psc_volumetric.codec import base_names
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.registry import REGISTRY
 from psc_volumetric.metrics import data_range
 
 __all__ = ["EVALUATE_MODES", "EvaluateOptions", "VolumeResult", "evaluate", "parse_numbers"]
@@ -264,8 +265,8 @@ def _evaluate_volume(
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     measured = ~special_mask(values, variable.spec.special_values)
     peak = data_range(values, measured)
-    uses_prior = variable.is_lossy and any(
-        v.split(":")[0] in ("psc", "auto") for v in options.variants
+    uses_prior = variable.kept.needs_prior and any(
+        REGISTRY.may_need_prior(v.split(":")[0]) for v in options.variants
     )
     result = VolumeResult(
         name=variable.spec.name,

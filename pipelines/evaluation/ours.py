@@ -26,7 +26,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import NumericalError, PriorMismatchError
-from psc_volumetric.methods.registry import read_index
+from psc_volumetric.methods.registry import REGISTRY, read_index
 from psc_volumetric.prior import Prior
 from psc_volumetric.tiling import TileGrid
 
@@ -232,7 +232,7 @@ def _encode(brick: _Brick) -> EncodedBrick:
     variable, choice = brick.variable, brick.choice
     spec, sampled = variable.spec, variable.range
     by_base = choice.base != "none" and variable.is_lossy and sampled is not None
-    by_prior = by_base and choice.base in ("auto", "psc") and brick.prior is not None
+    by_prior = by_base and REGISTRY.may_need_prior(choice.base) and brick.prior is not None
     kept_anyway = choice.mode == "lossy" and not by_base
     return encode_brick(
         brick.values,

@@ -10,6 +10,7 @@ from pipelines.evaluation.compare import codecs_of, curve_of
 from pipelines.evaluation.evaluate import VolumeResult
 from pipelines.evaluation.report import codec_title
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.extras import require
 
 __all__ = ["draw_results"]
 
@@ -59,7 +60,14 @@ def draw_results(results: Sequence[VolumeResult], mode: str, target: Path) -> No
 
 
 def check_picture(target: Path) -> None:
-    """Refuse names that are neither PNG nor SVG, before anything is measured."""
+    """Refuse names that are neither PNG nor SVG, before anything is measured.
+
+    Raises
+    ------
+    ParameterError : another suffix (kind ``"bad-picture"``).
+    ExtraMissingError : nothing here draws.
+    """
+    require("bench", "drawing results", "matplotlib")
     if target.suffix.lower() not in (".png", ".svg"):
         raise ParameterError(
             f"expected a picture ending in .png or .svg, found {target.name!r}",

@@ -26,6 +26,7 @@ from zarr.storage import FsspecStore, LocalStore
 from psc_volumetric.archive import folder
 from psc_volumetric.archive.zipped import CheckedZip, local_zip, remote_zip
 from psc_volumetric.errors import ChecksumError, FormatError, StorageError
+from psc_volumetric.extras import require
 
 __all__ = [
     "ArchiveStore",
@@ -316,6 +317,8 @@ def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -
             kind="unsupported-target",
             hint="make it here and copy it there, or make an archive without .zip at the URL",
         )
+    if re.match(r"s3a?://", url):
+        require("s3", url)
     try:
         if is_zip_name(url):
             with _translated(url, remote=True), _opening_zip(url):
@@ -327,5 +330,5 @@ def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -
         raise StorageError(
             f"{url}: this kind of URL cannot be opened ({error})",
             kind="unsupported-target",
-            hint='install the package it needs, for s3:// that is `pip install "psc-archive[s3]"`',
+            hint="check its spelling, or install the package that fsspec needs for it",
         ) from error

@@ -1,4 +1,4 @@
-"""Golden vectors, and the self-test each device passes before it is trusted.
+"""Golden vectors, decoded on every device present.
 
 The vectors ship with the package, so that any machine can prove that it decodes what every other
 machine decodes: ``psc-archive doctor --conformance``, or :func:`run`. They are written by
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from psc_volumetric.conformance.runner import ConformanceReport, Outcome, run
 from psc_volumetric.golden import Case, load_case, load_cases
-from psc_volumetric.methods.psc.trust import check_denoiser, ensure_trusted, self_test
 
 __all__ = [
     "Case",
     "ConformanceReport",
     "Outcome",
-    "check_denoiser",
-    "ensure_trusted",
     "load_case",
     "load_cases",
     "run",
-    "self_test",
 ]

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 
 from psc_volumetric.methods.parameters import FINEST_OF_PRIOR
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
-from psc_volumetric.methods.registry import REGISTRY
+from psc_volumetric.methods.registry import AUTO, REGISTRY
 
 __all__ = ["AUTO", "Choice", "encode_base"]
 
-AUTO = "auto"
 FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error
 
 
@@ -51,7 +50,7 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
     """
     sources = _sources(job, resources, needs_prior=False)
     reached = any(source.reaches(job.step) for source in sources.values())
-    with_prior = base == AUTO or REGISTRY.entry(base).needs_prior
+    with_prior = REGISTRY.may_need_prior(base)
     if base == AUTO and job.parameters.step < FINEST_OF_PRIOR and reached:
         with_prior = False  # a network has nothing to tell about the last bits
     if with_prior:
@@ -74,6 +73,8 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
 
 def _sources(job: EncodeJob, resources: Resources, *, needs_prior: bool) -> dict[str, Source]:
     """Methods of ``auto`` that can code the brick, in the order in which they are tried."""
+    if needs_prior and job.prior is None:
+        return {}
     names = [
         entry.name
         for entry in REGISTRY.entries.values()

@@ -7,8 +7,16 @@ from typing import Any
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["EFFORTS", "FINEST_OF_PRIOR", "LARGEST_STEP", "SMALLEST_STEP", "CodecParameters"]
+__all__ = [
+    "EFFORTS",
+    "FINEST_OF_PRIOR",
+    "LARGEST_STEP",
+    "SETTINGS",
+    "SMALLEST_STEP",
+    "CodecParameters",
+]
 
+SETTINGS = ("fast", "paper")
 SMALLEST_STEP, LARGEST_STEP = 2e-9, 63.0  # of a range of 2: 30 bits; a few numbers a tile
 FINEST_OF_PRIOR = 0.002
 
@@ -53,7 +61,7 @@ class CodecParameters:
     rounds: int = 8
 
     def __post_init__(self) -> None:
-        if self.setting not in ("fast", "paper"):
+        if self.setting not in SETTINGS:
             raise ParameterError(
                 f"setting must be 'fast' or 'paper', found {self.setting!r}", kind="bad-setting"
             )

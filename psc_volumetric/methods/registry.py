@@ -21,10 +21,12 @@ from psc_volumetric.bitstream.methods import MethodFields
 from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.bitstream.wire import FieldReader
 from psc_volumetric.errors import ParameterError, UnsupportedVersionError
+from psc_volumetric.extras import require
 from psc_volumetric.methods.protocol import BaseMethod
 
-__all__ = ["CODES", "REGISTRY", "Entry", "Registry", "read_index"]
+__all__ = ["AUTO", "CODES", "REGISTRY", "Entry", "Registry", "read_index"]
 
+AUTO = "auto"
 GROUP = "psc_archive.methods"
 FIRST_FOREIGN_CODE = 128
 HERE = "psc_volumetric.methods"
@@ -44,6 +46,8 @@ class Entry:
         Whether it codes with a network.
     in_auto : bool
         Whether ``auto`` tries it.
+    extra : str or None
+        Extra of this distribution that it takes to code and decode (:mod:`psc_volumetric.extras`).
     """
 
     name: str
@@ -52,10 +56,18 @@ class Entry:
     method: str
     needs_prior: bool = False
     in_auto: bool = True
+    extra: str | None = None
 
 
 OWN = (
-    Entry("psc", 2, f"{HERE}.psc.fields:PscFields", f"{HERE}.psc.method:METHOD", needs_prior=True),
+    Entry(
+        "psc",
+        2,
+        f"{HERE}.psc.fields:PscFields",
+        f"{HERE}.psc.method:METHOD",
+        needs_prior=True,
+        extra="prior",
+    ),
     Entry("av1", 3, f"{HERE}.av1.fields:Av1Fields", f"{HERE}.av1.method:METHOD"),
     Entry("wavelet", 4, f"{HERE}.wavelet.fields:WaveletFields", f"{HERE}.wavelet.method:METHOD"),
 )
@@ -105,8 +117,25 @@ class Registry:
         return self.entries[name]
 
     def method(self, name: str) -> BaseMethod:
-        """The method behind a name, loaded at its first use."""
-        return cast(BaseMethod, _load(self.entry(name).method))
+        """The method behind a name, loaded at its first use.
+
+        Raises
+        ------
+        ParameterError
+            Unknown name (kind ``"bad-base"``).
+        ExtraMissingError
+            What it takes is not installed.
+        """
+        entry = self.entry(name)
+        if entry.extra is not None:
+            require(entry.extra, f"coding or decoding with method {name}")
+        return cast(BaseMethod, _load(entry.method))
+
+    def may_need_prior(self, base: str) -> bool:
+        """Whether a method, ``"auto"`` or ``"none"`` codes bricks with a network where one fits."""
+        if base == AUTO:
+            return any(entry.needs_prior and entry.in_auto for entry in self.entries.values())
+        return base in self.entries and self.entries[base].needs_prior
 
     def name_of(self, code: int) -> str:
         """Name of a method by its code in a header."""
@@ -154,7 +183,7 @@ def _load(place: str) -> Any:
 
 
 def _reserved() -> set[str]:
-    return {*WITHOUT_FIELDS.values(), "auto"}
+    return {*WITHOUT_FIELDS.values(), AUTO}
 
 
 def _refused(place: str, found: str) -> ParameterError:

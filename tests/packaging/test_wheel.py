@@ -13,8 +13,6 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["adapters", "flows", "pipelines", "psc_volumetric"]
 ENTRY_POINTS = """
@@ -29,24 +27,6 @@ psc_archive.checked = psc_volumetric.zarr_checked:CheckedCodec
 psc_archive.psc = psc_volumetric.zarr_codec:PscCodec
 """
 IMPORT_BOUND_S = 3.0
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target)]
-    done = subprocess.run([*build, str(ROOT)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = target.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path) -> Path:
-    folder = wheel.parent / "installed"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    return folder
 
 
 def members(wheel: Path) -> list[str]:
@@ -108,8 +88,9 @@ def test_nothing_unwanted_is_inside(wheel: Path) -> None:
 def test_golden_vectors_travel_with_the_wheel(installed: Path) -> None:
     program = """
 import json
-from psc_volumetric.conformance import load_cases, self_test
+from psc_volumetric.conformance import load_cases
 from psc_volumetric.golden import VECTORS
+from psc_volumetric.methods.psc.trust import self_test
 self_test("cpu")
 print(json.dumps({"cases": len(load_cases()), "folder": str(VECTORS)}))
 """

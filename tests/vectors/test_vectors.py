@@ -15,11 +15,9 @@ from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
 from psc_volumetric.conformance import (
     ConformanceReport,
     Outcome,
-    check_denoiser,
     load_case,
     load_cases,
     runner,
-    self_test,
 )
 from psc_volumetric.conformance.regenerate import write
 from psc_volumetric.conformance.runner import CARRIERS, check_case, outcomes
@@ -27,7 +25,7 @@ from psc_volumetric.errors import FormatError, NumericalError
 from psc_volumetric.golden import CASE, INDEX, NETWORKS, STREAM, VECTORS, known_networks
 from psc_volumetric.methods.psc import trust
 from psc_volumetric.methods.psc.denoiser import Denoiser
-from psc_volumetric.methods.psc.trust import check_network
+from psc_volumetric.methods.psc.trust import check_denoiser, check_network, self_test
 from psc_volumetric.methods.registry import CODES
 from psc_volumetric.prior import installed_priors, load_prior
 from psc_volumetric.prior.runtime import TorchRuntime, one_thread

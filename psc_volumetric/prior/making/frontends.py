@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.extras import require
 from psc_volumetric.prior.making.float_program import Builder, Denoising, FloatProgram
 from psc_volumetric.prior.making.networks import Architecture
 from psc_volumetric.prior.making.residual_steps import from_residual
@@ -235,6 +236,7 @@ def load_diffusers(folder: Path, levels: int) -> Denoising:
         )
     places = (folder / "scheduler_config.json", folder.parent / "scheduler/scheduler_config.json")
     schedule = _read_json(next((p for p in places if p.is_file()), places[0]))
+    require("train", "importing a diffusers network", "diffusers")
     from diffusers import UNet2DModel
     from safetensors.torch import load_file
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.extras import require
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +110,7 @@ def build_network(architecture: Architecture) -> torch.nn.Module:
 
         a = architecture
         return ResidualUNet(a.slices, a.channels, a.blocks, fold=a.fold)
+    require("train", "a network of family 'monai'", "monai", "einops")
     from monai.networks.nets import DiffusionModelUNet
 
     class FoldedUNet(torch.nn.Module):
