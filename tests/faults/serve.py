@@ -14,6 +14,8 @@ import os
 import sys
 from typing import IO, Any
 
+from adapters.registry import adapter_for
+
 WARM = (
     "pipelines.archiving.archive",
     "pipelines.commands.archive",
@@ -33,7 +35,11 @@ WARM = (
     "zarr",
     "fsspec",
     "s3fs",
+    "typer._adapters",
+    "pydantic",
+    "zoneinfo._zoneinfo",
 )
+FORMATS = ("dicom", "nifti", "netcdf")
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -68,6 +74,8 @@ def main() -> None:
     for name in WARM:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    for kind in FORMATS:
+        adapter_for(kind)
     print(json.dumps({"ready": True}), flush=True)
     words = serve(sys.stdin, sys.stdout)
     if words is not None:
