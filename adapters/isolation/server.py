@@ -36,12 +36,14 @@ from adapters.errors import SourceError
 from adapters.isolation.array import RemoteArray
 from adapters.isolation.process import FAILED, MEMORY, MEMORY_MB
 from adapters.isolation.wire import receive, send
+from adapters.kept_open import KEPT
 
 __all__ = ["main"]
 
 _KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LARGEST_REQUEST = 1 << 30
 _ITEMS_KEPT = 2
+_IDLE_S = 1.0
 
 # Arrays of the sources opened last, for the requests that read them.
 _opened: OrderedDict[Candidate, dict[str, LazyArray]] = OrderedDict()
@@ -58,8 +60,11 @@ def main() -> None:
     connection = Connection(number)
     sys.excepthook = lambda kind, error, trace: _tell_unforeseen(connection, kind, trace)
     send(connection, {"ready": True})
+    KEPT.keeps = True
     with suppress(EOFError):
         while True:
+            if not connection.poll(_IDLE_S):
+                KEPT.release()  # whoever wants to write to the file may
             _answer(connection, receive(connection, _LARGEST_REQUEST), memory_mb)
 
 
@@ -115,6 +120,8 @@ def _allocated() -> int:
 
 def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
     what = request["do"]
+    if what not in ("open", "read"):
+        KEPT.release()
     if what == "discover":
         files = _Reported(request["files"], connection, memory_mb)
         return registry.adapter_for(request["kind"]).discover(files)

@@ -14,10 +14,12 @@ import numpy as np
 
 from adapters.base import Array, selection_bounds
 from adapters.errors import SourceError
+from adapters.kept_open import KEPT
 from adapters.netcdf.classic import check_classic_length
 
 __all__ = ["LIBRARY", "NetcdfArray", "blocks_of", "opened"]
 
+_CACHED_BYTES = 64 << 20  # the library keeps chunks of a variable until its file is closed
 # The NetCDF library is not safe to call from several threads.
 LIBRARY = threading.RLock()
 
@@ -30,33 +32,38 @@ def opened(path: Path) -> Iterator[Any]:
     ------
     SourceError : kind ``"damaged"``, ``"truncated"`` or ``"not-netcdf"``.
     """
-    import netCDF4
-
-    check_classic_length(path)
     with LIBRARY:
+        dataset = KEPT.take(path, _open)
         try:
-            dataset = netCDF4.Dataset(path, "r")
-        except (OSError, RuntimeError, ValueError, AttributeError) as error:
-            with path.open("rb") as stream:
-                start = stream.read(4)
-            known = start[:3] == b"CDF" or start == b"\x89HDF"
-            raise SourceError(
-                "the NetCDF file is cut off or damaged"
-                if known
-                else f"expected a NetCDF signature, the file begins with {start!r}",
-                kind="damaged" if known else "not-netcdf",
-                path=path,
-            ) from error
-        try:
-            dataset.set_auto_maskandscale(False)
-            dataset.set_auto_chartostring(False)
             yield dataset
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise SourceError(
                 f"the NetCDF library cannot read it: {error}", kind="damaged", path=path
             ) from error
         finally:
-            dataset.close()
+            KEPT.done(dataset)
+
+
+def _open(path: Path) -> Any:
+    import netCDF4
+
+    check_classic_length(path)
+    try:
+        dataset = netCDF4.Dataset(path, "r")
+    except (OSError, RuntimeError, ValueError, AttributeError) as error:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+        known = start[:3] == b"CDF" or start == b"\x89HDF"
+        raise SourceError(
+            "the NetCDF file is cut off or damaged"
+            if known
+            else f"expected a NetCDF signature, the file begins with {start!r}",
+            kind="damaged" if known else "not-netcdf",
+            path=path,
+        ) from error
+    dataset.set_auto_maskandscale(False)
+    dataset.set_auto_chartostring(False)
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,9 @@ class NetcdfArray:
         if 0 in shape:
             return np.empty(shape, self.dtype)
         with opened(self.path) as dataset:
-            values = dataset[self.key][tuple(slice(start, stop) for start, stop in bounds)]
+            variable = dataset[self.key]
+            values = variable[tuple(slice(start, stop) for start, stop in bounds)]
+            KEPT.spent(min(_CACHED_BYTES, math.prod(self.shape) * self.dtype.itemsize))
         if self.dtype.kind == "O":
             texts = np.empty(shape, object)
             texts[...] = values

@@ -118,7 +118,8 @@ def stage_array(stage: Stage, given: ArrayLike) -> None:
         attributes[ATTRIBUTE]["raw_dtype"] = "S1"
     shape = tuple(int(size) for size in array.shape)
     chunks = chunks_for([max(1, n) for n in shape])
-    blocks = list(_blocks(shape, chunks, 16 if text else max(1, dtype.itemsize)))
+    boxes = list(_blocks(shape, chunks, 16 if text else max(1, dtype.itemsize)))
+    only = [_stored(array[box], dtype) for box in boxes[:1]] if len(boxes) == 1 else None
     made = stage.array(
         node_path(given.name),
         shape=shape,
@@ -126,10 +127,10 @@ def stage_array(stage: Stage, given: ArrayLike) -> None:
         dims=given.dims,
         chunks=chunks,
         attributes=attributes,
-        fill_value=fill_that_is_no_value(dtype, (_stored(array[box], dtype) for box in blocks)),
+        fill_value=fill_that_is_no_value(dtype, only or (_stored(array[b], dtype) for b in boxes)),
     )
-    for box in blocks:
-        values = _stored(array[box], dtype)
+    for box in boxes:
+        values = only[0] if only else _stored(array[box], dtype)
         if values.size:
             made[box if box else ...] = values
         stage.flush()

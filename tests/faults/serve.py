@@ -1,13 +1,15 @@
 """A warm process that runs one command at a time, each in a fork of its own.
 
 Starting Python and importing what the commands need takes seconds; a round of kills needs
-thousands of runs. Only imports happen before the fork: no thread, no file, no event loop.
+thousands of runs. Only imports happen before the fork: no thread, no file, no event loop. The
+reading process of a command is a fork of it.
 Requests and answers are JSON lines. For each request: ``{"pid": ...}``, later ``{"code": ...}``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -15,6 +17,7 @@ import sys
 from typing import IO, Any
 
 from adapters.registry import adapter_for
+from tests.faults.forked_reader import fork_readers
 
 WARM = (
     "pipelines.archiving.archive",
@@ -76,6 +79,8 @@ def main() -> None:
             importlib.import_module(name)
     for kind in FORMATS:
         adapter_for(kind)
+    fork_readers()
+    gc.freeze()  # what all forks share stays shared
     print(json.dumps({"ready": True}), flush=True)
     words = serve(sys.stdin, sys.stdout)
     if words is not None:
