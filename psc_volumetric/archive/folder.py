@@ -129,11 +129,12 @@ def remove_empty_folders(top: Path) -> None:
 
 def sync_files(root: Path, keys: Iterable[str]) -> None:
     """Put files on disk, with their names and those of all folders down from the root's parent."""
-    folders = {root.parent}
+    folders = {root.parent, root}
     for key in keys:
         path = root / key
         _sync(path)
-        folders.update(p for p in path.parents if p == root or root in p.parents)
+        while (path := path.parent) not in folders:
+            folders.add(path)
     sync_folders(sorted(folders, reverse=True))
 
 

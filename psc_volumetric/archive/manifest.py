@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from msgspec import Struct
@@ -75,8 +77,15 @@ class Manifest:
         return sum(entry.size for entry in self.entries.values())
 
     def under(self, prefix: str) -> dict[str, Entry]:
-        """Entries whose key begins with ``prefix``."""
-        return {key: entry for key, entry in self.entries.items() if key.startswith(prefix)}
+        """Entries whose key begins with ``prefix``, sorted by key."""
+        keys = self._sorted
+        first = bisect_left(keys, prefix)
+        last = bisect_left(keys, True, first, key=lambda key: not key.startswith(prefix))
+        return {key: self.entries[key] for key in keys[first:last]}
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self.entries)
 
     def chunks(self, path: str) -> list[int]:
         """Sizes of the chunks of an array; one without axes has its only one at ``<path>/c``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -100,8 +101,9 @@ def remove_tree(
     store: ArchiveStore, variables: Sequence[VariableSpec], beside: Sequence[str]
 ) -> None:
     """Remove an unfinished archive; ``partial.json`` goes last, what is not its own stays."""
+    belongs = _belonging(variables, beside)
     for key in store.listing():
-        if key != PARTIAL_KEY and (_belongs(key, variables, beside) or is_journal(key)):
+        if key != PARTIAL_KEY and (belongs(key) or is_journal(key)):
             store.delete(key)
     store.delete(PARTIAL_KEY)
     if store.root is not None:
@@ -113,13 +115,21 @@ def is_journal(key: str) -> bool:
     return key == PARTIAL_KEY or key.startswith(PARTIAL_PREFIX) or is_leftover(key)
 
 
-def _belongs(key: str, variables: Sequence[VariableSpec], beside: Sequence[str]) -> bool:
-    """Whether a key is one that an archive of these variables and other nodes has."""
-    nodes = [*beside, *(v.node for v in variables)]
-    single = {METADATA_KEY, README_KEY}
-    for node in nodes:
-        single |= {f"{node}/{METADATA_KEY}", f"{node}/c"}
-    return key in single or key.startswith((*SIDECARS, *(f"{node}/c/" for node in nodes)))
+def _belonging(variables: Sequence[VariableSpec], beside: Sequence[str]) -> Callable[[str], bool]:
+    """Tell of keys whether an archive of these variables and other nodes has them."""
+    nodes = {*beside, *(v.node for v in variables)}
+
+    def belongs(key: str) -> bool:
+        if key in (METADATA_KEY, README_KEY) or key.startswith(SIDECARS):
+            return True
+        node, _, last = key.rpartition("/")
+        return (last in (METADATA_KEY, "c") and node in nodes) or _is_chunk(key, nodes)
+
+    return belongs
+
+
+def _is_chunk(key: str, nodes: Container[str]) -> bool:
+    return any(key[: found.start()] in nodes for found in re.finditer("/(?=c/)", key))
 
 
 def _remove_leftovers(store: ArchiveStore) -> None:
@@ -198,11 +208,12 @@ def _other_entries(
     bricks: dict[str, Entry],
 ) -> dict[str, Entry]:
     """Entries of every key that is not a brick; refuse keys that do not belong."""
-    entries, bricks_of = {}, tuple(f"{v.node}/c/" for v in variables)
+    entries, belongs = {}, _belonging(variables, beside)
+    cut = {v.node for v in variables}
     for key in store.listing():
         if key in bricks or key == MANIFEST_KEY or is_journal(key):
             continue
-        if not _belongs(key, variables, beside) or key.startswith(bricks_of):
+        if not belongs(key) or _is_chunk(key, cut):
             raise StorageError(
                 f"{store.name}: {key!r} does not belong to the archive",
                 kind="foreign-key",
