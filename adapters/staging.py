@@ -8,6 +8,7 @@ with the process however that ends.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -20,6 +21,7 @@ from adapters.errors import SourceError
 __all__ = ["UNFINISHED", "clear_unfinished", "staged_file", "staged_folder"]
 
 UNFINISHED = ".unfinished"
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 NOTE = "WHAT-IS-THIS.txt"
 _NOTE_TEXT = (
     "psc-archive is restoring files here, or was stopped while it did. They are not complete and\n"
@@ -46,7 +48,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
         yield made
         for path in (*sorted(made.rglob("*"), reverse=True), made):
             _sync(path)
-        made.rename(target)
+        try:
+            made.rename(target)
+        except OSError as error:
+            if error.errno in _TAKEN:  # by another run, after we looked
+                raise _exists(target) from error
+            raise
         _sync(target.parent)
 
 

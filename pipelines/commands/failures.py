@@ -60,6 +60,8 @@ EXIT_CODES = {
     EXIT_INTERRUPTED: "interrupted",
     EXIT_TERMINATED: "stopped by SIGTERM",
 }
+# Errors of adapters that are about where they write, and not about a source.
+_ABOUT_TARGETS = ("target-exists", "target-locked")
 
 
 class Failure:
@@ -136,7 +138,8 @@ def describe_failure(error: BaseException) -> Failure:
     if isinstance(error, PscError):
         return Failure(_psc_code(error), error.kind, _without_hint(error, error.hint), error.hint)
     if isinstance(error, SourceError):
-        return Failure(EXIT_SOURCE, error.kind, _without_hint(error, error.hint), error.hint)
+        code = EXIT_STORAGE if error.kind in _ABOUT_TARGETS else EXIT_SOURCE
+        return Failure(code, error.kind, _without_hint(error, error.hint), error.hint)
     if isinstance(error, KeyboardInterrupt):
         return _stopped(error)
     if isinstance(error, OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import netCDF4
@@ -67,7 +66,7 @@ def test_a_file_that_is_another_by_now_is_opened_again(file: Path) -> None:
     assert read(kept, file, opener) == b"longer than before"
     other = file.with_name("other")
     other.write_bytes(b"renamed")
-    os.replace(other, file)
+    other.replace(file)
     assert read(kept, file, opener) == b"renamed"
     assert len(opener.opened) == 3
 

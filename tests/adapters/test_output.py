@@ -123,6 +123,19 @@ def test_files_that_came_meanwhile_are_not_replaced(tmp_path: Path) -> None:
     assert image.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_folder_that_came_meanwhile_is_not_replaced(what: str, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(SourceError) as caught, staged_folder(target) as folder:
+        (folder / "new.dcm").write_bytes(b"new")
+        if what == "folder":
+            target.mkdir()
+        (target / "old.dcm" if what == "folder" else target).write_bytes(b"old")
+    assert caught.value.kind == "target-exists"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (target / "old.dcm" if what == "folder" else target).read_bytes() == b"old"
+
+
 def test_errors_leave_nothing(tmp_path: Path) -> None:
     for staging in (staged_file(tmp_path / "a"), staged_folder(tmp_path / "b")):
         with pytest.raises(RuntimeError), staging:

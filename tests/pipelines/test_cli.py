@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from adapters.errors import SourceError
 from pipelines.commands.failures import EXIT_CODES, describe_failure
 from psc_volumetric.errors import ChecksumError, NumericalError, ParameterError, StorageError
 
@@ -91,6 +92,8 @@ def test_debug_shows_where_it_happened(tmp_path, run):
         (ChecksumError("m", kind="k"), 4),
         (StorageError("m", kind="k", hint="h"), 6),
         (NumericalError("m", kind="k"), 1),
+        (SourceError("m", kind="k"), 3),
+        (SourceError("m", kind="target-exists"), 6),
         (PermissionError("no"), 6),
         (KeyboardInterrupt(), 130),
         (ZeroDivisionError("division"), 1),
