@@ -7,13 +7,20 @@ and never load the network library.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import psc_volumetric
 from pipelines.commands.archive import archive
+from pipelines.commands.completion import (
+    PROGRAM,
+    install_completion,
+    prepare_completion,
+    show_completion,
+)
 from pipelines.commands.evaluate import evaluate
 from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
 from pipelines.commands.options import (
@@ -26,6 +33,7 @@ from pipelines.commands.options import (
     Level,
     Quiet,
     Roi,
+    choice,
 )
 from pipelines.commands.privacy import pseudonyms_make, pseudonyms_show, strip
 from pipelines.commands.session import Session, print_failure
@@ -36,7 +44,7 @@ __all__ = ["app", "main"]
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
 
 app = typer.Typer(
-    name="psc-archive",
+    name=PROGRAM,
     help="Write-once, progressive archives of DICOM, NIfTI and NetCDF volumes.",
     epilog=_EPILOG,
     add_completion=False,
@@ -59,19 +67,36 @@ pseudonyms_app.command("make", epilog=_EPILOG)(pseudonyms_make)
 pseudonyms_app.command("show", epilog=_EPILOG)(pseudonyms_show)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"psc-archive {psc_volumetric.__version__}")
-        raise typer.Exit
+def _saying(text: Callable[[], str]) -> Callable[[bool], None]:
+    """Callback of a flag that prints a text and ends the program."""
+
+    def say(wanted: bool) -> None:
+        if wanted:
+            with Session(as_json=False, quiet=False, debug=False):
+                typer.echo(text())
+            raise typer.Exit
+
+    return say
+
+
+def _flag(name: str, text: Callable[[], str], description: str) -> Any:
+    return typer.Option(name, help=description, callback=_saying(text), is_eager=True)
+
+
+def _version_text() -> str:
+    return f"{PROGRAM} {psc_volumetric.__version__}"
 
 
 @app.callback(epilog=_EPILOG)
 def program(
-    _: Annotated[
+    _version: Annotated[bool, _flag("--version", _version_text, "Print the version.")] = False,
+    _install: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
-        ),
+        _flag("--install-completion", install_completion, "Let this shell complete commands."),
+    ] = False,
+    _show: Annotated[
+        bool,
+        _flag("--show-completion", show_completion, "Print the script for that instead."),
     ] = False,
 ) -> None:
     """Write-once, progressive archives of DICOM, NIfTI and NetCDF volumes."""
@@ -244,7 +269,8 @@ def prior_train(
         float | None, typer.Option(help="Train this long instead of what the recipe says.")
     ] = None,
     train_device: Annotated[
-        str | None, typer.Option("--device", help="Train on cpu or cuda instead.")
+        str | None,
+        choice(("cpu", "cuda"), "--device", help="Train there instead of what the recipe says."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -287,9 +313,10 @@ def main(arguments: list[str] | None = None) -> None:
         Without the program's name; None takes those of the process.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    prepare_completion()
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=words, prog_name="psc-archive", standalone_mode=False)
+        code = command.main(args=words, prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message()
         if message.startswith("Usage:"):  # no command was named

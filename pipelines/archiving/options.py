@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.archiving.choices import DEVICES, ERROR_UNITS, MODES, PREVIEWS
 from psc_volumetric.errors import ParameterError, PriorMismatchError
 from psc_volumetric.extras import has_extra
 from psc_volumetric.layers.guarantee import Guarantee
@@ -14,18 +15,10 @@ from psc_volumetric.methods.registry import AUTO, REGISTRY
 
 __all__ = [
     "CT_PRIOR",
-    "DEVICES",
-    "ERROR_UNITS",
-    "MODES",
     "ArchiveOptions",
-    "base_names",
     "choose_prior",
 ]
 
-MODES = ("lossless", "bounded", "lossy")
-ERROR_UNITS = ("stored", "physical", "relative")
-PREVIEWS = ("none", "psc")
-DEVICES = ("auto", "cpu", "cuda")
 FAST_CODERS = ("jpegls", "htj2k", "pcodec", "zstd")
 DEFAULT_STEP = 0.5
 LARGEST_BPV = 64.0
@@ -104,7 +97,7 @@ class ArchiveOptions:
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
         _one_of("max-error-unit", self.max_error_unit, ERROR_UNITS, kind="bad-bound")
-        _one_of("base", self.base, base_names())
+        _one_of("base", self.base, (AUTO, *REGISTRY.names))
         _one_of("device", self.device, DEVICES)
         if self.preview is not None:
             _one_of("preview", self.preview, PREVIEWS)
@@ -234,11 +227,6 @@ class ArchiveOptions:
     def from_dict(cls, data: dict[str, Any]) -> ArchiveOptions:
         """Rebuild from `to_dict`; unknown keys are a ``TypeError``."""
         return cls(**data)
-
-
-def base_names() -> tuple[str, ...]:
-    """What ``base`` may be: ``"auto"``, and every method there is."""
-    return (AUTO, *REGISTRY.names)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...], *, kind: str | None = None) -> None:

@@ -7,8 +7,20 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Debug, Device, Effort, Json, PriorName, Quiet, Setting
+from pipelines.archiving.choices import MODES
+from pipelines.commands.options import (
+    BASES,
+    Debug,
+    Device,
+    Effort,
+    Json,
+    PriorName,
+    Quiet,
+    Setting,
+    choice,
+)
 from pipelines.commands.session import Session
+from pipelines.evaluation.sets import SET_NAMES
 
 __all__ = ["evaluate"]
 
@@ -22,12 +34,11 @@ def evaluate(
         list[Path] | None, typer.Argument(help="Files or folders; whole volumes.")
     ] = None,
     sets: Annotated[
-        str | None, typer.Option("--set", help="Held-out volumes: mr, ct, climate or FILE.json.")
+        str | None,
+        choice(SET_NAMES, "--set", other="FILE.json", help="Held-out volumes, of several sets."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that the sets are read from.")] = None,
-    mode: Annotated[
-        str, typer.Option(help="lossy (rate and distortion), bounded or lossless (sizes).")
-    ] = "lossy",
+    mode: Annotated[str, choice(MODES, help="Rate and distortion (lossy), or sizes.")] = "lossy",
     bpv: Annotated[str, typer.Option(help="Lossy: rates to bring peers to.")] = "0.05,0.1,0.25,0.5",
     step: Annotated[str, typer.Option(help="Quantiser steps of our points.")] = "0.25,0.5,1",
     max_error: Annotated[
@@ -47,9 +58,10 @@ def evaluate(
     ] = None,
     ours: Annotated[
         str | None,
-        typer.Option(
-            help="Variants of ours: auto, psc, av1, wavelet, none, none:fast (coders). "
-            "Default: auto; bounded and lossless: none,none:fast."
+        choice(
+            (*BASES, "none", "none:fast"),
+            help="Variants of ours, base or base:coders. Default: auto; bounded and lossless: "
+            "none,none:fast.",
         ),
     ] = None,
     psnr_only: Annotated[

@@ -6,12 +6,19 @@ An option stands here when it means the same in every command that has it; ``--s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from pipelines.archiving.choices import CODER_SETS, DEVICES, ERROR_UNITS, MODES, PREVIEWS
+from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
+from psc_volumetric.methods.entries import AUTO, method_names
+from psc_volumetric.methods.parameters import EFFORTS, SETTINGS
+
 __all__ = [
+    "BASES",
     "ArchivePath",
     "ArchivesPath",
     "Base",
@@ -36,15 +43,44 @@ __all__ = [
     "Roi",
     "Setting",
     "Step",
+    "choice",
 ]
+
+BASES = (AUTO, *method_names())
+
+
+def choice(names: Sequence[str], *flags: str, other: str = "", **more: Any) -> Any:
+    """An option that takes one of some names: shown in ``--help``, completed by the shell.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As the one place that defines them has them.
+    *flags : str
+        How the option is called, where its parameter does not tell.
+    other : str
+        What else it takes, in capitals.
+    **more
+        For ``typer.Option``.
+
+    Notes
+    -----
+    The function behind the command refuses other words, so that its error has a kind of its own.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + name for name in names if name.startswith(last)]
+
+    shown = "|".join([*names, *([other] if other else [])])
+    return typer.Option(*flags, metavar=shown, autocompletion=complete, **more)
+
 
 # Every command.
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
-Device = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda", help="Where networks run; never changes a bit.")
-]
+Device = Annotated[str, choice(DEVICES, help="Where networks run; never changes a bit.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
 
 # Commands that read archives.
@@ -54,30 +90,20 @@ ArchivesPath = Annotated[
 ]
 Level = Annotated[
     str | None,
-    typer.Option(metavar="N|preview|bounded|lossless", help="Quality level; 0 is the coarsest."),
+    choice(("preview", *LAYER_CODES), other="N", help="Quality level; 0 is the coarsest."),
 ]
 Roi = Annotated[str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')]
 
 # Commands that make archives, one by one (`archive`) or as a flow (``python -m flows``).
-Mode = Annotated[
-    str,
-    typer.Option(
-        metavar="lossless|bounded|lossy", help="Every bit, within --max-error, or no promise."
-    ),
-]
+Mode = Annotated[str, choice(MODES, help="Every bit, within --max-error, or no promise.")]
 MaxError = Annotated[
     float | None, typer.Option(help="Largest error of any value; with lossless, of a level below.")
 ]
 MaxErrorUnit = Annotated[
     str,
-    typer.Option(
-        metavar="stored|physical|relative",
-        help="Stored units, physical ones (HU, K ...), or a share of the range.",
-    ),
+    choice(ERROR_UNITS, help="Stored units, physical ones (HU, K ...), or a share of the range."),
 ]
-Base = Annotated[
-    str, typer.Option(metavar="auto|psc|av1|wavelet", help="Lossy method; auto: best per brick.")
-]
+Base = Annotated[str, choice(BASES, help="Lossy method; auto: best per brick.")]
 Bpv = Annotated[float | None, typer.Option(help="Lossy: bits per voxel, within 2 %.")]
 Psnr = Annotated[float | None, typer.Option(help="Lossy: PSNR in dB, within 0.1.")]
 Step = Annotated[
@@ -85,14 +111,13 @@ Step = Annotated[
 ]
 Preview = Annotated[
     str | None,
-    typer.Option(
-        metavar="none|psc", help="Lossy levels below lossless and bounded ones; default: none."
-    ),
+    choice(PREVIEWS, help="Lossy levels below lossless and bounded ones; default: none."),
 ]
 Coders = Annotated[
     str,
-    typer.Option(
-        metavar="smallest|fast|NAMES", help="Coders of exact levels; names as in jpegls,zstd."
+    choice(
+        (*CODER_SETS, *CODER_CODES),
+        help="Coders of exact levels to try; several names with commas between.",
     ),
 ]
 KeepOriginal = Annotated[
@@ -111,7 +136,10 @@ PseudonymKey = Annotated[
     Path | None,
     typer.Option("--pseudonyms", help="Key file: name archives by a keyed hash, not by paths."),
 ]
-Effort = Annotated[int, typer.Option(help="1..9: network evaluations per tile, 8 to 304.")]
-Setting = Annotated[
-    str, typer.Option(metavar="fast|paper", help="paper is the published algorithm, slow.")
+Effort = Annotated[
+    int,
+    typer.Option(
+        metavar=f"{min(EFFORTS)}..{max(EFFORTS)}", help="Network evaluations per tile, 8 to 304."
+    ),
 ]
+Setting = Annotated[str, choice(SETTINGS, help="paper is the published algorithm, slow.")]

@@ -33,7 +33,14 @@ from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.registry import REGISTRY
 from psc_volumetric.metrics import data_range
 
-__all__ = ["EVALUATE_MODES", "EvaluateOptions", "VolumeResult", "evaluate", "parse_numbers"]
+__all__ = [
+    "EVALUATE_MODES",
+    "EvaluateOptions",
+    "VolumeResult",
+    "evaluate",
+    "known_peers",
+    "parse_numbers",
+]
 
 LOSSY_PEERS = ("jpeg2000", "htj2k", "jpegxl", "av1", "sperr", "sz3", "zfp")
 _KNOWN = {
@@ -43,6 +50,11 @@ _KNOWN = {
 }
 _MEASURE = {"lossy": measure_lossy, "bounded": measure_bounded, "lossless": measure_lossless}
 EVALUATE_MODES = tuple(_KNOWN)
+
+
+def known_peers(mode: str) -> tuple[str, ...]:
+    """Names of all peers of a mode."""
+    return _KNOWN[mode]
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,13 @@
 
 A method is a folder beside this file with two objects: the class of its header fields, which parses
 without any network library, and the method itself, loaded when something is coded or decoded.
-Methods of others are found through the entry points ``psc_archive.methods``: each loads an
-:class:`Entry`. Codes from 128 on are for them; a brick coded so is read where that package is.
+:mod:`psc_volumetric.methods.entries` lists them.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import entry_points
 from typing import Any, cast
 
 from psc_volumetric.bitstream import index
@@ -22,57 +19,17 @@ from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.bitstream.wire import FieldReader
 from psc_volumetric.errors import ParameterError, UnsupportedVersionError
 from psc_volumetric.extras import require
+from psc_volumetric.methods.entries import (
+    AUTO,
+    CODES,
+    FIRST_FOREIGN_CODE,
+    WITHOUT_FIELDS,
+    Entry,
+    find_entries,
+)
 from psc_volumetric.methods.protocol import BaseMethod
 
 __all__ = ["AUTO", "CODES", "REGISTRY", "Entry", "Registry", "read_index"]
-
-AUTO = "auto"
-GROUP = "psc_archive.methods"
-FIRST_FOREIGN_CODE = 128
-HERE = "psc_volumetric.methods"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method before it is loaded.
-
-    Attributes
-    ----------
-    name, code
-        As `BaseMethod`.
-    fields, method : str
-        ``"module:object"`` of the class of header fields and of the method.
-    needs_prior : bool
-        Whether it codes with a network.
-    in_auto : bool
-        Whether ``auto`` tries it.
-    extra : str or None
-        Extra of this distribution that it takes to code and decode (:mod:`psc_volumetric.extras`).
-    """
-
-    name: str
-    code: int
-    fields: str
-    method: str
-    needs_prior: bool = False
-    in_auto: bool = True
-    extra: str | None = None
-
-
-OWN = (
-    Entry(
-        "psc",
-        2,
-        f"{HERE}.psc.fields:PscFields",
-        f"{HERE}.psc.method:METHOD",
-        needs_prior=True,
-        extra="prior",
-    ),
-    Entry("av1", 3, f"{HERE}.av1.fields:Av1Fields", f"{HERE}.av1.method:METHOD"),
-    Entry("wavelet", 4, f"{HERE}.wavelet.fields:WaveletFields", f"{HERE}.wavelet.method:METHOD"),
-)
-WITHOUT_FIELDS = {0: "constant", 1: "none"}
-CODES = {**WITHOUT_FIELDS, **{entry.code: entry.name for entry in OWN}}
 
 
 class Registry:
@@ -87,21 +44,7 @@ class Registry:
         ParameterError : kind ``"bad-method"``: an installed package claims a name or code that is
             taken or not for it.
         """
-        found = {entry.name: entry for entry in OWN}
-        codes = {entry.code: entry.name for entry in OWN}
-        for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-            entry = point.load()
-            if not isinstance(entry, Entry):
-                raise _refused(point.value, f"expected an Entry, found {type(entry).__name__}")
-            taken = entry.name in found or entry.code in codes or entry.name in _reserved()
-            if taken or not FIRST_FOREIGN_CODE <= entry.code <= 255:
-                raise _refused(
-                    point.value,
-                    f"name {entry.name!r} or code {entry.code} is taken or below "
-                    f"{FIRST_FOREIGN_CODE}",
-                )
-            found[entry.name], codes[entry.code] = entry, entry.name
-        return found
+        return find_entries()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,15 +123,3 @@ def read_index(read: ReadRange, size: int | None = None) -> BrickIndex:
 def _load(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _reserved() -> set[str]:
-    return {*WITHOUT_FIELDS.values(), AUTO}
-
-
-def _refused(place: str, found: str) -> ParameterError:
-    return ParameterError(
-        f"entry point {place!r} of {GROUP}: {found}",
-        kind="bad-method",
-        hint="remove the package, or have its author choose another name and code",
-    )

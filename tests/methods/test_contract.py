@@ -9,9 +9,10 @@ from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.index import write_brick
 from psc_volumetric.codec import BrickOptions, Guarantee, decode_brick, encode_brick
 from psc_volumetric.errors import FormatError, UnsupportedVersionError
+from psc_volumetric.methods.entries import OWN
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.protocol import EncodeJob, Resources
-from psc_volumetric.methods.registry import OWN, REGISTRY, read_index
+from psc_volumetric.methods.registry import REGISTRY, read_index
 from psc_volumetric.prior import load_prior
 from psc_volumetric.values.mapping import IntensityMapping
 from psc_volumetric.values.special import SpecialMap

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import xarray as xr
@@ -18,6 +23,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 
+PLUGIN = Path(__file__).parent / "plugin"
 SHAPE, BRICK, TILE = (20, 70, 50), (16, 64, 64), (8, 64, 64)
 
 
@@ -60,6 +66,30 @@ def test_it_is_archived_verified_and_read(archive: Path) -> None:
         best = reader.read("image")
     assert np.abs(best.astype(int) - values).max() <= 2
     assert 2 < np.abs(fine.astype(int) - values).max() < np.abs(coarse.astype(int) - values).max()
+
+
+def psc_archive(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command line in an environment that has the plug-in."""
+    paths = os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_line_offers_it(tmp_path: Path) -> None:
+    assert "auto|psc|av1|wavelet|toy" in psc_archive("archive", "--help").stdout
+    nibabel.save(nibabel.Nifti1Image(volume().T, np.eye(4)), tmp_path / "scan.nii")
+    target = tmp_path / "scan.psc.zarr"
+    words = ("--mode", "lossy", "--base", "toy", "--json")
+    done = psc_archive("archive", tmp_path / "scan.nii", target, *words)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["archives"][0]["variables"]
+    assert row["method"] == "toy"
+    assert psc_archive("verify", "--deep", target).returncode == 0
 
 
 def test_zarr_and_xarray_read_it(archive: Path) -> None:

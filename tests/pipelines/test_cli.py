@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import shellingham
 
 from adapters.errors import SourceError
 from pipelines.commands.failures import EXIT_CODES, describe_failure
@@ -56,6 +58,88 @@ def test_info_and_ls_never_load_the_network_library(label_archive, archives):
         )
         assert done.returncode == 0, done.stderr
         assert "image" in done.stdout
+
+
+LIGHT = (
+    "import sys\n"
+    "from pipelines.cli import main\n"
+    "try:\n    main([*sys.argv[1:], '--help'])\n"
+    "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+    "heavy = {'zarr', 'numcodecs', 'xarray', 'numba', 'nibabel', 'pydicom', 'torch', 'pandas'}\n"
+    "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "archive", "restore", "info", "ls", "verify", "strip", "evaluate", "sigma", "doctor",
+     "prior", "prior list", "prior inspect", "prior train", "pseudonyms make"],
+)  # fmt: skip
+def test_help_loads_nothing_heavy(words):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *words.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage: psc-archive" in done.stdout
+
+
+@pytest.fixture
+def shell_home(tmp_path, monkeypatch):
+    """A home folder, and no shell among the parents but what ``SHELL`` says."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(shellingham, "detect_shell", no_shell)
+    monkeypatch.setenv("SHELL", "/usr/bin/bash")
+    return tmp_path
+
+
+def no_shell():
+    raise shellingham.ShellDetectionFailure
+
+
+def test_completion_is_installed_for_the_shell_that_is_used(shell_home, run):
+    for _ in range(2):
+        outcome = run("--install-completion")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "psc-archive.sh" in outcome.out
+    script = shell_home / ".bash_completions" / "psc-archive.sh"
+    assert "_PSC_ARCHIVE_COMPLETE=complete_bash" in script.read_text()
+    assert (shell_home / ".bashrc").read_text().count("psc-archive.sh") == 1
+
+
+def test_a_shell_that_cannot_complete_is_named(shell_home, monkeypatch, run):
+    monkeypatch.setenv("SHELL", "/bin/dash")
+    for flag in ("--install-completion", "--show-completion"):
+        outcome = run(flag)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith("error[unknown-shell]: ") and "'dash'" in outcome.err
+    assert not list(shell_home.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("rest", "restore"),
+        ("archive --mode lossl", "lossless"),
+        ("archive --coders jpegls,zs", "jpegls,zstd"),
+        ("restore --level prev", "preview"),
+        ("prior tr", "train"),
+    ],
+)
+def test_bash_completes(shell_home, run, line, found, tmp_path):
+    script = run("--show-completion").out
+    program = tmp_path / "psc-archive"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipelines.cli "$@"\n')
+    program.chmod(0o755)
+    words = ["psc-archive", *line.split()]
+    asked = (
+        f"{script}\nCOMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        f'_psc_archive_completion {program}; echo "${{COMPREPLY[@]}}"\n'
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", asked], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == (found, "")
 
 
 def test_ls_of_a_folder_names_archives_and_their_state(label_archive, run):

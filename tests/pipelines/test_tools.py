@@ -15,12 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import psc_volumetric
-from pipelines.archiving import options as choices
+from pipelines.archiving import choices
 from pipelines.commands.failures import EXIT_CODES
+from pipelines.commands.options import BASES
+from pipelines.evaluation.evaluate import EVALUATE_MODES, known_peers
 from pipelines.restoring.restore import RestoreOptions, plan_restore, restore_info
 from psc_volumetric.archive.levels import LEVEL_NAMES, check_level, parse_level
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.bitstream.constants import CODER_CODES
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.parameters import SETTINGS
 from tests.pipelines.conftest import run_in_process
 
 Run = Callable[..., Any]
@@ -124,12 +128,19 @@ def test_version_and_help_without_a_command(run, run_program):
 def test_help_shows_what_can_be_chosen(run):
     text = run("archive", "--help").out
     for values in (
-        choices.MODES, choices.ERROR_UNITS, choices.BASES, choices.DEVICES, choices.PREVIEWS
+        choices.MODES, choices.ERROR_UNITS, choices.DEVICES, choices.PREVIEWS, BASES, SETTINGS,
+        (*choices.CODER_SETS, *CODER_CODES),
     ):  # fmt: skip
         assert "|".join(values) in text
-    assert "|".join(("N", *LEVEL_NAMES)) in run("restore", "--help").out
+    assert "|".join((*LEVEL_NAMES, "N")) in run("restore", "--help").out
     for command in ("restore", "info", "ls", "verify", "sigma"):
         assert "auto, cpu or cuda" not in run(command, "--help").out
+
+
+@pytest.mark.parametrize("mode", EVALUATE_MODES)
+def test_help_of_evaluate_names_every_peer(mode, run):
+    words = run("evaluate", "--help").out.replace(",", " ").replace(";", " ").split()
+    assert set(known_peers(mode)) <= {word.rstrip(".") for word in words}
 
 
 @pytest.fixture
