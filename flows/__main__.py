@@ -1,104 +1,258 @@
-"""Run the archive flow from a shell: ``python -m flows SOURCE TARGET``.
+"""The flows from a shell: ``python -m flows archive SOURCE TARGET``, and ``serve`` for schedules.
 
-Options mean what they mean in ``psc-archive archive``, which does the same on one machine without
-Prefect and Dask.
+Options mean what they mean in ``psc-archive``, which does the same on one machine without Prefect
+and Dask. Prefect, Dask and the formats are imported inside the commands, so that ``--help`` and
+wrong usage answer at once.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.records import FolderReport, ItemsFailedError
-from pipelines.archiving.archive import ArchiveOptions
-from pipelines.commands.failures import EXIT_INCOMPLETE, describe_failure
-from pipelines.commands.options import (
-    Bpv,
-    Coders,
-    Effort,
-    KeepOriginal,
-    MaxError,
-    MaxErrorUnit,
-    Mode,
-    NoProof,
-    Preview,
-    PriorName,
-    PseudonymKey,
-    Psnr,
-    Step,
-)
-from psc_volumetric.errors import ExtraMissingError, PscError
+from pipelines.commands.archive_options import Chosen, takes_archive_options
+from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE
+from pipelines.commands.options import Debug, Level, PseudonymKey, Roi
+from pipelines.commands.session import Session
 from psc_volumetric.extras import require
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from flows.records import ArchiveOutcome, FolderReport, Intake
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Archive, scrub, restore and retention as Prefect flows on Dask.",
+)
+
+Source = Annotated[Path, typer.Argument(help="Folder that all workers reach by this path.")]
+Target = Annotated[str, typer.Argument(help="Folder or URL for one archive per item.")]
+Archives = Annotated[str, typer.Argument(help="Folder of archives that all workers reach.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Dask scheduler; without it, a worker in this process.")
+]
+Notify = Annotated[
+    str | None, typer.Option(metavar="BLOCK", help="Prefect block that hears of failures.")
+]
+Quiet = Annotated[
+    float, typer.Option("--quiet-for", metavar="SECONDS", help="Leave files changed since then.")
+]
+Check = Annotated[
+    str, typer.Option(metavar="none|shallow|deep", help="How sealed archives are read again.")
+]
+MoveTo = Annotated[
+    Path | None, typer.Option(help="Folder that archived and checked sources move to.")
+]
+Deep = Annotated[bool, typer.Option("--deep", help="Decode, and compare every tile.")]
+Sample = Annotated[str, typer.Option(help="Share of each archive to read: 5%, 0.05.")]
+Part = Annotated[
+    str | None, typer.Option(metavar="N/T|today/T", help="One part of the archives, in turn.")
+]
+EventLogPath = Annotated[
+    Path | None, typer.Option("--event-log", help="Default: beside the folder.")
+]
+Cron = Annotated[str, typer.Option(metavar="CRON", help="When: minute hour day month weekday.")]
 
 
 @app.command()
-def run(
-    source: Annotated[str, typer.Argument(help="Folder that all workers reach by this path.")],
-    target: Annotated[str, typer.Argument(help="Folder or URL for one archive per item.")],
-    mode: Mode = "lossless",
-    max_error: MaxError = None,
-    max_error_unit: MaxErrorUnit = "stored",
-    bpv: Bpv = None,
-    psnr: Psnr = None,
-    step: Step = None,
-    preview: Preview = None,
-    coders: Coders = "smallest",
-    keep_original: KeepOriginal = False,
-    no_proof: NoProof = False,
-    effort: Effort = 5,
-    prior: PriorName = None,
+@takes_archive_options
+def archive(
+    source: Source,
+    target: Target,
+    chosen: Chosen,
     pseudonyms: PseudonymKey = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Dask scheduler; without it, a worker in this process.")
-    ] = None,
+    quiet_for: Quiet = 0.0,
+    check: Check = "shallow",
+    move_to: MoveTo = None,
+    scheduler: Scheduler = None,
+    notify: Notify = None,
+    debug: Debug = False,
 ) -> None:
-    """Archive every item of a folder, with bricks as Dask tasks."""
-    try:
-        require("flows", "python -m flows")
-        from prefect_dask.task_runners import DaskTaskRunner
-
+    """Archive what is new in a folder, with bricks as Dask tasks."""
+    with _session(debug):
         from flows.archive import archive_folder
+        from flows.cluster import Workers
+        from flows.records import ItemsFailedError
 
-        flow = archive_folder
-        if scheduler is not None:
-            flow = flow.with_options(
-                task_runner=DaskTaskRunner(address=scheduler)  # type: ignore[arg-type]
+        intake = _intake(quiet_for, check, move_to, pseudonyms)
+        try:
+            report = archive_folder(
+                str(source.absolute()),
+                _absolute(target),
+                chosen(),
+                intake,
+                Workers(scheduler),
+                notify,
             )
-        options = ArchiveOptions(
-            mode=mode,
-            max_error=max_error,
-            max_error_unit=max_error_unit,
-            bpv=bpv,
-            psnr=psnr,
-            step=step,
-            preview=preview,
-            coders=coders,
-            keep_original=keep_original,
-            no_proof=no_proof,
-            effort=effort,
-            prior=prior,
+        except ItemsFailedError as error:
+            _show_items(error.report)
+            raise typer.Exit(EXIT_INCOMPLETE) from None
+        _show_items(report)
+
+
+@app.command()
+def scrub(
+    archives: Archives,
+    deep: Deep = False,
+    sample: Sample = "100%",
+    part: Part = None,
+    event_log: EventLogPath = None,
+    scheduler: Scheduler = None,
+    notify: Notify = None,
+    debug: Debug = False,
+) -> None:
+    """Check the archives of a folder, and write down what was found."""
+    with _session(debug):
+        from flows.cluster import Workers
+        from flows.scrub import scrub_archives
+        from pipelines.checking.scrub import ScrubOptions
+        from pipelines.checking.verify import parse_share
+
+        options = ScrubOptions(deep, parse_share(sample), part)
+        log = _text(event_log)
+        archives = _absolute(archives)
+        _show(lambda: scrub_archives(archives, options, log, Workers(scheduler), notify))
+
+
+@app.command()
+def restore(
+    archives: Archives,
+    target: Annotated[Path, typer.Argument(help="Folder that gets one folder per archive.")],
+    wanted: Annotated[
+        Path | None, typer.Option(help="Text file that lists archives; default: all.")
+    ] = None,
+    roi: Roi = None,
+    level: Level = None,
+    scheduler: Scheduler = None,
+    notify: Notify = None,
+    debug: Debug = False,
+) -> None:
+    """Write the source files of many archives again."""
+    with _session(debug):
+        from flows.cluster import Workers
+        from flows.restore import restore_archives
+        from pipelines.restoring.restore import RestoreOptions
+        from psc_volumetric.archive.levels import parse_level
+
+        options = RestoreOptions(roi=roi, level=parse_level(level))
+        workers, listed = Workers(scheduler), _text(wanted)
+        found, to = _absolute(archives), str(target.absolute())
+        _show(lambda: restore_archives(found, to, options, listed, workers, notify))
+
+
+@app.command()
+def retention(
+    archives: Archives,
+    keep_days: Annotated[float, typer.Option(help="Days that archives are kept.")],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove what is past its date; else only list it.")
+    ] = False,
+    event_log: EventLogPath = None,
+    notify: Notify = None,
+    debug: Debug = False,
+) -> None:
+    """List the archives that are past their date."""
+    with _session(debug):
+        from flows.retention import retain_archives
+
+        log = _text(event_log)
+        archives = _absolute(archives)
+        _show(lambda: retain_archives(archives, keep_days, delete, log, notify))
+
+
+@app.command()
+@takes_archive_options
+def serve(
+    source: Source,
+    target: Target,
+    chosen: Chosen,
+    pseudonyms: PseudonymKey = None,
+    quiet_for: Quiet = 60.0,
+    check: Check = "shallow",
+    move_to: MoveTo = None,
+    archive_at: Cron = "*/10 * * * *",
+    scrub_at: Cron = "0 2 * * *",
+    scrub_part: Part = "today/7",
+    retention_at: Cron = "0 6 1 * *",
+    keep_days: Annotated[
+        float | None, typer.Option(help="List archives older than this; default: never.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Worker processes, without --scheduler.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler.")] = None,
+    port: Annotated[int, typer.Option(help="Of Prefect's server, where none is set.")] = 4200,
+    notify: Notify = None,
+    debug: Debug = False,
+) -> None:
+    """Start all that is not there (Prefect server, Dask workers) and run the flows on schedule."""
+    with _session(debug):
+        from flows.serving import Service, serve_until_stopped
+
+        service = Service(
+            source=str(source.absolute()),
+            target=_absolute(target),
+            options=chosen(),
+            intake=_intake(quiet_for, check, move_to, pseudonyms),
+            archive_at=archive_at,
+            scrub_at=scrub_at,
+            scrub_part=scrub_part,
+            retention_at=retention_at,
+            keep_days=keep_days,
+            notify=notify,
         )
-        key = None if pseudonyms is None else str(pseudonyms)
-        report = flow(source, target, options, pseudonyms=key)
-    except ItemsFailedError as error:
-        _show(error.report)
-        sys.exit(EXIT_INCOMPLETE)
-    except (PscError, ExtraMissingError) as error:
-        failure = describe_failure(error)
-        typer.echo("\n".join(failure.lines()), err=True)
-        sys.exit(failure.code)
-    _show(report)
+        serve_until_stopped(service, scheduler=scheduler, n_workers=workers, port=port)
 
 
-def _show(report: FolderReport) -> None:
+@contextmanager
+def _session(debug: bool) -> Iterator[None]:
+    with Session(as_json=False, quiet=False, debug=debug):
+        require("flows", "python -m flows")
+        yield
+
+
+def _intake(quiet_for: float, check: str, move_to: Path | None, pseudonyms: Path | None) -> Intake:
+    from flows.records import Intake
+
+    return Intake(quiet_for, check, _text(move_to), _text(pseudonyms))
+
+
+def _absolute(target: str) -> str:
+    """A path that workers understand, who run in other folders; URLs stay."""
+    return target if "://" in target else str(Path(target).absolute())
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+def _show_items(report: FolderReport) -> None:
     for item in report.items:
-        where = item.report.target if item.report is not None else item.error or ""
-        line = f"{item.number} {item.kind} {item.status} {where}".rstrip()
+        where = item.error if item.status == "failed" else item.target
+        line = f"{item.number} {item.kind} {item.status} {where or ''}".rstrip()
         typer.echo(line, err=item.status == "failed")
+    if report.waiting:
+        typer.echo(f"{report.waiting} waiting until they are quiet", err=True)
+
+
+def _show(flow: Callable[[], tuple[ArchiveOutcome, ...]]) -> None:
+    """Run a flow over archives and print a line for each."""
+    from flows.records import ArchivesFailedError
+
+    try:
+        outcomes, code = flow(), 0
+    except ArchivesFailedError as error:
+        outcomes = error.outcomes
+        code = EXIT_DAMAGE if error.kind == "damage-found" else EXIT_INCOMPLETE
+    for one in outcomes:
+        line = f"{one.number} {one.status} {one.archive} {one.error or ''}".rstrip()
+        typer.echo(line, err=one.error is not None)
+    if code:
+        raise typer.Exit(code)
 
 
 if __name__ == "__main__":

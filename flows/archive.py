@@ -1,4 +1,4 @@
-"""The archive flow: every item of a folder becomes a sealed archive, with bricks as Dask tasks.
+"""The archive flow: what is new in a folder becomes sealed archives, with bricks as Dask tasks.
 
 The same archives come from ``psc-archive archive SOURCE TARGET``, without Prefect or Dask. Resume
 is the archive's own: run the flow again after a crash and it does the bricks that are missing.
@@ -8,63 +8,71 @@ is the archive's own: run the flow again after a crash and it does the bricks th
 # and cannot look up annotations that are words.
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
-from dask.base import annotate
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
-from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture
-from prefect_dask.task_runners import DaskTaskRunner
 
-from flows.dask_setup import SLOT, check_cluster, slot_cluster
+from flows.cluster import GPU, SLOT, Call, Workers, started
+from flows.lost_runs import mark_lost_runs
 from flows.records import (
     FolderReport,
+    Found,
+    Intake,
     ItemOutcome,
     ItemRequest,
     ItemsFailedError,
     ItemTaskError,
     ItemWork,
 )
-from flows.tasks import begin_item, encode_brick, find_items, seal_item
-from pipelines.archiving.archive import ArchiveOptions, BrickResult, ItemReport, resumed_bricks
+from flows.stages import Stages, work_through
+from flows.tasks import ToldByNumber, begin_item, check_archive, encode_brick, find_items, seal_item
+from flows.telling import NamesFile, publish, tell_failure
+from pipelines.archiving.archive import ArchiveOptions, ItemReport, resumed_bricks
+from pipelines.archiving.arrivals import move_sources
+from pipelines.archiving.known_sources import KnownSources, fingerprint
 from pipelines.archiving.locking import hold
+from pipelines.archiving.planned import provenance_of
 from pipelines.archiving.targets import is_archive_name
+from pipelines.checking.scrub import ScrubOptions
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["archive_folder"]
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
+
+NAME = "archive-folder"
 
 
 @flow(
-    name="archive-folder",
-    task_runner=DaskTaskRunner(cluster_class=slot_cluster),  # type: ignore[arg-type]
+    name=NAME,
     persist_result=False,
+    on_failure=[tell_failure],
+    on_crashed=[tell_failure],
 )
 def archive_folder(
     source: str,
     target: str,
-    options: ArchiveOptions,
-    slot_timeout_s: float = 60.0,
-    pseudonyms: str | None = None,
+    options: ArchiveOptions = ArchiveOptions(),
+    intake: Intake = Intake(),
+    workers: Workers = Workers(),
+    notify: str | None = None,
 ) -> FolderReport:
-    """Archive every item of a folder.
+    """Archive every item of a folder that is not archived yet, and check the archives.
 
     Parameters
     ----------
     source : str
-        Folder (or file) that all workers reach by this path.
+        Folder (or file) that flow and workers reach by this path.
     target : str
         Folder or URL that gets one archive for each item.
     options : ArchiveOptions
-    slot_timeout_s : float
-        How long to wait for a worker that offers a slot, in seconds.
-    pseudonyms : str, optional
-        Key file: archives are named by a keyed hash, see `pipelines.archiving.pseudonyms`.
+    intake : Intake
+        What is taken, how archives are checked, where sources move.
+    workers : Workers
+        Dask scheduler, and patience. With ``device="cuda"`` bricks go to workers with `GPU`.
+    notify : str, optional
+        Block that hears of failures, see `flows.telling.tell_failure`.
 
     Returns
     -------
@@ -73,18 +81,19 @@ def archive_folder(
     Raises
     ------
     ParameterError
-        The target is one archive (kind ``target-not-a-folder``); the cluster is not fit (kinds of
-        `flows.dask_setup.check_cluster`).
+        The target is one archive (kind ``"target-not-a-folder"``); the cluster is not fit (kinds
+        of `flows.cluster.started`).
+    StorageError
+        Another run works on the target; scheduler or workers are lost.
     ItemTaskError
-        Nothing can be archived in `source`.
+        The folder is not there.
     ItemsFailedError
-        After all items were tried: some have no sealed archive. Carries the report.
+        After all items were tried: some have no sealed archive, or a damaged one.
 
     Notes
     -----
     Prefect stores the parameters, so `source` and `target` should not name patients. Names of
-    files and archives below them stay out of task names, messages and the artifact. To run on a
-    cluster: ``archive_folder.with_options(task_runner=DaskTaskRunner(address=...))``.
+    files and archives below them stay out of Prefect; see `flows.telling`.
     """
     if is_archive_name(target):
         raise ParameterError(
@@ -92,125 +101,202 @@ def archive_folder(
             kind="target-not-a-folder",
             hint="name the folder that gets one archive for each item",
         )
-    slots = check_cluster(_dask_client(), timeout_s=slot_timeout_s)
     with hold(target):
-        return _archive_items(source, target, options, slots, pseudonyms)
-
-
-def _archive_items(
-    source: str, target: str, options: ArchiveOptions, slots: int, pseudonyms: str | None
-) -> FolderReport:
-    found = find_items.submit(source, target, pseudonyms).result()
-    get_run_logger().info(
-        "%d items, %d files skipped, %d slots", len(found.requests), found.skipped, slots
-    )
-    with _slot_for(options):
-        started = [(request, begin_item.submit(request, options)) for request in found.requests]
-    running = [(request, *_submit_bricks(request, begun)) for request, begun in started]
-    outcomes = tuple(_settle(*item) for item in running)
-    outcomes += tuple(
-        ItemOutcome(number, "file", "failed", error=f"{entry.kind}: {entry.path}: {entry.reason}")
-        for number, entry in enumerate(found.failed, start=len(outcomes) + 1)
-    )
-    report = FolderReport(outcomes, found.skipped)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            log.error("item %d: %s", outcome.number, outcome.error)  # stays on this machine
-    _publish(report)
-    if any(outcome.status == "failed" for outcome in outcomes):
+        if "://" not in target:
+            mark_lost_runs(NAME, target=target)
+        found = find_items(source, target, options, intake)
+        names = NamesFile.of_this_run(target)
+        names.write(_named(request) for request in found.requests)
+        get_run_logger().info(
+            "%d items, %d waiting, %d files skipped",
+            len(found.requests),
+            found.waiting,
+            found.skipped,
+        )
+        run = _ItemRun(source, target, options, intake)
+        report = FolderReport(_outcomes(run, found, workers), found.skipped, found.waiting)
+        names.write(_row_with_names(item) for item in report.items)
+        _publish(report, names)
+    if report.failed:
         raise ItemsFailedError(report)
     return report
 
 
-def _dask_client() -> Any:
-    context = FlowRunContext.get()
-    if context is None or not isinstance(context.task_runner, DaskTaskRunner):
-        raise ParameterError(
-            "this flow needs a DaskTaskRunner, because bricks are admitted by Dask resources",
-            kind="task-runner",
-            hint="leave `task_runner` out, or give a DaskTaskRunner with the address of a cluster",
+def _outcomes(run: "_ItemRun", found: Found, workers: Workers) -> tuple[ItemOutcome, ...]:
+    stages = [run.stages(request) for request in found.requests]
+    needs_cluster = any(run.has_tasks(request) for request in found.requests)
+    if needs_cluster:
+        with started(workers, run.brick_needs) as cluster:
+            outcomes = work_through(cluster, stages)
+    else:
+        outcomes = [run.known(request) for request in found.requests]
+    for number, entry in enumerate(found.failed, start=len(outcomes) + 1):
+        outcomes.append(
+            ItemOutcome(
+                number,
+                "file",
+                "failed",
+                paths=(str(entry.path),),
+                error_kind=entry.kind,
+                error=entry.reason,
+            )
         )
-    return context.task_runner.client
+    for outcome in outcomes:
+        if outcome.error is not None:
+            log.error("item %d: %s", outcome.number, outcome.error)  # stays on this machine
+    return tuple(outcomes)
 
 
-def _slot_for(options: ArchiveOptions) -> AbstractContextManager[Any]:
-    """Slots for tasks that search a quantiser step, because they encode bricks themselves."""
-    encodes = options.target is not None
-    slot: AbstractContextManager[Any] = annotate(resources={SLOT: 1}) if encodes else nullcontext()
-    return slot
+class _ItemRun:
+    """What happens to the items of one run."""
+
+    def __init__(self, source: str, target: str, options: ArchiveOptions, intake: Intake) -> None:
+        self.source = Path(source)
+        self.options = options
+        self.intake = intake
+        self.brick_needs = (SLOT, GPU) if options.device == "cuda" else (SLOT,)
+        # a search for a quantiser step encodes bricks itself, in planning and in sealing
+        self.search_needs = () if options.target is None else self.brick_needs
+        self.index = KnownSources.load(target, is_folder=True)
+
+    def has_tasks(self, request: ItemRequest) -> bool:
+        """Whether anything of an item is work for the cluster."""
+        return request.known is None or self.intake.move_to is not None
+
+    def known(self, request: ItemRequest) -> ItemOutcome:
+        """How an item ends that an earlier run archived."""
+        paths = tuple(str(path) for path in request.candidate.paths)
+        kind = request.candidate.kind
+        return ItemOutcome(request.number, kind, "already-archived", paths, request.known)
+
+    def stages(self, request: ItemRequest) -> Stages[ItemOutcome]:
+        """Begin, bricks, seal, check, move."""
+        number, kind = request.number, request.candidate.kind
+        paths = tuple(str(path) for path in request.candidate.paths)
+        target, report = request.known, None
+        if not self.has_tasks(request):
+            return self.known(request)
+        try:
+            with ToldByNumber(number):
+                seen = fingerprint(
+                    request.candidate.paths, provenance_of(request.candidate, self.options)
+                )
+            if target is None:
+                begun = Call(
+                    begin_item, {"request": request, "options": self.options}, self.search_needs
+                )
+                (work,) = yield [begun]
+                target = work.target
+                report = yield from self._sealed(number, work)
+                self.index.add(seen, target)
+            if (report is not None or self.intake.move_to) and self.intake.check != "none":
+                yield from self._checked(number, target)
+            moved = self._moved(request, seen)
+        except ItemTaskError as error:
+            return ItemOutcome(
+                number,
+                kind,
+                "failed",
+                paths,
+                target,
+                report,
+                error_kind=error.kind,
+                error=error.detail,
+            )
+        status = "already-archived" if report is None else "archived"
+        return ItemOutcome(number, kind, status, paths, target, report, moved=moved)
+
+    def _sealed(self, number: int, work: ItemWork) -> Stages[ItemReport | None]:
+        """Do the bricks and seal; None when the archive was sealed already."""
+        if work.plan is None:
+            return None
+        bricks = yield [
+            Call(encode_brick, {"number": number, "job": job}, self.brick_needs)
+            for job in work.jobs
+        ]
+        done = {
+            "resumed": resumed_bricks(work.plan, work.jobs),
+            "seconds": sum(brick.seconds for brick in bricks),
+        }
+        seal = Call(seal_item, {"number": number, "plan": work.plan, **done}, self.search_needs)
+        (report,) = yield [seal]
+        sealed: ItemReport = report
+        return sealed
+
+    def _checked(self, number: int, archive: str) -> Stages[None]:
+        """Read the archive again; damage is an error of the item."""
+        deep = self.intake.check == "deep"
+        how = ScrubOptions(deep=deep, device=self.options.device)
+        parameters = {"number": number, "archive": archive, "options": how}
+        needs = self.brick_needs if deep else ()
+        (checked,) = yield [Call(check_archive, parameters, needs)]
+        if checked.findings:
+            first = checked.findings[0]
+            what = f"{len(checked.findings)} problem(s), the first: {first.message}"
+            raise ItemTaskError(number, "damaged", what, lasting=True)
+
+    def _moved(self, request: ItemRequest, seen: str) -> bool:
+        """Move the source away if that is asked for and it is what was archived."""
+        if self.intake.move_to is None:
+            return False
+        with ToldByNumber(request.number):
+            candidate = request.candidate
+            now = fingerprint(candidate.paths, provenance_of(candidate, self.options))
+            if now != seen:
+                what = "the source changed while it was archived, so it stays"
+                raise ItemTaskError(request.number, "source-changed", what, lasting=True)
+            move_sources(candidate.paths, self.source, Path(self.intake.move_to))
+        return True
 
 
-def _submit_bricks(
-    request: ItemRequest, begun: PrefectFuture[ItemWork]
-) -> tuple[ItemWork | BaseException, list[PrefectFuture[BrickResult]]]:
-    work = _result(begun)
-    if isinstance(work, BaseException):
-        return work, []
-    with annotate(resources={SLOT: 1}):
-        return work, [encode_brick.submit(request.number, job) for job in work.jobs]
+def _named(request: ItemRequest) -> dict[str, Any]:
+    paths = [str(path) for path in request.candidate.paths]
+    return {"item": request.number, "kind": request.candidate.kind, "source": paths}
 
 
-def _settle(
-    request: ItemRequest,
-    work: ItemWork | BaseException,
-    bricks: Sequence[PrefectFuture[BrickResult]],
-) -> ItemOutcome:
-    """Wait for the bricks of an item, then seal its archive."""
-    number, kind = request.number, request.candidate.kind
-    if isinstance(work, BaseException):
-        return ItemOutcome(number, kind, "failed", error=_why(work))
-    if work.plan is None:
-        return ItemOutcome(number, kind, "already-archived")
-    seconds = 0.0
-    for brick in bricks:
-        result = _result(brick)
-        if isinstance(result, BaseException):
-            return ItemOutcome(number, kind, "failed", error=_why(result))
-        seconds += result.seconds
-    resumed = resumed_bricks(work.plan, work.jobs)
-    with _slot_for(work.plan.options):
-        sealed = _result(
-            seal_item.submit(number, request.naming.target, work.plan, resumed, seconds)
-        )
-    if isinstance(sealed, BaseException):
-        return ItemOutcome(number, kind, "failed", error=_why(sealed))
-    return ItemOutcome(number, kind, "archived", report=sealed)
+def _row_with_names(item: ItemOutcome) -> dict[str, Any]:
+    row: dict[str, Any] = {"item": item.number, "kind": item.kind, "status": item.status}
+    row |= {"source": list(item.paths), "archive": item.target, "moved": item.moved}
+    return row | ({} if item.error is None else {"error": item.error_kind, "why": item.error})
 
 
-def _result(future: PrefectFuture[T]) -> T | BaseException:
-    """Result of a task, or the error it ended with."""
-    result: T | BaseException = future.result(raise_on_failure=False)
-    return result
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, ItemTaskError):
-        return f"{error.kind}: {error.detail}"
-    return f"internal: {type(error).__name__}: {error}"
-
-
-def _publish(report: FolderReport) -> None:
-    """Leave a table with Prefect: numbers only, no names."""
-    create_table_artifact(
-        key="psc-archive-items",
-        table=[_row(item) for item in report.items],
-        description=f"{len(report.items)} items; {report.skipped} files skipped",
-    )
+def _publish(report: FolderReport, names: NamesFile) -> None:
+    made = [item.report for item in report.items if item.report is not None]
+    raw, stored = sum(r.source_bytes for r in made), sum(r.archive_bytes for r in made)
+    totals = {
+        "items": len(report.items),
+        "archived": sum(item.status == "archived" for item in report.items),
+        "archived before": sum(item.status == "already-archived" for item in report.items),
+        "failed": len(report.failed),
+        "waiting until they are quiet": report.waiting,
+        "files skipped": report.skipped,
+        "sources moved": sum(item.moved for item in report.items),
+        "source bytes": raw,
+        "archive bytes": stored,
+        "ratio": raw / stored if stored else None,
+        "bricks": sum(r.bricks for r in made),
+        "of them stored before": sum(r.resumed for r in made),
+        "brick seconds": sum(r.seconds for r in made),
+    }
+    title = f"{totals['archived']} archived, {totals['failed']} failed of {totals['items']} items"
+    kinds = [item.error_kind or "internal" for item in report.failed]
+    publish("psc-archive", title, totals, kinds, [_row(item) for item in report.items], names)
 
 
 def _row(item: ItemOutcome) -> dict[str, Any]:
-    row: dict[str, Any] = {"item": item.number, "kind": item.kind, "status": item.status}
-    report: ItemReport | None = item.report
-    if report is not None:
-        rows = report.variables
-        row |= {
-            "mode": ", ".join(sorted({kept["mode"] for kept in rows})),
-            "largest error allowed": max(kept["max_error_allowed"] or 0 for kept in rows),
-            "targets missed": sum(not (kept["target"] or {"met": True})["met"] for kept in rows),
-            "bricks": report.bricks,
-            "resumed": report.resumed,
-            "source bytes": report.source_bytes,
-            "archive bytes": report.archive_bytes,
-            "brick seconds": round(report.seconds, 1),
-        }
-    return row
+    report = item.report
+    rows: Sequence[dict[str, Any]] = () if report is None else report.variables
+    return {
+        "item": item.number,
+        "kind": item.kind,
+        "status": item.status,
+        "error": item.error_kind,
+        "mode": ", ".join(sorted({kept["mode"] for kept in rows})),
+        "largest error": max((kept["max_error_allowed"] or 0 for kept in rows), default=None),
+        "targets missed": sum(not (kept["target"] or {"met": True})["met"] for kept in rows),
+        "source bytes": None if report is None else report.source_bytes,
+        "archive bytes": None if report is None else report.archive_bytes,
+        "ratio": report.source_bytes / report.archive_bytes if report else None,
+        "bricks": None if report is None else report.bricks,
+        "seconds": None if report is None else report.seconds,
+    }

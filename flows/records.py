@@ -6,18 +6,24 @@ errors by kind; the sentence with paths in it travels beside the message, in `It
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from adapters.base import Candidate, Skipped
 from adapters.errors import SourceError
 from pipelines.archiving.archive import BrickJob, ItemReport
 from pipelines.archiving.plan import ItemPlan
 from pipelines.archiving.targets import Naming
-from psc_volumetric.errors import PscError, StorageError
+from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = [
+    "CHECKS",
+    "ArchiveOutcome",
+    "ArchivesFailedError",
     "FolderReport",
     "Found",
+    "Intake",
     "ItemOutcome",
     "ItemRequest",
     "ItemTaskError",
@@ -25,16 +31,74 @@ __all__ = [
     "ItemsFailedError",
 ]
 
+CHECKS = ("none", "shallow", "deep")
 _LASTING_STORAGE_KINDS = ("target-exists", "partial-differs", "incomplete")
 
 
 @dataclass(frozen=True)
+class Intake:
+    """How files are taken from a source folder.
+
+    Parameters
+    ----------
+    quiet_s : float
+        Only files that were not changed for this long, in seconds; others wait for the next run.
+    check : str
+        How each sealed archive is read again: ``"none"``, ``"shallow"`` (every object) or
+        ``"deep"`` (every tile decoded). The proof before sealing is another thing and always done.
+    move_to : str or None
+        Folder that gets the source files of archives that were checked; None leaves them.
+    pseudonyms : str or None
+        Key file: archives are named by a keyed hash, see `pipelines.archiving.pseudonyms`.
+
+    Raises
+    ------
+    ParameterError : kind ``"bad-check"``, ``"bad-quiet"``; ``"unchecked-move"``, files would move
+        away unchecked.
+    """
+
+    quiet_s: float = 0.0
+    check: str = "shallow"
+    move_to: str | None = None
+    pseudonyms: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.check not in CHECKS:
+            raise ParameterError(
+                f"check must be one of {', '.join(CHECKS)}, found {self.check!r}", kind="bad-check"
+            )
+        if not 0 <= self.quiet_s < float("inf"):
+            raise ParameterError(
+                f"quiet must be 0 seconds or more, found {self.quiet_s!r}", kind="bad-quiet"
+            )
+        if self.move_to is not None and self.check == "none":
+            raise ParameterError(
+                "sources move away only when their archive was checked",
+                kind="unchecked-move",
+                hint="leave check at shallow, or do not move sources",
+            )
+
+
+@dataclass(frozen=True)
 class ItemRequest:
-    """One item found in the source: its number in this run, its files, what it may be called."""
+    """One item found in the source.
+
+    Attributes
+    ----------
+    number : int
+        Its number in this run, from 1.
+    candidate : Candidate
+        Its files.
+    naming : Naming
+        What its archive may be called.
+    known : str or None
+        The archive that an earlier run made of these very files.
+    """
 
     number: int
     candidate: Candidate
     naming: Naming
+    known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,17 +112,21 @@ class Found:
         Files that may hold data and cannot be archived.
     skipped : int
         Files that hold no volume.
+    waiting : int
+        Items that were changed a short while ago and are left for the next run.
     """
 
-    requests: tuple[ItemRequest, ...]
-    failed: tuple[Skipped, ...]
-    skipped: int
+    requests: tuple[ItemRequest, ...] = ()
+    failed: tuple[Skipped, ...] = ()
+    skipped: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class ItemWork:
-    """A planned item and the bricks still to do; no plan when it is sealed already."""
+    """A planned item and the bricks still to do; no plan when its archive is sealed already."""
 
+    target: str
     plan: ItemPlan | None
     jobs: tuple[BrickJob, ...]
 
@@ -76,34 +144,52 @@ class ItemOutcome:
     status : str
         ``"archived"``, ``"already-archived"`` (sealed by an earlier run from the same files with
         the same settings) or ``"failed"``.
+    paths : tuple of str
+        Source files; like `target` and `error` for people and the names file, not for Prefect.
+    target : str or None
+        The sealed archive.
     report : ItemReport or None
         Of an archived item.
+    error_kind : str or None
+        Stable word of the error of a failed item.
     error : str or None
-        Why it failed, with places; for people and local logs, not for a shared database.
+        Why it failed, with places.
+    moved : bool
+        Whether its files are out of the source folder.
     """
 
     number: int
     kind: str
     status: str
+    paths: tuple[str, ...] = ()
+    target: str | None = None
     report: ItemReport | None = None
+    error_kind: str | None = None
     error: str | None = None
+    moved: bool = False
 
 
 @dataclass(frozen=True)
 class FolderReport:
-    """How every item of a folder ended, and how many files were no item."""
+    """How every item of a folder ended; files that were no item, items left for the next run."""
 
     items: tuple[ItemOutcome, ...]
     skipped: int
+    waiting: int = 0
+
+    @property
+    def failed(self) -> tuple[ItemOutcome, ...]:
+        """The items that failed."""
+        return tuple(item for item in self.items if item.status == "failed")
 
 
 class ItemTaskError(Exception):
-    """An expected error in a task, told by number and kind.
+    """An error in a task, told by number and kind.
 
     Parameters
     ----------
     number : int
-        Item, 0 for the whole folder.
+        Item, 0 for the run as a whole.
     kind : str
         Stable word of the error behind it.
     detail : str
@@ -113,8 +199,8 @@ class ItemTaskError(Exception):
     """
 
     def __init__(self, number: int, kind: str, detail: str, lasting: bool) -> None:
-        what = f"item {number}" if number else "source folder"
-        super().__init__(f"{what}: error of kind {kind!r}; the report of the flow has the details")
+        what, where = (f"item {number}", "names file") if number else ("the run", "local log")
+        super().__init__(f"{what}: error of kind {kind!r}; the {where} has the details")
         self.number = number
         self.kind = kind
         self.detail = detail
@@ -126,7 +212,9 @@ class ItemTaskError(Exception):
 
     @classmethod
     def of(cls, number: int, error: Exception) -> ItemTaskError:
-        """Wrap one of ``pipelines.archiving.item_report.ITEM_ERRORS``."""
+        """Wrap any error; one that nobody foresaw is of kind ``"internal"``."""
+        if isinstance(error, ItemTaskError):
+            return error
         if isinstance(error, StorageError):
             return cls(number, error.kind, str(error), error.kind in _LASTING_STORAGE_KINDS)
         if isinstance(error, PscError | SourceError):
@@ -136,7 +224,7 @@ class ItemTaskError(Exception):
 
 
 class ItemsFailedError(PscError):
-    """Some items of a folder have no sealed archive; kind ``items-failed``.
+    """Some items of a folder have no sealed archive, or are not well; kind ``items-failed``.
 
     Attributes
     ----------
@@ -145,15 +233,76 @@ class ItemsFailedError(PscError):
     """
 
     def __init__(self, report: FolderReport) -> None:
-        failed = [item.number for item in report.items if item.status == "failed"]
+        failed = [item.number for item in report.failed]
         super().__init__(
-            f"{len(failed)} of {len(report.items)} items have no sealed archive: item(s) "
-            f"{', '.join(map(str, failed))}",
+            f"{len(failed)} of {len(report.items)} items failed: item(s) "
+            f"{', '.join(map(str, failed[:20]))}{' ...' if len(failed) > 20 else ''}",
             kind="items-failed",
-            hint="`report` has the reasons; run the flow again to continue",
+            hint="the names file has the reasons; run the flow again to continue",
         )
         self.report = report
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the report when the error crosses a process."""
         return (ItemsFailedError, (self.report,))
+
+
+@dataclass(frozen=True)
+class ArchiveOutcome:
+    """How one archive ended in a flow over a folder of archives.
+
+    Attributes
+    ----------
+    number : int
+        Its number in this run, from 1.
+    archive : str
+        Which one; for people and the names file, not for Prefect.
+    status : str
+        A word of the flow: ``"ok"``, ``"damaged"``, ``"restored"``, ``"failed"`` ...
+    numbers : mapping
+        Word -> number or word of ours, for the summary.
+    error_kind, error : str or None
+        Stable word, and what it says with places.
+    """
+
+    number: int
+    archive: str
+    status: str
+    numbers: Mapping[str, int | float | str | None] = field(default_factory=dict)
+    error_kind: str | None = None
+    error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """For the summary: no names."""
+        shown: dict[str, Any] = {"archive": self.number, "status": self.status}
+        return shown | {"error": self.error_kind, **self.numbers}
+
+    def row_with_names(self) -> dict[str, Any]:
+        """For the names file."""
+        row: dict[str, Any] = {"item": self.number, "archive": self.archive}
+        row |= {"status": self.status, **self.numbers}
+        return row | ({} if self.error is None else {"error": self.error_kind, "why": self.error})
+
+
+class ArchivesFailedError(PscError):
+    """Some archives of a folder are damaged (kind ``"damage-found"``) or were not restored.
+
+    Attributes
+    ----------
+    outcomes : tuple of ArchiveOutcome
+        All archives.
+    """
+
+    def __init__(self, outcomes: tuple[ArchiveOutcome, ...], kind: str) -> None:
+        failed = [one.number for one in outcomes if one.error_kind is not None]
+        super().__init__(
+            f"{len(failed)} of {len(outcomes)} archives failed: number(s) "
+            f"{', '.join(map(str, failed[:20]))}{' ...' if len(failed) > 20 else ''}",
+            kind=kind,
+            hint="the names file has names and reasons",
+        )
+        self.outcomes = outcomes
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the outcomes when the error crosses a process."""
+        return (ArchivesFailedError, (self.outcomes, self.kind))

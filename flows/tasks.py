@@ -1,4 +1,4 @@
-"""Tasks of the archive flow: each calls a function of `pipelines` and hands back a small record.
+"""Tasks of the flows: each calls a function of `pipelines` and hands back a small record.
 
 They live in this module, never in ``__main__``, because Dask workers import them by name. Nothing
 is cached by Prefect: what is done is written in the unsealed archive.
@@ -6,39 +6,53 @@ is cached by Prefect: what is done is written in the unsealed archive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.tasks import exponential_backoff
 
 from adapters import isolation
-from flows.records import Found, ItemRequest, ItemTaskError, ItemWork
-from pipelines.archiving.archive import (
-    ArchiveOptions,
-    BrickJob,
-    BrickResult,
-    ItemReport,
-    begin,
-    encode_brick_job,
-    finish,
-)
-from pipelines.archiving.item_report import ITEM_ERRORS, holds_data
-from pipelines.archiving.known_sources import KnownSources
-from pipelines.archiving.plan import ItemPlan, KnownItem, plan_named
+from adapters.base import Candidate, Discovery
+from adapters.errors import SourceError
+from flows.records import Found, Intake, ItemRequest, ItemTaskError, ItemWork
+from pipelines.archiving.archive import ArchiveOptions, BrickJob, ItemReport, begin, finish
+from pipelines.archiving.arrivals import is_quiet
+from pipelines.archiving.bricks import BrickResult, encode_brick_job, stored_brick
+from pipelines.archiving.item_report import holds_data
+from pipelines.archiving.known_sources import KnownSources, fingerprint
+from pipelines.archiving.plan import ItemPlan, plan_named
+from pipelines.archiving.planned import KnownItem, provenance_of
 from pipelines.archiving.pseudonyms import Pseudonyms
 from pipelines.archiving.targets import SAME, namings
+from pipelines.checking.scrub import ScrubOptions, scrub_archive
+from pipelines.checking.verify import VerifyReport
+from pipelines.restoring.folder import Restoration, restore_complete
+from pipelines.restoring.restore import RestoreOptions, RestoreReport
 
-__all__ = ["begin_item", "encode_brick", "find_items", "seal_item", "worth_retrying"]
+__all__ = [
+    "ToldByNumber",
+    "begin_item",
+    "check_archive",
+    "encode_brick",
+    "find_items",
+    "restore_archive",
+    "seal_item",
+    "worth_retrying",
+]
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-RETRIES = 2
-RETRY_DELAY_S = 2.0
+RETRIES = 3
+FIRST_DELAY_S = 2  # then 4, then 8, each up to half longer
 
 
 def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -48,49 +62,93 @@ def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 
 def _retried(run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Make a task that is tried again when that may help; Prefect keeps nothing it returns."""
+    """Make a task that is tried again when that may help; Prefect keeps nothing it returns.
+
+    The tag is that of the kind of task: ``prefect concurrency-limit create psc-brick 8`` lets at
+    most eight bricks run over all flows.
+    """
+    tag = f"psc-{run_name.partition('-{')[0]}"
     return task(
         task_run_name=run_name,
+        tags=[tag],
         retries=RETRIES,
-        retry_delay_seconds=RETRY_DELAY_S,
+        retry_delay_seconds=exponential_backoff(FIRST_DELAY_S),
+        retry_jitter_factor=0.5,
         retry_condition_fn=worth_retrying,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
 
 
-@contextmanager
-def told_by_number(number: int) -> Iterator[None]:
-    """Turn expected errors into `ItemTaskError`, whose message names no file."""
-    try:
-        yield
-    except ITEM_ERRORS as error:
-        raise ItemTaskError.of(number, error) from None
+class ToldByNumber:
+    """Turn every error into an `ItemTaskError`, whose message names no file.
+
+    What a library says of an error that nobody foresaw may hold a path too. Number 0 stands for the
+    run as a whole, which no names file tells of: the log of this machine does.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        """Tell the error by number."""
+        if isinstance(error, Exception):
+            if not self._number:
+                log.error("%s", error)
+            raise ItemTaskError.of(self._number, error) from None
 
 
-@_retried("find-items")
-def find_items(source: str, target: str, pseudonyms: str | None = None) -> Found:
+@_retried("find")
+def find_items(source: str, target: str, options: ArchiveOptions, intake: Intake) -> Found:
     """Find what can be archived in a folder and name an archive for each item.
+
+    Runs in the process of the flow, whose user has the index of known sources.
 
     Raises
     ------
-    ItemTaskError : the folder is not there, or holds nothing that can be archived.
+    ItemTaskError : the folder is not there.
     """
-    with told_by_number(0):
-        found = isolation.discover(Path(source), keep=True)
-        namer = None if pseudonyms is None else Pseudonyms.load(Path(pseudonyms)).assign
-        names = namings(found.candidates, target, namer)
+    with ToldByNumber(0):
+        found = _discovered(Path(source))
+        loud = [c for c in found.candidates if not is_quiet(c.paths, intake.quiet_s)]
+        quiet = [c for c in found.candidates if c not in loud]
+        skipped = [entry for entry in found.skipped if is_quiet([entry.path], intake.quiet_s)]
+        keyfile = intake.pseudonyms
+        namer = None if keyfile is None else Pseudonyms.load(Path(keyfile)).assign
+        names = namings(quiet, target, namer)
+        index = KnownSources.load(target, is_folder=True)
         requests = tuple(
-            ItemRequest(number, candidate, naming)
-            for number, (candidate, naming) in enumerate(
-                zip(found.candidates, names, strict=True), start=1
-            )
+            ItemRequest(number, candidate, naming, index.find(_seen(candidate, options)))
+            for number, (candidate, naming) in enumerate(zip(quiet, names, strict=True), start=1)
         )
-    failed = tuple(entry for entry in found.skipped if holds_data(entry))
-    return Found(requests, failed, len(found.skipped) - len(failed))
+    failed = tuple(entry for entry in skipped if holds_data(entry))
+    waiting = len(loud) + len(found.skipped) - len(skipped)
+    return Found(requests, failed, len(skipped) - len(failed), waiting)
 
 
-@_retried("begin-item-{request.number}")
+def _discovered(source: Path) -> Discovery:
+    """What is in a folder; nothing is no error there, because folders of arrivals become empty."""
+    try:
+        return isolation.discover(source, keep=True)
+    except SourceError as error:
+        if error.kind == "nothing-found":
+            return Discovery((), ())
+        raise
+
+
+def _seen(candidate: Candidate, options: ArchiveOptions) -> str:
+    return fingerprint(candidate.paths, provenance_of(candidate, options))
+
+
+@_retried("begin-{request.number}")
 def begin_item(request: ItemRequest, options: ArchiveOptions) -> ItemWork:
     """Plan one item and begin or continue its archive.
 
@@ -98,38 +156,56 @@ def begin_item(request: ItemRequest, options: ArchiveOptions) -> ItemWork:
     ------
     ItemTaskError : the source is refused, the prior is missing, or something else is at the target.
     """
-    with told_by_number(request.number):
-        index = KnownSources.load(request.naming.target, is_folder=True)
-        plan = plan_named(request.candidate, request.naming, options, index)
+    with ToldByNumber(request.number):
+        nothing_known = KnownSources(None, {})
+        plan = plan_named(request.candidate, request.naming, options, nothing_known)
         if isinstance(plan, KnownItem):
-            return ItemWork(None, ())
+            return ItemWork(plan.target, None, ())
         if plan.state == SAME:
-            index.add(plan.seen, plan.target)
-            return ItemWork(None, ())
-        return ItemWork(plan, begin(plan))
+            return ItemWork(plan.target, None, ())
+        return ItemWork(plan.target, plan, begin(plan))
 
 
-@_retried("item-{number}-brick-{job.position}")
+@_retried("brick-{number}-{job.position}")
 def encode_brick(number: int, job: BrickJob) -> BrickResult:
-    """Encode and store one brick. Needs a slot: memory and device are the brick's while it runs.
+    """Encode and store one brick, unless it is stored: its worker may have been lost since.
+
+    Needs a slot: memory and device are the brick's while it runs.
 
     Raises
     ------
     ItemTaskError : source, prior or store failed.
     """
-    with told_by_number(number):
-        return encode_brick_job(job)
+    with ToldByNumber(number):
+        return stored_brick(job) or encode_brick_job(job)
 
 
-@_retried("seal-item-{number}")
-def seal_item(number: int, folder: str, plan: ItemPlan, resumed: int, seconds: float) -> ItemReport:
-    """Write source, prior, tables, preview and manifest of an item whose bricks are all stored.
+@_retried("seal-{number}")
+def seal_item(number: int, plan: ItemPlan, resumed: int, seconds: float) -> ItemReport:
+    """Prove and seal an item whose bricks are all stored.
 
     Raises
     ------
-    ItemTaskError : a brick is missing, or the store failed.
+    ItemTaskError : a brick is missing, the proof failed, or the store did.
     """
-    with told_by_number(number):
-        report = finish(plan, resumed=resumed, seconds=seconds)
-        KnownSources.load(folder, is_folder=True).add(plan.seen, plan.target)
-        return report
+    with ToldByNumber(number):
+        return finish(plan, resumed=resumed, seconds=seconds)
+
+
+@_retried("check-{number}")
+def check_archive(number: int, archive: str, options: ScrubOptions) -> VerifyReport:
+    """Read an archive again and compare it with its manifest; damage is no error here."""
+    with ToldByNumber(number):
+        return scrub_archive(archive, options)
+
+
+@_retried("restore-{number}")
+def restore_archive(number: int, one: Restoration, options: RestoreOptions) -> RestoreReport | None:
+    """Write the source format of one archive again; None when that was done before.
+
+    Raises
+    ------
+    ItemTaskError : damage, or the target cannot be written.
+    """
+    with ToldByNumber(number):
+        return restore_complete(one, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,15 @@ from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import BrickOptions, EncodedBrick, IntensityMapping, encode_brick
 from psc_volumetric.layers.guarantee import Guarantee
 
-__all__ = ["BrickJob", "BrickResult", "encode_brick_job", "encoded", "jobs_of", "voxels"]
+__all__ = [
+    "BrickJob",
+    "BrickResult",
+    "encode_brick_job",
+    "encoded",
+    "jobs_of",
+    "stored_brick",
+    "voxels",
+]
 
 Box = tuple[tuple[int, int], ...]
 
@@ -219,4 +228,28 @@ def encode_brick_job(job: BrickJob) -> BrickResult:
         nbytes=record.size,
         voxels=values.size,
         seconds=time.perf_counter() - begin,
+    )
+
+
+def stored_brick(job: BrickJob) -> BrickResult | None:
+    """What became of a brick that is stored whole already; None when it is still to do.
+
+    For schedulers that lose a worker with the results it had: what was stored is read and compared
+    with its record, which takes far less than encoding it again.
+
+    Raises
+    ------
+    StorageError : the archive is not there, or is sealed.
+    """
+    start = time.perf_counter()
+    record = ArchiveWriter.open_partial(job.target).brick_state(job.variable, job.position)
+    if record is None:
+        return None
+    return BrickResult(
+        variable=job.variable,
+        position=job.position,
+        method=record.method,
+        nbytes=record.size,
+        voxels=math.prod(last - first for first, last in job.box),
+        seconds=time.perf_counter() - start,
     )

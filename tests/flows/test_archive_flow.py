@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -11,21 +12,15 @@ import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import Artifact, TaskRun
-from prefect.task_runners import ThreadPoolTaskRunner
-from prefect_dask import DaskTaskRunner
-from typer.testing import CliRunner
 
-from flows.__main__ import app
 from flows.archive import archive_folder
-from flows.dask_setup import slot_cluster
-from flows.records import ItemsFailedError
+from flows.records import FolderReport, Intake, ItemsFailedError
 from pipelines.archiving.archive import ArchiveOptions, archive, plan
-from pipelines.commands.failures import EXIT_USAGE
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError
 
 OPTIONS = ArchiveOptions(mode="lossy", base="psc", effort=1, prior="test-tiny", device="cpu")
-WITHOUT_NETWORK = ArchiveOptions(mode="lossy")  # label maps are kept exactly, by no prior
+QUICK = ArchiveOptions(coders="zstd")
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -40,6 +35,10 @@ def manifest(target: Path) -> bytes:
     return (target / "manifest.json").read_bytes()
 
 
+def statuses(report: FolderReport) -> list[str]:
+    return [item.status for item in report.items]
+
+
 def recorded(last: str) -> tuple[list[Artifact], list[TaskRun]]:
     """What the server keeps, once the task run named `last` is in its database."""
     deadline = time.monotonic() + 30.0
@@ -52,12 +51,20 @@ def recorded(last: str) -> tuple[list[Artifact], list[TaskRun]]:
         return client.read_artifacts(), runs
 
 
+def names_of(target: Path) -> list[dict[str, object]]:
+    """Rows of the newest names file of a target."""
+    folder = target.with_name(target.name + ".names")
+    assert folder.stat().st_mode & 0o077 == 0
+    rows: list[dict[str, object]] = json.loads(max(folder.iterdir()).read_text("utf-8"))
+    return rows
+
+
 def test_folder_gives_the_same_archives_as_without_prefect_and_dask(
     scans: Path, tmp_path: Path
 ) -> None:
     flow_target, plain_target = tmp_path / "flow", tmp_path / "plain"
     report = archive_folder(str(scans), str(flow_target), OPTIONS)
-    assert [item.status for item in report.items] == ["archived"] * 4
+    assert statuses(report) == ["archived"] * 4
     assert report.skipped == 1
     reports = archive(plan(scans, str(plain_target), OPTIONS))
     assert len(reports) == 4
@@ -65,13 +72,17 @@ def test_folder_gives_the_same_archives_as_without_prefect_and_dask(
         name = Path(plain.target).name
         assert manifest(flow_target / name) == manifest(plain_target / name)
 
-    artifacts, runs = recorded("seal-item-4")
-    (table,) = [a for a in artifacts if a.key == "psc-archive-items"]
-    assert str(table.data).count('"archived"') == 4
+    artifacts, runs = recorded("check-4")
+    (summary,) = [a for a in artifacts if a.key == "psc-archive"]
+    assert str(summary.data).count("| archived |") == 5  # four items, and their total
     stored = [str(a.data) for a in artifacts]
     stored += [f"{run.name} {run.state_name} {run.state and run.state.message}" for run in runs]
-    assert {"find-items", "begin-item-4", "seal-item-4"} <= {run.name for run in runs}
-    assert not [plain.name for plain in reports if plain.name in " ".join(stored)]
+    assert {"find", "begin-4", "seal-4", "check-4"} <= {run.name for run in runs}
+    names = [plain.name for plain in reports] + ["anatomical", "labels", "series"]
+    assert not [name for name in names if name in " ".join(stored)]
+    rows = names_of(flow_target)
+    assert [row["item"] for row in rows] == [1, 2, 3, 4]
+    assert any(str(scans / "labels.nii") in str(row["source"]) for row in rows)
 
 
 def test_run_after_a_bad_item_keeps_what_is_sealed(scans: Path, tmp_path: Path) -> None:
@@ -79,29 +90,60 @@ def test_run_after_a_bad_item_keeps_what_is_sealed(scans: Path, tmp_path: Path) 
     source.mkdir()
     shutil.copy(scans / "labels.nii", source)
     whole = (scans / "anatomical.nii").read_bytes()
-    (source / "cut.nii").write_bytes(whole[: len(whole) // 2])
+    (source / "jane-doe.nii").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ItemsFailedError) as caught:
-        archive_folder(str(source), str(target), WITHOUT_NETWORK)
+        archive_folder(str(source), str(target), QUICK)
     outcomes = {item.status: item for item in caught.value.report.items}
     assert set(outcomes) == {"archived", "failed"}
-    assert outcomes["failed"].error
+    assert "jane-doe" not in str(caught.value)
+    failed = next(row for row in names_of(target) if row["status"] == "failed")
+    assert failed["error"] == outcomes["failed"].error_kind
+    assert "jane-doe" in str(failed["source"])
 
-    (source / "cut.nii").unlink()
+    (source / "jane-doe.nii").unlink()
     before = manifest(target / "labels.psc.zarr")
-    report = archive_folder(str(source), str(target), WITHOUT_NETWORK)
-    assert [item.status for item in report.items] == ["already-archived"]
+    report = archive_folder(str(source), str(target), QUICK)
+    assert statuses(report) == ["already-archived"]
     assert manifest(target / "labels.psc.zarr") == before
 
 
-def test_worker_processes_import_the_tasks_by_name(scans: Path, tmp_path: Path) -> None:
-    with slot_cluster(processes=True) as cluster:
-        flow = archive_folder.with_options(
-            task_runner=DaskTaskRunner(address=cluster.scheduler_address)
-        )
-        report = flow(str(scans / "labels.nii"), str(tmp_path), WITHOUT_NETWORK)
-    assert [item.status for item in report.items] == ["archived"]
-    reader = ArchiveReader.open(str(tmp_path / "labels.psc.zarr"))
-    assert reader.info()
+def test_arrivals_wait_until_they_are_quiet_and_move_when_checked(
+    scans: Path, tmp_path: Path
+) -> None:
+    inbox, target, done = tmp_path / "inbox", tmp_path / "target", tmp_path / "done"
+    (inbox / "ward").mkdir(parents=True)
+    shutil.copy2(scans / "labels.nii", inbox / "ward")  # keeps its old time of change
+    report = archive_folder(str(inbox), str(target), QUICK, Intake(quiet_s=3600))
+    assert (report.items, report.waiting) == ((), 1)
+    assert not target.exists()
+
+    report = archive_folder(str(inbox), str(target), QUICK, Intake(check="deep", move_to=str(done)))
+    assert [(item.status, item.moved) for item in report.items] == [("archived", True)]
+    assert (done / "ward" / "labels.nii").read_bytes() == (scans / "labels.nii").read_bytes()
+    assert not (inbox / "ward" / "labels.nii").exists()
+    assert archive_folder(str(inbox), str(target), QUICK).items == ()
+
+
+def test_source_stays_when_its_archive_is_damaged_or_its_place_is_taken(
+    scans: Path, tmp_path: Path
+) -> None:
+    inbox, target, done = tmp_path / "inbox", tmp_path / "target", tmp_path / "done"
+    inbox.mkdir()
+    done.mkdir()
+    shutil.copy(scans / "labels.nii", inbox)
+    archive_folder(str(inbox), str(target), QUICK)
+    (done / "labels.nii").write_text("another one", encoding="utf-8")
+    moving = Intake(move_to=str(done))
+    with pytest.raises(ItemsFailedError) as caught:
+        archive_folder(str(inbox), str(target), QUICK, moving)
+    assert [item.error_kind for item in caught.value.report.items] == ["target-exists"]
+    (done / "labels.nii").unlink()
+    readme = target / "labels.psc.zarr" / "README.txt"
+    readme.write_bytes(readme.read_bytes()[:-1])
+    with pytest.raises(ItemsFailedError) as caught:
+        archive_folder(str(inbox), str(target), QUICK, moving)
+    assert [item.error_kind for item in caught.value.report.items] == ["damaged"]
+    assert (inbox / "labels.nii").exists()
 
 
 def test_flow_meets_a_target_with_the_bytes_of_the_plain_run(tmp_path: Path) -> None:
@@ -123,24 +165,12 @@ def test_flow_meets_a_target_with_the_bytes_of_the_plain_run(tmp_path: Path) -> 
     assert manifest(tmp_path / "flow" / "t.psc.zarr") == manifest(tmp_path / "plain" / "t.psc.zarr")
 
 
-def test_shell_command_archives_and_returns_the_exit_codes(scans: Path, tmp_path: Path) -> None:
-    source, runner = str(scans / "labels.nii"), CliRunner()
-    done = runner.invoke(app, [source, str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    assert ArchiveReader.open(str(tmp_path / "labels.psc.zarr")).mode == "lossless"
-    refused = runner.invoke(app, [source, str(tmp_path / "one.psc.zarr"), "--mode", "lossy"])
-    assert refused.exit_code == EXIT_USAGE
-    assert "target-not-a-folder" in refused.output
-
-
 def test_one_archive_is_no_target_for_a_folder(scans: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError) as caught:
         archive_folder(str(scans), str(tmp_path / "one.psc.zarr"), OPTIONS)
     assert caught.value.kind == "target-not-a-folder"
 
 
-def test_other_task_runners_are_refused(scans: Path, tmp_path: Path) -> None:
-    flow = archive_folder.with_options(task_runner=ThreadPoolTaskRunner())
-    with pytest.raises(ParameterError) as caught:
-        flow(str(scans), str(tmp_path), OPTIONS)
-    assert caught.value.kind == "task-runner"
+def test_lossless_archive_opens(scans: Path, tmp_path: Path) -> None:
+    archive_folder(str(scans / "labels.nii"), str(tmp_path), QUICK)
+    assert ArchiveReader.open(str(tmp_path / "labels.psc.zarr")).mode == "lossless"

@@ -11,11 +11,20 @@ from prefect.states import exception_to_failed_state
 
 from adapters.base import Candidate
 from adapters.errors import SourceError
-from flows.records import FolderReport, ItemOutcome, ItemRequest, ItemsFailedError, ItemTaskError
-from flows.tasks import begin_item, find_items, worth_retrying
+from flows.records import (
+    ArchiveOutcome,
+    ArchivesFailedError,
+    FolderReport,
+    Intake,
+    ItemOutcome,
+    ItemRequest,
+    ItemsFailedError,
+    ItemTaskError,
+)
+from flows.tasks import ToldByNumber, begin_item, find_items, worth_retrying
 from pipelines.archiving.archive import ArchiveOptions
 from pipelines.archiving.targets import Naming
-from psc_volumetric.errors import FormatError, PscError, StorageError
+from psc_volumetric.errors import FormatError, ParameterError, StorageError
 
 
 @pytest.mark.parametrize(
@@ -26,12 +35,15 @@ from psc_volumetric.errors import FormatError, PscError, StorageError
         (StorageError("jane-doe is there", kind="target-exists"), "target-exists", True),
         (StorageError("jane-doe: timed out", kind="not-writable"), "not-writable", False),
         (OSError(5, "input/output error", "jane-doe"), "operating-system", False),
+        (RuntimeError("nobody foresaw jane-doe"), "internal", True),
     ],
 )
 def test_task_error_keeps_names_out_of_its_message(
-    error: PscError | SourceError | OSError, kind: str, lasting: bool
+    error: Exception, kind: str, lasting: bool
 ) -> None:
-    told = pickle.loads(pickle.dumps(ItemTaskError.of(7, error)))
+    with pytest.raises(ItemTaskError) as caught, ToldByNumber(7):
+        raise error
+    told = pickle.loads(pickle.dumps(caught.value))
     assert (told.number, told.kind, told.lasting) == (7, kind, lasting)
     assert "jane-doe" not in str(told)
     assert told.detail.endswith(str(error))
@@ -39,21 +51,43 @@ def test_task_error_keeps_names_out_of_its_message(
     assert worth_retrying(None, None, state) is not lasting
 
 
-def test_folder_error_survives_another_process_with_its_report() -> None:
+def test_folder_errors_survive_another_process_with_their_reports() -> None:
     report = FolderReport(
         (ItemOutcome(1, "nifti", "already-archived"), ItemOutcome(2, "dicom", "failed")), 3
     )
     error = pickle.loads(pickle.dumps(ItemsFailedError(report)))
-    assert error.kind == "items-failed"
-    assert error.report == report
+    assert (error.kind, error.report) == ("items-failed", report)
     assert "1 of 2 items" in str(error)
+    outcomes = (ArchiveOutcome(1, "jane-doe.psc.zarr", "damaged", {}, "sha256", "jane-doe"),)
+    damage = pickle.loads(pickle.dumps(ArchivesFailedError(outcomes, "damage-found")))
+    assert (damage.kind, damage.outcomes) == ("damage-found", outcomes)
+    assert "jane-doe" not in str(damage)
+    assert "jane-doe" not in str(outcomes[0].row())
 
 
-def test_empty_folder_is_told_without_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ({"check": "twice"}, "bad-check"),
+        ({"quiet_s": -1.0}, "bad-quiet"),
+        ({"check": "none", "move_to": "/done"}, "unchecked-move"),
+    ],
+)
+def test_intake_that_cannot_be_meant_is_refused(wrong: dict[str, object], kind: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        Intake(**wrong)  # type: ignore[arg-type]
+    assert caught.value.kind == kind
+
+
+def test_folder_that_is_not_there_is_told_without_its_name_and_an_empty_one_is_fine(
+    tmp_path: Path,
+) -> None:
+    out = str(tmp_path / "out")
     with pytest.raises(ItemTaskError) as caught:
-        find_items.fn(str(tmp_path), str(tmp_path / "out"))
-    assert caught.value.lasting
+        find_items.fn(str(tmp_path / "gone"), out, ArchiveOptions(), Intake())
+    assert caught.value.kind == "not-found"
     assert str(tmp_path) not in str(caught.value)
+    assert find_items.fn(str(tmp_path), out, ArchiveOptions(), Intake()).requests == ()
 
 
 def test_file_that_is_no_nifti_is_told_by_number(tmp_path: Path) -> None:

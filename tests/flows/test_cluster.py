@@ -6,14 +6,23 @@ import pytest
 from distributed import Client, LocalCluster
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.dask_setup import SLOT, check_cluster, count_slots, slot_cluster
+from flows.cluster import GPU, SLOT, check_cluster, slot_cluster
 from psc_volumetric.errors import ParameterError
 
 
 def test_cluster_offers_the_slots_asked_for() -> None:
     with slot_cluster(n_workers=2, slots_per_worker=3) as cluster, Client(cluster) as client:
-        assert count_slots(client) == 6
         assert check_cluster(client, timeout_s=0.0) == 6
+
+
+def test_slots_without_a_gpu_are_no_slots_for_one() -> None:
+    with (
+        slot_cluster() as cluster,
+        Client(cluster) as client,
+        pytest.raises(ParameterError, match=f'"{SLOT}=1 {GPU}=1"') as caught,
+    ):
+        check_cluster(client, timeout_s=0.3, needs=(SLOT, GPU))
+    assert caught.value.kind == "no-slot"
 
 
 @pytest.mark.parametrize(("workers", "slots"), [(0, 1), (1, 0)])

@@ -1,0 +1,182 @@
+"""Checking a folder of archives night by night, with a log of what was found.
+
+A night may check everything, a share of the objects of every archive, or the archives of one part
+of several, so that all were read after that many nights.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from pipelines.checking.event_log import EventLog
+from pipelines.checking.verify import VerifyReport, verify
+from pipelines.collection import archives_in, folder_of
+from pipelines.progress import Progress
+from psc_volumetric.archive.checking import Finding
+from psc_volumetric.errors import ParameterError, PscError, StorageError
+
+__all__ = ["ScrubOptions", "archives_to_scrub", "log_scrub", "scrub", "scrub_archive"]
+
+LOGGED_FINDINGS = 100
+TONIGHT = "today"
+
+
+@dataclass(frozen=True)
+class ScrubOptions:
+    """How a scrub checks.
+
+    Parameters
+    ----------
+    deep : bool
+        Also decode, and compare the digest of every tile.
+    sample : float
+        Share of the objects of each archive to read, above 0 and at most 1; that every object is
+        there is always checked.
+    part : str or None
+        ``"3/7"``: only the archives of the third of seven parts; ``"today/7"``: another part each
+        day, all after seven days. An archive stays in its part.
+    seed : int
+        Which sample.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    ParameterError : kind ``"bad-sample"`` or ``"bad-part"``.
+    """
+
+    deep: bool = False
+    sample: float = 1.0
+    part: str | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample <= 1:
+            raise ParameterError(
+                f"sample must be above 0 and at most 1, found {self.sample!r}", kind="bad-sample"
+            )
+        self.chosen_part()
+
+    def chosen_part(self, today: datetime.date | None = None) -> tuple[int, int]:
+        """Number of the part, from 0, and how many there are; (0, 1) is all.
+
+        Parameters
+        ----------
+        today : date, optional
+            The day that ``"today/N"`` is about; None is today, UTC.
+        """
+        if self.part is None:
+            return 0, 1
+        which, _, of = self.part.partition("/")
+        day = (today or datetime.datetime.now(datetime.UTC).date()).toordinal()
+        if of.isdecimal() and int(of) > 0:
+            if which == TONIGHT:
+                return day % int(of), int(of)
+            if which.isdecimal() and 1 <= int(which) <= int(of):
+                return int(which) - 1, int(of)
+        raise ParameterError(
+            f"expected a part such as 3/7 or today/7, found {self.part!r}", kind="bad-part"
+        )
+
+
+def archives_to_scrub(target: str, options: ScrubOptions) -> list[str]:
+    """The archives in a folder, and the folders in it, that belong to the chosen part.
+
+    A target that is no folder is one archive and always chosen.
+
+    Raises
+    ------
+    StorageError : kind ``"not-found"``, no archive in the folder; ``"storage-failed"``.
+    """
+    folder = folder_of(target)
+    if folder is None:
+        return [target]
+    found = archives_in(folder)
+    if not found:
+        raise StorageError(
+            f"{target}: expected a folder of archives, found none in it",
+            kind="not-found",
+            hint="check the path",
+        )
+    number, parts = options.chosen_part()
+    return [str(path) for path in found if _part_of(path.relative_to(folder), parts) == number]
+
+
+def _part_of(name: PurePath, parts: int) -> int:
+    digest = hashlib.sha256(name.as_posix().encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") % parts
+
+
+def scrub_archive(
+    archive: str, options: ScrubOptions, progress: Progress | None = None
+) -> VerifyReport:
+    """Check one archive; one that cannot be opened is a finding like others."""
+    try:
+        return verify(
+            archive,
+            sample=options.sample,
+            deep=options.deep,
+            seed=options.seed,
+            device=options.device,
+            progress=progress,
+        )
+    except PscError as error:
+        finding = Finding("", error.kind, str(error))
+        return VerifyReport(archive, options.deep, options.sample, {}, (finding,))
+
+
+def log_scrub(
+    log: EventLog, report: VerifyReport, options: ScrubOptions, *, seconds: float
+) -> None:
+    """Write down what a check found: at most the first hundred findings, and how many there are."""
+    findings = [finding.to_dict() for finding in report.findings[:LOGGED_FINDINGS]]
+    details: dict[str, Any] = {
+        "how": asdict(options),
+        "checked": report.checked,
+        "seconds": round(seconds, 3),
+        "findings": findings,
+        "count": len(report.findings),
+    }
+    log.add("scrub", report.archive, "damaged" if report.findings else "ok", **details)
+
+
+def scrub(
+    target: str,
+    options: ScrubOptions,
+    log: EventLog | None = None,
+    progress: Progress | None = None,
+) -> list[VerifyReport]:
+    """Check a folder of archives, one after the other.
+
+    Parameters
+    ----------
+    target : str
+        Folder, or one archive.
+    options : ScrubOptions
+    log : EventLog, optional
+        Where each check is written down; None takes the one beside the target.
+    progress : Progress, optional
+
+    Returns
+    -------
+    list of VerifyReport
+        One for each archive that was checked; those with findings are damaged.
+
+    Raises
+    ------
+    StorageError : no archive, or the log cannot be written.
+    """
+    events = log or EventLog.of(str(Path(target)) if "://" not in target else target)
+    reports = []
+    for archive in archives_to_scrub(target, options):
+        start = time.perf_counter()
+        report = scrub_archive(archive, options, progress)
+        log_scrub(events, report, options, seconds=time.perf_counter() - start)
+        reports.append(report)
+    return reports

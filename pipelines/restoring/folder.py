@@ -1,0 +1,110 @@
+"""Many archives restored, each into a folder of its own that appears when it is complete."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.collection import archives_in, folder_of
+from pipelines.restoring.restore import RestoreOptions, RestoreReport, restore
+from psc_volumetric.archive.layout import SUFFIXES
+from psc_volumetric.errors import ParameterError, StorageError
+
+__all__ = ["Restoration", "restorations", "restore_complete"]
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """An archive, and the folder that gets what it was made of."""
+
+    archive: str
+    target: str
+
+
+def restorations(archives: str, target: Path, wanted: Path | None = None) -> list[Restoration]:
+    """What is to be restored from a folder of archives, and where to.
+
+    Parameters
+    ----------
+    archives : str
+        Folder of archives, or one archive.
+    target : Path
+        Folder that gets one folder for each archive, called as the archive without its suffix.
+    wanted : Path, optional
+        Text file with one archive on a line, by its path below `archives`; empty lines and lines
+        that begin with ``#`` are passed over. None is all.
+
+    Raises
+    ------
+    ParameterError : kind ``"no-list"``; ``"not-in-folder"``, the list names what is not there.
+    StorageError : kind ``"not-found"``, no archive in the folder.
+    """
+    folder = folder_of(archives)
+    if folder is None:
+        return [Restoration(archives, str(target / _stem(Path(archives).name)))]
+    names = [path.relative_to(folder).as_posix() for path in archives_in(folder)]
+    if not names:
+        raise StorageError(
+            f"{archives}: expected a folder of archives, found none in it",
+            kind="not-found",
+            hint="check the path",
+        )
+    chosen = names if wanted is None else _listed(wanted, names)
+    return [Restoration(str(folder / name), str(target / _stem(name))) for name in chosen]
+
+
+def _stem(name: str) -> str:
+    ending = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len, default="")
+    return name[: len(name) - len(ending)]
+
+
+def _listed(wanted: Path, names: list[str]) -> list[str]:
+    try:
+        lines = wanted.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(
+            f"the list of wanted archives {str(wanted)!r} cannot be read ({error})", kind="no-list"
+        ) from error
+    chosen = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    unknown = [name for name in chosen if name not in set(names)]
+    if unknown:
+        raise ParameterError(
+            f"{str(wanted)!r} names {len(unknown)} archive(s) that are not in the folder, the "
+            f"first is {unknown[0]!r}",
+            kind="not-in-folder",
+            hint="`psc-archive ls` lists them",
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def restore_complete(one: Restoration, options: RestoreOptions) -> RestoreReport | None:
+    """Restore one archive into a folder that gets its name when all files are in it.
+
+    Returns
+    -------
+    RestoreReport or None
+        None when the folder is there: an earlier run restored it.
+
+    Raises
+    ------
+    StorageError, FormatError, ... : as `restore`; nothing stays.
+    """
+    target = Path(one.target)
+    if target.is_dir():
+        return None
+    unfinished = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        report = restore(one.archive, unfinished, options)
+        unfinished.rename(target)
+    except OSError as error:
+        raise StorageError(
+            f"{one.target}: cannot be written ({error.strerror})",
+            kind="storage-failed",
+            hint="check the rights and the free space",
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return report

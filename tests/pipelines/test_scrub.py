@@ -1,0 +1,128 @@
+"""Scrubbing a folder: every archive has its turn, damage is found, and the log has it all."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from pipelines.archiving.archive import archive, plan
+from pipelines.archiving.arrivals import is_quiet, move_sources
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.checking.event_log import EventLog
+from pipelines.checking.retention import aged_archives, remove_archive
+from pipelines.checking.scrub import ScrubOptions, archives_to_scrub, scrub
+from psc_volumetric.errors import ParameterError, StorageError
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(3):
+        image = nibabel.Nifti1Image(np.full((4, 5, 6), number, np.int16), np.eye(4))
+        nibabel.save(image, source / f"n{number}.nii")
+    archive(plan(source, str(tmp_path / "archives"), ArchiveOptions(coders="zstd")))
+    return tmp_path / "archives"
+
+
+def events(log: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+
+
+def test_every_archive_has_its_day(archives: Path) -> None:
+    options = ScrubOptions(part="today/5")
+    days = [datetime.date(2026, 11, 1) + datetime.timedelta(days=n) for n in range(5)]
+    numbers = {options.chosen_part(day) for day in days}
+    assert numbers == {(n, 5) for n in range(5)}
+    parts = [archives_to_scrub(str(archives), ScrubOptions(part=f"{n}/5")) for n in range(1, 6)]
+    everything = sorted(name for part in parts for name in part)
+    assert everything == archives_to_scrub(str(archives), ScrubOptions())
+    assert len(everything) == 3
+
+
+@pytest.mark.parametrize("part", ["0/7", "8/7", "7", "today", "today/0", "one/7", "1/x", "-1/7"])
+def test_part_that_cannot_be_meant_is_refused(part: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        ScrubOptions(part=part)
+    assert caught.value.kind == "bad-part"
+
+
+def test_scrub_names_damage_and_goes_on(archives: Path) -> None:
+    damaged = archives / "n1.psc.zarr"
+    brick = next(damaged.glob("*/c/0/0/0"))
+    data = bytearray(brick.read_bytes())
+    data[-1] ^= 1
+    brick.write_bytes(data)
+    (archives / "n2.psc.zarr" / "manifest.json").unlink()
+    reports = scrub(str(archives), ScrubOptions())
+    assert [bool(report.findings) for report in reports] == [False, True, True]
+    log = archives.with_name("archives.events.jsonl")
+    assert [event["outcome"] for event in events(log)] == ["ok", "damaged", "damaged"]
+    assert events(log)[1]["archive"] == str(damaged)
+
+
+def test_log_of_a_killed_run_is_continued_on_a_line_of_its_own(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log.jsonl")
+    log.add("scrub", "a", "ok")
+    with log.path.open("ab") as stream:
+        stream.write(b'{"torn')
+    log.add("scrub", "b", "ok")
+    lines = log.path.read_text("utf-8").splitlines()
+    assert [json.loads(lines[0])["archive"], json.loads(lines[2])["archive"]] == ["a", "b"]
+
+
+def test_log_of_a_bucket_needs_a_place() -> None:
+    with pytest.raises(ParameterError) as caught:
+        EventLog.of("s3://bucket/archives")
+    assert caught.value.kind == "no-event-log"
+    assert EventLog.of("s3://bucket/archives", "/var/log/psc.jsonl").path.name == "psc.jsonl"
+
+
+def test_archives_are_kept_until_their_day(archives: Path) -> None:
+    log = EventLog(archives.with_name("log.jsonl"))
+    now = datetime.datetime.now(datetime.UTC)
+    kept = aged_archives(str(archives), 30, now + datetime.timedelta(days=29))
+    assert not any(aged.past for aged in kept)
+    with pytest.raises(ParameterError) as caught:
+        remove_archive(kept[0], log)
+    assert caught.value.kind == "not-past"
+    (archives / "n2.psc.zarr" / "manifest.json").unlink()
+    late = aged_archives(str(archives), 30, now + datetime.timedelta(days=31))
+    assert [(aged.past, aged.problem is None) for aged in late] == [
+        (True, True),
+        (True, True),
+        (False, False),
+    ]
+    remove_archive(late[0], log)
+    assert sorted(path.name for path in archives.iterdir()) == ["n1.psc.zarr", "n2.psc.zarr"]
+    assert [event["outcome"] for event in events(log.path)] == ["begun", "removed"]
+
+
+def test_files_are_quiet_only_a_while_after_their_last_change(tmp_path: Path) -> None:
+    path = tmp_path / "growing.nii"
+    path.write_bytes(b"1")
+    assert is_quiet([path], 0)
+    assert not is_quiet([path], 60)
+
+
+def test_sources_move_together_or_not_at_all(tmp_path: Path) -> None:
+    source, done = tmp_path / "in", tmp_path / "done"
+    pair = [source / "a" / "scan.hdr", source / "a" / "scan.img"]
+    pair[0].parent.mkdir(parents=True)
+    for path in pair:
+        path.write_text(path.suffix, encoding="utf-8")
+    (done / "a").mkdir(parents=True)
+    (done / "a" / "scan.img").write_text("another", encoding="utf-8")
+    with pytest.raises(StorageError) as caught:
+        move_sources(pair, source, done)
+    assert caught.value.kind == "target-exists"
+    assert all(path.exists() for path in pair)
+    (done / "a" / "scan.img").unlink()
+    move_sources(pair, source, done)
+    assert [path.read_text("utf-8") for path in sorted((done / "a").iterdir())] == [".hdr", ".img"]
+    assert not any(path.exists() for path in pair)
