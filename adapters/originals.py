@@ -25,7 +25,7 @@ from adapters.base import (
 )
 from adapters.errors import SourceError
 from adapters.output import file_target, unusable_record
-from adapters.source_files import file_records, safe_target, source_paths
+from adapters.source_files import file_records, open_plain, safe_target, source_paths
 from adapters.staging import staged_file, staged_folder
 
 __all__ = [
@@ -84,7 +84,8 @@ def keep_originals(item: SourceItem, candidate: Candidate, *, every: bool = Fals
             continue
         name = f"original/{number:06d}"
         try:
-            blobs[name] = path.read_bytes()
+            with open_plain(path) as stream:
+                blobs[name] = stream.read()
         except OSError as error:
             reason = f"cannot read: {error.strerror}"
             raise SourceError(reason, kind="unreadable", path=path) from error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from adapters.base import FileRecord
 from adapters.errors import SourceError
 
-__all__ = ["file_records", "safe_name", "safe_target", "source_paths"]
+__all__ = ["file_records", "open_plain", "safe_name", "safe_target", "source_paths"]
 
 _HASH_BLOCK = 1 << 20
 
@@ -19,6 +23,20 @@ def safe_name(text: str, fallback: str) -> str:
     """Reduce ``text`` to ``[A-Za-z0-9_.-]+``, not starting with a dot, dash or underscore."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).rstrip("_").lstrip("._-")
     return name or fallback
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file to read its bytes; a pipe or device, which may never end, is refused.
+
+    Raises
+    ------
+    OSError
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "a folder, pipe or device, no file", str(path))
+    return os.fdopen(handle, "rb")
 
 
 def file_records(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
@@ -34,7 +52,7 @@ def file_records(paths: Iterable[Path]) -> tuple[FileRecord, ...]:
     for path in listed:
         digest, size = hashlib.sha256(), 0
         try:
-            with path.open("rb") as stream:
+            with open_plain(path) as stream:
                 while block := stream.read(_HASH_BLOCK):
                     digest.update(block)
                     size += len(block)

@@ -255,8 +255,10 @@ def _limit(name: str, default: int) -> int:
     text = os.environ.get(name, "")
     if not text:
         return default
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > 0):
         raise SourceError(
-            f"expected a whole number above 0 in {name}, found {text!r}", kind="bad-limit"
+            f"expected a whole number from 1 to 999999999 in {name}, found {text[:80]!r}",
+            kind="bad-limit",
+            hint="unset it for the usual limit",
         )
     return int(text)

@@ -6,6 +6,7 @@ Run as ``python -m adapters.isolation.server FD PARENT MEMORY_MB`` by ``adapters
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -43,6 +44,8 @@ __all__ = ["main"]
 _KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LARGEST_REQUEST = 1 << 30
 _ITEMS_KEPT = 2
+# What says nothing about the content of a file.
+_OF_THE_DISK = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 _IDLE_S = 1.0
 
 # Arrays of the sources opened last, for the requests that read them.
@@ -82,6 +85,13 @@ def _answer(connection: Connection, request: dict[str, Any], memory_mb: int) -> 
         except SourceError as error:
             _check_memory(memory_mb)  # a library that had too little of it calls files damaged
             send(connection, {"error": [error.kind, error.message, error.path, error.hint]})
+        except OSError as error:
+            if request["do"] == "restore" or error.errno not in _OF_THE_DISK:
+                raise
+            path = None if error.filename is None else Path(os.fsdecode(error.filename))
+            send(
+                connection, {"error": ["unreadable", f"cannot read: {error.strerror}", path, None]}
+            )
         else:
             send(connection, {"found": found})
     except MemoryError:

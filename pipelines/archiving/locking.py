@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.errors import StorageError
 
 __all__ = ["LOCK_SUFFIX", "Owner", "clear_stale", "hold", "lock_path"]
@@ -154,12 +155,13 @@ def hold(
     Raises
     ------
     StorageError : kind ``"target-locked"``, another run holds it; ``"storage-failed"``, the lock
-        cannot be made.
+        cannot be made; ``"within-archive"``.
     """
     path = lock_path(target)
     if path is None:
         yield
         return
+    refuse_within_archive(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _take(path, wait_s, told)

@@ -23,6 +23,7 @@ from pipelines.restoring.roi_coordinates import roi_from_coordinates
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import Level, check_level, is_exact_at, level_number
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, StorageError
 
@@ -231,7 +232,8 @@ def restore(
     ------
     FormatError : the archive is damaged; nothing is written.
     ParameterError : the region is outside the volume.
-    StorageError : the target exists (kind ``"target-exists"``).
+    StorageError : the target exists (kind ``"target-exists"``), or is inside an archive
+        (``"within-archive"``).
     SourceError : the source format cannot be written.
     ProofError : a file that was promised to be its source is not (kind ``"not-the-source"``);
         nothing stays written.
@@ -246,6 +248,7 @@ def restore(
     with ArchiveReader.open(archive, device=options.device) as reader:
         plan = plan_restore(reader, options)
         source = reader.source()
+        refuse_within_archive(target)
         clear_unfinished(target)
         refuse_existing(source.kind, target)
         info = restore_info(reader, plan.boxes, plan.level)

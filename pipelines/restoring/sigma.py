@@ -14,6 +14,7 @@ from pipelines.restoring.roi import box_text, roi_from_indices
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import check_level
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = ["sigma_lines", "write_sigma"]
@@ -66,6 +67,7 @@ def write_sigma(
             f"expected a file that ends in {', '.join(ENDINGS)}, found {target.name!r}",
             kind="bad-target",
         )
+    refuse_within_archive(target)
     if target.exists():
         raise StorageError(
             f"the target {str(target)!r} exists already",

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from zarr.abc.store import Store
 
 from psc_volumetric.archive import packing
 from psc_volumetric.archive.documents import Head, decode
 from psc_volumetric.archive.layout import PARTIAL_KEY
 from psc_volumetric.archive.manifest import check_format
-from psc_volumetric.archive.stores import ArchiveStore, Target, is_zip_name, open_store
-from psc_volumetric.archive.targets import target_state, tidy_up
+from psc_volumetric.archive.stores import ArchiveStore, Target, is_url, is_zip_name, open_store
+from psc_volumetric.archive.targets import refuse_within_archive, target_state, tidy_up
 from psc_volumetric.errors import FormatError, StorageError
 
-__all__ = ["read_head", "sealed_already", "target_exists"]
+__all__ = ["check_place", "read_head", "sealed_already", "target_exists"]
+
+
+def check_place(target: Target) -> None:
+    """Refuse a target below another archive.
+
+    Raises
+    ------
+    StorageError : kind ``"within-archive"``.
+    """
+    if not isinstance(target, Store) and not is_url(target):
+        refuse_within_archive(Path(os.fspath(target).removeprefix("file://")).parent)
 
 
 def read_head(store: ArchiveStore) -> dict[str, Any] | None:

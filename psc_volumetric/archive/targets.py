@@ -12,6 +12,7 @@ from zarr.abc.store import Store
 from psc_volumetric.archive.folder import list_files
 from psc_volumetric.archive.layout import (
     MANIFEST_KEY,
+    METADATA_KEY,
     PARTIAL_KEY,
     PARTIAL_PREFIX,
 )
@@ -27,7 +28,25 @@ from psc_volumetric.archive.stores import (
 )
 from psc_volumetric.errors import FormatError, StorageError
 
-__all__ = ["target_state", "tidy_up"]
+__all__ = ["refuse_within_archive", "target_state", "tidy_up"]
+
+
+def refuse_within_archive(folder: Path) -> None:
+    """Refuse to write into a folder that is an archive or is in one, sealed or unfinished.
+
+    Raises
+    ------
+    StorageError : kind ``"within-archive"``.
+    """
+    whole = Path(os.path.realpath(folder))
+    for place in (whole, *whole.parents):
+        marks = (place / MANIFEST_KEY).is_file() or (place / PARTIAL_KEY).is_file()
+        if marks and (place / METADATA_KEY).is_file():
+            raise StorageError(
+                f"{str(folder)!r} is inside the archive {str(place)!r}",
+                kind="within-archive",
+                hint="what is in an archive is listed and never changes; choose a place outside",
+            )
 
 
 def target_state(target: Target, *, options: Mapping[str, Any] | None = None) -> str:

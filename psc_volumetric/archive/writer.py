@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from psc_volumetric.archive import packing
-from psc_volumetric.archive.beginning import read_head, sealed_already, target_exists
+from psc_volumetric.archive.beginning import check_place, read_head, sealed_already, target_exists
 from psc_volumetric.archive.journal import (
     BrickRecord,
     journal_key,
@@ -124,6 +124,7 @@ class ArchiveWriter:
             provenance=provenance or {},
         )
         name = target_text(target)
+        check_place(target)
         state = target_state(target, options=options)
         if state == "foreign":
             raise target_exists(name, "something that is not an unfinished archive")

@@ -306,3 +306,14 @@ def test_what_is_no_message_is_refused(messages):
     ours.close()
     with pytest.raises((wire.WireError, OSError, EOFError)):
         wire.receive(theirs, 1000)
+
+
+def test_a_file_that_went_away_is_unreadable_and_not_damaged(tmp_path):
+    path = tmp_path / "scan.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 4), "i2"), np.eye(4)), path)
+    (candidate,) = isolation.discover(path).candidates
+    (volume,) = isolation.open_source(candidate).volumes
+    path.unlink()
+    with pytest.raises(SourceError) as caught:
+        volume.array[tuple(slice(0, size) for size in volume.array.shape)]
+    assert caught.value.kind == "unreadable" and "No such file" in str(caught.value)

@@ -1,3 +1,4 @@
+import os
 import pickle
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import adapters
 from adapters import RestoredVolume, SourceError
 from adapters.base import Candidate
-from adapters.source_files import safe_name, safe_target
+from adapters.source_files import file_records, safe_name, safe_target
 
 
 def test_import_loads_no_format_library():
@@ -87,3 +88,11 @@ def test_stored_names_cannot_leave_the_target(tmp_path, name):
 def test_names_are_reduced_to_safe_letters():
     assert safe_name("../a b/ü.nii", "x") == "a_b_.nii"
     assert safe_name("...", "x") == "x"
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "scan.nii"
+    os.mkfifo(pipe)
+    with pytest.raises(SourceError, match="pipe") as caught:
+        file_records([pipe])
+    assert caught.value.kind == "unreadable"

@@ -10,6 +10,8 @@ import nibabel
 import pydicom
 import pytest
 
+from adapters.isolation import process
+
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 NIBABEL_FILES = Path(nibabel.__file__).parent / "tests" / "data"
 
@@ -273,3 +275,51 @@ def test_nothing_at_the_path(tmp_path: Path, run: Run):
     assert run("info", tmp_path / "absent.psc.zarr").code == 6
     assert run("restore", tmp_path / "absent.psc.zarr", tmp_path / "back").code == 6
     assert run("prior", "inspect", "no-such-prior").code == 5
+
+
+def test_nothing_is_written_into_an_archive(
+    label_map: Path, label_archive: Path, tmp_path: Path, run: Run
+):
+    """A restore into one made it fail its own verification."""
+    before = sorted(label_archive.rglob("*"))
+    link = tmp_path / "link"
+    link.symlink_to(label_archive)
+    for words in (
+        ("restore", label_archive, label_archive / "out.nii"),
+        ("restore", label_archive, label_archive),
+        ("restore", label_archive, link / "deep" / "out.nii"),
+        ("archive", label_map, label_archive / "other.psc.zarr", "--coders", "zstd"),
+        ("archive", label_map, link / "other.psc.zarr.zip", "--coders", "zstd"),
+        ("sigma", label_archive, label_archive / "sigma.npy"),
+        ("strip", label_archive, label_archive / "stripped.psc.zarr"),
+    ):
+        outcome = run(*words)
+        assert outcome.code == 6, (words, outcome.err)
+        assert "error[within-archive]" in outcome.err
+    assert sorted(label_archive.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("SOURCE_DATE_EPOCH", "yesterday", 2),
+        ("SOURCE_DATE_EPOCH", "9" * 30, 2),
+        ("PSC_ARCHIVE_READER_SECONDS", "9" * 400, 3),
+        ("PSC_ARCHIVE_READER_MEMORY_MB", "0", 3),
+    ],
+)
+def test_bad_settings_of_the_environment_are_named(
+    name: str,
+    text: str,
+    code: int,
+    label_map: Path,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv(name, text)
+    monkeypatch.setattr(process, "_processes", {})
+    outcome = run("archive", label_map, tmp_path / "x.psc.zarr", "--coders", "zstd")
+    assert outcome.code == code, outcome.err
+    assert name in outcome.err and "error[internal]" not in outcome.err
+    assert not (tmp_path / "x.psc.zarr").exists()
