@@ -15,20 +15,26 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pipelines.development.measured_tiles import (
+    PriorName,
+    Sources,
+    TileCount,
     TilePoint,
     Tiles,
     code_tiles,
+    numbers,
     tiles_of,
-    tiles_parser,
 )
 from psc_volumetric.codec import CodecParameters
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.parameters import EFFORTS
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.metrics import bd_psnr_db, bd_rate_percent
+from psc_volumetric.prior import Prior
 
 __all__ = ["GROUPS", "Variant", "changed", "main", "row", "variants"]
 
@@ -156,23 +162,29 @@ def row(name: str, points: Sequence[TilePoint], default: Sequence[TilePoint]) ->
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, a line at a time."""
-    parser = tiles_parser(__doc__)
-    parser.add_argument("--steps", default="0.35,0.7,1.4", help="quantiser steps, two or more")
-    parser.add_argument("--only", default=",".join(GROUPS), help="groups: " + ", ".join(GROUPS))
-    given = parser.parse_args(arguments)
-    groups = given.only.split(",")
-    unknown = sorted(set(groups) - set(GROUPS))
-    steps = tuple(float(step) for step in given.steps.split(","))
-    if unknown or len(steps) < 2:
-        parser.error(f"unknown groups {unknown}" if unknown else "a curve takes two steps or more")
-    tiles, prior = tiles_of(given.source, given.tiles, given.prior)
+def main(
+    sources: Sources,
+    tiles: TileCount = 4,
+    prior: PriorName = None,
+    steps: Annotated[str, typer.Option(help="Quantiser steps, two or more.")] = "0.35,0.7,1.4",
+    only: Annotated[str, typer.Option(metavar="|".join(GROUPS), help="Groups.")] = ",".join(GROUPS),
+) -> None:
+    """Print what every setting of the encoder is worth, a line at a time."""
+    groups, curve_steps = only.split(","), numbers(steps)
+    if unknown := sorted(set(groups) - set(GROUPS)):
+        raise typer.BadParameter(f"unknown groups {', '.join(unknown)}")
+    if len(curve_steps) < 2:
+        raise typer.BadParameter("a curve takes two steps or more")
+    _print_table(*tiles_of(sources, tiles, prior), curve_steps, groups)
+
+
+def _print_table(tiles: Tiles, prior: Prior, steps: Sequence[float], groups: Sequence[str]) -> None:
     denoiser = Denoiser(prior, "cpu")
     default = curve(tiles, Variant("", "default"), steps, denoiser)
     sys.stdout.write(
         f"{prior.name} {prior.digest[:16]}, {len(tiles)} tiles of {prior.tile_shape}, quantiser "
-        f"steps {given.steps}; bpv and PSNR at step {steps[len(steps) // 2]:g}\n\n{HEAD}\n"
+        f"steps {', '.join(f'{step:g}' for step in steps)}; bpv and PSNR at step "
+        f"{steps[len(steps) // 2]:g}\n\n{HEAD}\n"
     )
     sys.stdout.write(row(f"default: effort {DEFAULT_EFFORT}", default, default) + "\n")
     for variant in variants():
@@ -185,4 +197,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -6,7 +6,6 @@ Runs alternate, so that a machine whose speed drifts still gives fair ratios.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["compare", "main"]
+__all__ = ["compare", "print_table"]
 
 TILES = 32
 ROUNDS = 7
@@ -85,18 +84,16 @@ def compare(prior_name: str, threads: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
-def main() -> None:
-    """Print the table for one thread count; thread pools are kept, so one process per count."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prior", default="mr-head")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args()
-    found = compare(options.prior, options.threads)
+def print_table(prior: str = "mr-head", threads: int = os.cpu_count() or 1) -> None:
+    """Print the table for one number of threads; pools of threads are kept, so one process each."""
+    found = compare(prior, threads)
     base = next(ms for name, ms in found.items() if name.startswith("float"))
     for name, ms in found.items():
-        line = f"{options.threads} thread(s)  {name:<22} {ms:8.2f} ms per tile  {ms / base:5.2f} x"
+        line = f"{threads} thread(s)  {name:<22} {ms:8.2f} ms per tile  {ms / base:5.2f} x"
         sys.stdout.write(line + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    import typer  # here: a training machine, which calls `print_table`, has none
+
+    typer.run(print_table)

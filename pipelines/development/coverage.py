@@ -7,20 +7,22 @@ Every brick is encoded, and decoded again from its bytes at every lossy level. N
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from pipelines.archiving.bricks import encoded, jobs_of
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.plan import ItemPlan, VariablePlan, brick_prior, plan
+from pipelines.commands.options import Base, Effort, PriorName
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior
@@ -142,27 +144,24 @@ def _lossy_levels(
         yield level, found.values, found.spread
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print one table per volume."""
-    parser = argparse.ArgumentParser(description="Coverage of 1, 2 and 3 sigma, level by level.")
-    parser.add_argument("source", nargs="+", type=Path, help="file or folder")
-    parser.add_argument("--step", type=float, default=0.5, help="quantiser step")
-    parser.add_argument("--effort", type=int, default=5)
-    parser.add_argument("--base", default="psc", help="psc, av1, wavelet or auto")
-    parser.add_argument("--prior", help="name or folder; default: what fits the source")
-    parser.add_argument("--every", type=int, default=1, help="take one brick of so many")
-    given = parser.parse_args(arguments)
-    options = ArchiveOptions(
-        mode="lossy", step=given.step, effort=given.effort, base=given.base, prior=given.prior
-    )
-    for source in given.source:
+def main(
+    sources: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    step: Annotated[float, typer.Option(help="Quantiser step.")] = 0.5,
+    effort: Effort = 5,
+    base: Base = "psc",
+    prior: PriorName = None,
+    every: Annotated[int, typer.Option(help="Take one brick of so many.")] = 1,
+) -> None:
+    """Print coverage of 1, 2 and 3 sigma, level by level, one table per volume."""
+    options = ArchiveOptions(mode="lossy", step=step, effort=effort, base=base, prior=prior)
+    for source in sources:
         for item in plan(source, "unused.psc.zarr", options).items:
             for variable in item.variables:
-                levels, nbytes, voxels = measure_volume(item, variable, every=given.every)
+                levels, nbytes, voxels = measure_volume(item, variable, every=every)
                 lines = [
                     "",
-                    f"`{source.name}` {variable.spec.name}, step {given.step}, effort "
-                    f"{given.effort}, prior {item.prior}: {voxels} voxels, "
+                    f"`{source.name}` {variable.spec.name}, step {step}, effort "
+                    f"{effort}, prior {item.prior}: {voxels} voxels, "
                     f"{8 * nbytes / voxels:.3f} bpv",
                     "",
                     HEAD,
@@ -174,4 +173,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

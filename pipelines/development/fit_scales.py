@@ -10,13 +10,14 @@ The installed weights matter little: they only decide how the encoder rounds.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from pipelines.training.recipe import Recipe
@@ -166,21 +167,18 @@ def _saving(sample: Sample, weights: torch.Tensor) -> float:
     return 100 * float(after / before) - 100
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print weights and what they save; 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.development.fit_scales", description=__doc__
-    )
-    parser.add_argument("data", nargs="+", metavar="RECIPE=FOLDER")
-    parser.add_argument("--tiles", type=int, default=10, help="per recipe, effort and step")
-    options = parser.parse_args(arguments)
+def main(
+    data: Annotated[list[str], typer.Argument(metavar="RECIPE=FOLDER...")],
+    tiles: Annotated[int, typer.Option(help="Per recipe, effort and step.")] = 10,
+) -> None:
+    """Print weights of the context model of scales, and what each kind of feature saves."""
     names, training, held_out = [], [], []
-    for name, _, folder in (item.partition("=") for item in options.data):
+    for name, _, folder in (item.partition("=") for item in data):
         recipe, prior = Recipe.load(name), load_prior(name)
         sides = split_volumes(recipe, load_volumes([Path(folder)], recipe))
         names.append(name)
-        training.append(collect(prior, sides[0], VISITS, options.tiles))
-        held_out.append(collect(prior, sides[1], HELD_OUT_VISITS, options.tiles))
+        training.append(collect(prior, sides[0], VISITS, tiles))
+        held_out.append(collect(prior, sides[1], HELD_OUT_VISITS, tiles))
     final = fit(training, FEATURES)
     lines = [
         f'    "{feature}": {round(float(weight) * (1 << WEIGHT_BITS))},'
@@ -195,8 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         savings = [f"{_saving(sample, weights):+.1f} %" for sample in held_out]
         lines.append(f"| {title} | {' | '.join(savings)} |")
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

@@ -9,15 +9,19 @@ The numbers of decision 0012 come from here.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from pipelines.archiving.bricks import jobs_of, voxels
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.plan import brick_prior, plan
+from pipelines.commands.options import PriorName
+from pipelines.development.measured_tiles import numbers
 from psc_volumetric.codec import (
     BrickOptions,
     CodecParameters,
@@ -83,18 +87,17 @@ def _middle(shape: Sequence[int], crop: Sequence[int]) -> tuple[tuple[int, int],
     return tuple((s, s + min(n, w)) for s, n, w in zip(starts, shape, wanted, strict=True))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Bytes of exact layers with and without a prior.")
-    parser.add_argument("source", type=Path)
-    parser.add_argument("--prior", help="name or folder; default what the source suggests")
-    parser.add_argument("--bounds", type=float, nargs="+", default=[0.0, 5.0, 20.0])
-    parser.add_argument("--crop", type=int, nargs=3, default=[16, 128, 128], help="z y x")
-    parser.add_argument("--step", type=float, default=0.5, help="of the lossy base")
-    a = parser.parse_args()
-    for line in measure(a.source, a.prior, a.bounds, a.crop, a.step):
-        print(line, flush=True)  # noqa: T201
+def main(
+    source: Path,
+    prior: PriorName = None,
+    bounds: Annotated[str, typer.Option(help="Largest errors; 0 is lossless.")] = "0,5,20",
+    crop: Annotated[tuple[int, int, int], typer.Option(help="Voxels, z y x.")] = (16, 128, 128),
+    step: Annotated[float, typer.Option(help="Of the lossy base.")] = 0.5,
+) -> None:
+    """Print the bytes of exact layers with and without a prior."""
+    for line in measure(source, prior, numbers(bounds), crop, step):
+        typer.echo(line)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -5,16 +5,16 @@ Tiles are coded side by side as one brick, and every byte of that brick counts.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from pipelines.archiving.options import ArchiveOptions
@@ -40,13 +40,23 @@ from psc_volumetric.values.special import SpecialMap
 
 __all__ = [
     "CountedNetwork",
+    "PriorName",
+    "Sources",
+    "TileCount",
     "TilePoint",
     "Tiles",
     "code_tiles",
     "counted",
+    "numbers",
     "psnr_of",
     "tiles_of",
-    "tiles_parser",
+]
+
+# Options of every measurement on tiles.
+Sources = Annotated[list[Path], typer.Argument(help="Files and folders with volumes.")]
+TileCount = Annotated[int, typer.Option(help="Tiles over all volumes.")]
+PriorName = Annotated[
+    str | None, typer.Option(help="Name or folder; default: what fits the first source.")
 ]
 
 PEAK = 2.0  # range of normalised values
@@ -104,15 +114,12 @@ def psnr_of(error: float) -> float:
     return 10 * math.log10(PEAK**2 / error) if error else math.inf
 
 
-def tiles_parser(description: str | None) -> argparse.ArgumentParser:
-    """Command line of a measurement on tiles: sources, ``--tiles`` and ``--prior``."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", nargs="+", type=Path, help="files and folders with volumes")
-    parser.add_argument("--tiles", type=int, default=4, help="tiles over all volumes")
-    parser.add_argument("--prior", help="name or folder; default: what fits the first source")
-    return parser
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"expected numbers with commas between, found {text!r}") from error
 
 
 def tiles_of(

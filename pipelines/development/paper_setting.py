@@ -16,21 +16,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from pipelines.development.measured_tiles import (
     UNIT,
     CountedNetwork,
+    PriorName,
+    Sources,
+    TileCount,
     TilePoint,
     Tiles,
     code_tiles,
     counted,
+    numbers,
     psnr_of,
     tiles_of,
-    tiles_parser,
 )
 from pipelines.development.paper_loop import (
     PaperSetting,
@@ -245,30 +250,35 @@ def _numbers(p: TilePoint) -> str:
     return f"{p.rate_bpv:.4f} | {p.psnr_db:.2f} | {p.evaluations:,.0f} | {p.seconds:.1f}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    parser = tiles_parser(__doc__)
-    parser.add_argument("--weights", type=Path, help="NAME.float.safetensors of that prior")
-    parser.add_argument("--rounds", default="6,12,24", help="the paper's rounds to restore after")
-    parser.add_argument("--steps", default="0.5,1,2,4,8", help="our quantiser steps")
-    parser.add_argument("--effort", type=int, default=5, help="ours")
-    parser.add_argument("--ddrm-steps", type=int, default=PaperSetting.steps)
-    parser.add_argument("--samples", type=int, default=PaperSetting.samples)
-    parser.add_argument("--rows", type=int, default=PaperSetting.rows, help="rows per round")
-    parser.add_argument("--restored", type=int, default=PaperSetting.restored)
-    given = parser.parse_args(arguments)
-    tiles, prior = tiles_of(given.source, given.tiles, given.prior)
-    denoiser = Denoiser(prior, "cpu") if given.weights is None else _floats(prior, given.weights)
+def main(
+    sources: Sources,
+    tiles: TileCount = 4,
+    prior: PriorName = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="NAME.float.safetensors of that prior.")
+    ] = None,
+    rounds: Annotated[str, typer.Option(help="The paper's rounds to restore after.")] = "6,12,24",
+    steps: Annotated[str, typer.Option(help="Our quantiser steps.")] = "0.5,1,2,4,8",
+    effort: Annotated[int, typer.Option(help="Ours.")] = 5,
+    ddrm_steps: int = PaperSetting.steps,
+    samples: int = PaperSetting.samples,
+    rows: Annotated[int, typer.Option(help="Rows per round.")] = PaperSetting.rows,
+    restored: int = PaperSetting.restored,
+) -> None:
+    """Print the setting of the PSC paper beside ours."""
+    values, chosen = tiles_of(sources, tiles, prior)
+    denoiser = Denoiser(chosen, "cpu") if weights is None else _floats(chosen, weights)
     ours = [
-        (step, code_tiles(tiles, CodecParameters(effort=given.effort, step=step), denoiser))
-        for step in map(float, given.steps.split(","))
+        (step, code_tiles(values, CodecParameters(effort=effort, step=step), denoiser))
+        for step in numbers(steps)
     ]
-    setting = PaperSetting(given.ddrm_steps, given.samples, given.rows, given.restored)
-    stops = sorted(map(int, given.rounds.split(",")))
+    setting = PaperSetting(ddrm_steps, samples, rows, restored)
+    stops = sorted(map(int, numbers(rounds)))
     with progress_bars(enabled=True) as progress:
-        paper = measure_paper(tiles, denoiser, setting, stops, progress)
-    head = f"{prior.name} {prior.digest[:16]}, {len(tiles)} tiles of {prior.tile_shape}, {setting}"
-    sys.stdout.write("\n".join([head, "", *table(ours, paper, given.effort)]) + "\n")
+        paper = measure_paper(values, denoiser, setting, stops, progress)
+    head = f"{chosen.name} {chosen.digest[:16]}, {len(values)} tiles of {chosen.tile_shape}"
+    lines = [f"{head}, {setting}", "", *table(ours, paper, effort)]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def _floats(prior: Prior, weights: Path) -> Denoiser:
@@ -276,4 +286,4 @@ def _floats(prior: Prior, weights: Path) -> Denoiser:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -7,17 +7,18 @@ measured: nothing could decode them elsewhere.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
-from pipelines.development.measured_tiles import TilePoint, code_tiles
+from pipelines.commands.options import Effort
+from pipelines.development.measured_tiles import TilePoint, code_tiles, numbers
 from psc_volumetric.codec import CodecParameters
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.metrics import bd_psnr_db
@@ -117,27 +118,27 @@ def compare(
     return *both, bd_psnr_db(curves[0], psnrs[0], curves[1], psnrs[1])
 
 
-def main() -> None:
-    """Print one line per quantiser step, and the difference at equal rate."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("volumes", nargs="*", type=Path, help="files and folders with volumes")
-    parser.add_argument("--prior", default="mr-head", help="name or folder")
-    parser.add_argument("--weights", type=Path, required=True, help="NAME.float.safetensors")
-    parser.add_argument("--steps", default="0.125,0.25,0.5,1", help="quantiser steps")
-    parser.add_argument("--effort", type=int, default=5)
-    parser.add_argument("--tiles", type=int, default=16, help="held-out tiles")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    prior = load_prior(options.prior)
-    tiles = held_out_tiles(prior, options.volumes, options.tiles)
-    steps = tuple(float(step) for step in options.steps.split(","))
-    program = float_program(prior, options.weights)
-    floats, integers, gain = compare(prior, program, tiles, steps=steps, effort=options.effort)
+def main(
+    weights: Annotated[Path, typer.Option(help="NAME.float.safetensors.")],
+    volumes: Annotated[
+        list[Path] | None, typer.Argument(help="Files and folders with volumes.")
+    ] = None,
+    prior: Annotated[str, typer.Option(help="Name or folder.")] = "mr-head",
+    steps: Annotated[str, typer.Option(help="Quantiser steps.")] = "0.125,0.25,0.5,1",
+    effort: Effort = 5,
+    tiles: Annotated[int, typer.Option(help="Held-out tiles.")] = 16,
+    threads: int = 1,
+) -> None:
+    """Print what integers cost: one line per quantiser step, and the difference at equal rate."""
+    torch.set_num_threads(threads)
+    chosen, curve = load_prior(prior), numbers(steps)
+    held_out = held_out_tiles(chosen, volumes or [], tiles)
+    program = float_program(chosen, weights)
+    floats, integers, gain = compare(chosen, program, held_out, steps=curve, effort=effort)
     write = sys.stdout.write
-    write(f"{prior.name} {prior.digest[:16]}, {len(tiles)} tiles, effort {options.effort}\n")
+    write(f"{chosen.name} {chosen.digest[:16]}, {len(held_out)} tiles, effort {effort}\n")
     write("step      float bpv   dB     integer bpv   dB\n")
-    for step, f, i in zip(steps, floats, integers, strict=True):
+    for step, f, i in zip(curve, floats, integers, strict=True):
         write(
             f"{step:<8g} {f.rate_bpv:9.4f} {f.psnr_db:7.3f} {i.rate_bpv:11.4f} {i.psnr_db:7.3f}\n"
         )
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -7,16 +7,16 @@ Streams are encoded with the float64 carrier, from values made of integers alone
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from psc_volumetric.codec import BrickOptions, CodecParameters, Guarantee, encode_brick
@@ -358,14 +358,13 @@ def write(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Write the golden vectors anew.")
-    parser.add_argument("--target", type=Path, default=VECTORS, help="folder to replace")
-    arguments = parser.parse_args()
-    nbytes = write(arguments.target)
-    print(f"{nbytes} bytes of golden vectors in {arguments.target}")  # noqa: T201
+def main(
+    target: Annotated[Path, typer.Option(help="Folder to replace.")] = VECTORS,
+) -> None:
+    """Write the golden vectors anew."""
+    nbytes = write(target)
+    typer.echo(f"{nbytes} bytes of golden vectors in {target}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

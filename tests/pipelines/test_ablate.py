@@ -114,12 +114,7 @@ def test_more_evaluations_are_counted() -> None:
 def test_command_prints_a_line_per_variant(
     sources: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ablate.main(
-        [
-            str(sources["nifti"]), "--tiles", "1", "--prior", "test-tiny", "--steps", "0.3,1",
-            "--only", "end",
-        ]
-    )  # fmt: skip
+    ablate.main([sources["nifti"]], tiles=1, prior="test-tiny", steps="0.3,1", only="end")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("test-tiny ")
     assert [line.split(" | ")[0] for line in lines[4:7]] == [

@@ -151,11 +151,8 @@ def test_command_prints_both_sides_and_reads_ours_at_equal_rate(
     sources: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     paper_setting.main(
-        [
-            str(sources["nifti"]), "--tiles", "1", "--prior", "test-tiny", "--effort", "1",
-            "--steps", "0.3,60", "--rounds", "1,5", "--ddrm-steps", "1", "--samples", "64",
-            "--rows", "60", "--restored", "2",
-        ]
+        [sources["nifti"]], tiles=1, prior="test-tiny", effort=1, steps="0.3,60", rounds="1,5",
+        ddrm_steps=1, samples=64, rows=60, restored=2,
     )  # fmt: skip
     out = capsys.readouterr().out
     assert len(re.findall(r"^\| ours, effort 1, step", out, re.M)) == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import argparse  # and not typer: a training machine has torch, numpy and safetensors only
 import os
 import sys
 from collections.abc import Sequence

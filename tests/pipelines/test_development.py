@@ -1,0 +1,43 @@
+"""Tools of developers: each says what it takes, and only one of them does without typer."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("psc_volumetric", "adapters", "pipelines", "flows")
+TOOLS = {
+    "pipelines.development.ablate": ("--tiles", "--only"),
+    "pipelines.development.benchmark": ("--threads",),
+    "pipelines.development.coverage": ("--every", "auto|psc|av1|wavelet"),
+    "pipelines.development.fit_scales": ("RECIPE=FOLDER",),
+    "pipelines.development.measure_reference": ("--bounds", "--crop"),
+    "pipelines.development.paper_setting": ("--ddrm-steps", "--weights"),
+    "pipelines.development.parity": ("--weights", "1..9"),
+    "psc_volumetric.conformance.regenerate": ("--target",),
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_help_of_a_tool_names_its_options(name: str) -> None:
+    module = importlib.import_module(name)
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app.command()(module.print_table if name.endswith("benchmark") else module.main)
+    outcome = CliRunner().invoke(app, ["--help"])
+    assert outcome.exit_code == 0
+    assert all(word in outcome.stdout for word in TOOLS[name])
+
+
+def test_argparse_is_left_to_the_program_for_training_machines() -> None:
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if "import argparse" in path.read_text("utf-8")
+    ]
+    assert users == ["pipelines/training/posterior/__main__.py"]
