@@ -1,6 +1,6 @@
-"""Binary range coder and mixing of probabilities for the coders and the wavelet.
+"""Binary range coder and mixing of probabilities, for every coder of decisions.
 
-Part of the format (SPEC section 15). Writing and reading are one code path, chosen by
+Part of the format (SPEC sections 15 to 17). Writing and reading are one code path, chosen by
 ``m.coder[DECODE]``; ``m`` is the ``Model`` of a coder. Numba checks no bounds: every index is
 bounded by construction, whatever the bytes are. The functions count no references, all memory is
 the caller's; the small ones are compiled into their caller, which doubles the speed.
@@ -11,32 +11,26 @@ from __future__ import annotations
 from typing import Any
 
 from psc_volumetric import machine_code
-from psc_volumetric.entropy.binary_tables import COUNT_LIMIT
+from psc_volumetric.entropy.binary_tables import COUNT_LIMIT, LOGIT_LIMIT
 
 __all__ = [
     "CONSTANT_INPUT",
-    "COUNTERS",
     "DECODE",
-    "DISTRIBUTIONS",
     "FAILED",
-    "INPUTS",
     "NEW_COUNTER",
     "STATE_SIZE",
+    "bit_mixer",
     "compiled",
     "finish",
-    "modelled_bit",
+    "note",
     "plain_bit",
     "plain_bits",
     "quotient",
     "start",
-    "teach_counters",
 ]
 
 LOW, RANGE, CACHE, PENDING, POSITION, DECODE, FAILED = range(7)
 STATE_SIZE = 7
-DISTRIBUTIONS = 3
-COUNTERS = 2
-INPUTS = DISTRIBUTIONS + COUNTERS + 1
 CONSTANT_INPUT = 256
 NEW_COUNTER = 1 << 30  # probability one half in 22 bits, then a count of nine
 PROBABILITY_MARGIN = 8  # of 65536
@@ -145,7 +139,12 @@ def plain_bits(m, bits, count):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def teach_counters(m, bit, node, counters):  # type: ignore[no-untyped-def]
+def _teach_weight(m, at, step):  # type: ignore[no-untyped-def]
+    m.weights[at] = min(max(m.weights[at] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
+
+
+@compiled(inline="always")
+def _teach_counters(m, bit, node, counters):  # type: ignore[no-untyped-def]
     """Move the counters of a decision, one in each context, towards the bit."""
     target = bit * 0x3FFFFF
     for i in range(counters):
@@ -156,36 +155,71 @@ def teach_counters(m, bit, node, counters):  # type: ignore[no-untyped-def]
         m.counters[m.slots[i] + node] = (probability << 9) | min(count + 1, COUNT_LIMIT)
 
 
-@compiled(inline="always")
-def modelled_bit(m, bit, node, mixer, speed):  # type: ignore[no-untyped-def]
-    """Code one bit with mixed probabilities, then teach counters and weights.
+def bit_mixer(given: int, counters: int, *, sets: int = 1, fresh: bool = False) -> Any:
+    """Make the function that codes one bit with several opinions and teaches those who gave them.
 
-    ``m.inputs`` begins with the logits of the distributions; ``m.slots`` holds the first counter
-    of each context; ``node`` is the decision inside a context, ``mixer`` the set of weights and
-    ``speed`` the rate at which they learn.
+    The opinions are logits: ``given`` of them stand in ``m.inputs`` already, then come those of
+    counters, then a constant.
+
+    Parameters
+    ----------
+    given : int
+        Opinions that the caller puts into ``m.inputs``.
+    counters : int
+        Contexts; the counters of each begin at ``m.slots``.
+    sets : int
+        1, or 2 where the weights are the mean of two sets.
+    fresh : bool
+        Whether a counter that was never asked, which is 0, begins at what the caller says.
+
+    Returns
+    -------
+    compiled function
+        ``(m, bit, node, first, second, share, speed) -> bit``: ``node`` is the decision inside
+        each context, ``first`` and ``second`` are the places of the weights, ``share`` is the
+        16-bit probability at which fresh counters begin, ``speed`` the rate at which weights learn.
     """
-    first = mixer * INPUTS
-    total = 0
-    for i in range(COUNTERS):
-        m.inputs[DISTRIBUTIONS + i] = m.stretch[m.counters[m.slots[i] + node] >> 19]
-    for i in range(INPUTS):
-        total += int(m.weights[first + i]) * m.inputs[i]
-    p = int(m.squash[min(max(total >> 16, -3071), 3071) + 3071])
-    p = min(max(p, PROBABILITY_MARGIN), 65536 - PROBABILITY_MARGIN)
-    bit = plain_bit(m, bit, p)
-    error = ((bit << 16) - p) * speed
-    for i in range(INPUTS):
-        step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
-        m.weights[first + i] = min(max(m.weights[first + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
-    teach_counters(m, bit, node, COUNTERS)
-    return bit
+    inputs, shift = given + counters + 1, 15 + sets
+
+    @compiled(inline="always")
+    def mixed_bit(m, bit, node, first, second, share, speed):  # type: ignore[no-untyped-def]
+        for i in range(counters):
+            at = m.slots[i] + node
+            if fresh and m.counters[at] == 0:
+                m.counters[at] = share << 15
+            m.inputs[given + i] = m.stretch[m.counters[at] >> 19]
+        total = 0
+        for i in range(inputs):
+            weight = int(m.weights[first + i])
+            if sets == 2:
+                weight += int(m.weights[second + i])
+            total += weight * m.inputs[i]
+        p = int(m.squash[min(max(total >> shift, -LOGIT_LIMIT), LOGIT_LIMIT) + LOGIT_LIMIT])
+        p = min(max(p, PROBABILITY_MARGIN), 65536 - PROBABILITY_MARGIN)
+        bit = plain_bit(m, bit, p)
+        error = ((bit << 16) - p) * speed
+        for i in range(inputs):
+            step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
+            _teach_weight(m, first + i, step)
+            if sets == 2:
+                _teach_weight(m, second + i, step)
+        _teach_counters(m, bit, node, counters)
+        return bit
+
+    return mixed_bit
+
+
+@compiled(inline="always")
+def note(m, value):  # type: ignore[no-untyped-def]
+    """Add a value to the check that ends a stream."""
+    m.check[0] = (m.check[0] * 40503 + value + 1) & 0xFFFF
 
 
 @compiled
-def finish(m, check):  # type: ignore[no-untyped-def]
-    """End a stream with 16 check bits; returns its length, or -1 if damaged or too long."""
+def finish(m):  # type: ignore[no-untyped-def]
+    """End a stream with the 16 bits of its check; its length, or -1 if damaged or too long."""
     for i in range(0, 16, 8):
-        given = (check >> i) & 255
+        given = (m.check[0] >> i) & 255
         if plain_bits(m, given, 8) != given:
             m.coder[FAILED] = 1
     if not m.coder[DECODE]:

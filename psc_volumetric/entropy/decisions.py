@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from psc_volumetric.entropy.binary import (
     DECODE,
-    DISTRIBUTIONS,
+    bit_mixer,
     compiled,
-    modelled_bit,
     plain_bit,
     plain_bits,
     quotient,
 )
-from psc_volumetric.entropy.binary_tables import CDF_HALF, FRACTION
+from psc_volumetric.entropy.binary_tables import CDF_HALF, FRACTION, LOGIT_LIMIT
 
-__all__ = ["NODES", "bit_length", "code_value"]
+__all__ = ["COUNTERS", "DISTRIBUTIONS", "INPUTS", "NODES", "bit_length", "code_value"]
+
+DISTRIBUTIONS = 3
+COUNTERS = 2
+INPUTS = DISTRIBUTIONS + COUNTERS + 1
 
 HALF = 1 << (FRACTION - 1)
 SIZE_DOWN = 40  # nodes: sizes asked upwards from 1, downwards from 41, signs, second digits
@@ -52,6 +55,15 @@ def _logit(m, part, whole):  # type: ignore[no-untyped-def]
     return int(m.stretch[quotient((part + 1) << 12, whole + 2)])
 
 
+_mixed_bit = bit_mixer(DISTRIBUTIONS, COUNTERS)
+
+
+@compiled(inline="always")
+def _modelled_bit(m, bit, node, mixer, speed):  # type: ignore[no-untyped-def]
+    """Code one bit; ``m.inputs`` begins with what the distributions say."""
+    return _mixed_bit(m, bit, node, mixer * INPUTS, 0, 0, speed)
+
+
 @compiled(inline="always")
 def _centre(m, centre, last):  # type: ignore[no-untyped-def]
     """Place the distributions around ``centre`` and cut them to the values 0 .. ``last``."""
@@ -83,7 +95,7 @@ def _code_size(m, size, high, group, speed):  # type: ignore[no-untyped-def]
                 whole - m.inner_right[k] + m.inner_left[k],
             )
         bit = 1 if size >= probe else 0
-        bit = modelled_bit(m, bit, nodes + probe, 3 * group + min(probe - 1, 1), speed)
+        bit = _modelled_bit(m, bit, nodes + probe, 3 * group + min(probe - 1, 1), speed)
         if bit:
             low = probe
             probe += 1
@@ -105,7 +117,7 @@ def _code_sign(m, sign, size, group, speed):  # type: ignore[no-untyped-def]
         up = m.outer_right[k] - m.inner_right[k]
         down = m.inner_left[k] - m.outer_left[k]
         m.inputs[k] = _logit(m, up, up + down)
-    return modelled_bit(m, sign, SIGN + min(size, 7), 3 * group + 2, speed)
+    return _modelled_bit(m, sign, SIGN + min(size, 7), 3 * group + 2, speed)
 
 
 @compiled(inline="always")
@@ -122,7 +134,7 @@ def _code_digits(m, magnitude, size, sign, group, speed):  # type: ignore[no-unt
         m.left[k] = min(max(middle, min(near, far)), max(near, far))
         m.inputs[k] = _logit(m, abs(far - m.left[k]), abs(far - near))
     bit = (magnitude >> (size - 2)) & 1
-    bit = modelled_bit(m, bit, DIGIT + min(size, 15), 3 * group + 2, speed)
+    bit = _modelled_bit(m, bit, DIGIT + min(size, 15), 3 * group + 2, speed)
     known = 2 + bit
     if size < 3:
         return known
@@ -134,7 +146,7 @@ def _code_digits(m, magnitude, size, sign, group, speed):  # type: ignore[no-unt
     middle = _below(m, 0, side * edge)
     middle = min(max(middle, min(near, far)), max(near, far))
     logit = _logit(m, abs(far - middle), abs(far - near))
-    p = int(m.squash[min(max(logit, -STEEPEST), STEEPEST) + 3071])
+    p = int(m.squash[min(max(logit, -STEEPEST), STEEPEST) + LOGIT_LIMIT])
     known = 2 * known + plain_bit(m, (magnitude >> (size - 3)) & 1, p)
     rest = size - 3
     while rest > 0:

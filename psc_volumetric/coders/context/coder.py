@@ -216,14 +216,14 @@ def _run(
     """Code ``padded`` in place; returns the length of the stream, or -1."""
     from psc_volumetric.coders.context import kernel
     from psc_volumetric.entropy import binary as coder
-    from psc_volumetric.entropy.decisions import NODES
+    from psc_volumetric.entropy import decisions
 
     depth, rows, row = padded.shape
     plane = rows * row
-    weights = np.full((3 * kernel.WEIGHT_SETS, coder.INPUTS), 8000, np.int32)
+    weights = np.full((3 * kernel.WEIGHT_SETS, decisions.INPUTS), 8000, np.int32)
     weights[:, 0], weights[:, -1] = 32000, 0
-    nodes = sum(kernel.CONTEXTS) * NODES
-    scratch: list[Any] = list(np.zeros((8, coder.DISTRIBUTIONS), np.int64))
+    nodes = sum(kernel.CONTEXTS) * decisions.NODES
+    scratch: list[Any] = list(np.zeros((8, decisions.DISTRIBUTIONS), np.int64))
 
     def zeros(count: int) -> Integers:
         return np.zeros(count, np.int64)
@@ -235,7 +235,7 @@ def _run(
         zeros(len(NEIGHBOURS) + extra.shape[1]), zeros(len(NEIGHBOURS)), zeros(len(NEIGHBOURS)),
         zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
         zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
-        weights.reshape(-1), zeros(coder.INPUTS), zeros(coder.COUNTERS), zeros(1),
+        weights.reshape(-1), zeros(decisions.INPUTS), zeros(decisions.COUNTERS), zeros(1),
         zeros(3), *scratch, *list(residual_tables()),
     )  # fmt: skip
     model.inputs[-1] = coder.CONSTANT_INPUT

@@ -16,15 +16,15 @@ from psc_volumetric.coders.context.layout import (
     PAD,
 )
 from psc_volumetric.entropy.binary import (
-    COUNTERS,
     FAILED,
     compiled,
     finish,
+    note,
     quotient,
     start,
 )
 from psc_volumetric.entropy.binary_tables import FRACTION
-from psc_volumetric.entropy.decisions import NODES, bit_length, code_value
+from psc_volumetric.entropy.decisions import COUNTERS, NODES, bit_length, code_value
 
 __all__ = ["BIAS_CONTEXTS", "CONTEXTS", "WEIGHT_SETS", "code_segment"]
 
@@ -275,7 +275,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, predictors, count, index):  #
             bad += 1
             value = min(max(value, 0), top)
         m.volume[at] = value
-        m.check[0] = (m.check[0] * 40503 + value + 1) & 0xFFFF
+        note(m, value)
         exact = value << FRACTION
         m.final[here] = exact - mean
         for k in range(experts):
@@ -308,4 +308,4 @@ def code_segment(m, nz, ny, nx, top, shift):  # type: ignore[no-untyped-def]
             if bad or m.coder[FAILED]:
                 return -1
         _end_slice(m, z, ny, row, plane)
-    return finish(m, m.check[0])
+    return finish(m)

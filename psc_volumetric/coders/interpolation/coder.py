@@ -179,19 +179,19 @@ class Model(NamedTuple):
 def new_model(source: NDArray[np.int32], voxels: int, data: NDArray[np.uint8]) -> Model:
     """Fresh memory; ``data`` are the code bytes, or room for them."""
     from psc_volumetric.coders.interpolation import kernel
-    from psc_volumetric.entropy.binary import STATE_SIZE
+    from psc_volumetric.entropy.binary import CONSTANT_INPUT, NEW_COUNTER, STATE_SIZE
 
     tables = residual_tables()
     weights = np.full((kernel.MIXERS, kernel.INPUTS), kernel.FIRST_WEIGHT, np.int32)
     weights[:, -1] = 0
     nodes = kernel.COUNTERS * kernel.CONTEXT_SIZE * kernel.NODES
     inputs = np.zeros(kernel.INPUTS, np.int64)
-    inputs[-1] = kernel.CONSTANT_INPUT
+    inputs[-1] = CONSTANT_INPUT
     none = np.zeros(0, np.int64)
     return Model(
         source, np.zeros(voxels, np.int32), np.zeros(voxels, np.int32),
         none, none, none, np.zeros((0, 3), np.int64), none, np.zeros(0, np.uint8), none, none,
-        data, np.zeros(STATE_SIZE, np.int64), np.full(nodes, kernel.NEW_COUNTER, np.int32),
+        data, np.zeros(STATE_SIZE, np.int64), np.full(nodes, NEW_COUNTER, np.int32),
         weights.reshape(-1), inputs, np.zeros(kernel.COUNTERS, np.int64), np.zeros(1, np.int64),
         tables.squash, tables.stretch, tables.rate,
     )  # fmt: skip
@@ -250,7 +250,7 @@ def decode_interpolated(data: bytes, shape: Triple, *, what: str) -> tuple[Integ
         code_pass(model.on(lattice, shape, one.taps), lattice, stream, one, left)
         if model.coder[FAILED]:
             break
-    if finish(model, int(model.check[0])) != len(body):
+    if finish(model) != len(body):
         raise FormatError(
             f"{what}: the stream does not end with its check bits",
             kind="bad-symbol",

@@ -215,7 +215,7 @@ def encode_interpolated(
         part, cut = _prepare(model, lattice, shape, half, rows)
         passes.append(Pass(half, len(part.coefficients), cut))
         code_pass(part, lattice, stream, passes[-1], left)
-    size = finish(model, int(model.check[0]))
+    size = finish(model)
     if size < 0:
         raise ParameterError(
             f"values that take more than {ROOM} bytes each cannot be interpolated",

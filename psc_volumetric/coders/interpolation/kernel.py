@@ -11,20 +11,19 @@ from psc_volumetric.coders.interpolation.order import COARSEST, CONTEXT_NEIGHBOU
 from psc_volumetric.entropy.binary import (
     DECODE,
     FAILED,
+    bit_mixer,
     compiled,
+    note,
     plain_bit,
-    teach_counters,
 )
 from psc_volumetric.entropy.decisions import bit_length
 
 __all__ = [
-    "CONSTANT_INPUT",
     "CONTEXT_SIZE",
     "COUNTERS",
     "FIRST_WEIGHT",
     "INPUTS",
     "MIXERS",
-    "NEW_COUNTER",
     "NODES",
     "code_number",
     "code_pass",
@@ -43,13 +42,11 @@ KINDS, TURNS = 5, 32  # of decisions; passes that follow
 MIXERS = KINDS * (LEVELS + TURNS)  # one by a level, one by the pass
 NO_PASS = TURNS - 1
 NEAREST, ROUGH = 6, 8  # neighbours near by: their errors, their differences
-CONSTANT_INPUT = 256
-NEW_COUNTER = 1 << 30  # probability one half in 22 bits, then a count of nine
-MARGIN = 8  # of 65536
 FIRST_WEIGHT = 20000  # of 65536
 SPEED = 24
-LEARNING_SHIFT = 20
-WEIGHT_LIMIT = 1 << 20
+
+
+_bit = bit_mixer(0, COUNTERS, sets=2)
 
 
 @compiled(inline="always")
@@ -60,21 +57,7 @@ def _mixed_bit(m, bit, node, kind, level, turn):  # type: ignore[no-untyped-def]
     """
     first = (kind * LEVELS + level) * INPUTS
     second = (KINDS * LEVELS + kind * TURNS + turn) * INPUTS
-    total = 0
-    for i in range(COUNTERS):
-        m.inputs[i] = m.stretch[m.counters[m.slots[i] + node] >> 19]
-    for i in range(INPUTS):
-        total += (int(m.weights[first + i]) + int(m.weights[second + i])) * m.inputs[i]
-    p = int(m.squash[min(max(total >> 17, -3071), 3071) + 3071])
-    p = min(max(p, MARGIN), 65536 - MARGIN)
-    bit = plain_bit(m, bit, p)
-    error = ((bit << 16) - p) * SPEED
-    for i in range(INPUTS):
-        step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
-        m.weights[first + i] = min(max(m.weights[first + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
-        m.weights[second + i] = min(max(m.weights[second + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
-    teach_counters(m, bit, node, COUNTERS)
-    return bit
+    return _bit(m, bit, node, first, second, 0, SPEED)
 
 
 @compiled(inline="always")
@@ -248,4 +231,4 @@ def _code_voxel(m, y, place, base, guess, top, half, turn):  # type: ignore[no-u
     value = min(max(guess + number * width, 0), top)
     m.volume[place] = value
     m.sizes[place] = min(abs(number) * width, 0x7FFFFFFF)
-    m.check[0] = (m.check[0] * 40503 + value + 1) & 0xFFFF
+    note(m, value)

@@ -53,7 +53,7 @@ class Model(NamedTuple):
 
 def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
     """Fresh memory; ``data`` are the code bytes, or room for them."""
-    from psc_volumetric.entropy.binary import STATE_SIZE
+    from psc_volumetric.entropy.binary import CONSTANT_INPUT, STATE_SIZE
     from psc_volumetric.methods.wavelet import kernel
 
     z, y, x = steps.shape
@@ -67,7 +67,7 @@ def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
             halved[number] = [coarser[axis] > band.splits[axis] for axis in (1, 2)]
     tables = residual_tables()
     inputs = np.zeros(kernel.INPUTS, np.int64)
-    inputs[-1] = kernel.CONSTANT_INPUT
+    inputs[-1] = CONSTANT_INPUT
     return Model(
         steps,
         np.array([[n for part in band.box for n in part] for band in found], np.int64),
@@ -99,7 +99,7 @@ def _code(model: Model) -> int:
         code_band(model, band)
         if model.coder[FAILED]:
             return -1
-    return int(finish(model, int(model.check[0])))
+    return int(finish(model))
 
 
 def encode_steps(steps: Steps, depth: int) -> bytes:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from psc_volumetric.entropy.binary import (
     FAILED,
+    bit_mixer,
     compiled,
+    note,
     plain_bit,
     quotient,
-    teach_counters,
 )
 from psc_volumetric.entropy.decisions import bit_length
 
 __all__ = [
-    "CONSTANT_INPUT",
     "CONTEXT_VALUES",
     "COUNTERS",
     "FIRST_WEIGHTS",
@@ -32,7 +32,6 @@ __all__ = [
 
 COUNTERS = 6
 INPUTS = 1 + COUNTERS + 1  # what is expected, counters, a constant
-CONSTANT_INPUT = 256
 FIRST_WEIGHTS = (45875, *(6554,) * COUNTERS, 0)  # of 65536
 LEVELS = 32  # of a magnitude
 MOST_BANDS = 256  # that are told apart
@@ -47,10 +46,7 @@ NODES = 40  # steps, then digits of what is left
 MIXERS = 4 * LEVELS
 LARGEST = 1 << 26
 MOST_DIGITS = 27
-MARGIN = 8  # of 65536
 SPEED = 40
-LEARNING_SHIFT = 20
-WEIGHT_LIMIT = 1 << 20
 BITS = 12  # fraction bits of an expected magnitude
 PARTS = 5  # of what is around: see `expected_magnitude`
 # shares of the neighbours' magnitudes in the one expected, 12 fraction bits
@@ -166,31 +162,17 @@ def _choose(m, band, expected):  # type: ignore[no-untyped-def]
     return level
 
 
+_mixed_bit = bit_mixer(1, COUNTERS, fresh=True)
+
+
 @compiled(inline="always")
 def _modelled_bit(m, bit, node, mixer, share):  # type: ignore[no-untyped-def]
     """Code one bit; ``share`` is its probability, 16 bits, as far as the neighbours tell.
 
     A counter that was never asked begins there.
     """
-    first = mixer * INPUTS
     m.inputs[0] = m.stretch[share >> 4]
-    for i in range(COUNTERS):
-        at = m.slots[i] + node
-        if m.counters[at] == 0:
-            m.counters[at] = share << 15
-        m.inputs[1 + i] = m.stretch[m.counters[at] >> 19]
-    total = 0
-    for i in range(INPUTS):
-        total += int(m.weights[first + i]) * m.inputs[i]
-    p = int(m.squash[min(max(total >> 16, -3071), 3071) + 3071])
-    p = min(max(p, MARGIN), 65536 - MARGIN)
-    bit = plain_bit(m, bit, p)
-    error = ((bit << 16) - p) * SPEED
-    for i in range(INPUTS):
-        step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
-        m.weights[first + i] = min(max(m.weights[first + i] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
-    teach_counters(m, bit, node, COUNTERS)
-    return bit
+    return _mixed_bit(m, bit, node, mixer * INPUTS, 0, share, SPEED)
 
 
 @compiled(inline="always")
@@ -237,6 +219,6 @@ def code_band(m, band):  # type: ignore[no-untyped-def]
                     m.coder[FAILED] = 1
                     number = 0
                 m.steps[z, y, x] = number
-                m.check[0] = (m.check[0] * 40503 + number + 1) & 0xFFFF
+                note(m, number)
             if m.coder[FAILED]:
                 return
