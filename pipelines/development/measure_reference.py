@@ -30,7 +30,6 @@ from psc_volumetric.codec import (
     IntensityMapping,
     encode_brick,
 )
-from psc_volumetric.methods.registry import read_index
 
 __all__ = ["layer_bytes", "main"]
 
@@ -39,8 +38,7 @@ WORDS = {"none": "values", "base": "differences"}
 
 def layer_bytes(brick: EncodedBrick) -> tuple[int, int, int]:
     """Bytes of a brick: of its base with the header, of its layers, and of both."""
-    index = read_index(lambda start, length: brick.data[start : start + length])
-    layers = sum(layer.nbytes for layer in index.layers)
+    layers = sum(layer.nbytes for layer in brick.index.layers)
     return len(brick.data) - layers, layers, len(brick.data)
 
 

@@ -31,7 +31,6 @@ from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.psc import quantiser
 from psc_volumetric.methods.psc.denoiser import Denoiser, Network
 from psc_volumetric.methods.psc.trust import offering
-from psc_volumetric.methods.registry import read_index
 from psc_volumetric.metrics import rate_bpv
 from psc_volumetric.prior import Prior
 from psc_volumetric.tiling import TileGrid
@@ -233,8 +232,7 @@ def code_tiles(tiles: Tiles, parameters: CodecParameters, denoiser: Denoiser) ->
     finally:
         denoiser.network = counter.network
     seconds = time.process_time() - start
-    index = read_index(lambda first, length: coded.data[first : first + length])
-    payload = sum(section.nbytes for section in index.sections)
+    payload = sum(section.nbytes for section in coded.index.sections)
     return TilePoint(
         rate_bpv(len(coded.data), values.size),
         psnr_of(float(np.mean([record.mse[-1] for record in coded.records]))),

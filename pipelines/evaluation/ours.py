@@ -26,7 +26,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import NumericalError, PriorMismatchError
-from psc_volumetric.methods.registry import REGISTRY, read_index
+from psc_volumetric.methods.registry import REGISTRY
 from psc_volumetric.prior import Prior
 from psc_volumetric.tiling import TileGrid
 
@@ -210,7 +210,7 @@ def _code_brick(brick: _Brick) -> _Outcome:
     if brick.choice.decodes:
         decoded = _decode(brick, coded)
     end = cpu_seconds()
-    index = read_index(lambda start, length: coded.data[start : start + length])
+    index = coded.index
     grid = TileGrid(brick.variable.spec.valid(brick.position), brick.variable.spec.tile_shape)
     squared, largest = np.zeros(index.levels), np.zeros(index.levels)
     for number, record in enumerate(coded.records):

@@ -7,7 +7,6 @@ names the object and the field.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -34,7 +33,6 @@ __all__ = [
     "RootDocument",
     "SourceDocument",
     "check_key",
-    "chunk_nbytes",
     "chunk_shape",
     "convert",
     "decode",
@@ -206,6 +204,7 @@ class JournalDocument(Struct, frozen=True):
     position: tuple[Count, ...]
     size: Count
     sha256: Sha256
+    head: str
     method: str
     level_nbytes: tuple[Count, ...]
     tiles: tuple[BrickNote, ...]
@@ -291,11 +290,6 @@ def _refused(where: str, error: Exception, kind: str) -> FormatError:
         kind=kind,
         hint="it is damaged, or of another format; `psc-archive verify` lists all that is wrong",
     )
-
-
-def chunk_nbytes(node: PlainNode, itemsize: int) -> int:
-    """Bytes of one decoded chunk of an array of fixed-size items."""
-    return math.prod(chunk_shape(node)) * itemsize
 
 
 def chunk_shape(node: Array) -> tuple[int, ...]:

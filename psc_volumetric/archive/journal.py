@@ -30,6 +30,8 @@ class BrickRecord:
         Chunk grid index.
     size, sha256
         Of the brick's bytes.
+    head : str
+        Digest of the brick's header, as the manifest has it.
     method : str
         Base method, layers and their coders, for example ``"none+lossless:context"``.
     prior : str or None
@@ -46,6 +48,7 @@ class BrickRecord:
     position: tuple[int, ...]
     size: int
     sha256: str
+    head: str
     method: str
     prior: str | None
     level_nbytes: tuple[int, ...]
@@ -59,6 +62,7 @@ class BrickRecord:
             "position": self.position,
             "size": self.size,
             "sha256": self.sha256,
+            "head": self.head,
             "method": self.method,
             "prior": self.prior,
             "level_nbytes": self.level_nbytes,
@@ -79,6 +83,7 @@ class BrickRecord:
             position=found.position,
             size=found.size,
             sha256=found.sha256,
+            head=found.head,
             method=found.method,
             prior=found.prior,
             level_nbytes=found.level_nbytes,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.archive.access import header_digest
 from psc_volumetric.archive.folder import remove_empty_folders
 from psc_volumetric.archive.journal import BrickRecord, journal_key, preview_key
 from psc_volumetric.archive.layout import (
@@ -29,7 +27,6 @@ from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table
 from psc_volumetric.errors import StorageError
-from psc_volumetric.methods.registry import read_index
 
 __all__ = ["clean_up", "commit", "is_journal", "prepare", "remove_tree"]
 
@@ -54,8 +51,9 @@ def prepare(
     for spec in variables:
         _complete_variable(store, spec, bricks)
     _remove_leftovers(store)
-    listed = {key: _read_back(store, key, entry) for key, entry in bricks.items()}
-    return Manifest({**listed, **_other_entries(store, variables, beside, listed)})
+    for key, entry in bricks.items():
+        _check_back(store, key, entry)
+    return Manifest({**bricks, **_other_entries(store, variables, beside, bricks)})
 
 
 def commit(store: ArchiveStore, manifest: Manifest) -> None:
@@ -74,8 +72,8 @@ def commit(store: ArchiveStore, manifest: Manifest) -> None:
     store.flush([MANIFEST_KEY])
 
 
-def _read_back(store: ArchiveStore, key: str, entry: Entry) -> Entry:
-    """The entry of a brick with the digest of its header, from what the store holds now."""
+def _check_back(store: ArchiveStore, key: str, entry: Entry) -> None:
+    """Refuse a brick that the store does not hold as it was written."""
     data = store.get(key) or b""
     if len(data) != entry.size or sha256_hex(data) != entry.sha256:
         raise StorageError(
@@ -83,8 +81,6 @@ def _read_back(store: ArchiveStore, key: str, entry: Entry) -> Entry:
             kind="brick-damaged",
             hint="check the storage, then run the same command again; it codes this brick again",
         )
-    index = read_index(lambda start, length: data[start : start + length], len(data))
-    return replace(entry, head=header_digest(data[: index.header_size]))
 
 
 def clean_up(store: ArchiveStore) -> None:
@@ -167,7 +163,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
                 kind="incomplete",
                 hint="run the same command again; it continues where it stopped",
             )
-        bricks[key] = Entry(found.size, found.sha256)
+        bricks[key] = Entry(found.size, found.sha256, found.head)
         levels = max(levels, len(found.level_nbytes))
         methods.add(found.method)
         bases.update(found.compared)

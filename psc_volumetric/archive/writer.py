@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from psc_volumetric.archive import packing
+from psc_volumetric.archive.access import header_digest
 from psc_volumetric.archive.beginning import check_place, read_head, sealed_already, target_exists
 from psc_volumetric.archive.journal import (
     BrickRecord,
@@ -242,6 +243,7 @@ class ArchiveWriter:
             position=tuple(position),
             size=len(brick.data),
             sha256=sha256_hex(brick.data),
+            head=header_digest(brick.data[: brick.index.header_size]),
             method=brick.method,
             prior=brick.index.prior_digest,
             level_nbytes=tuple(brick.index.level_nbytes(n) for n in range(brick.index.levels)),

@@ -6,7 +6,7 @@ Encoder only; a reader finds the method in the header.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from psc_volumetric.methods.parameters import FINEST_OF_PRIOR
@@ -48,43 +48,63 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
         Whether no exact level follows. Exact levels alone are smaller than on top of a base that
         nobody asked for.
     """
-    sources = _sources(job, resources, needs_prior=False)
-    reached = any(source.reaches(job.step) for source in sources.values())
-    with_prior = REGISTRY.may_need_prior(base)
-    if base == AUTO and job.parameters.step < FINEST_OF_PRIOR and reached:
-        with_prior = False  # a network has nothing to tell about the last bits
-    if with_prior:
-        found = _sources(job, resources, needs_prior=True)
-        for name, source in found.items():
-            if base in (AUTO, name):
-                first = source.at_step().finish()
-                return Choice(_or_smaller(first, job, sources if base == AUTO else {}))
-    if lossy and sources and not reached:
+    sources = _Sources(job, resources)
+    tried: Sequence[str] = ()
+    if job.prior is not None and REGISTRY.may_need_prior(base):
+        if base != AUTO:
+            tried = [base]
+        elif job.parameters.step >= FINEST_OF_PRIOR or not sources.reach(job.step):
+            tried = _names(needs_prior=True)  # a network has nothing to tell about the last bits
+    for source in filter(None, map(sources.of, tried)):
+        first = source.at_step().finish()
+        return Choice(first if base != AUTO else _or_smaller(first, job, sources.without_prior()))
+    if lossy and not sources.reach(job.step) and sources.without_prior():
         half = job.step / 2
         exact = job.values.dtype.kind == "f"
         return Choice(None, half if exact else float(max(math.floor(half), 1)))
     if base == AUTO:
-        return Choice(_without_prior(sources) if sources and lossy else None)
-    asked = sources.get(base) or REGISTRY.method(base).source(job, resources)
+        found = sources.without_prior() if lossy else {}
+        return Choice(_without_prior(found) if found else None)
+    asked = sources.of(base)
     if asked is None:
         return Choice(None)
     return Choice(replace(asked.at_step().finish(), choice=f"{base}: asked for"))
 
 
-def _sources(job: EncodeJob, resources: Resources, *, needs_prior: bool) -> dict[str, Source]:
-    """Methods of ``auto`` that can code the brick, in the order in which they are tried."""
-    if needs_prior and job.prior is None:
-        return {}
+class _Sources:
+    """What the methods make of a brick; each looks at it once, and only when it is asked."""
+
+    def __init__(self, job: EncodeJob, resources: Resources) -> None:
+        self._job, self._resources = job, resources
+        self._found: dict[str, Source | None] = {}
+
+    def of(self, name: str) -> Source | None:
+        """The source of a method; None when it cannot code the brick."""
+        if name not in self._found:
+            self._found[name] = REGISTRY.method(name).source(self._job, self._resources)
+        return self._found[name]
+
+    def without_prior(self) -> dict[str, Source]:
+        """Those of ``auto`` that need no prior, in the order in which they are tried."""
+        found = {name: self.of(name) for name in _names(needs_prior=False)}
+        return {name: source for name, source in found.items() if source is not None}
+
+    def reach(self, step: float) -> bool:
+        """Whether one of them has errors as small as those of a quantiser step."""
+        found = filter(None, map(self.of, _names(needs_prior=False)))
+        return any(source.reaches(step) for source in found)
+
+
+def _names(*, needs_prior: bool) -> list[str]:
+    """Methods of ``auto``, in the order in which they are tried."""
     names = [
         entry.name
         for entry in REGISTRY.entries.values()
         if entry.in_auto and entry.needs_prior == needs_prior
     ]
-    names.sort(
-        key=lambda name: FIRST_TRIED.index(name) if name in FIRST_TRIED else len(FIRST_TRIED)
+    return sorted(
+        names, key=lambda name: FIRST_TRIED.index(name) if name in FIRST_TRIED else len(FIRST_TRIED)
     )
-    found = {name: REGISTRY.method(name).source(job, resources) for name in names}
-    return {name: source for name, source in found.items() if source is not None}
 
 
 def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source]) -> EncodedBase:
