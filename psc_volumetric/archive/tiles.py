@@ -7,7 +7,7 @@
     tiles/<variable>/sha256      (tiles..., 32)     uint8    digest of the decoded stored values
     tiles/<variable>/brick_bytes (bricks..., level) uint64   bytes of the brick up to each level
     tiles/<variable>/coverage    (bricks..., level, 3) float32  share within 1, 2 and 3 sigma
-    tiles/<variable>/compared    (bricks..., base)  uint64   bytes of base methods at equal error, 0
+    tiles/<variable>/compared    (bricks..., method) uint64  bytes of base methods at equal error, 0
                                                     for one not coded; its attribute ``methods``
 
 The codes are given per variable: base method with its layers and their coders, for example
@@ -172,7 +172,7 @@ def _ends(levels: int, bases: int) -> dict[str, tuple[tuple[int, ...], list[str]
         "sha256": ((32,), ["byte"], "u1"),
         "brick_bytes": ((levels,), ["level"], "u8"),
         "coverage": ((levels, 3), ["level", "sigmas"], "f4"),
-        "compared": ((bases,), ["base"], "u8"),
+        "compared": ((bases,), ["method"], "u8"),
     }
 
 

@@ -115,7 +115,7 @@ class ZstdCoder:
 
 
 class ContextCoder:
-    """Our own residual coder (SPEC section 15) on keys; 64 bits as two words (SPEC section 8.3)."""
+    """Our own context coder (SPEC section 15) on keys; 64 bits as two words (SPEC section 8.3)."""
 
     def suits(self, values: Values) -> bool:
         """Always."""
@@ -204,7 +204,7 @@ def _range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
 
 
 def _fixed_point(reference: Integers | None) -> NDArray[np.int32] | None:
-    """Keys with the fraction bits the residual coder takes references in, saturating."""
+    """Keys with the fraction bits the context coder takes references in, saturating."""
     if reference is None:
         return None
     top = (1 << 31) - 1

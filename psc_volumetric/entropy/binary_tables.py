@@ -1,7 +1,7 @@
-"""Integer tables of the residual coder, made by exact rules. Part of the format (SPEC section 15).
+"""Integer tables of mixing and of decisions. Part of the format (SPEC section 15.3).
 
-Everything follows from powers of one rounded constant, so that any language gives the same
-integers; nothing here is a float.
+Made by exact rules: everything follows from powers of one rounded constant, so that any language
+gives the same integers; nothing here is a float.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FRACTION", "Tables", "residual_tables"]
+__all__ = ["FRACTION", "Tables", "decision_tables"]
 
 FRACTION = 8  # bits of a prediction
 DECAY_BITS = 31
 DECAY = 2139111403  # round(2^31 exp(-1 / 256))
 LOGIT_STEPS = 256  # logit units per unit of natural logarithm
 LOGIT_LIMIT = 3071  # largest magnitude of a logit, 256 per unit
-CDF_STEPS = 128  # steps per scale unit
 CDF_HALF = 2048  # the table spans 16 scale units on either side
 CDF_BITS = 30
 COUNT_LIMIT = 400  # observations after which a counter adapts no slower
@@ -54,7 +53,7 @@ def _logistic(decay: int, bits: int) -> int:
 
 
 @functools.cache
-def residual_tables() -> Tables:
+def decision_tables() -> Tables:
     """The tables, made once for each process."""
     decays = _decays(16 * LOGIT_STEPS + 1)
     upper = [min(_logistic(decays[i], 16), 65535) for i in range(LOGIT_LIMIT + 1)]

@@ -1,4 +1,4 @@
-"""The coarse base of a brick: one mean per block. Part of the format (SPEC section 5.8).
+"""One mean per block, all of a brick together. Part of the format (SPEC section 5.8).
 
 All block means of a brick are coded together, before any network runs: each is predicted from
 its neighbours (median edge detector: Weinberger, Seroussi, Sapiro, "LOCO-I", IEEE TIP 9(8), 2000,
@@ -14,13 +14,13 @@ from psc_volumetric.entropy.adaptive import AdaptiveScale
 from psc_volumetric.entropy.symbols import SymbolPort
 from psc_volumetric.errors import FormatError
 
-__all__ = ["code_base", "predict_mean"]
+__all__ = ["code_block_means", "predict_mean"]
 
 ACTIVITY_EDGES = (0, 1, 3, 7, 15, 31, 63, 127)
 VALUE_LIMIT = 1 << 22
 
 
-def code_base(
+def code_block_means(
     port: SymbolPort, means: NDArray[np.int64] | None, shape: tuple[int, int, int]
 ) -> NDArray[np.int64]:
     """Write or read the quantised block means of a brick.
@@ -55,7 +55,7 @@ def code_base(
                 context.learn(abs(residual))
                 plane[y][x] = predicted + residual
                 if abs(plane[y][x]) > VALUE_LIMIT:
-                    raise FormatError("base: a block mean is out of range", kind="bad-symbol")
+                    raise FormatError("block means: one is out of range", kind="bad-symbol")
         out[z] = plane
     return out
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.entropy.adaptive import AdaptiveScale
-from psc_volumetric.entropy.planes import predict_mean
+from psc_volumetric.entropy.block_means import predict_mean
 from psc_volumetric.entropy.symbols import SymbolPort, SymbolReader, SymbolWriter
 from psc_volumetric.errors import FormatError
 

@@ -1,4 +1,4 @@
-"""The residual coder gives back every integer, and refuses bytes that it did not write."""
+"""The context coder gives back every integer, and refuses bytes that it did not write."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from psc_volumetric.coders.context.layout import (
 from psc_volumetric.coders.context.occurring import Levels
 from psc_volumetric.coders.context.predictors import read_predictors, write_predictors
 from psc_volumetric.coders.context.value_list import LevelTable
-from psc_volumetric.entropy.binary_tables import residual_tables
+from psc_volumetric.entropy.binary_tables import decision_tables
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
 
 __all__ = ["Model", "decode_integers", "encode_integers"]
@@ -148,7 +148,7 @@ def _decode(
     fields = FieldReader(data, what=what)
     (variant,) = fields.unpack("B")
     if variant > MIXED + LISTED * may_list:
-        raise FormatError(f"{what}: unknown residual stream {variant}", kind="bad-payload")
+        raise FormatError(f"{what}: unknown context stream {variant}", kind="bad-payload")
     levels: AnyLevels
     if variant & LISTED:
         levels = LevelTable.read(
@@ -236,7 +236,7 @@ def _run(
         zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
         zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
         weights.reshape(-1), zeros(decisions.INPUTS), zeros(decisions.COUNTERS), zeros(1),
-        zeros(3), *scratch, *list(residual_tables()),
+        zeros(3), *scratch, *list(decision_tables()),
     )  # fmt: skip
     model.inputs[-1] = coder.CONSTANT_INPUT
     model.coder[coder.DECODE] = decode
@@ -271,14 +271,14 @@ def _decode_mixed(
 ) -> Integers:
     (shift,) = fields.unpack("B")
     if shift > MAX_SHIFT or top == 0:
-        raise FormatError(f"{what}: impossible header of a residual stream", kind="bad-payload")
+        raise FormatError(f"{what}: impossible header of a context stream", kind="bad-payload")
     predictors = read_predictors(fields, extra.shape[1], shape[0] > 1, what)
     body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
     padded = _padded(shape)
     size = _run(padded, top, shift, predictors, extra, body, decode=True)
     if size != len(body):
         raise FormatError(
-            f"{what}: the residual stream does not end with its check bits",
+            f"{what}: the context stream does not end with its check bits",
             kind="bad-symbol",
             hint="the stream is cut or damaged, run `psc-archive verify`",
         )

@@ -1,4 +1,4 @@
-"""Least-squares predictors for the residual coder. Encoder only: a decoder takes any coefficients.
+"""Least-squares predictors for the context coder. Encoder only: a decoder takes any coefficients.
 
 The coefficients travel in the stream, so floats may be used here; a worse fit costs bytes, never
 exactness.

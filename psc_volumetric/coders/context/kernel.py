@@ -1,4 +1,4 @@
-"""Prediction and contexts of the residual coder: the loop over voxels.
+"""Prediction and contexts of the context coder: the loop over voxels.
 
 Part of the format (SPEC section 15). Encoder and decoder run the same function. ``m`` is the
 :class:`psc_volumetric.coders.context.coder.Model`. Arrays of neighbours' errors hold two slices,

@@ -1,4 +1,4 @@
-"""Numbers shared by the two sides of the residual coder. Part of the format (SPEC section 15)."""
+"""Numbers shared by the two sides of the context coder. Part of the format (SPEC section 15)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ __all__ = [
     "MAX_SHIFT",
     "NEIGHBOURS",
     "PAD",
-    "REFERENCE_TERMS",
 ]
 
 # (dz, dy, dx) of the causal neighbours; the first is the base of all differences
@@ -33,7 +32,6 @@ NEIGHBOURS = np.array(
     np.int64,
 )  # fmt: skip
 FLAT_NEIGHBOURS = 22  # of them, those in the same slice come first
-REFERENCE_TERMS = 5  # the reference at the voxel and at its four neighbours in the slice
 PAD = 3  # voxels around each slice
 FRONT = 2  # slices before the first
 MAX_PADDED = 1 << 23  # voxels of a segment with its padding

@@ -1,4 +1,4 @@
-"""Which integers occur: the first part of a residual stream. Part of the format (SPEC section 15).
+"""Which integers occur: the first part of a context stream. Part of the format (SPEC section 15).
 
 Values lie on ``lowest + divisor * i``; long runs of ``i`` that never occur are left out, so that
 padding far below the data, fill values and not-a-numbers do not spread the alphabet.
@@ -130,7 +130,7 @@ class Levels:
         span = (top + sum(length for _, length in gaps)) * divisor
         if not rising or divisor < 1 or span > MAX_SPAN or abs(lowest) > MAX_LOWEST:
             raise FormatError(
-                f"{what}: impossible levels in a residual stream (lowest {lowest}, divisor "
+                f"{what}: impossible levels in a context stream (lowest {lowest}, divisor "
                 f"{divisor}, largest integer {top}, {len(gaps)} gaps)",
                 kind="bad-payload",
             )

@@ -1,4 +1,4 @@
-"""Coefficients of fitted predictors in a residual stream. Part of the format (SPEC section 15)."""
+"""Coefficients of fitted predictors in a context stream. Part of the format (SPEC section 15)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_predictors(
         or not has_others <= others <= MAX_SETS
     ):
         raise FormatError(
-            f"{what}: impossible predictors in a residual stream ({first} and {others} sets, "
+            f"{what}: impossible predictors in a context stream ({first} and {others} sets, "
             f"{drop} bits dropped)",
             kind="bad-payload",
         )

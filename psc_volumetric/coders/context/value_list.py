@@ -1,4 +1,4 @@
-"""A list of the values that occur, for residual streams. Part of the format (SPEC section 15).
+"""A list of the values that occur, for context streams. Part of the format (SPEC section 15).
 
 Numbers that were scaled before they were stored (integers times a slope, decimals as floats) lie
 far apart but not evenly: each is coded as its place in the list of all of them.

@@ -23,7 +23,7 @@ from psc_volumetric.coders.interpolation.order import (
     lattices,
     neighbours,
 )
-from psc_volumetric.entropy.binary_tables import residual_tables
+from psc_volumetric.entropy.binary_tables import decision_tables
 from psc_volumetric.errors import FormatError, LimitExceededError
 
 __all__ = [
@@ -181,7 +181,7 @@ def new_model(source: NDArray[np.int32], voxels: int, data: NDArray[np.uint8]) -
     from psc_volumetric.coders.interpolation import kernel
     from psc_volumetric.entropy.binary import CONSTANT_INPUT, NEW_COUNTER, STATE_SIZE
 
-    tables = residual_tables()
+    tables = decision_tables()
     weights = np.full((kernel.MIXERS, kernel.INPUTS), kernel.FIRST_WEIGHT, np.int32)
     weights[:, -1] = 0
     nodes = kernel.COUNTERS * kernel.CONTEXT_SIZE * kernel.NODES

@@ -20,7 +20,7 @@ from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange, read_section
 from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
 from psc_volumetric.bitstream.wire import crc32c
-from psc_volumetric.entropy.planes import code_base
+from psc_volumetric.entropy.block_means import code_block_means
 from psc_volumetric.entropy.symbols import SymbolReader, SymbolWriter
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
@@ -90,9 +90,9 @@ def encode_psc(
     repeated = max(1.0, prior.tile_shape[0] / header.valid[0]) ** 0.5
     stream = stream_parameters(task.parameters, prior.levels, mixed & 0xFFFFFFFF, coarser=repeated)
     job = _Job(grid, stream, prior, resources, mapping, header.dtype, task.limits)
-    base = SymbolWriter()
-    coarse = job.code_means(base, tiles)
-    base.mark()
+    means_port = SymbolWriter()
+    coarse = job.code_means(means_port, tiles)
+    means_port.mark()
     words: list[list[bytes]] = [[b""] * len(stream.level_ends) for _ in range(len(grid))]
     results: Results = [{} for _ in range(len(grid))]
     coded = [n for n in range(len(grid)) if not job.is_flat(tiles[n], coarse[n])]
@@ -107,7 +107,7 @@ def encode_psc(
                 results[n][result.level] = mean, own
         for n, port in zip(batch, ports, strict=True):
             words[n] = port.finish()
-    return job.finished(task, base.finish()[0], words, job.base_tiles(coarse), results)
+    return job.finished(task, means_port.finish()[0], words, job.coarse_tiles(coarse), results)
 
 
 @one_thread()
@@ -133,11 +133,13 @@ def decode_psc(
     job = _Job(
         grid, fields.parameters, loaded, resources, fields.mapping, index.dtype, index.limits
     )
-    base = SymbolReader(read_section(read, index.section("base"), what=what))
-    coarse = job.code_means(base, None)
+    stored = read_section(read, index.section("base"), what=what)
+    coarse = job.code_means(SymbolReader(stored), None)
     wanted = grid.covering(selection)
     data = read_tiles(read, index, fields, wanted, level, what)
-    samples = dict(zip(wanted, job.base_tiles(coarse[list(wanted)]), strict=True)) if wanted else {}
+    samples = (
+        dict(zip(wanted, job.coarse_tiles(coarse[list(wanted)]), strict=True)) if wanted else {}
+    )
     spreads = {n: np.full(grid.tile, job.flat_spread, np.int32) for n in wanted}
     coded = [n for n in wanted if any(row[n] for row in fields.words)]
     active = [n for n in coded if level or job.restarts]
@@ -188,7 +190,7 @@ class _Job:
 
     @property
     def restarts(self) -> bool:
-        """The paper's schedule: no base, level 0 is the prior's mean."""
+        """The paper's schedule: no block means, level 0 is the prior's mean."""
         return self.parameters.schedule == "restart"
 
     @property
@@ -198,7 +200,7 @@ class _Job:
 
     @property
     def flat_spread(self) -> int:
-        """Spread given to tiles that are coded by their base alone."""
+        """Spread given to tiles that are coded by their block means alone."""
         return self.parameters.coarse_step >> (SAMPLE_FRACTION_BITS - SPREAD_BITS + 6)
 
     @property
@@ -215,7 +217,7 @@ class _Job:
         return BlockTransform(self.grid.tile[0], self.grid.tile[1], torch.device("cpu"))
 
     def code_means(self, port: SymbolWriter | SymbolReader, tiles: Samples | None) -> Samples:
-        """Exchange the base; returns dequantised block means per tile, (tiles, blocks^2)."""
+        """Exchange the block means; returns them dequantised per tile, (tiles, blocks^2)."""
         nz, ny, nx = self.grid.counts
         k, step = self.blocks, self.parameters.coarse_step
         if self.restarts:
@@ -227,12 +229,12 @@ class _Job:
             rounded = (2 * means + step) // (2 * step)
             quantised = rounded.reshape(nz, ny, nx, k, k).transpose(0, 1, 3, 2, 4)
             quantised = quantised.reshape(nz, ny * k, nx * k)
-        coded = code_base(port, quantised, (nz, ny * k, nx * k))
+        coded = code_block_means(port, quantised, (nz, ny * k, nx * k))
         by_tile = coded.reshape(nz, ny, k, nx, k).transpose(0, 1, 3, 2, 4)
         dequantised = by_tile.reshape(len(self.grid), k * k) * step
         return np.clip(dequantised, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
 
-    def base_tiles(self, coarse: Samples) -> NDArray[np.int32]:
+    def coarse_tiles(self, coarse: Samples) -> NDArray[np.int32]:
         """Tiles rebuilt from their block means alone, (n, slices, tile, tile)."""
         slices, tile, _ = self.grid.tile
         c = torch.zeros((len(coarse), slices * tile * tile), dtype=torch.float64)
@@ -286,16 +288,16 @@ class _Job:
         return tables, tuple(covered)
 
     def finished(
-        self, task: EncodeJob, base: bytes, words: list[list[bytes]], flat: Means, results: Results
+        self, task: EncodeJob, means: bytes, words: list[list[bytes]], flat: Means, results: Results
     ) -> EncodedBase:
         """The base of a brick from the bytes of its means and of every tile and level."""
         counts = range(len(words[0]))
-        sections = [("base", base)]
+        sections = [("base", means)]
         sections += [(f"level{k + 1}", b"".join(w[k] for w in words)) for k in counts]
         decoded = self.assemble(flat, results, task.special)
         nbytes = sum(len(data) for _, data in sections)
         tables, covered = self.fit(task.values, decoded, task.special, nbytes)
-        share = len(base) // len(self.grid)
+        share = len(means) // len(self.grid)
         fields = PscFields(
             bytes.fromhex(self.prior.digest[:32]),
             self.prior.tile_shape,
@@ -316,7 +318,7 @@ class _Job:
         )
 
     def is_flat(self, tile: Samples, coarse: Samples) -> bool:
-        """Encoder's choice: nothing beyond the base would be coded."""
+        """Encoder's choice: nothing beyond the block means would be coded."""
         if self.restarts:
             return False
         c = self.transform().forward(torch.from_numpy(tile[None]).double())[0].numpy()

@@ -172,7 +172,7 @@ class PscFields:
     parameters : StreamParameters
         Sampler and coder.
     words : (levels - 1, tiles) tuple of tuples of int
-        32-bit words each tile adds at each level above the base.
+        32-bit words each tile adds at each level above the block means.
     sigma : bytes
         Packed :class:`~psc_volumetric.sigma.tables.SigmaTables`; empty when the spread of the
         particles stands as it is.

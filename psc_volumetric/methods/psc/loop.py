@@ -59,7 +59,7 @@ class TileBatch:
     source : (b, slices, tile, tile) int64 tensor or None
         Normalised tiles when encoding.
     coarse : (b, blocks^2) int64 tensor
-        Block means from the base (``single_pass`` only; empty otherwise).
+        Block means (``single_pass`` only; empty otherwise).
     """
 
     numbers: tuple[int, ...]
@@ -165,7 +165,7 @@ def single_pass(
     context = ScaleContext(transform, b, parameters.step)
     truth = None if batch.source is None else transform.forward(batch.source.double()).long()
     levels = parameters.noise_levels
-    start = sensing.base().repeat_interleave(s, 0)
+    start = sensing.rebuilt().repeat_interleave(s, 0)
     x = denoiser.renoise(start, parameters.seed, tiles, 0, levels[0], together=True)
     with exact_float():
         for i, noise_level in enumerate(levels):

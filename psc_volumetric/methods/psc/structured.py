@@ -69,7 +69,7 @@ class StructuredSensing:
         self.known[:, ::block] = True
         self.values[:, ::block] = means
 
-    def base(self) -> torch.Tensor:
+    def rebuilt(self) -> torch.Tensor:
         """Tile rebuilt from measured coefficients alone, (b, slices, tile, tile) float64."""
         return self.transform.inverse(self.values.double())
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.wire import FieldReader
-from psc_volumetric.entropy.binary_tables import residual_tables
+from psc_volumetric.entropy.binary_tables import decision_tables
 from psc_volumetric.errors import FormatError, NumericalError
 from psc_volumetric.methods.wavelet.transform import bands, full_depth
 
@@ -65,7 +65,7 @@ def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
         if band.parent >= 0:
             coarser = found[band.parent].splits
             halved[number] = [coarser[axis] > band.splits[axis] for axis in (1, 2)]
-    tables = residual_tables()
+    tables = decision_tables()
     inputs = np.zeros(kernel.INPUTS, np.int64)
     inputs[-1] = CONSTANT_INPUT
     return Model(

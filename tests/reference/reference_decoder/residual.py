@@ -1,4 +1,4 @@
-"""Section 15 of SPEC-v1.md: the residual coder's streams, read one voxel after the other."""
+"""Section 15 of SPEC-v1.md: the context coder's streams, read one voxel after the other."""
 
 from __future__ import annotations
 
