@@ -1,6 +1,6 @@
 """Bricks of voxels to bytes and back: the only place where methods and layers meet.
 
-Part of the format. A brick is a base method (``constant``, ``none``, or one of
+Part of the format (SPEC section 3.6). A brick is a base method (``constant``, ``none``, or one of
 :mod:`psc_volumetric.methods`) under up to two exact layers (``bounded``, ``lossless``). Decoding
 reads only the byte ranges that a region and a level need.
 """

@@ -1,4 +1,4 @@
-"""The grid of tiles inside a brick, and which tiles a region needs. Part of the format (order)."""
+"""The grid of tiles inside a brick; tiles that a region needs. Part of the format (SPEC 3.3)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ JSON knows neither the order nor the types of attributes. So each node has, unde
 ``psc_archive.attribute_types``, a list of ``[name, type]`` in the order of the source; where the
 attribute is not, or not in this form, among the plain ones, the entry is ``[name, type, value]``.
 Types are ``text``, ``texts``, ``bytes`` (as Latin-1), ``int``, ``float``, ``json``, a NumPy dtype
-(``float32``: a scalar of it) or a dtype with ``[]`` (an array).
+(``float32``: a scalar of it) or a dtype with ``[]`` (an array). See SPEC section 11.2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one strict decoder of the JSON documents in an archive.
 
-A document is bounded in bytes and depth before it is parsed, and has exactly the types its
-structure says before anything is taken from it. Whatever is wrong is a :class:`FormatError` that
-names the object and the field.
+SPEC section 11.1. A document is bounded in bytes and depth before it is parsed, and has exactly
+the types its structure says before anything is taken from it. Whatever is wrong is a
+:class:`FormatError` that names the object and the field.
 """
 
 from __future__ import annotations

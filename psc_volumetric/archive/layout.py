@@ -1,4 +1,4 @@
-"""Names and metadata of an archive tree: which key holds what. Part of the format.
+"""Names and metadata of an archive tree: which key holds what. Part of the format (SPEC 11).
 
 zarr.json                 group; attributes["psc_archive"]
 <variable>/zarr.json      Zarr v3 array with the single codec ``psc_archive.psc``

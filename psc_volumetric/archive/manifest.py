@@ -1,4 +1,4 @@
-"""Every key with size and SHA-256; its presence seals an archive. Part of the format."""
+"""Every key with size and SHA-256; its presence seals an archive. Part of the format (SPEC 11)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Names inside an archive: the user's own, and the node of the tree that each one has.
 
-A name is that of the source, any Unicode; a slash separates groups. Its node is the same text
-unless Zarr or the archive itself could not have it there: then single characters become ``%XX``
-(``source`` is ``%73ource``), and what is too long for a file name is cut and gets a digest. The
-rule gives different nodes to different names, so one never reads as another.
+SPEC section 11.2. A name is that of the source, any Unicode; a slash separates groups. Its node is
+the same text unless Zarr or the archive itself could not have it there: then single characters
+become ``%XX`` (``source`` is ``%73ource``), and what is too long for a file name is cut and gets a
+digest. The rule gives different nodes to different names, so one never reads as another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plain arrays on the tile grid of each variable: bytes, errors and digests. Part of the format.
+"""Plain arrays on each variable's tile grid: bytes, errors, digests. Part of the format (SPEC 11).
 
     tiles/<variable>/bytes       (tiles..., level)  uint32   bytes each level adds for this tile
     tiles/<variable>/mse         (tiles..., level)  float64  mean squared error, stored units

@@ -1,1 +1,1 @@
-"""Bytes of the format: header, index, sections, checks. Part of the format; no torch here."""
+"""Bytes of the format: header, index, sections, checks; no torch here."""

@@ -1,4 +1,4 @@
-"""Numbers of the stream format, each with its section in ``SPEC-v1.md``. Part of the format."""
+"""Numbers of the stream format, each with its section. Part of the format (SPEC section 10)."""
 
 from __future__ import annotations
 

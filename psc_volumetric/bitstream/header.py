@@ -1,6 +1,6 @@
 """Fixed part of a brick's header: what the bytes are, and where they belong. Part of the format.
 
-See ``SPEC-v1.md`` section 3. A header is parsed and checked completely before anything is
+SPEC section 3. A header is parsed and checked completely before anything is
 allocated from its numbers.
 """
 

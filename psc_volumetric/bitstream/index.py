@@ -1,4 +1,4 @@
-"""Layout of a brick: prologue, header, index, sections. Part of the format (SPEC section 3).
+"""Layout of a brick: prologue, header, index, sections. Part of the format (SPEC 3 and 3.5).
 
     prologue  magic, format version, header size          12 bytes
     header    BrickHeader, method fields, index, CRC-32C

@@ -1,4 +1,7 @@
-"""Runs of bytes after the header of a brick, each with its own check. Part of the format."""
+"""Runs of bytes after the header of a brick, each with its own check.
+
+Part of the format (SPEC section 3.5).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and writing little-endian fields with bounds checked first. Part of the format."""
+"""Read and write little-endian fields; bounds are checked first. Part of the format (SPEC 2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Binary range coder and mixing of probabilities, for every coder of decisions.
 
-Part of the format (SPEC sections 15 to 17). Writing and reading are one code path, chosen by
+Part of the format (SPEC sections 15.4 and 15.5). Writing and reading are one code path, chosen by
 ``m.coder[DECODE]``; ``m`` is the ``Model`` of a coder. Numba checks no bounds: every index is
 bounded by construction, whatever the bytes are. The functions count no references, all memory is
 the caller's; the small ones are compiled into their caller, which doubles the speed.

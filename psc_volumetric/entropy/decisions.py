@@ -1,4 +1,4 @@
-"""A value as binary decisions of the residual coder. Part of the format (SPEC section 15).
+"""A value as binary decisions of the residual coder. Part of the format (SPEC section 15.9).
 
 A value is an offset from the rounded prediction: first the number of digits of its magnitude,
 then its sign, then the digits below the first. Each distribution says how likely the values on

@@ -1,4 +1,4 @@
-"""Symbols through the range coder. Part of the format (SPEC section 7).
+"""Symbols through the range coder. Part of the format (SPEC sections 7.1 and 7.3).
 
 One :class:`SymbolPort` per tile has the same two methods for writing and reading, so that
 encoder and decoder run one loop: ``code`` takes the symbols when writing and returns them when

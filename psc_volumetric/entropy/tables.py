@@ -1,4 +1,4 @@
-"""Integer tables of the format, and the command that makes them. Part of the format (SPEC 7).
+"""Integer tables of the format, and the command that makes them. Part of the format (SPEC 7.2).
 
 The tables ship as data (``tables.safetensors``) and are never recomputed when coding: the float
 functions below run once, in ``python -m psc_volumetric.entropy.tables``, on one machine.

@@ -1,7 +1,8 @@
 """Layers over the base of a brick: which are coded, and how a level is read. Part of the format.
 
-:mod:`psc_volumetric.codec` is the public face, :mod:`psc_volumetric.layers.segments` codes
-segments. The level below the first layer is a function that is handed in.
+SPEC section 8. :mod:`psc_volumetric.codec` is the public face,
+:mod:`psc_volumetric.layers.segments` codes segments. The level below the first layer is a function
+that is handed in.
 """
 
 from __future__ import annotations

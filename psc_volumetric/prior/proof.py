@@ -1,4 +1,4 @@
-"""Proof that no sum of an integer network can overflow. Part of the format (SPEC section 6).
+"""Proof that no sum of an integer network can overflow. Part of the format (SPEC section 6.6).
 
 Runs whenever a program is built: at conversion and at every load.
 """

@@ -1,7 +1,7 @@
 """A brick of the method ``psc``: block means, tiles in batches, ranged reading. Part of the format.
 
-The network on its device is handed in (`Resources.denoisers`). The self-test in ``trust`` decodes a
-brick whose values are known with it.
+SPEC section 5. The network on its device is handed in (`Resources.denoisers`). The self-test in
+``trust`` decodes a brick whose values are known with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From noisy particles to denoised particles, and back to noise. Part of the format (5.1)."""
+"""From noisy particles to denoised particles, and back to noise. Part of the format (SPEC 5.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop encoder and decoder share. Part of the format (SPEC section 5).
+"""The loop encoder and decoder share. Part of the format (SPEC sections 5 and 5.7).
 
     x      particles at a noise level          denoise -> x0
     x0     denoised particles                  observe, pick rows, exchange symbols

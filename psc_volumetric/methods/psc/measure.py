@@ -1,4 +1,4 @@
-"""One step's measurements: pick coefficients, exchange their symbols. Part of the format (5.4)."""
+"""One step: pick coefficients, exchange their symbols. Part of the format (SPEC 5.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structured rows: cosine coefficients picked by posterior variance. Part of the format (5.4).
+"""Structured rows: cosine coefficients picked by posterior variance. Part of the format (SPEC 5.4).
 
 In the spirit of AdaSense's structured variants (choose the measurements of largest posterior
 variance among a fixed orthonormal family), with reverse water-filling: a coefficient is measured
