@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
+from psc_volumetric.archive.stores import is_url
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = ["archives_in", "folder_of", "refuse_folder"]
@@ -15,7 +16,7 @@ def folder_of(target: str) -> Path | None:
     """The folder that a target is, unless it is an archive (or looks like one), or a URL."""
     text = target.removeprefix("file://")
     path = Path(text)
-    if "://" in text or "::" in text or not path.is_dir() or _looks_like_archive(path):
+    if is_url(text) or not path.is_dir() or _looks_like_archive(path):
         return None
     return path
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from psc_volumetric.archive.stores import is_url
 from psc_volumetric.errors import StorageError
 
 __all__ = ["scratch_folder"]
@@ -38,7 +39,7 @@ def scratch_folder(target: str, nbytes: int) -> Iterator[Path]:
     StorageError : kind ``"no-space"``.
     """
     places = [Path(tempfile.gettempdir())]
-    if "://" not in target and "::" not in target:
+    if not is_url(target):
         places.append(Path(target).absolute().parent)
     for place in places:
         _remove_abandoned(place)

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from psc_volumetric.archive.layout import MANIFEST_KEY
+from psc_volumetric.archive.stores import is_url
 
 __all__ = ["KnownSources", "fingerprint", "index_path"]
 
@@ -65,7 +66,7 @@ class KnownSources:
     def load(cls, target: str, *, is_folder: bool) -> KnownSources:
         """Read the index of a target; what cannot be read is not known."""
         text = target.removeprefix("file://")
-        if not is_folder or "://" in text or "::" in text:
+        if not is_folder or is_url(text):
             return cls(None, {})
         folder, rows = Path(text), {}
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psc_volumetric
+from psc_volumetric.archive.stores import is_url
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = ["EventLog", "utc_now", "who"]
@@ -60,7 +61,7 @@ class EventLog:
         if path is not None:
             return cls(Path(path))
         text = folder.removeprefix("file://").rstrip("/")
-        if "://" in text or "::" in text:
+        if is_url(text):
             raise ParameterError(
                 f"the event log of {folder!r} cannot stand beside it",
                 kind="no-event-log",

@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +27,8 @@ def print_failure(failure: Failure, notes: Sequence[str], *, as_json: bool) -> N
     for line in [*failure.lines(), *(f"note: {note}" for note in notes)]:
         _echo(line, err=True)
     if as_json:
-        typer.echo(json.dumps(failure.document(), indent=1))
+        with suppress(OSError):  # stdout may be what failed, and stderr has said so
+            typer.echo(json.dumps(failure.document(), indent=1))
 
 
 def _echo(line: str, *, err: bool = False) -> None:

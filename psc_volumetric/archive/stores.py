@@ -38,6 +38,7 @@ __all__ = [
     "target_text",
 ]
 
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")  # a path may have colons, too
 _LEFTOVER = re.compile(r"(^|[./])[0-9a-f]{32}\.partial$")
 
 Target = str | os.PathLike[str] | Store
@@ -53,7 +54,7 @@ def is_url(target: Target) -> bool:
     if isinstance(target, Store):
         return not isinstance(target, LocalStore)
     text = os.fspath(target)
-    return ("://" in text or "::" in text) and not text.startswith("file://")
+    return _PROTOCOL.match(text) is not None and not text.startswith("file://")
 
 
 def is_leftover(key: str) -> bool:

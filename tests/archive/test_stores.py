@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 from psc_volumetric.archive import ArchiveReader, verify_archive
 from psc_volumetric.archive.selection import bounds_of, relative_to
-from psc_volumetric.archive.stores import open_store
+from psc_volumetric.archive.stores import is_url, open_store
 from psc_volumetric.errors import FormatError, StorageError
 
 
@@ -197,3 +197,21 @@ def test_a_pipe_is_no_archive(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         ArchiveReader.open(path)
     assert caught.value.kind == "not-a-file"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/x.psc.zarr", True),
+        ("simplecache::s3://bucket/x.psc.zarr.zip", True),
+        ("memory://x", True),
+        ("file:///a/x.psc.zarr", False),
+        ("/a/::/x.psc.zarr", False),
+        ("./a::b.psc.zarr", False),
+        ("/a/b://c", False),
+        ("a b.psc.zarr", False),
+    ],
+)
+def test_paths_may_have_colons(text: str, expected: bool) -> None:
+    """``/a/::.psc.zarr`` was opened as a chain of URLs, and left a file beside it."""
+    assert is_url(text) is expected

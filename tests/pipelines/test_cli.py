@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +190,16 @@ def test_every_error_has_an_exit_code_and_at_most_two_lines(error, code):
     assert code in EXIT_CODES
     assert 1 <= len(failure.lines()) <= 2
     assert failure.lines()[0].startswith("error[")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", [["doctor"], ["doctor", "--json"], ["info", "/absent", "--json"]])
+def test_a_result_that_cannot_be_written_is_said_without_a_traceback(words):
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 6
+    assert "error[" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_doctor_names_versions_decoders_and_traps(run):
