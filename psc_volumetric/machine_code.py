@@ -11,10 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import numba
 
 __all__ = ["compiled", "source_stamp"]
 
@@ -34,7 +33,14 @@ def source_stamp() -> str:
 
 
 def compiled(**options: Any) -> Callable[[Any], Any]:
-    """``numba.njit`` without the interpreter's lock, cached under :func:`source_stamp`."""
+    """``numba.njit`` without the interpreter's lock, cached under :func:`source_stamp`.
+
+    Without numba, on machines that train and take only constants from these modules, the loops
+    cannot be called: plain Python has other integers.
+    """
+    if find_spec("numba") is None:
+        return lambda _: _absent
+    import numba
 
     def decorate(function: Any) -> Any:
         dispatcher = numba.njit(nogil=True, cache=True, **options)(function)
@@ -44,3 +50,7 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
         return dispatcher
 
     return decorate
+
+
+def _absent(*_: Any) -> Any:
+    raise ImportError("expected numba, which compiles the loops of the codec; pip install numba")

@@ -205,6 +205,41 @@ def test_a_killed_run_loses_nothing_but_the_last_moments(pack, tmp_path):
     assert not list(out.glob("*.part"))
 
 
+def on_a_training_machine(*words: object) -> str:
+    """What the program says where torch, numpy and safetensors are all there is."""
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_torch_numpy_and_safetensors_are_enough_to_start():
+    assert "--checkpoint-seconds" in on_a_training_machine("train", "--help")
+
+
+@pytest.mark.slow
+def test_torch_numpy_and_safetensors_are_enough_to_train(pack, tmp_path):
+    on_a_training_machine(
+        "train", "--pack", pack, "--out", tmp_path, "--minutes", 0.05, "--threads", 1,
+        "--device", "cpu", "--no-checks", "--held-out-slices", 1, "--domains", "mr-head",
+    )  # fmt: skip
+    assert checkpoint_file(tmp_path, "mr-head").is_file()
+
+
+BARE = """
+import sys
+for name in (
+    "constriction", "dask", "diffusers", "einops", "fsspec", "imagecodecs", "monai", "msgspec",
+    "nibabel", "numba", "numcodecs", "pandas", "prefect", "pydicom", "rich", "typer", "xarray",
+    "zarr",
+):
+    sys.modules[name] = None
+from pipelines.training.posterior.__main__ import main
+import pipelines.development.benchmark
+sys.exit(main(sys.argv[1:]))
+"""
+
 KILLED = """
 import sys
 from pathlib import Path
