@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,10 @@ def test_help_documents_every_exit_code(run):
         text = " ".join(run(*command, "--help").out.split())
         for code, meaning in EXIT_CODES.items():
             assert f"{code} {meaning}" in text
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
+    table = guide.partition("## Exit codes")[2]
+    told = {int(code) for line in table.splitlines() for code in re.findall(r"\d+", line[:20])}
+    assert told == set(EXIT_CODES) - {1}
 
 
 def test_program_returns_its_exit_code(tmp_path, run_program):
