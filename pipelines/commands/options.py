@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.archiving.choices import CODER_SETS, DEVICES, ERROR_UNITS, MODES, PREVIEWS
-from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
+from psc_volumetric.bitstream.names import CODER_CODES, LAYER_CODES
 from psc_volumetric.methods.entries import AUTO, method_names
 from psc_volumetric.methods.parameters import EFFORTS, SETTINGS
 
