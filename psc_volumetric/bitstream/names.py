@@ -1,4 +1,4 @@
-"""Codes of layers and coders in the stream, and their names. Part of the format.
+"""Codes of layers and coders, and their names. Part of the format (SPEC 3.4 and 8.1).
 
 Apart from the other constants because they take nothing to import: a command line shows them.
 """
