@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 NO_BASE = "none"
+RECORDED = (
+    512  # bytes of a brick for each record; with fewer it has one, unless it is coded in tiles
+)
 Denoisers = Callable[["Prior", str], Any]
 
 
@@ -215,7 +218,10 @@ def _join(
     limits: ValueLimits | None,
     tile: Triple,
 ) -> EncodedBrick:
-    """Bytes and records of a brick; ``tile`` is that of the records of a base without tiles."""
+    """Bytes and records of a brick; ``tile`` is that of the records of a base without tiles.
+
+    A record costs some ten bytes of an archive: a small brick without tiles has only one.
+    """
     lossy = base is not None or any(layer.fields.kind == "bounded" for layer in layers)
     sections = [("special", b"" if special is None else special.pack())] if lossy else []
     data, index = write_brick(
@@ -226,15 +232,18 @@ def _join(
         layers=[(layer.fields, layer.segments) for layer in layers],
         limits=limits,
     )
-    if base is not None:
-        tile = base.fields.tile or tile
+    of_base = [()] * len(TileGrid(header.valid, tile)) if base is None else list(base.tile_nbytes)
+    if base is not None and base.fields.tile is not None:
+        tile = base.fields.tile
+    elif len(data) < RECORDED * len(of_base):
+        tile, of_base = header.valid, [tuple(map(sum, zip(*of_base, strict=True)))]
     grid = TileGrid(header.valid, tile)
     levels = [*(() if base is None else base.levels), *(layer.decoded for layer in layers)]
     nbytes: list[tuple[int, ...]] = []
     for number in range(len(grid)):
         part = math.prod(s.stop - s.start for s in grid.box(number))
         share = [layer.nbytes * part // values.size for layer in layers]
-        nbytes.append((*(() if base is None else base.tile_nbytes[number]), *share))
+        nbytes.append((*of_base[number], *share))
     measured = special.index == 0 if lossy and special is not None else None
     records = tile_records(values, levels, grid, nbytes, measured)
     if base is None:

@@ -303,7 +303,7 @@ def _sigma_attributes(spec: VariableSpec, place: Place) -> dict[str, Any]:
     number = table.levels - 1 if place.level is None else place.level
     if isinstance(number, int):
         attrs["level"] = min(number, table.levels - 1)
-        measured = mean_coverage(spec, table.coverage[..., attrs["level"], :])
+        measured = mean_coverage(spec, table, attrs["level"])
         if measured is not None:
             attrs["measured_coverage_percent"] = [round(100 * share, 2) for share in measured]
     attrs |= {key: spec.attrs[key] for key in ("units",) if key in spec.attrs}

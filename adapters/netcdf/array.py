@@ -90,7 +90,7 @@ class NetcdfArray:
         if 0 in shape:
             return np.empty(shape, self.dtype)
         with opened(self.path) as dataset:
-            variable = _variable(dataset, self.key)
+            variable = dataset[self.key]
             values = variable[tuple(slice(start, stop) for start, stop in bounds)]
             KEPT.spent(min(_CACHED_BYTES, math.prod(self.shape) * self.dtype.itemsize))
         if self.dtype.kind == "O":
@@ -100,14 +100,6 @@ class NetcdfArray:
         values = np.ascontiguousarray(values).reshape(shape)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         return values.view(self.dtype) if self.dtype.kind in "iuS" else values
-
-
-def _variable(dataset: Any, key: str) -> Any:
-    """The variable at a path; names such as ``..`` are names here."""
-    *groups, name = key.removeprefix("/").split("/")
-    for group in groups:
-        dataset = dataset.groups[group]
-    return dataset.variables[name]
 
 
 def blocks_of(

@@ -22,7 +22,6 @@ __all__ = ["Inspection", "in_words", "inspect", "is_hdf5"]
 
 _PLAIN_NUMBER = re.compile(r"[iuf][1248]")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_LONGEST_NAME = 256  # NC_MAX_NAME
 _MOST_OBJECTS = 100_000
 _LEAST_ALLOWED = 1 << 30  # bytes a file may always declare
 _PER_STORED = 1100  # declared bytes per byte of the file: more than deflate can reach
@@ -153,7 +152,6 @@ class _Walk:
         self._seen[key] = path
         self._attributes(group, path)
         for name in group:
-            self._name(name)
             # A variable named like an axis that it does not run along has another name in HDF5.
             shown = name.removeprefix("_nc4_non_coord_")
             where = f"{path.rstrip('/')}/{shown}"
@@ -226,7 +224,6 @@ class _Walk:
 
     def _attributes(self, holder: Any, path: str) -> None:
         for name in holder.attrs:
-            self._name(name)
             if name in _BOOKS and not _is_users(holder, name):
                 continue
             attribute = holder.attrs.get_id(name)
@@ -242,13 +239,6 @@ class _Walk:
                     f"attribute {name!r} of {path!r} is of type {kind}, shape {tuple(shape)}"
                 )
                 self._note(path, "attribute", [name, kind, shape, _digest(attribute)])
-
-    def _name(self, name: str) -> None:
-        """The library reads beyond its buffers where a name is longer than NetCDF's may be."""
-        size = len(name.encode("utf-8", "surrogateescape"))
-        if size > _LONGEST_NAME:
-            short = f"{name[:20]}..."
-            self._found.perilous.append(f"the name {short!r} has {size} bytes")
 
     def _note(self, path: str, what: str, value: Any) -> None:
         self._found.record.append([path, what, value])

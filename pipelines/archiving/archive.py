@@ -15,7 +15,6 @@ from typing import Any
 
 import psc_volumetric
 from adapters import keep_originals
-from adapters.base import SourceItem
 from adapters.errors import SourceError
 from pipelines.archiving.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
 from pipelines.archiving.created import created_now
@@ -30,7 +29,7 @@ from pipelines.archiving.targets import ABSENT, OTHER_SETTINGS, SAME, is_archive
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.skeleton import Beside
-from psc_volumetric.archive.targets import target_state, tidy_up
+from psc_volumetric.archive.targets import tidy_up
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.errors import PscError, StorageError
 
@@ -146,28 +145,11 @@ def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
         written.
     StorageError : a sealed archive, or an unfinished one of another input or other settings, is
         there (kinds ``"target-exists"``, ``"partial-differs"``), or the target is not writable.
-    SourceError : the source is bad; what was begun is removed.
     """
     item = with_steps(item)
     source = open_item(item.candidate)
-    begun_before = target_state(item.target) != ABSENT
-    try:
-        writer = _create(item, source)
-    except SourceError as error:
-        if not begun_before and error.kind not in _PASSING:
-            _remove_unfinished(item.target)
-        raise
-    jobs = []
-    for variable in item.variables:
-        last, step = deferred(variable), variable.spec.parameters.get("step")
-        pending = (p for p in writer.pending(variable.spec.name) if p not in last)
-        jobs += [jobs_of(item, variable, position, step) for position in pending]
-    return tuple(jobs)
-
-
-def _create(item: ItemPlan, source: SourceItem) -> ArchiveWriter:
     volumes = {volume.name: volume for volume in source.volumes}
-    return ArchiveWriter.create(
+    writer = ArchiveWriter.create(
         item.target,
         mode=item.options.mode,
         variables=[variable.spec for variable in item.variables],
@@ -180,6 +162,12 @@ def _create(item: ItemPlan, source: SourceItem) -> ArchiveWriter:
         created=created_now(),
         provenance=_recorded_provenance(item),
     )
+    jobs = []
+    for variable in item.variables:
+        last, step = deferred(variable), variable.spec.parameters.get("step")
+        pending = (p for p in writer.pending(variable.spec.name) if p not in last)
+        jobs += [jobs_of(item, variable, position, step) for position in pending]
+    return tuple(jobs)
 
 
 def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemReport:

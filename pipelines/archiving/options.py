@@ -68,6 +68,9 @@ class ArchiveOptions:
         Name or folder of a prior; None takes what the source suggests.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    preview_size : int or None
+        Bytes that the plain picture of each variable may take, 0 for none; None takes a small
+        share of its bricks.
     no_proof : bool
         Seal without restoring the files and comparing them with their source.
 
@@ -93,6 +96,7 @@ class ArchiveOptions:
     prior: str | None = None
     device: str = "auto"
     no_proof: bool = False
+    preview_size: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
@@ -101,6 +105,11 @@ class ArchiveOptions:
         _one_of("device", self.device, DEVICES)
         if self.preview is not None:
             _one_of("preview", self.preview, PREVIEWS)
+        if self.preview_size is not None and self.preview_size < 0:
+            raise ParameterError(
+                f"preview-size must be 0 or more bytes, found {self.preview_size}",
+                kind="bad-preview",
+            )
         self._check_bound()
         self._check_targets()
         self._check_regions()

@@ -101,7 +101,7 @@ def _prepared(
     writer.write_source(source.kind, document, source.blobs, source.files)
     if item.prior is not None and _some_brick_needs_prior(writer):
         writer.write_prior(brick_prior(item.prior))
-    return writer.prepare()
+    return writer.prepare(preview_bytes=item.options.preview_size)
 
 
 def _some_brick_needs_prior(writer: ArchiveWriter) -> bool:

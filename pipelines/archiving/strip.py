@@ -35,8 +35,7 @@ from psc_volumetric.archive.packing import work_place
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.skeleton import PlainCoordinate
-from psc_volumetric.archive.source import stage_source
-from psc_volumetric.archive.stage import Stage
+from psc_volumetric.archive.source import write_source
 from psc_volumetric.archive.stores import ArchiveStore, open_store
 from psc_volumetric.errors import StorageError
 
@@ -113,10 +112,15 @@ class _Copy:
     def attributes(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of a node that stay, in both of their forms."""
         own = copy.deepcopy(dict(given.get(ATTRIBUTE, {})))
-        own[TYPES] = [row for row in own.get(TYPES, []) if row[0] in KEPT_ATTRIBUTES]
+        own[TYPES] = [row for row in own.get(TYPES, []) if _named(row) in KEPT_ATTRIBUTES]
         for attribute in sorted(set(given) - KEPT_ATTRIBUTES - {ATTRIBUTE}):
             self.left_out.append(f"{name}:{attribute}" if name else attribute)
         return {**{k: v for k, v in given.items() if k in KEPT_ATTRIBUTES}, ATTRIBUTE: own}
+
+
+def _named(row: str | list[Any]) -> str:
+    """The attribute that an entry of attribute types is about."""
+    return row if isinstance(row, str) else str(row[0])
 
 
 def strip(archive: str, target: str, *, link_original: bool = False) -> StripReport:
@@ -237,13 +241,7 @@ def _write(
     for path in groups:
         made.put(f"{node_path(path)}/{METADATA_KEY}", _node(made, path))
     made.put(METADATA_KEY, _root(made, coordinates, derived, groups, original))
-    stage_source(
-        stage := Stage(made.store), derived.kind, derived.document, derived.blobs, files=()
-    )
-    stage.flush()
-    for key in made.store.listing("source/"):
-        data = made.store.get(key) or b""
-        made.entries[key] = Entry(len(data), sha256_hex(data))
+    write_source(made.put, derived.kind, derived.document, derived.blobs, files=())
 
 
 def _node(made: _Copy, name: str) -> bytes:
@@ -262,7 +260,7 @@ def _variable(
     document = made.reader.sealed.read_json(f"{spec.node}/{METADATA_KEY}")
     attributes = made.attributes(spec.name, document["attributes"])
     own = attributes[ATTRIBUTE]
-    own["coordinates"] = [name for name in own["coordinates"] if name in coordinates]
+    own["coordinates"] = [name for name in own.get("coordinates", ()) if name in coordinates]
     own["parameters"] = {**own["parameters"], "volume": derived.volumes[spec.name]}
     document["attributes"] = attributes
     return encode_json(document)
@@ -298,7 +296,6 @@ def _root(
         "arrays": list(coordinates) if in_record else [],
         "groups": groups,
         TYPES: old[TYPES],
-        "sources": [],
         "priors": old.get("priors", []),
         "provenance": {
             "software": f"psc-archive {psc_volumetric.__version__}",

@@ -22,6 +22,7 @@ from psc_volumetric.archive.documents import Node, decode
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, SUFFIXES
 from psc_volumetric.archive.packing import work_place
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.source import source_digest
 from psc_volumetric.archive.stores import open_store
 from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import FormatError
@@ -197,7 +198,7 @@ def state_at(
         return ABSENT, None
     if found == "unfinished":
         root = _unfinished(target)
-        if root is None or root.get("sources") == _sources(files):
+        if root is None or root.get("source") == source_digest(files):
             return ABSENT, None
         return OTHER, root.get("provenance", {}).get("source_path")
     try:
@@ -207,7 +208,7 @@ def state_at(
         return OTHER, None
     made = recorded.get("provenance", {})
     path = made.get("source_path")
-    if recorded.get("sources") != _sources(files):
+    if recorded.get("source") != source_digest(files):
         return OTHER, path
     same = _promise(made.get("options", {})) == _promise(provenance["options"])
     return (SAME if same else OTHER_SETTINGS), path
@@ -220,13 +221,9 @@ def _promise(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     chosen = {**ArchiveOptions().to_dict(), **options}
     exact = chosen["mode"] == "lossless" and chosen["preview"] in (None, "none")
-    without = {"coders", "device", "prior", "no_proof"}
+    without = {"coders", "device", "prior", "no_proof", "preview_size"}
     without |= {"base", "effort", "setting"} if exact else set()
     return {name: value for name, value in chosen.items() if name not in without}
-
-
-def _sources(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
-    return [{"size": file.size, "sha256": file.sha256} for file in files]
 
 
 def _unfinished(target: str) -> dict[str, Any] | None:

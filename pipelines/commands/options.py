@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.archiving.choices import CODER_SETS, DEVICES, ERROR_UNITS, MODES, PREVIEWS
-from psc_volumetric.bitstream.names import CODER_CODES, LAYER_CODES
+from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
 from psc_volumetric.methods.entries import AUTO, method_names
 from psc_volumetric.methods.parameters import EFFORTS, SETTINGS
 
@@ -36,6 +36,7 @@ __all__ = [
     "Mode",
     "NoProof",
     "Preview",
+    "PreviewSize",
     "PriorName",
     "PseudonymKey",
     "Psnr",
@@ -118,6 +119,13 @@ Coders = Annotated[
     choice(
         (*CODER_SETS, *CODER_CODES),
         help="Coders of exact levels to try; several names with commas between.",
+    ),
+]
+PreviewSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="BYTES",
+        help="Room for the plain picture of each variable; default: 1.5 % of its bricks.",
     ),
 ]
 KeepOriginal = Annotated[

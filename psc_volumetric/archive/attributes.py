@@ -1,8 +1,10 @@
 """Attributes as JSON and as xarray expects them (CF packing, ``_FillValue`` of Zarr v3).
 
 JSON knows neither the order nor the types of attributes. So each node has, under
-``psc_archive.attribute_types``, a list of ``[name, type]`` in the order of the source; where the
-attribute is not, or not in this form, among the plain ones, the entry is ``[name, type, value]``.
+``psc_archive.attribute_types``, a list in the order of the source. An entry is a name, where the
+plain attribute of that name is text, an integer or a JSON value that is neither number nor text;
+``[name, type]`` where that does not say its type; ``[name, type, value]`` where it is not, or not
+in this form, among the plain ones.
 Types are ``text``, ``texts``, ``bytes`` (as Latin-1), ``int``, ``float``, ``json``, a NumPy dtype
 (``float32``: a scalar of it) or a dtype with ``[]`` (an array). See SPEC section 11.2.
 """
@@ -76,8 +78,14 @@ def typed_attributes(
     for name, value in attrs.items():
         kind, coded = _coded(value)
         same = name in plain and plain[name] == coded and type(plain[name]) is type(coded)
-        record.append([name, kind] if same else [name, kind, coded])
-    return {**plain, OWN: {"attribute_types": record}}
+        plainly = same and kind == _plain_kind(plain[name])
+        record.append(name if plainly else [name, kind] if same else [name, kind, coded])
+    return {**plain, OWN: {"attribute_types": record} if record else {}}
+
+
+def _plain_kind(value: Any) -> str:
+    """Type of a JSON value that needs no word."""
+    return {str: "text", int: "int"}.get(type(value), "json")
 
 
 def _coded(value: Any) -> tuple[str, Any]:
@@ -124,10 +132,12 @@ def read_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     ValueError, TypeError, KeyError : the node's metadata are damaged.
     """
     own = attributes.get(OWN, {})
-    if "attribute_types" not in own:
-        return {key: value for key, value in attributes.items() if key != OWN}
     found = {}
-    for name, kind, *given in own["attribute_types"]:
+    for entry in own.get("attribute_types", ()):
+        if isinstance(entry, str):
+            found[entry] = _decoded(_plain_kind(attributes[entry]), attributes[entry])
+            continue
+        name, kind, *given = entry
         found[str(name)] = _decoded(kind, given[0] if given else attributes[name])
     return found
 

@@ -18,7 +18,7 @@ from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec, chunk_key
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import Target, open_store
-from psc_volumetric.archive.tiles import TileTable, brick_tiles
+from psc_volumetric.archive.tiles import TileTable, brick_tiles, short_digest
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, PscError
 from psc_volumetric.tiling import TileGrid
@@ -223,7 +223,7 @@ def _check_brick(
             yield Finding(key, error.kind, str(error), spec.name, tile, roi)
             continue
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-        found = hashlib.sha256(little.tobytes()).hexdigest()
+        found = short_digest(hashlib.sha256(little.tobytes()).hexdigest())
         wanted = expected.get(grid.position(number))
         if table is not None and found != wanted:
             yield Finding(

@@ -71,11 +71,12 @@ class ManifestDocument(Struct, frozen=True, forbid_unknown_fields=True):
     keys: dict[str, Listed]
 
 
-class SourceSize(Struct, frozen=True):
-    """Size and digest of a source file."""
+class SourceFiles(Struct, frozen=True):
+    """The source files together: how many, their bytes, and one digest (`source_digest`)."""
 
-    size: Count
-    sha256: str
+    files: Count = 0
+    bytes: Count = 0
+    sha256: str | None = None
 
 
 class RootDocument(Struct, frozen=True):
@@ -83,12 +84,12 @@ class RootDocument(Struct, frozen=True):
 
     format: int
     mode: Mode
-    variables: list[Text]
+    variables: list[Text] = []
     created: str | None = None
     coordinates: list[Text] = []
     arrays: list[Text] = []
     groups: list[Text] = []
-    sources: list[SourceSize] = []
+    source: SourceFiles = SourceFiles()
     priors: list[str] = []
     provenance: dict[str, Any] = {}
 
@@ -127,7 +128,6 @@ class OwnArray(Struct, frozen=True):
 
     brick_shape: Triple
     tile_shape: Triple
-    coordinates: list[Text]
     parameters: dict[str, Any]
     unit: str | None = None
     slope: float | None = None
@@ -137,6 +137,7 @@ class OwnArray(Struct, frozen=True):
     special_values: Annotated[list[int | float | str], Meta(max_length=64)] = []
     prior: Sha256 | None = None
     raw_dtype: Text | None = None
+    coordinates: list[Text] = []
 
 
 class ArrayNode(Array, frozen=True):

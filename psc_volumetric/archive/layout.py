@@ -5,7 +5,7 @@ zarr.json                 group; attributes["psc_archive"]
 <variable>/c/0/1/2        one brick
 <coordinate>/, <array>/   plain arrays
 <group>/zarr.json         attributes of a group of the source
-tiles/<variable>/         plain arrays on the tile grid
+tiles/<variable>          plain array on the tile grid
 preview/<variable>/       OME-Zarr 0.5 pyramid
 source/                   document and blobs of the source format
 priors/<sha256>/          files of each prior
@@ -47,6 +47,7 @@ __all__ = [
     "VariableSpec",
     "chunk_key",
     "encode_json",
+    "told",
 ]
 
 FORMAT = 0
@@ -66,7 +67,9 @@ Triple = tuple[int, int, int]
 
 def encode_json(value: Any) -> bytes:
     """JSON bytes that depend on the value alone: sorted keys, no NaN, UTF-8."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(
+        value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    )
     return text.encode() + b"\n"
 
 
@@ -135,6 +138,7 @@ class VariableSpec:
     def __post_init__(self) -> None:
         check_name(self.name, what="variable")
         object.__setattr__(self, "dtype", np.dtype(self.dtype).newbyteorder("="))
+        object.__setattr__(self, "parameters", told(self.parameters))
         if self.dtype.name not in DTYPES:
             raise ParameterError(
                 f"variable {self.name!r}: dtype {self.dtype.name!r} cannot be archived",
@@ -247,7 +251,6 @@ class VariableSpec:
             "slope": self.slope,
             "intercept": self.intercept,
             "affine": None if self.affine is None else np.asarray(self.affine).tolist(),
-            "affine_convention": "array index (z, y, x, 1) of the last three axes -> world mm RAS+",
             "spacing_mm": None if self.spacing_mm is None else [float(s) for s in self.spacing_mm],
             "special_values": list(self.special_values),
             "brick_shape": list(self.brick_shape),
@@ -269,14 +272,13 @@ class VariableSpec:
                 "name": "regular",
                 "configuration": {"chunk_shape": list(self.chunk_shape)},
             },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "chunk_key_encoding": {"name": "default"},
             "fill_value": 0.0 if self.dtype.kind == "f" else fill,
             "codecs": [
                 {"name": CODEC_NAME, "configuration": {"format": FORMAT, "prior": self.prior}}
             ],
-            "attributes": {**attributes, ATTRIBUTE: json_safe(own)},
+            "attributes": {**attributes, ATTRIBUTE: json_safe(told(own))},
             "dimension_names": list(self.dims),
-            "storage_transformers": [],
         }
 
     def cf_attributes(self) -> dict[str, Any]:
@@ -301,7 +303,7 @@ class VariableSpec:
         """
         try:
             own = document["attributes"][ATTRIBUTE]
-            affine, spacing = own["affine"], own["spacing_mm"]
+            affine, spacing = own.get("affine"), own.get("spacing_mm")
             brick_z, brick_y, brick_x = own["brick_shape"]
             tile_z, tile_y, tile_x = own["tile_shape"]
             return cls(
@@ -311,15 +313,15 @@ class VariableSpec:
                 dims=tuple(document["dimension_names"]),
                 brick_shape=(brick_z, brick_y, brick_x),
                 tile_shape=(tile_z, tile_y, tile_x),
-                unit=own["unit"],
-                slope=own["slope"],
-                intercept=own["intercept"],
+                unit=own.get("unit"),
+                slope=own.get("slope"),
+                intercept=own.get("intercept"),
                 affine=None if affine is None else np.array(affine, np.float64).reshape(4, 4),
                 spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
-                special_values=tuple(own["special_values"]),
+                special_values=tuple(own.get("special_values", ())),
                 attrs=read_attributes(document["attributes"]),
-                coordinates=tuple(own["coordinates"]),
-                prior=own["prior"],
+                coordinates=tuple(own.get("coordinates", ())),
+                prior=own.get("prior"),
                 parameters=own["parameters"],
                 raw_dtype=_same_size(own.get("raw_dtype"), document["data_type"]),
             )
@@ -336,6 +338,11 @@ class VariableSpec:
                 kind="bad-metadata",
                 hint="the archive is damaged or of another format, run `psc-archive verify`",
             ) from error
+
+
+def told(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that say something: None and empty lists stand for what is left out."""
+    return {key: value for key, value in own.items() if value is not None and value != []}
 
 
 def _same_size(raw: str | None, stored: str) -> str | None:

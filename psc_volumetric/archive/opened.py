@@ -11,26 +11,22 @@ from typing import Any, Self
 
 from psc_volumetric.archive.access import SealedStore
 from psc_volumetric.archive.attributes import checked_attributes
-from psc_volumetric.archive.documents import ArrayNode, Node, OwnArray, RootDocument, convert
+from psc_volumetric.archive.documents import (
+    ArrayNode,
+    Node,
+    OwnArray,
+    PlainNode,
+    RootDocument,
+    convert,
+)
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest, check_format
 from psc_volumetric.archive.naming import node_path
 from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.skeleton import PlainCoordinate
-from psc_volumetric.archive.source import (
-    DOCUMENT_KEY,
-    SourceRecord,
-    joined_blobs,
-    parse_source,
-)
-from psc_volumetric.archive.tiles import (
-    TILE_ARRAYS,
-    TileTable,
-    check_shapes,
-    read_bases,
-    read_codes,
-)
+from psc_volumetric.archive.source import SourceRecord, read_source
+from psc_volumetric.archive.tiles import TileTable, read_tile_table
 from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
 
@@ -48,7 +44,9 @@ class OpenArchive:
     attrs : dict
         Attributes of the root group that are not the archive's own.
     metadata : dict
-        The archive's own attributes: variables, source digests, priors, provenance.
+        The archive's own attributes: variables, digest of the source, priors, provenance.
+    document : RootDocument
+        The same, with the types that they were checked to have.
     variables : dict of str to VariableSpec
     arrays, groups : tuple of str
         Names of the plain arrays of the source, and of its groups without the root.
@@ -65,6 +63,7 @@ class OpenArchive:
         )
         check_format(self.metadata.get("format"), where)
         own = convert(self.metadata, RootDocument, where=f"{where}: {ATTRIBUTE}")
+        self.document = own
         self.attrs = checked_attributes(attributes, where)
         self.mode: str = own.mode
         self.created = own.created
@@ -111,14 +110,9 @@ class OpenArchive:
     def tile_table(self, variable: str) -> TileTable:
         """Bytes, errors and digests per tile, checked."""
         path = f"tiles/{self.spec(variable).node}"
-        arrays = {name: self._sealed.array(f"{path}/{name}") for name in TILE_ARRAYS}
-        told = {
-            name: self._sealed.read_json(f"{path}/{name}/{METADATA_KEY}").get("attributes", {})
-            for name in ("method", "compared")
-        }
-        bases = read_bases(told["compared"], path)
-        check_shapes(arrays, self.spec(variable), bases, f"{self.name}: {path}")
-        return TileTable(**arrays, codes=read_codes(told["method"], path), bases=bases)
+        attributes = self._sealed.read_document(f"{path}/{METADATA_KEY}", PlainNode).attributes
+        where = f"{self.name}: {path}"
+        return read_tile_table(self._sealed.array(path), attributes, self.spec(variable), where)
 
     def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
         """Coordinate arrays that belong to a variable, in memory."""
@@ -153,8 +147,7 @@ class OpenArchive:
 
     def source(self) -> SourceRecord:
         """What the adapter needs to write the source format again; may hold identifiers."""
-        document = self._sealed.array(DOCUMENT_KEY).tobytes()
-        return parse_source(document, joined_blobs(self._sealed), where=self.name)
+        return read_source(self._sealed)
 
     def prior_source(self) -> EmbeddedPriors:
         """Digest -> prior: those in the archive first, then the shipped ones."""

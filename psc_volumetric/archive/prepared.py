@@ -11,7 +11,7 @@ from psc_volumetric.archive.access import SealedStore
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.sealing import clean_up, commit
-from psc_volumetric.archive.source import BLOBS_KEY, DOCUMENT_KEY
+from psc_volumetric.archive.source import DOCUMENT_KEY
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_zip_name
 
 __all__ = ["PreparedArchive", "check_readable"]
@@ -70,8 +70,7 @@ def check_readable(reader: ArchiveReader) -> None:
         reader.plain(name)
     for name in reader.groups:
         reader.group_attributes(name)
-    listed = reader.manifest.entries
-    if any(key.startswith((f"{DOCUMENT_KEY}/", f"{BLOBS_KEY}/")) for key in listed):
+    if DOCUMENT_KEY in reader.manifest.entries:
         blobs = reader.source().blobs
         for name in blobs:
             blobs[name]

@@ -1,12 +1,14 @@
 """A small plain pyramid beside the coded data: OME-Zarr 0.5, readable without this package.
 
-The values are block means of the source in stored units, taken brick by brick while archiving.
-Blocks divide a brick, so a brick's part depends on that brick alone and memory stays bounded by
-the pyramid, which is at most a 64th of a volume.
+The values are block means of the source, taken brick by brick while archiving, in 8 bits: stored =
+value * ``scale_factor`` + ``add_offset``. Blocks divide a brick, so a brick's part depends on that
+brick alone and memory stays bounded by the pyramid, which is at most a 64th of a volume. Of the
+pyramid those levels are written, coarsest first, that together are small beside the bricks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +18,19 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.stage import Stage
+from psc_volumetric.bitstream.frames import pack_frame
 
-__all__ = ["PreviewPlan", "block_means", "plan_preview", "write_preview"]
+__all__ = ["SHARE", "PreviewPlan", "block_means", "plan_preview", "write_preview"]
 
 Values = NDArray[Any]
 PLANE_FACTOR = 4
-LONGEST = 64
+LONGEST = 128  # of one volume; of several half as many
 LEADING = 16
 SMALLEST = 16
-MAX_LEVELS = 3
+MAX_LEVELS = 4
+SHARE = 0.015  # of the bytes of the bricks
+DOCUMENT = 1000  # bytes of a level besides its values, about: metadata and lines of the manifest
+STEPS = 254  # between the least and the largest value; 255 is no measurement
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,14 @@ class PreviewPlan:
 
 
 def plan_preview(spec: VariableSpec) -> PreviewPlan:
-    """Choose factors so that the longest axis shrinks to 64 where bricks allow it."""
+    """Choose factors so that the longest axis shrinks to `LONGEST` where bricks allow it."""
     shape = (1, 1, 1, *spec.shape)[-3:] if spec.ndim > 2 else (1, *spec.shape)
+    longest = LONGEST if math.prod(spec.shape[: spec.lead]) == 1 else LONGEST // 2
     factors = []
     for axis, (size, brick) in enumerate(zip(shape, spec.brick_shape, strict=True)):
         factor = PLANE_FACTOR if axis and size >= 4 * PLANE_FACTOR else 1
         factor = 1 if brick % factor else factor
-        while -(-size // factor) > LONGEST and brick % (2 * factor) == 0:
+        while -(-size // factor) > longest and brick % (2 * factor) == 0:
             factor *= 2
         factors.append(factor)
     lead = spec.shape[: spec.lead]
@@ -117,9 +124,13 @@ def _whole(means: Values, dtype: np.dtype[Any]) -> Values:
 
 
 def write_preview(
-    spec: VariableSpec, part: Callable[[tuple[int, ...]], Values | None], stage: Stage
+    spec: VariableSpec,
+    part: Callable[[tuple[int, ...]], Values | None],
+    stage: Stage,
+    *,
+    limit: float,
 ) -> bool:
-    """Write ``preview/<variable>/``; False when no brick has low-resolution values.
+    """Write ``preview/<variable>/``; False when no brick has low-resolution values, or no room.
 
     Parameters
     ----------
@@ -128,43 +139,83 @@ def write_preview(
         Chunk grid index -> block means (z, y, x) of that brick, None when there are none.
     stage : Stage
         Not flushed here.
+    limit : float
+        Bytes that it may have; levels that go beyond are left out.
     """
     plan = plan_preview(spec)
     level = _assemble(spec, plan, part)
     if level is None:
         return False
     lead, names = _axes(spec, plan)
-    levels, factors = [level], [plan.factors]
-    while len(levels) < MAX_LEVELS and max(levels[-1].shape[-3:]) > SMALLEST:
-        step = tuple(2 if n > 1 else 1 for n in levels[-1].shape[-3:])
-        levels.append(
-            block_means(
-                levels[-1],
-                (*(1,) * lead, *step),
-                special=spec.special_values,
-                dtype=plan.dtype,
-            )
-        )
-        z, y, x = (f * s for f, s in zip(factors[-1], step, strict=True))
-        factors.append((z, y, x))
+    levels, factors = _pyramid(level, plan, spec.special_values, lead)
+    scale = _Scale.of(level, spec.special_values)
+    shown = [scale.apply(values) for values in levels]
+    left, chosen = limit - DOCUMENT, 0
+    for values in reversed(shown):
+        left -= len(pack_frame(values.tobytes())) + DOCUMENT
+        if left < 0:
+            break
+        chosen += 1
+    if not chosen:
+        return False
     stage.group("preview")
-    stage.group(f"preview/{spec.node}", _ome_attributes(spec, plan, names, factors))
-    for number, values in enumerate(levels):
+    about = _ome_attributes(spec, plan, names, factors[-chosen:])
+    stage.group(f"preview/{spec.node}", about)
+    for number, values in enumerate(shown[-chosen:]):
         stage.fill(
             f"preview/{spec.node}/{number}",
             values,
             dims=[axis["name"] for axis in names],
             attributes={
-                key: value
-                for key, value in (
-                    ("units", spec.unit),
-                    ("scale_factor", spec.slope),
-                    ("add_offset", spec.intercept),
-                )
-                if value is not None
+                "scale_factor": scale.factor,
+                "add_offset": scale.offset,
+                "_FillValue": STEPS + 1,
             },
         )
     return True
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Stored values as 8 bits: stored = shown * factor + offset; `STEPS` + 1 is no measurement."""
+
+    factor: float
+    offset: float
+    special: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Values, special: Sequence[float]) -> _Scale:
+        """The scale that spans all measured values; a whole one where they are few integers."""
+        numbers = values.astype(np.float64)
+        inside = numbers[np.isfinite(numbers) & ~np.isin(numbers, list(special))]
+        low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
+        if values.dtype.kind in "iu" and high - low <= STEPS:
+            return cls(1.0, low, tuple(special))
+        span = high / STEPS - low / STEPS
+        return cls(span if span > 0 else 1.0, low, tuple(special))
+
+    def apply(self, values: Values) -> Values:
+        """Values as uint8."""
+        numbers = values.astype(np.float64)
+        measured = np.isfinite(numbers) & ~np.isin(numbers, self.special)
+        scaled = np.rint((np.where(measured, numbers, self.offset) - self.offset) / self.factor)
+        shown: Values = np.clip(scaled, 0, STEPS).astype(np.uint8)
+        shown[~measured] = STEPS + 1
+        return shown
+
+
+def _pyramid(
+    level: Values, plan: PreviewPlan, special: Sequence[float], lead: int
+) -> tuple[list[Values], list[tuple[int, int, int]]]:
+    """Block means of block means, and the factors of each level against the volume."""
+    levels, factors = [level], [plan.factors]
+    while len(levels) < MAX_LEVELS and max(levels[-1].shape[-3:]) > SMALLEST:
+        step = tuple(2 if n > 1 else 1 for n in levels[-1].shape[-3:])
+        steps = (*(1,) * lead, *step)
+        levels.append(block_means(levels[-1], steps, special=special, dtype=plan.dtype))
+        z, y, x = (f * s for f, s in zip(factors[-1], step, strict=True))
+        factors.append((z, y, x))
+    return levels, factors
 
 
 def _assemble(
@@ -228,7 +279,7 @@ def _ome_attributes(
             "multiscales": [{"name": spec.name, "axes": axes, "datasets": datasets}],
         },
         "psc_archive": {
-            "what": "block means of the source in stored units; for looking, not for measuring",
+            "what": "block means; for looking, not for measuring",
             "leading_indices": [list(pick) for pick in plan.picks] if lead else [],
         },
     }

@@ -6,46 +6,24 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 
-from psc_volumetric.archive.layout import CODEC_NAME, FORMAT, VariableSpec
+from psc_volumetric.archive.layout import FORMAT, VariableSpec
 
 __all__ = ["readme_text", "specification_digest"]
 
 SPECIFICATION = "SPEC-v1.md"
 
 TEXT = """\
-This folder (or zip file) is a psc-archive, format {number}, mode "{mode}".
-{warning}
-It is a Zarr v3 group. Every Zarr reader can list it and read the plain parts; the arrays named
-below are coded with "{codec}" and need the psc-archive software (package "psc-archive", import
-name "psc_volumetric") or another reader written from its specification,
-"psc_volumetric/bitstream/{specification}", SHA-256 {digest}.
-
-Coded arrays:
+psc-archive, format {number}, {mode}: a Zarr v3 group. manifest.json lists every object; source/ may
+hold names of people. {warning}
 {variables}
 
-What is where
-  zarr.json              attributes of the whole: format, mode, digests of the source files
-  <array>/zarr.json      shape, type, axes, unit, affine (array index -> world mm, RAS+)
-  <array>/c/...          one object per brick; the bytes of a brick name its own position
-  other arrays           coordinates, plain
-  preview/<array>/       small plain pyramid (OME-Zarr 0.5, zstd); opens in any Zarr viewer
-  tiles/<array>/         plain arrays: bytes, errors and SHA-256 of the decoded values per tile
-  source/                the headers of the source files, as bytes in plain arrays; this part may
-                         hold names and dates of people
-  priors/<sha256>/       the network weights decoding needs (safetensors) with a JSON description
-  manifest.json          every object with its size and SHA-256; the archive is complete only if
-                         this file is there
-
-Read it with
-  psc-archive info THIS
-  psc-archive restore THIS --output FOLDER
-  python -c "import xarray; print(xarray.open_dataset('THIS', engine='psc'))"
+Read it with the Python package psc-archive:
+  psc-archive restore THIS FOLDER
+or write a reader from its specification, {specification}, SHA-256
+{digest}.
 """
 
-WARNING = """\
-The values are NOT the exact source values: they were compressed with loss, by a method that can
-invent plausible detail. Not for primary diagnosis.
-"""
+WARNING = "Lossy: may show detail that was never there; not for primary diagnosis."
 
 
 def specification_digest() -> str:
@@ -59,7 +37,7 @@ def specification_digest() -> str:
 def readme_text(mode: str, variables: Sequence[VariableSpec]) -> str:
     """Text of ``README.txt``; depends on format, mode and the arrays only."""
     lines = (
-        f"  {v.name}: {v.dtype.name}, axes "
+        f"  {v.name}: {v.dtype.name}, "
         + ", ".join(f"{dim}={size}" for dim, size in zip(v.dims, v.shape, strict=True))
         for v in variables
     )
@@ -67,7 +45,6 @@ def readme_text(mode: str, variables: Sequence[VariableSpec]) -> str:
         number=FORMAT,
         mode=mode,
         warning=WARNING if mode == "lossy" else "",
-        codec=CODEC_NAME,
         specification=SPECIFICATION,
         digest=specification_digest(),
         variables="\n".join(lines),

@@ -21,7 +21,7 @@ from psc_volumetric.archive.layout import (
     chunk_key,
 )
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
-from psc_volumetric.archive.preview import plan_preview, write_preview
+from psc_volumetric.archive.preview import SHARE, plan_preview, write_preview
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore, is_leftover
@@ -34,11 +34,15 @@ SIDECARS = ("tiles/", "preview/", "source/", "priors/")
 
 
 def prepare(
-    store: ArchiveStore, variables: Sequence[VariableSpec], beside: Sequence[str]
+    store: ArchiveStore,
+    variables: Sequence[VariableSpec],
+    beside: Sequence[str],
+    preview_bytes: int | None = None,
 ) -> Manifest:
     """Complete the tree but for ``manifest.json``, and say what that will hold.
 
-    ``beside`` are the nodes of plain arrays and groups. Every object is read back: what is listed
+    ``beside`` are the nodes of plain arrays and groups, ``preview_bytes`` what the preview of each
+    variable may take (None: a small share of its bricks). Every object is read back: what is listed
     is what the store holds now.
 
     Raises
@@ -49,7 +53,7 @@ def prepare(
     """
     bricks: dict[str, Entry] = {}
     for spec in variables:
-        _complete_variable(store, spec, bricks)
+        _complete_variable(store, spec, bricks, preview_bytes)
     _remove_leftovers(store)
     for key, entry in bricks.items():
         _check_back(store, key, entry)
@@ -149,11 +153,14 @@ def _reader(store: ArchiveStore, spec: VariableSpec) -> Callable[[tuple[int, ...
     return record
 
 
-def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry]) -> None:
+def _complete_variable(
+    store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry], preview_bytes: int | None
+) -> None:
     """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable."""
     record = _reader(store, spec)
     levels, priors, methods = 1, set(), set()
     bases: set[str] = set()
+    nbytes = 0
     present = set(store.listing(f"{spec.node}/c/"))
     for position in spec.positions():
         found, key = record(position), chunk_key(spec.name, position)
@@ -167,6 +174,7 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
         levels = max(levels, len(found.level_nbytes))
         methods.add(found.method)
         bases.update(found.compared)
+        nbytes += found.size
         if found.prior is not None:
             priors.add(found.prior)
     if priors and not store.listing(prior_prefix(spec.prior or "")):
@@ -178,7 +186,8 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
         )
     write_tile_table(spec, record, Stage(store), levels=levels, methods=methods, bases=bases)
     stage = Stage(store)
-    write_preview(spec, _preview_reader(store, spec), stage)
+    limit = SHARE * nbytes if preview_bytes is None else preview_bytes
+    write_preview(spec, _preview_reader(store, spec), stage, limit=limit)
     stage.flush()
 
 

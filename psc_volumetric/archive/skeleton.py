@@ -18,6 +18,7 @@ from psc_volumetric.archive.layout import (
     README_KEY,
     VariableSpec,
     encode_json,
+    told,
 )
 from psc_volumetric.archive.manifest import sha256_hex
 from psc_volumetric.archive.naming import (
@@ -29,7 +30,7 @@ from psc_volumetric.archive.naming import (
 )
 from psc_volumetric.archive.plain import ArrayLike, stage_array
 from psc_volumetric.archive.readme import readme_text
-from psc_volumetric.archive.source import FileLike
+from psc_volumetric.archive.source import FileLike, source_digest
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.errors import ParameterError
 
@@ -124,7 +125,7 @@ class Skeleton:
     coordinates: tuple[PlainCoordinate, ...]
     arrays: tuple[ArrayLike, ...]
     groups: Mapping[str, Mapping[str, Any]]
-    sources: tuple[Mapping[str, Any], ...]
+    source: Mapping[str, Any]
     provenance: Mapping[str, Any]
 
     @property
@@ -164,14 +165,14 @@ class Skeleton:
             "coordinates": [c.name for c in self.coordinates],
             "arrays": [a.name for a in self.arrays],
             "groups": [path for path in self.groups if path],
-            "sources": list(self.sources),
+            "source": dict(self.source),
             "priors": sorted({v.prior for v in self.variables if v.prior is not None}),
             "provenance": dict(self.provenance),
         }
         beside = sorted(c.name for c in self.coordinates if c.dims != (c.name,))
         if beside:
             attributes.setdefault("coordinates", " ".join(beside))
-        return _group_document({**attributes, ATTRIBUTE: json_safe(own)})
+        return _group_document({**attributes, ATTRIBUTE: json_safe(told(own))})
 
     def write(self, stage: Stage, put: Callable[[str, bytes], None], created: str | None) -> None:
         """Write all keys; ``put(key, bytes)`` for the documents, ``stage`` for the arrays."""
@@ -235,14 +236,13 @@ def build_skeleton(
         final.append(
             replace(variable, dims=settled[variable.name], coordinates=tuple(sorted(held)))
         )
-    digests = tuple({"size": f.size, "sha256": f.sha256} for f in sources)
     return Skeleton(
         mode,
         tuple(final),
         tuple(shared.values()),
         tuple(beside.arrays),
         _with_parents(beside.groups, names),
-        digests,
+        source_digest(sources),
         provenance,
     )
 

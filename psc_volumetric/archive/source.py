@@ -1,10 +1,11 @@
-"""The source format's own words inside an archive: document, blobs, file table.
+"""The source format's own words inside an archive: document, blobs (SPEC 11.4).
 
-    source/document   uint8, JSON: kind, document, files, table of blobs
-    source/blobs      uint8, all blobs joined in the order of the table
+    source/document       one Zstandard frame: length of the JSON (u32), the JSON, small blobs
+    source/blobs/<n>      only where blobs are large: 16 MiB each of all blobs joined, a frame
 
-Both are arrays, not attributes: they may hold identifiers (names, dates, file names) and have to
-be one thing that can be kept apart, encrypted or withheld.
+The JSON has kind, document, files and the table of blobs: name, offset among all blobs joined in
+the order of the table, size, SHA-256. These objects may hold identifiers (names, dates, file
+names); they are objects of their own so that they can be kept apart, encrypted or withheld.
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
-from psc_volumetric.archive.access import SealedStore, readable
+from psc_volumetric.archive.access import SealedStore
 from psc_volumetric.archive.documents import MAX_MANIFEST, Blob, SourceDocument, decode
 from psc_volumetric.archive.layout import encode_json
 from psc_volumetric.archive.manifest import sha256_hex
-from psc_volumetric.archive.stage import CHUNK_VALUES, Stage
-from psc_volumetric.errors import ChecksumError
+from psc_volumetric.bitstream.frames import frame_size, pack_frame, unpack_frame
+from psc_volumetric.errors import ChecksumError, FormatError, LimitExceededError
 
 __all__ = [
     "FileLike",
     "SourceFile",
     "SourceRecord",
     "StoredBlobs",
-    "joined_blobs",
-    "parse_source",
-    "stage_source",
+    "read_source",
+    "source_digest",
+    "write_source",
 ]
 
 DOCUMENT_KEY = "source/document"
-BLOBS_KEY = "source/blobs"
-KEPT_BYTES = 64 << 20  # blobs together up to this size are read once
-PIECE = 16 * CHUNK_VALUES  # bytes that are written at once
+BLOBS_PREFIX = "source/blobs/"
+WITHIN = 1 << 20  # bytes of all blobs that stand in the document
+PIECE = 16 << 20  # bytes of the other ones in one object
+LEVEL = 19
+DAMAGED = "source-damaged"
 
 
 class FileLike(Protocol):
@@ -109,7 +110,7 @@ class StoredBlobs(Mapping[str, bytes]):
         piece = self._read(blob.offset, blob.offset + blob.size)
         if len(piece) != blob.size or sha256_hex(piece) != blob.sha256:
             raise ChecksumError(
-                f"{self._where}: {BLOBS_KEY}: the blob at offset {blob.offset} has another SHA-256",
+                f"{self._where}: source: the blob at offset {blob.offset} has another SHA-256",
                 kind="blob-checksum",
                 hint="run `psc-archive verify`",
             )
@@ -128,14 +129,25 @@ class StoredBlobs(Mapping[str, bytes]):
         return (dict, (dict(self),))
 
 
-def stage_source(
-    stage: Stage,
+def source_digest(files: Iterable[FileLike]) -> dict[str, Any]:
+    """How many source files there are, their bytes, and one SHA-256 over ``sha256 size`` lines."""
+    listed = list(files)
+    lines = "".join(f"{file.sha256} {file.size}\n" for file in listed)
+    return {
+        "files": len(listed),
+        "bytes": sum(file.size for file in listed),
+        "sha256": sha256_hex(lines.encode()),
+    }
+
+
+def write_source(
+    put: Callable[[str, bytes], None],
     kind: str,
     document: Mapping[str, Any],
     blobs: Mapping[str, bytes],
     files: Iterable[FileLike],
-) -> None:
-    """Write ``source/``; the same input gives the same bytes.
+) -> list[str]:
+    """Write ``source/``; the same input gives the same bytes. Returns the keys.
 
     Blobs may be anything with the buffer protocol, such as ``mmap``: they are gone through piece
     by piece.
@@ -153,19 +165,19 @@ def stage_source(
             "blobs": table,
         }
     )
-    stage.group("source", {"may_hold_identifiers": True})
-    stage.fill(DOCUMENT_KEY, np.frombuffer(text, np.uint8), dims=["byte"])
-    joined = stage.array(BLOBS_KEY, shape=(offset,), dtype=np.dtype(np.uint8), dims=["byte"])
-    stage.flush()
-    start = 0
-    for piece in _pieces(blobs[name] for name in sorted(blobs)):
-        joined[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
-        start += len(piece)
-        stage.flush()
+    joined = _pieces(blobs[name] for name in sorted(blobs))
+    within = b"".join(joined) if offset <= WITHIN else b""
+    head = len(text).to_bytes(4, "little") + text + within
+    put(DOCUMENT_KEY, pack_frame(head, level=LEVEL))
+    written = [DOCUMENT_KEY]
+    for number, piece in enumerate(joined):
+        written.append(f"{BLOBS_PREFIX}{number}")
+        put(written[-1], pack_frame(piece))
+    return written
 
 
 def _pieces(blobs: Iterable[bytes]) -> Iterator[bytes]:
-    """All blobs joined, in pieces of whole chunks."""
+    """All blobs joined, in pieces of `PIECE` bytes."""
     pending = bytearray()
     for blob in blobs:
         view = memoryview(blob).cast("B")
@@ -180,40 +192,55 @@ def _pieces(blobs: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(pending)
 
 
-def joined_blobs(sealed: SealedStore) -> Callable[[int, int], bytes]:
-    """What reads a range of an archive's blobs; few bytes are read at once and kept."""
-    array = sealed.open_array(BLOBS_KEY)
-    kept: list[bytes] = []
-
-    def read(start: int, stop: int) -> bytes:
-        with readable(f"{sealed.name}: {BLOBS_KEY}"):
-            if array.size > KEPT_BYTES:
-                return np.asarray(array[start:stop]).tobytes()
-            if not kept:
-                kept.append(np.asarray(array[...]).tobytes())
-            return kept[0][start:stop]
-
-    return read
-
-
-def parse_source(document: bytes, read: Callable[[int, int], bytes], *, where: str) -> SourceRecord:
-    """Inverse of :func:`stage_source`.
-
-    Parameters
-    ----------
-    document : bytes
-    read : callable
-        ``read(start, stop)`` gives these bytes of all blobs joined.
-    where : str
-        For messages.
+def read_source(sealed: SealedStore) -> SourceRecord:
+    """The record of a sealed archive; large blobs are read when they are asked for.
 
     Raises
     ------
-    FormatError
-        Not a source document.
+    FormatError : it is damaged, or no record.
     """
-    place = f"{where}: {DOCUMENT_KEY}"
-    found = decode(document, SourceDocument, where=place, kind="source-damaged", limit=MAX_MANIFEST)
+    where = f"{sealed.name}: {DOCUMENT_KEY}"
+    data = sealed.read(DOCUMENT_KEY)
+    promised = frame_size(data) or 0
+    if promised > MAX_MANIFEST + WITHIN:
+        raise LimitExceededError(f"{where}: {promised} bytes", kind="limit")
+    content = unpack_frame(data, promised, where)
+    end = 4 + int.from_bytes(content[:4], "little")
+    if not 4 < end <= len(content):
+        raise FormatError(f"{where}: the document is cut", kind=DAMAGED)
+    text, within = content[4:end], content[end:]
+    found = decode(text, SourceDocument, where=where, kind=DAMAGED, limit=MAX_MANIFEST)
     files = tuple(SourceFile(f.name, f.size, f.sha256) for f in found.files)
-    blobs = StoredBlobs(found.blobs, read, where=where)
+    total = max((blob.offset + blob.size for blob in found.blobs), default=0)
+    read = _reader_within(within) if total <= WITHIN else _reader_of_pieces(sealed, total)
+    blobs = StoredBlobs(found.blobs, read, where=sealed.name)
     return SourceRecord(found.kind, found.document, blobs, files)
+
+
+def _reader_within(within: bytes) -> Callable[[int, int], bytes]:
+    return lambda start, stop: within[start:stop]
+
+
+def _reader_of_pieces(sealed: SealedStore, total: int) -> Callable[[int, int], bytes]:
+    """What reads a range of the joined blobs; the latest piece is kept."""
+    kept: dict[int, bytes] = {}
+
+    def piece(number: int) -> bytes:
+        if number not in kept:
+            key = f"{BLOBS_PREFIX}{number}"
+            size = min(PIECE, total - number * PIECE)
+            data = unpack_frame(sealed.read(key), size, f"{sealed.name}: {key}")
+            kept.clear()
+            kept[number] = data
+        return kept[number]
+
+    def read(start: int, stop: int) -> bytes:
+        found = bytearray()
+        while start < stop:
+            number, offset = divmod(start, PIECE)
+            taken = piece(number)[offset : offset + stop - start]
+            found += taken
+            start += len(taken)
+        return bytes(found)
+
+    return read

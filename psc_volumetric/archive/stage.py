@@ -28,7 +28,7 @@ __all__ = ["Stage", "chunks_for"]
 
 SIDECARS = ("tiles/", "preview/", "source/")  # these any Zarr reader reads
 CHUNK_VALUES = 1 << 20
-ZSTD_LEVEL = 9
+ZSTD_LEVEL = 19
 
 
 def chunks_for(shape: Sequence[int], limit: int = CHUNK_VALUES) -> tuple[int, ...]:
@@ -111,16 +111,19 @@ class Stage:
             if key.endswith("zarr.json"):
                 if key not in self._asked:
                     continue
-                data = data if key.startswith(SIDECARS) else _checked(data)
+                data = _document(data, checked=not key.startswith(SIDECARS))
             self._target.put(key, data)
             self.written.append(key)
         self._keys.clear()
 
 
-def _checked(data: bytes) -> bytes:
-    """An array's metadata with its codecs inside ``psc_archive.checked``; groups as they are."""
+def _document(data: bytes, *, checked: bool) -> bytes:
+    """A node's metadata as an archive has them, short; codecs inside ``psc_archive.checked``."""
     document = json.loads(data)
-    if document["node_type"] == "array":
+    document.pop("storage_transformers", None)
+    if document.get("chunk_key_encoding", {}).get("configuration") == {"separator": "/"}:
+        del document["chunk_key_encoding"]["configuration"]  # the default, as the format has it
+    if checked and document["node_type"] == "array":
         inner = {"format": FORMAT, "codecs": document["codecs"]}
         document["codecs"] = [{"name": CHECKED_NAME, "configuration": inner}]
     return encode_json(document)

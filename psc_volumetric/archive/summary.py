@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.opened import OpenArchive
-from psc_volumetric.archive.tiles import TileTable
+from psc_volumetric.archive.tiles import TileTable, at_first_tiles
+
+Doubles = NDArray[np.float64]
 
 __all__ = ["mean_coverage", "summarise"]
 
@@ -29,14 +31,16 @@ def summarise(archive: OpenArchive) -> dict[str, Any]:
     stored units, over all tiles that record an error.
     """
     manifest = archive.manifest
+    source = archive.document.source
     sizes = {part: sum(e.size for e in manifest.under(f"{part}/").values()) for part in PARTS}
     variables = {
         name: _variable(spec, archive.tile_table(name), manifest)
         for name, spec in archive.variables.items()
     }
     sizes["bricks"] = sum(item["bytes"] for item in variables.values())
-    sizes["other"] = manifest.size - sum(sizes.values())
-    sizes["total"] = manifest.size
+    total = manifest.size + len(manifest.to_bytes())
+    sizes["other"] = total - sum(sizes.values())
+    sizes["total"] = total
     return {
         "format": archive.metadata["format"],
         "mode": archive.mode,
@@ -44,8 +48,8 @@ def summarise(archive: OpenArchive) -> dict[str, Any]:
         "manifest": manifest.digest,
         "objects": len(manifest.entries),
         "bytes": sizes,
-        "source_bytes": sum(f["size"] for f in archive.metadata.get("sources", ())),
-        "source_files": len(archive.metadata.get("sources", ())),
+        "source_bytes": source.bytes,
+        "source_files": source.files,
         "priors": list(archive.prior_source().digests),
         "provenance": archive.metadata.get("provenance", {}),
         "variables": variables,
@@ -68,8 +72,8 @@ def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[
         "tile_shape": list(spec.tile_shape),
         "bricks": math.prod(spec.grid_shape),
         "tiles": math.prod(spec.tile_grid_shape),
-        "methods": _methods(table, table.method),
-        "brick_methods": _methods(table, table.method[_first_tiles(spec)]),
+        "methods": _methods(table, _of_all_tiles(spec, table, table.method)),
+        "brick_methods": _methods(table, at_first_tiles(table.method, spec)),
         "prior": spec.prior,
         "parameters": dict(spec.parameters),
         "coordinates": list(spec.coordinates),
@@ -82,38 +86,31 @@ def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[
     }
 
 
-def _first_tiles(spec: VariableSpec) -> tuple[slice, ...]:
-    """The first tile of every brick, in the tile grid."""
-    per_brick = (b // t for b, t in zip(spec.chunk_shape, spec.tile_chunk, strict=True))
-    return tuple(slice(None, None, step) for step in per_brick)
-
-
-def _of_all_tiles(
-    spec: VariableSpec, table: TileTable, values: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _of_all_tiles(spec: VariableSpec, table: TileTable, values: Doubles) -> Doubles:
     """Give every tile of a brick that was recorded as one unit the values of its first tile."""
-    first = values[_first_tiles(spec)]
+    first = at_first_tiles(values, spec)
     for axis, (brick, tile) in enumerate(zip(spec.chunk_shape, spec.tile_chunk, strict=True)):
-        first = np.repeat(first, brick // tile, axis=axis)
-    cut = first[tuple(slice(0, size) for size in spec.tile_grid_shape)]
-    recorded = table.sha256.any(axis=-1, keepdims=True)
-    return np.where(recorded, values, cut)
+        first = np.repeat(first, brick // tile, axis=values.ndim - spec.ndim + axis)
+    for axis, size in enumerate(spec.tile_grid_shape):
+        first = np.take(first, range(size), axis=values.ndim - spec.ndim + axis)
+    return np.where(np.isfinite(table.digest), values, first)
 
 
-def _methods(table: TileTable, chosen: NDArray[np.uint16]) -> Mapping[str, int]:
-    codes, counts = np.unique(chosen, return_counts=True)
+def _methods(table: TileTable, chosen: Doubles) -> Mapping[str, int]:
+    codes, counts = np.unique(chosen[np.isfinite(chosen)], return_counts=True)
     names = {code: method for method, code in table.codes.items()}
-    return {names.get(int(c), f"code {c}"): int(n) for c, n in zip(codes, counts, strict=True)}
+    return {names.get(int(c), f"code {c:g}"): int(n) for c, n in zip(codes, counts, strict=True)}
 
 
-def mean_coverage(spec: VariableSpec, shares: NDArray[np.float32]) -> list[float] | None:
+def mean_coverage(spec: VariableSpec, table: TileTable, level: int) -> list[float] | None:
     """Mean share of voxels within 1, 2 and 3 sigma; bricks weighted by their voxels."""
+    shares = at_first_tiles(table.within[:, level], spec)
     sizes = np.array([math.prod(spec.valid(position)) for position in spec.positions()])
-    weights = sizes.reshape(spec.grid_shape) * np.isfinite(shares[..., 0])
+    weights = sizes.reshape(spec.grid_shape) * np.isfinite(shares[0])
     if not weights.any():
         return None
-    known = np.where(weights[..., None] > 0, shares.astype(np.float64), 0.0)
-    mean = (known * weights[..., None]).reshape(-1, 3).sum(0) / weights.sum()
+    known = np.where(weights > 0, shares, 0.0)
+    mean = (known * weights).reshape(len(shares), -1).sum(1) / weights.sum()
     return [float(share) for share in mean]
 
 
@@ -124,18 +121,19 @@ def _levels(spec: VariableSpec, table: TileTable, voxels: int) -> list[dict[str,
         counts = np.minimum(tile, size - tile * np.arange(spec.tile_grid_shape[axis]))
         weights *= counts.reshape([-1 if a == axis else 1 for a in range(spec.ndim)])
     mse_of_tiles = _of_all_tiles(spec, table, table.mse)
+    largest = _of_all_tiles(spec, table, table.max_error)
     levels = []
     for level in range(table.levels):
-        nbytes = int(table.brick_bytes[..., level].sum())
-        mse = float((mse_of_tiles[..., level] * weights).sum() / voxels)
+        nbytes = int(at_first_tiles(table.brick_bytes[level], spec).sum())
+        mse = float((mse_of_tiles[level] * weights).sum() / voxels)
         levels.append(
             {
                 "level": level,
                 "bytes": nbytes,
                 "bpv": 8 * nbytes / voxels,
                 "rmse": math.sqrt(mse),
-                "max_error": float(table.max_error[..., level].max()),
-                "coverage": mean_coverage(spec, table.coverage[..., level, :]),
+                "max_error": float(largest[level].max()),
+                "coverage": mean_coverage(spec, table, level),
             }
         )
     return levels

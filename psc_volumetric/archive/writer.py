@@ -30,7 +30,7 @@ from psc_volumetric.archive.preview import block_means, plan_preview
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.sealing import prepare, remove_tree
 from psc_volumetric.archive.skeleton import NOTHING_BESIDE, Beside, build_skeleton
-from psc_volumetric.archive.source import FileLike, stage_source
+from psc_volumetric.archive.source import FileLike, write_source
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import (
     ArchiveStore,
@@ -268,9 +268,7 @@ class ArchiveWriter:
 
         Called once more, it replaces what was stored before.
         """
-        stage = Stage(self._store)
-        stage_source(stage, kind, document, blobs, files)
-        written = set(stage.written)
+        written = set(write_source(self._store.put, kind, document, blobs, files))
         for key in self._store.listing("source/"):
             if key not in written:
                 self._store.delete(key)
@@ -285,8 +283,13 @@ class ArchiveWriter:
                 )
             self._store.put(prior_prefix(prior.digest) + name, data)
 
-    def prepare(self) -> PreparedArchive:
+    def prepare(self, *, preview_bytes: int | None = None) -> PreparedArchive:
         """Write all but the manifest: tile tables and previews; then read everything back.
+
+        Parameters
+        ----------
+        preview_bytes : int, optional
+            What the preview of each variable may take; None is a small share of its bricks.
 
         Returns
         -------
@@ -302,20 +305,20 @@ class ArchiveWriter:
         FormatError
             A reader would refuse what was given; nothing is sealed.
         """
-        manifest = prepare(self._store, tuple(self.variables.values()), self.beside)
+        manifest = prepare(self._store, tuple(self.variables.values()), self.beside, preview_bytes)
         prepared = PreparedArchive(self._store, self._target, manifest)
         check_readable(prepared.reader())
         return prepared
 
-    def seal(self) -> Manifest:
-        """Prepare and commit at once; after this nothing is ever written.
+    def seal(self, *, preview_bytes: int | None = None) -> Manifest:
+        """Prepare and commit at once; after this nothing is ever written. See `prepare`.
 
         Raises
         ------
         StorageError, FormatError
             As `prepare`; kind ``"target-exists"`` when another writer sealed other bytes.
         """
-        return self.prepare().commit()
+        return self.prepare(preview_bytes=preview_bytes).commit()
 
     def abort(self) -> None:
         """Remove the unfinished archive and nothing else; a sealed one is left alone.

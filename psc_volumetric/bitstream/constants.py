@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from psc_volumetric.bitstream.names import CODER_CODES, CODERS, LAYER_CODES, LAYERS
-
 __all__ = [
     "CODERS",
     "CODER_CODES",
@@ -42,6 +40,21 @@ __all__ = [
 
 MAGIC = b"PSCb"  # section 3
 FORMAT_VERSION = 0  # section 3: experimental until the rate-distortion defaults settle
+
+LAYERS = {1: "bounded", 2: "lossless"}  # section 3.4
+LAYER_CODES = {name: code for code, name in LAYERS.items()}
+
+CODERS = {  # section 8.1: what codes the integers of a layer
+    0: "zstd",
+    1: "context",
+    2: "jpegxl",
+    3: "jpegls",
+    4: "htj2k",
+    5: "jpeg2000",
+    6: "pcodec",
+    9: "interpolation",
+}  # 7 (SZ3) and 8 (SPERR) are reserved
+CODER_CODES = {name: code for code, name in CODERS.items()}
 
 DTYPES = {  # section 3; all little-endian
     0: np.dtype("bool"),

@@ -13,9 +13,9 @@ ZSTD_LEVEL = 9
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-def pack_frame(data: bytes) -> bytes:
+def pack_frame(data: bytes, level: int = ZSTD_LEVEL) -> bytes:
     """One Zstandard frame (RFC 8878) that states the size of its content."""
-    return bytes(Zstd(level=ZSTD_LEVEL).encode(data))
+    return bytes(Zstd(level=level).encode(data))
 
 
 def unpack_frame(data: bytes, nbytes: int, what: str) -> bytes:

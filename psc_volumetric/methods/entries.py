@@ -1,4 +1,4 @@
-"""Which base methods there are, before any is loaded. Codes are part of the format (SPEC 3.1).
+"""Which base methods there are, before any of them is loaded. Codes are part of the format.
 
 Our own are listed here. Methods of others are found through the entry points
 ``psc_archive.methods``: each has the name of its method and loads an :class:`Entry`. Codes from 128

@@ -81,7 +81,7 @@ def begin(target: Any, values: Values, **changes: Any) -> ArchiveWriter:
 
 def finish(writer: ArchiveWriter) -> None:
     writer.write_source("nifti", {"shape": [1, 2]}, {"header": b"\0\1\2", "empty": b""}, FILES)
-    writer.seal()
+    writer.seal(preview_bytes=1 << 20)
 
 
 def build(target: Any, values: Values, **changes: Any) -> None:

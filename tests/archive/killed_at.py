@@ -25,7 +25,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def seal(target: Path, moment: int) -> None:
     """Join the archive, prepare it, count from there."""
-    prepared = ArchiveWriter.open_partial(target).prepare()
+    prepared = ArchiveWriter.open_partial(target).prepare(preview_bytes=1 << 20)
     left = moment
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:

@@ -71,8 +71,8 @@ def test_tables_name_the_method_and_record_every_tile(layered: Path) -> None:
     bounded, exact = found["levels"]
     assert 0 < bounded["max_error"] <= 5 and exact["max_error"] == exact["rmse"] == 0
     assert bounded["bytes"] < exact["bytes"] == found["bytes"]
-    assert table.sha256.any(axis=-1).all()
-    assert (table.bytes > 0).all() and table.bytes.shape == (3, 1, 4, 2)
+    assert np.isfinite(table.digest).all()
+    assert (table.bytes > 0).all() and table.bytes.shape == (2, 3, 1, 4)
 
 
 def test_zarr_and_xarray_read_the_best_level(layered: Path, values: np.ndarray) -> None:

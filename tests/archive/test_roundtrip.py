@@ -181,7 +181,9 @@ def test_preview_is_ome_zarr_of_block_means(kept: Path, values: np.ndarray) -> N
     assert first.metadata.dimension_names == ("z", "y", "x")
     assert first.shape == (11, 10, 18)
     means = values[:, :, :68].reshape(11, 10, 4, 17, 4).mean(axis=(2, 4))
-    np.testing.assert_array_equal(first[...][:, :, :17], np.rint(means))
+    step, low = first.attrs["scale_factor"], first.attrs["add_offset"]
+    np.testing.assert_allclose(first[...][:, :, :17] * step + low, np.rint(means), atol=step / 2)
+    assert first.dtype == np.uint8 and step < (values.max() - values.min()) / 200
     scale, shift = scales["datasets"][0]["coordinateTransformations"]
     assert scale == {"type": "scale", "scale": [4.0, 6.0, 8.0]}
     assert shift == {"type": "translation", "translation": [0.0, 2.25, 3.0]}
@@ -192,17 +194,37 @@ def test_preview_leaves_special_values_out(tmp_path: Path, make: SimpleNamespace
     values[:, :, :2] = -1000
     values[:, 16:, 16:] = -1000
     make.build(tmp_path / "a.psc.zarr", values, special_values=(-1000,))
-    preview = zarr.open_group(tmp_path / "a.psc.zarr", mode="r")["preview/volume/0"][...]
-    assert (preview[:, :4] == 10).all()
-    assert (preview[:, 4:, 4:] == -1000).all()
+    shown = zarr.open_group(tmp_path / "a.psc.zarr", mode="r")["preview/volume/0"]
+    assert shown.attrs["_FillValue"] == 255
+    preview = shown[...]
+    assert (preview[:, :4] * shown.attrs["scale_factor"] + shown.attrs["add_offset"] == 10).all()
+    assert (preview[:, 4:, 4:] == 255).all()
+
+
+def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamespace) -> None:
+    """Levels are left out, finest first, until the rest is small; none where none is."""
+    values = make.values((32, 128, 128))
+    shapes = {}
+    for limit in (None, 0, 6_000, 1 << 20):
+        writer = make.begin(tmp_path / f"{limit}.psc.zarr", values)
+        make.write_bricks(writer, {"volume": values})
+        writer.seal(preview_bytes=limit)
+        group = zarr.open_group(tmp_path / f"{limit}.psc.zarr", mode="r")
+        with ArchiveReader.open(tmp_path / f"{limit}.psc.zarr") as reader:
+            sizes = reader.info()["bytes"]
+        most = 0.015 * sizes["bricks"] if limit is None else limit
+        assert sizes["preview"] <= most
+        shapes[limit] = group["preview/volume/0"].shape if sizes["preview"] else None
+    assert shapes[0] is None and shapes[1 << 20] == (32, 32, 32)
+    assert shapes[6_000] is not None and max(shapes[6_000]) < 32
 
 
 def test_readme_names_format_mode_and_specification(kept: Path) -> None:
     text = (kept / "README.txt").read_text()
     assert "psc-archive, format 0" in text
-    assert '"lossless"' in text
+    assert "lossless" in text
     assert "SPEC-v1.md" in text
-    assert "volume: int16, axes z=11, y=40, x=70" in text
+    assert "volume: int16, z=11, y=40, x=70" in text
 
 
 def test_variables_with_clashing_axes_share_one_group(

@@ -100,6 +100,9 @@ def _is_chunk(key: str, data: bytes) -> bool:
     return "/c/" in key and data[:4] != MAGIC
 
 
+SOURCE_KEY = "source/document"
+
+
 def _scalar(rng: random.Random) -> Any:
     return rng.choice((*SIZES, *TEXTS, *JSON))
 
@@ -185,23 +188,29 @@ def _chunk(tree: Tree, rng: random.Random) -> None:
 
 
 def _source(tree: Tree, rng: random.Random) -> None:
-    """The source document: another JSON in the array, its length in the metadata too."""
-    found = _keys(tree, lambda key, _: key.startswith("source/document/c/"))
-    if not found:
+    """The source document: another JSON, another length of it, another frame."""
+    data = tree.get(SOURCE_KEY)
+    if not isinstance(data, bytes):
         return
-    raw = b"".join(bytes(Zstd().decode(data)) for key in found
-                   if isinstance(data := tree[key], bytes))  # fmt: skip
-    changed = _change_document(raw, rng) if rng.random() < 0.9 else rng.choice(RAW) or b" "
-    _put_bytes(tree, "source/document", changed or b" ")
+    text, blobs = _parted(data)
+    kind = rng.randrange(10)
+    if kind == 0:
+        tree[SOURCE_KEY] = _bomb(rng.choice(SIZES), data)
+    elif kind == 1:
+        tree[SOURCE_KEY] = _joined(text, blobs, length=rng.choice(SIZES) % (1 << 32))
+    elif kind == 2:
+        tree[SOURCE_KEY] = _joined(rng.choice(RAW), blobs)
+    else:
+        tree[SOURCE_KEY] = _joined(_change_document(text, rng), blobs)
 
 
 def _blobs(tree: Tree, rng: random.Random) -> None:
     """Other bytes in the blobs, the digests in the document made to agree."""
-    for array in ("source/document", "source/blobs"):
-        if not _keys(tree, lambda key, _, array=array: key.startswith(f"{array}/c/")):  # type: ignore[misc]
-            return
-    document = json.loads(_get_bytes(tree, "source/document"))
-    blobs = bytearray(_get_bytes(tree, "source/blobs"))
+    data = tree.get(SOURCE_KEY)
+    if not isinstance(data, bytes):
+        return
+    text, within = _parted(data)
+    document, blobs = json.loads(text), bytearray(within)
     table = document.get("blobs") or []
     if not table or not blobs:
         return
@@ -211,30 +220,19 @@ def _blobs(tree: Tree, rng: random.Random) -> None:
     changed = MUTATORS["brick_decode"][0](piece, rng)[:size].ljust(size, b"\0")
     blobs[offset : offset + size] = changed
     entry[3] = sha256_hex(changed)
-    _put_bytes(tree, "source/blobs", bytes(blobs))
-    _put_bytes(tree, "source/document", json.dumps(document).encode())
+    tree[SOURCE_KEY] = _joined(json.dumps(document).encode(), bytes(blobs))
 
 
-def _get_bytes(tree: Tree, array: str) -> bytes:
-    keys = sorted(
-        _keys(tree, lambda key, _: key.startswith(f"{array}/c/")),
-        key=lambda key: int(key.rsplit("/", 1)[1]),
-    )
-    return b"".join(bytes(Zstd().decode(data)) for key in keys
-                    if isinstance(data := tree[key], bytes))  # fmt: skip
+def _parted(data: bytes) -> tuple[bytes, bytes]:
+    """JSON and blobs of a source document."""
+    content = bytes(Zstd().decode(data))
+    end = 4 + int.from_bytes(content[:4], "little")
+    return content[4:end], content[end:]
 
 
-def _put_bytes(tree: Tree, array: str, data: bytes) -> None:
-    """Give a one-dimensional array of bytes other content, in one chunk."""
-    for key in _keys(tree, lambda key, _: key.startswith(f"{array}/c/")):
-        del tree[key]
-    about = tree[f"{array}/zarr.json"]
-    assert isinstance(about, bytes)
-    document = json.loads(about)
-    document["shape"] = [len(data)]
-    document["chunk_grid"]["configuration"]["chunk_shape"] = [max(1, len(data))]
-    tree[f"{array}/zarr.json"] = json.dumps(document).encode()
-    tree[f"{array}/c/0"] = _compress(data)
+def _joined(text: bytes, blobs: bytes, length: int | None = None) -> bytes:
+    head = (len(text) if length is None else length).to_bytes(4, "little")
+    return _compress(head + text + blobs)
 
 
 def _tiles(tree: Tree, rng: random.Random) -> None:

@@ -102,7 +102,9 @@ def _coordinate_json(specimen: Specimen) -> str:
 
 
 def _under(prefix: str, specimen: Specimen) -> str:
-    found = [key for key in sorted(specimen.tree) if key.startswith(prefix) and "/c/" in key]
+    found = [
+        key for key in sorted(specimen.tree) if key.startswith(prefix) and not key.endswith(".json")
+    ]
     if not found:
         raise DoesNotApply
     return found[0]
@@ -145,7 +147,7 @@ def _twin_bricks(tree: Tree, specimen: Specimen) -> None:
 
 
 def _twin_metadata(tree: Tree, specimen: Specimen) -> None:
-    tree[METADATA_KEY] = _bytes(specimen.twin, METADATA_KEY).replace(b'"sources"', b'"sourced"')
+    tree[METADATA_KEY] = _bytes(specimen.twin, METADATA_KEY).replace(b'"source"', b'"sourcd"')
 
 
 def _twin_manifest(tree: Tree, specimen: Specimen) -> None:
@@ -298,7 +300,7 @@ DAMAGES: dict[str, Damage] = {
     "manifest: a size edited": _change_size_in_manifest,
     "source document: lost": _put(partial(_under, "source/document"), None),
     "source document: bit": _on(partial(_under, "source/document"), partial(_flip, at=0.5)),
-    "source blobs: bit": _on(partial(_under, "source/blobs"), partial(_flip, at=0.5)),
+    "source blobs: bit": _on(partial(_under, "source/document"), partial(_flip, at=0.95)),
     "tile table: bit": _on(partial(_under, "tiles/"), partial(_flip, at=0.5)),
     "preview: bit": _on(partial(_under, "preview/"), partial(_flip, at=0.5)),
     "readme: edited": _on(lambda _: README_KEY, lambda data: data + b"nonsense\n"),

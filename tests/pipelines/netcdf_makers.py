@@ -245,6 +245,4 @@ PERILOUS: dict[str, Callable[[Any], None]] = {
     "external values": lambda f: f.create_dataset("b", (4,), "u1", external=[("other", 0, 4)]),
     "nothing": lambda f: f.create_dataset("b", data=h5py.Empty("f4")),
     "type of its own": lambda f: f.__setitem__("b", np.dtype("f8")),
-    "name of 257 bytes": lambda f: f.__setitem__("n" * 257, np.ones(4)),
-    "attribute's name of 257 bytes": lambda f: f.attrs.__setitem__("n" * 257, 1),
 }

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import netCDF4
 import nibabel
-import numpy as np
 import pydicom
 import pytest
 
@@ -278,30 +275,6 @@ def test_nothing_at_the_path(tmp_path: Path, run: Run):
     assert run("info", tmp_path / "absent.psc.zarr").code == 6
     assert run("restore", tmp_path / "absent.psc.zarr", tmp_path / "back").code == 6
     assert run("prior", "inspect", "no-such-prior").code == 5
-
-
-@pytest.mark.parametrize("suffix", [".psc.zarr", ".psc.zarr.zip"])
-def test_a_source_that_turns_out_bad_leaves_no_unfinished_archive(
-    suffix: str, tmp_path: Path, run: Run
-):
-    """Its side arrays are read when the archive has been begun."""
-    path = tmp_path / "damaged.nc"
-    with netCDF4.Dataset(path, "w") as nc:
-        for name, size in (("y", 20), ("x", 30), ("many", 5000)):
-            nc.createDimension(name, size)
-        nc.createVariable("t", "i2", ("y", "x"))[:] = np.arange(600).reshape(20, 30)
-        nc.createVariable("side", "f8", ("many",), zlib=True)[:] = np.random.default_rng(0).normal(
-            size=5000
-        )
-    with h5py.File(path) as file:
-        chunk = file["side"].id.get_chunk_info(0)
-    with path.open("r+b") as stream:
-        stream.seek(chunk.byte_offset + 10)
-        stream.write(bytes(100))
-    target = tmp_path / f"x{suffix}"
-    outcome = run("archive", path, target, "--coders", "zstd")
-    assert outcome.code == 3, outcome.err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged.nc"]
 
 
 def test_nothing_is_written_into_an_archive(

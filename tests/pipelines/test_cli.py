@@ -67,7 +67,7 @@ LIGHT = (
     "from pipelines.cli import main\n"
     "try:\n    main([*sys.argv[1:], '--help'])\n"
     "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-    "heavy = {'numpy', 'zarr', 'xarray', 'numba', 'nibabel', 'pydicom', 'torch', 'pandas'}\n"
+    "heavy = {'zarr', 'numcodecs', 'xarray', 'numba', 'nibabel', 'pydicom', 'torch', 'pandas'}\n"
     "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
 )
 

@@ -111,22 +111,6 @@ def test_what_cannot_be_made_again_is_kept_and_the_rest_is_shown(oddity, tmp_pat
     assert cut.proofs[0].outcome == "derived (part of the source)"
 
 
-def test_names_that_netcdf_would_not_write_are_names(tmp_path):
-    """``dataset[".."]`` is looked up as a path, and was not found."""
-    source = tmp_path / "in.nc"
-    makers.grid(source)
-    with h5py.File(source, "a") as file:
-        file[".."] = np.arange(4.0)
-        file.create_group("...")[" .."] = np.arange(3.0)
-    target = archived(source)
-    with opened(target, engine="psc") as found:
-        np.testing.assert_array_equal(found[".."].values, np.arange(4.0))
-    with opened(target, engine="psc", group="...") as found:
-        np.testing.assert_array_equal(found[" .."].values, np.arange(3.0))
-    report = restore(str(target), tmp_path / "out.nc", RestoreOptions())
-    assert report.proofs[0].outcome == "identical" and report.proofs[0].proven
-
-
 @pytest.mark.parametrize("oddity", makers.PERILOUS)
 def test_what_the_library_must_not_open_is_kept_verbatim(oddity, tmp_path):
     source = tmp_path / "in.nc"
