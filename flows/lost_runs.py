@@ -19,7 +19,6 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -45,7 +44,7 @@ LOST = "killed, or its machine went; what it stored stays, and the next run cont
 def mark_lost_runs(flow: str, **parameters: Any) -> int:
     """Mark earlier runs of a flow on the same target as Crashed.
 
-    To be called by a run that holds the lock of the target: no other can be at work there. A run
+    To be called with the lock of the target held, so that no other run can be at work there. A run
     that has just let go of the lock gets a few seconds to tell its end.
 
     Parameters
@@ -74,12 +73,14 @@ def _running(client: SyncPrefectClient, flow: str, parameters: dict[str, Any]) -
     running = FlowRunFilterStateType(any_=[StateType.RUNNING])
     runs = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=running),
-            id=FlowRunFilterId(not_any_=[this_run.id]),
-        ),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
     )
-    return [run for run in runs if parameters.items() <= run.parameters.items()]
+    others = [run for run in runs if str(run.id) != this_run.id]
+    return [
+        run
+        for run in others
+        if all(run.parameters.get(name) == value for name, value in parameters.items())
+    ]
 
 
 def expect_heartbeats() -> None:
