@@ -14,9 +14,19 @@ from typing import BinaryIO
 from adapters.base import FileRecord
 from adapters.errors import SourceError
 
-__all__ = ["file_records", "open_plain", "safe_name", "safe_target", "source_paths"]
+__all__ = [
+    "FileStates",
+    "file_records",
+    "file_states",
+    "open_plain",
+    "safe_name",
+    "safe_target",
+    "source_paths",
+]
 
 _HASH_BLOCK = 1 << 20
+
+FileStates = tuple[tuple[int, int, int, int], ...]
 
 
 def safe_name(text: str, fallback: str) -> str:
@@ -37,6 +47,25 @@ def open_plain(path: Path) -> BinaryIO:
         os.close(handle)
         raise OSError(errno.EINVAL, "a folder, pipe or device, no file", str(path))
     return os.fdopen(handle, "rb")
+
+
+def file_states(paths: Iterable[Path]) -> FileStates:
+    """What tells a file from another one that gets its name, without reading it.
+
+    Returns
+    -------
+    tuple of (size, mtime_ns, ctime_ns, inode)
+        Zeros for a file that is not there: whoever opens it says so.
+    """
+    states = []
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            states.append((0, 0, 0, 0))
+        else:
+            states.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+    return tuple(states)
 
 
 def file_records(paths: Iterable[Path]) -> tuple[FileRecord, ...]:

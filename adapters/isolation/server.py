@@ -38,6 +38,7 @@ from adapters.isolation.array import RemoteArray
 from adapters.isolation.process import FAILED, MEMORY, MEMORY_MB
 from adapters.isolation.wire import receive, send
 from adapters.kept_open import KEPT
+from adapters.source_files import FileStates, file_states
 
 __all__ = ["main"]
 
@@ -49,7 +50,8 @@ _OF_THE_DISK = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EI
 _IDLE_S = 1.0
 
 # Arrays of the sources opened last, for the requests that read them.
-_opened: OrderedDict[Candidate, dict[str, LazyArray]] = OrderedDict()
+_Key = tuple[Candidate, FileStates]
+_opened: OrderedDict[_Key, dict[str, LazyArray]] = OrderedDict()
 
 
 def main() -> None:
@@ -136,12 +138,14 @@ def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
         files = _Reported(request["files"], connection, memory_mb)
         return registry.adapter_for(request["kind"]).discover(files)
     if what == "open":
-        return _remote(request["candidate"], _open(request["candidate"]))
+        candidate = request["candidate"]
+        return _remote(candidate, _open(candidate, _key(candidate)))
     if what == "read":
         candidate = request["candidate"]
-        if candidate not in _opened:
-            _open(candidate)
-        array = _opened[candidate][request["volume"]]
+        key = _key(candidate)
+        if key not in _opened:
+            _open(candidate, key)
+        array = _opened[key][request["volume"]]
         return np.asarray(array[tuple(slice(*pair) for pair in request["box"])])
     if what == "content_sha256":
         return registry.content_sha256(request["kind"], request["path"])
@@ -169,11 +173,16 @@ def _remote(candidate: Candidate, item: SourceItem) -> SourceItem:
     )
 
 
-def _open(candidate: Candidate) -> SourceItem:
+def _key(candidate: Candidate) -> _Key:
+    """Names are used again in folders of arrivals: another file must not get this one's header."""
+    return candidate, file_states(candidate.paths)
+
+
+def _open(candidate: Candidate, key: _Key) -> SourceItem:
     item = registry.open_source(candidate)
-    _opened.pop(candidate, None)
-    _opened[candidate] = {v.name: v.array for v in item.volumes}
-    _opened[candidate] |= {a.name: a.array for a in item.arrays}
+    _opened.pop(key, None)
+    _opened[key] = {v.name: v.array for v in item.volumes}
+    _opened[key] |= {a.name: a.array for a in item.arrays}
     while len(_opened) > _ITEMS_KEPT:
         _opened.popitem(last=False)
     return item

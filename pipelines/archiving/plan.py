@@ -18,6 +18,7 @@ from adapters import isolation
 from adapters.base import Candidate, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
 from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
+from adapters.source_files import FileStates, file_states
 from pipelines.archiving.item_report import ITEM_ERRORS, ItemError
 from pipelines.archiving.known_sources import KnownSources, fingerprint
 from pipelines.archiving.modes import VariableMode, decide
@@ -82,7 +83,7 @@ def plan(
     ExtraMissingError : a method or prior that was asked for takes what is not installed.
     ParameterError : several items and one archive as target (kind ``"several-items"``).
     """
-    open_item.cache_clear()
+    _opened.cache_clear()
     found = isolation.discover(Path(source), keep=True)
     if is_archive_name(target) and len(found.candidates) > 1:
         raise ParameterError(
@@ -137,9 +138,13 @@ def plan_named(
     return replace(item, target=target, state=state, source_path=naming.path, seen=seen)
 
 
-@lru_cache(maxsize=2)
 def open_item(candidate: Candidate) -> SourceItem:
-    """Open a source once per process; brick jobs of one item follow one another."""
+    """Open a source once per process while its files stay the same."""
+    return _opened(candidate, file_states(candidate.paths))
+
+
+@lru_cache(maxsize=2)
+def _opened(candidate: Candidate, _: FileStates) -> SourceItem:
     return isolation.open_source(candidate)
 
 

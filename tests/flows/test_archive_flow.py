@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import Artifact, TaskRun
 from flows.archive import archive_folder
 from flows.records import FolderReport, Intake, ItemsFailedError
 from pipelines.archiving.archive import ArchiveOptions, archive, plan
+from pipelines.restoring.restore import RestoreOptions, restore
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError
 
@@ -122,6 +123,24 @@ def test_arrivals_wait_until_they_are_quiet_and_move_when_checked(
     assert (done / "ward" / "labels.nii").read_bytes() == (scans / "labels.nii").read_bytes()
     assert not (inbox / "ward" / "labels.nii").exists()
     assert archive_folder(str(inbox), str(target), QUICK).items == ()
+
+
+def test_new_file_with_the_name_of_one_that_moved_away_is_archived(tmp_path: Path) -> None:
+    """Workers that live long have seen the other one, with another header."""
+    inbox, target, done = tmp_path / "inbox", tmp_path / "target", tmp_path / "done"
+    inbox.mkdir()
+    for number, slope in ((1, 1.0), (2, 3.0)):
+        image = nibabel.Nifti1Image(np.full((6, 7, 8), number, np.int16), np.eye(4))
+        image.header.set_slope_inter(slope, 0.0)
+        nibabel.save(image, inbox / "scan.nii")
+        kept = (inbox / "scan.nii").read_bytes()
+        moving = Intake(move_to=str(done / str(number)))
+        report = archive_folder(str(inbox), str(target), QUICK, moving)
+        assert [(item.status, item.moved) for item in report.items] == [("archived", True)]
+        out = tmp_path / f"restored{number}.nii"
+        restore(str(report.items[0].target), out, RestoreOptions())
+        assert out.read_bytes() == kept
+    assert {p.name for p in target.iterdir()} == {"scan.psc.zarr", "scan-2.psc.zarr"}
 
 
 def test_source_stays_when_its_archive_is_damaged_or_its_place_is_taken(
