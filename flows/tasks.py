@@ -118,8 +118,7 @@ def find_items(source: str, target: str, options: ArchiveOptions, intake: Intake
     """
     with ToldByNumber(0):
         found = _discovered(Path(source))
-        loud = [c for c in found.candidates if not is_quiet(c.paths, intake.quiet_s)]
-        quiet = [c for c in found.candidates if c not in loud]
+        quiet = [c for c in found.candidates if is_quiet(c.paths, intake.quiet_s)]
         skipped = [entry for entry in found.skipped if is_quiet([entry.path], intake.quiet_s)]
         keyfile = intake.pseudonyms
         namer = None if keyfile is None else Pseudonyms.load(Path(keyfile)).assign
@@ -130,7 +129,7 @@ def find_items(source: str, target: str, options: ArchiveOptions, intake: Intake
             for number, (candidate, naming) in enumerate(zip(quiet, names, strict=True), start=1)
         )
     failed = tuple(entry for entry in skipped if holds_data(entry))
-    waiting = len(loud) + len(found.skipped) - len(skipped)
+    waiting = len(found.candidates) - len(quiet) + len(found.skipped) - len(skipped)
     return Found(requests, failed, len(skipped) - len(failed), waiting)
 
 

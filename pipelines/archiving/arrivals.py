@@ -20,13 +20,14 @@ __all__ = ["is_quiet", "move_sources"]
 def is_quiet(paths: Sequence[Path], quiet_s: float) -> bool:
     """Whether no file was changed, or put there, within the last ``quiet_s`` seconds.
 
-    Raises
-    ------
-    OSError : a file is not there.
+    A file that is gone, because a copy program has just renamed it, is not quiet.
     """
     if quiet_s <= 0:
         return True
-    newest = max(path.stat().st_ctime for path in paths)
+    try:
+        newest = max(path.stat().st_ctime for path in paths)
+    except FileNotFoundError:
+        return False
     return time.time() - newest >= quiet_s
 
 

@@ -20,7 +20,6 @@ from pipelines.restoring.restore import RestoreOptions, restore
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError
 
-OPTIONS = ArchiveOptions(mode="lossy", base="psc", effort=1, prior="test-tiny", device="cpu")
 QUICK = ArchiveOptions(coders="zstd")
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -64,10 +63,10 @@ def test_folder_gives_the_same_archives_as_without_prefect_and_dask(
     scans: Path, tmp_path: Path
 ) -> None:
     flow_target, plain_target = tmp_path / "flow", tmp_path / "plain"
-    report = archive_folder(str(scans), str(flow_target), OPTIONS)
+    report = archive_folder(str(scans), str(flow_target), QUICK)
     assert statuses(report) == ["archived"] * 4
     assert report.skipped == 1
-    reports = archive(plan(scans, str(plain_target), OPTIONS))
+    reports = archive(plan(scans, str(plain_target), QUICK))
     assert len(reports) == 4
     for plain in reports:
         name = Path(plain.target).name
@@ -186,7 +185,7 @@ def test_flow_meets_a_target_with_the_bytes_of_the_plain_run(tmp_path: Path) -> 
 
 def test_one_archive_is_no_target_for_a_folder(scans: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError) as caught:
-        archive_folder(str(scans), str(tmp_path / "one.psc.zarr"), OPTIONS)
+        archive_folder(str(scans), str(tmp_path / "one.psc.zarr"), QUICK)
     assert caught.value.kind == "target-not-a-folder"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import time
 from pathlib import Path
 
 import nibabel
@@ -107,7 +109,11 @@ def test_files_are_quiet_only_a_while_after_their_last_change(tmp_path: Path) ->
     path = tmp_path / "growing.nii"
     path.write_bytes(b"1")
     assert is_quiet([path], 0)
+    os.utime(path, (0, 0))  # as copy programs do
     assert not is_quiet([path], 60)
+    time.sleep(0.2)
+    assert is_quiet([path], 0.1)
+    assert not is_quiet([path, tmp_path / "renamed-meanwhile"], 0.1)
 
 
 def test_sources_move_together_or_not_at_all(tmp_path: Path) -> None:
