@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.collection import archives_in, folder_of
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.checking import Finding, verify_archive
-from psc_volumetric.errors import ParameterError, PscError, StorageError
+from psc_volumetric.errors import ExtraMissingError, ParameterError, PscError, StorageError
 
 __all__ = [
     "VerifyReport",
@@ -147,6 +147,7 @@ def verify_all(
     Raises
     ------
     StorageError : the folder holds no archive (kind ``"not-found"``).
+    ExtraMissingError : bricks of one take what is not installed; a note says of which.
     """
     folder = folder_of(target)
     found = [target] if folder is None else [str(path) for path in archives_in(folder)]
@@ -162,6 +163,9 @@ def verify_all(
             reports.append(
                 verify(path, sample=sample, deep=deep, seed=seed, device=device, progress=progress)
             )
+        except ExtraMissingError as error:
+            error.add_note(f"{path} cannot be decoded here; without --deep its bytes are checked")
+            raise
         except PscError as error:
             if folder is None:
                 raise

@@ -81,7 +81,7 @@ def main(coded: str) -> None:
         "coded by a prior": {
             "info": command("info", coded)[0],
             "verify": command("verify", coded)[0],
-            "verify --deep": command("verify", "--deep", coded),
+            "verify --deep": command("verify", "--deep", str(Path(coded).parent)),
             "restore": command("restore", coded, "coded.nii"),
         },
         "doctor": document("doctor"),

@@ -95,6 +95,7 @@ def test_what_takes_an_extra_says_which(found: Any) -> None:
 def test_bricks_of_a_prior_are_listed_and_checked_but_not_decoded(found: Any) -> None:
     steps = found["coded by a prior"]
     assert (steps["info"], steps["verify"]) == (0, 0)
+    assert "scan.psc.zarr cannot be decoded here" in steps["verify --deep"][2]
     for step in ("verify --deep", "restore"):
         code, out, err = steps[step]
         assert code == 9
