@@ -19,6 +19,7 @@ from pipelines.archiving.created import created_now
 from pipelines.archiving.locking import hold
 from pipelines.collection import refuse_folder
 from pipelines.restoring.derived_source import DerivedSource, derived_source
+from psc_volumetric.archive.attributes import checked_attributes
 from psc_volumetric.archive.layout import (
     ATTRIBUTE,
     FORMAT,
@@ -111,6 +112,7 @@ class _Copy:
 
     def attributes(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of a node that stay, in both of their forms."""
+        checked_attributes(given, f"{self.reader.name}: {name or METADATA_KEY}")
         own = copy.deepcopy(dict(given.get(ATTRIBUTE, {})))
         own[TYPES] = [row for row in own.get(TYPES, []) if _named(row) in KEPT_ATTRIBUTES]
         for attribute in sorted(set(given) - KEPT_ATTRIBUTES - {ATTRIBUTE}):

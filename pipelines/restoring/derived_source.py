@@ -75,18 +75,27 @@ def derived_source(
             item = _nifti(place / "volume.nii", variables[0])
             if item is not None:
                 return _record(item, {variables[0].name: item.volumes[0].name})
-        item = _netcdf(place / "volumes.nc", variables, coordinates, attributes)
+        try:
+            item = _netcdf(place / "volumes.nc", variables, coordinates, attributes)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise _cannot(f"the variables cannot be written as NetCDF ({error})") from error
     found = {v.name: (tuple(v.array.shape), v.array.dtype) for v in item.volumes}
     named = {spec.name: name for spec, name in zip(variables, _file_names(variables), strict=True)}
     for spec in variables:
         if found.get(named[spec.name]) != (spec.shape, spec.dtype):
-            raise ParameterError(
+            raise _cannot(
                 f"variable {spec.name!r} ({spec.dtype.name}, shape {spec.shape!r}) cannot be "
-                "restored without the headers of its source",
-                kind="cannot-strip",
-                hint="restore the archive, and write the values in a format of your choice",
+                "restored without the headers of its source"
             )
     return _record(item, named)
+
+
+def _cannot(why: str) -> ParameterError:
+    return ParameterError(
+        why,
+        kind="cannot-strip",
+        hint="restore the archive, and write the values in a format of your choice",
+    )
 
 
 def _record(item: SourceItem, volumes: dict[str, str]) -> DerivedSource:

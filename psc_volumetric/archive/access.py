@@ -310,7 +310,7 @@ class SealedStore:
         metadata = self.read(key, limit=MAX_DOCUMENT)
         node = decode(metadata, PlainNode, where=f"{self.name}: {key}")
         limits = plain_limits(node, self.manifest.chunks(path), where=f"{self.name}: {key}")
-        metadata = _without_checks(metadata, node)
+        metadata = _without_checks(metadata, node, where=f"{self.name}: {key}")
         store = CheckedStore(self.store.store, self, limits, {key: metadata})
         with readable(f"{self.name}: {key}"):
             return zarr.open_array(store, path=path, mode="r", zarr_format=3)
@@ -353,7 +353,7 @@ class CheckedStore(WrapperStore[Store]):
         return prototype.buffer.from_bytes(data)
 
 
-def _without_checks(data: bytes, node: PlainNode) -> bytes:
+def _without_checks(data: bytes, node: PlainNode, *, where: str) -> bytes:
     """Metadata of a plain array with the codecs that its chunks have, nothing around them."""
     document = msgspec.json.decode(data)
-    return msgspec.json.encode({**document, "codecs": inner_codecs(node.codecs)})
+    return msgspec.json.encode({**document, "codecs": inner_codecs(node.codecs, where=where)})

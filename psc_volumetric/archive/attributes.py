@@ -132,6 +132,8 @@ def read_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     ValueError, TypeError, KeyError : the node's metadata are damaged.
     """
     own = attributes.get(OWN, {})
+    if not isinstance(own, dict):
+        raise TypeError(f"{OWN}: expected an object, found {type(own).__name__}")
     found = {}
     for entry in own.get("attribute_types", ()):
         if isinstance(entry, str):

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from numcodecs import Zstd
 
-from psc_volumetric.archive.documents import Named, PlainNode, chunk_shape
+from psc_volumetric.archive.documents import Named, PlainNode, chunk_shape, convert
 from psc_volumetric.bitstream.frames import frame_size
 from psc_volumetric.errors import FormatError, LimitExceededError
 
@@ -99,7 +98,7 @@ def plain_limits(node: PlainNode, chunks: Sequence[int], *, where: str) -> Plain
     keys = node.chunk_key_encoding
     checked = [codec.name for codec in node.codecs] == [CHECKED_NAME]
     known = dtype in ITEM_BYTES and (checked or dtype != "string")
-    if not known or not _is_zstd(inner_codecs(node.codecs), dtype):
+    if not known or not _is_zstd(inner_codecs(node.codecs, where=where), dtype):
         raise _unknown(where, f"data type {dtype!r} with codecs {[c.name for c in node.codecs]!r}")
     if keys.name != "default" or keys.configuration.get("separator", "/") != "/":
         raise _unknown(where, f"chunk keys {keys.name!r}")
@@ -127,24 +126,23 @@ def plain_limits(node: PlainNode, chunks: Sequence[int], *, where: str) -> Plain
     return PlainLimits(math.prod(chunk) * item, None)
 
 
-def inner_codecs(codecs: Sequence[Named]) -> list[dict[str, Any]]:
+def inner_codecs(codecs: Sequence[Named], *, where: str) -> list[Named]:
     """Codecs of the chunks' bytes, those inside ``psc_archive.checked`` where that is used."""
     if len(codecs) == 1 and codecs[0].name == CHECKED_NAME:
-        found = codecs[0].configuration.get("codecs")
-        return found if isinstance(found, list) else []
-    return [{"name": c.name, "configuration": c.configuration} for c in codecs]
+        inner = codecs[0].configuration.get("codecs")
+        return convert(inner, list[Named], where=f"{where}: codecs of {CHECKED_NAME}")
+    return list(codecs)
 
 
-def _is_zstd(codecs: list[dict[str, Any]], dtype: str) -> bool:
-    if len(codecs) != 2 or not all(isinstance(codec, dict) for codec in codecs):
+def _is_zstd(codecs: Sequence[Named], dtype: str) -> bool:
+    if len(codecs) != 2:
         return False
     first, second = codecs
     if dtype == "string":
-        plain = first.get("name") == "vlen-utf8"
+        plain = first.name == "vlen-utf8"
     else:
-        settings = first.get("configuration") or {}
-        plain = first.get("name") == "bytes" and settings.get("endian") in ("little", None)
-    return plain and second.get("name") == "zstd"
+        plain = first.name == "bytes" and first.configuration.get("endian") in ("little", None)
+    return plain and second.name == "zstd"
 
 
 def _unknown(where: str, what: str) -> FormatError:

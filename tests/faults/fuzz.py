@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from tests.faults.archive_mutations import hostile_tree, hostile_zip
 from tests.faults.runner import scratch_folder
 from tests.faults.specimens import KINDS, Specimen, make_specimen
 from tests.faults.trees import lay_folder
-from tests.faults.ways import PLAIN, WAYS
+from tests.faults.ways import MORE, PLAIN, WAYS
 from tests.faults.worker import MEMORY_LIMIT_MB, TIME_LIMIT_S, Worker
 
 __all__ = ["Find", "Fuzzer"]
 
-OURS = [way for way in WAYS if way not in PLAIN]  # plain Zarr has no limits to be held to
+OURS = (*(way for way in WAYS if way not in PLAIN), *MORE)  # plain Zarr has no limits to be held to
 BAD = ("undocumented", "hang", "crash", "huge", "slow")
 
 
@@ -53,9 +53,12 @@ class Find:
 class Fuzzer:
     """Archives by number, and what became of reading them."""
 
-    def __init__(self, folder: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
+    def __init__(
+        self, folder: Path, kinds: Sequence[str] = tuple(KINDS), ways: Sequence[str] = OURS
+    ) -> None:
         self.folder = folder
         self.kinds = kinds
+        self.ways = ways
         self.counts: Counter[str] = Counter()
         self.peak_mb = 0
         self.slowest_s = 0.0
@@ -85,7 +88,7 @@ class Fuzzer:
     def read(self, worker: Worker, number: int) -> Iterator[Find]:
         """Read one archive in all ways."""
         name, place = self.make(number)
-        for way in OURS:
+        for way in self.ways:
             answer = worker.ask(path=str(place), way=way, scratch=str(self.folder))
             outcome, detail = answer["outcome"], answer["detail"]
             self.peak_mb = max(self.peak_mb, answer.get("peak_mb", 0))
@@ -111,9 +114,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="number of the first archive")
     parser.add_argument("--only", type=int, help="this archive only; it is kept")
     parser.add_argument("--archive", choices=[*KINDS], action="append", help="default: all")
+    parser.add_argument("--way", choices=OURS, action="append", help="default: all")
     arguments = parser.parse_args()
     folder = scratch_folder("psc-fuzz-")
-    fuzzer = Fuzzer(folder, tuple(arguments.archive or KINDS))
+    fuzzer = Fuzzer(folder, tuple(arguments.archive or KINDS), tuple(arguments.way or OURS))
     known: Counter[str] = Counter()
     start = time.perf_counter()
     stop = start + 60 * arguments.minutes if arguments.minutes else float("inf")

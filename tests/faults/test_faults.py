@@ -6,21 +6,24 @@ import random
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from adapters.errors import SourceError
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.documents import decode
-from psc_volumetric.errors import FormatError, LimitExceededError
+from psc_volumetric.errors import FormatError, LimitExceededError, PscError
 from tests.faults.damage import BAD, Laboratory, pairs, try_damage
 from tests.faults.disk import fail_everywhere, fill_everywhere, two_runs
-from tests.faults.fuzz import Fuzzer
+from tests.faults.fuzz import OURS, Fuzzer
 from tests.faults.hostile import try_crafted
 from tests.faults.kill import CASES, Bench, Tally, bench, kill_at_random, resume_everywhere
 from tests.faults.power import unsynced_at_promises
 from tests.faults.runner import Runner
 from tests.faults.shim import compiler
 from tests.faults.trees import edit_json, lay_folder, pack_zip, remanifest
+from tests.faults.ways import quietly
 from tests.faults.worker import Worker
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="faults need a C compiler")
@@ -126,6 +129,36 @@ def test_more_chunks_than_are_stored_are_refused(tmp_path: Path) -> None:
     with ArchiveReader.open(place) as reader, pytest.raises(LimitExceededError) as caught:
         reader.info()
     assert key in str(caught.value)
+
+
+def _codec(document: dict[str, Any]) -> None:
+    document["codecs"][0]["configuration"]["codecs"][0]["configuration"] = 12
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("time/zarr.json", lambda document: document["attributes"].update(psc_archive="text")),
+        ("time/zarr.json", _codec),
+        ("time/zarr.json", lambda d: d["codecs"][0]["configuration"].update(codecs="zstd")),
+        ("t2m/zarr.json", lambda d: d["attributes"].update(units=True)),
+    ],
+)
+def test_metadata_of_another_type_are_refused_by_every_reader(
+    key: str, change: Callable[[dict[str, Any]], object], tmp_path: Path
+) -> None:
+    """Found by the fuzzer: other exceptions than the documented ones."""
+    tree = dict(Laboratory(tmp_path).specimen("netcdf")[0].tree)
+    edit_json(tree, key, change)
+    remanifest(tree)
+    place = lay_folder(tree, tmp_path / "hostile.psc.zarr")
+    refused = 0
+    for way in OURS:
+        try:
+            quietly(way, place, tmp_path)
+        except (PscError, SourceError):
+            refused += 1
+    assert refused
 
 
 def test_a_zip_member_without_a_name_is_refused(tmp_path: Path) -> None:
