@@ -30,6 +30,7 @@ class KeptOpen:
         self._handle: Any = None
         self._known: tuple[Any, ...] = ()
         self._left = 0
+        self._readers = 0
 
     def take(self, path: Path, opener: Callable[[Path], Any]) -> Any:
         """Give the open file; it is opened again when it is another one by now.
@@ -45,9 +46,12 @@ class KeptOpen:
         state = path.stat()
         known = (path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         if self._handle is None or known != self._known or self._left <= 0:
+            if self._readers:
+                return opener(path)  # the one that is kept is being read
             self.release()
             self._handle = opener(path)
             self._known, self._left = known, _MOST_READ
+        self._readers += 1
         return self._handle
 
     def spent(self, size: int) -> None:
@@ -56,7 +60,9 @@ class KeptOpen:
 
     def done(self, handle: Any) -> None:
         """The read is over: close what is not kept."""
-        if handle is not self._handle:
+        if handle is self._handle:
+            self._readers -= 1
+        else:
             handle.close()
 
     def release(self) -> None:

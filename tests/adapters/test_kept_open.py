@@ -50,9 +50,11 @@ def test_each_read_opens_and_closes_unless_asked_otherwise(file: Path) -> None:
 def test_a_kept_file_is_opened_once_and_closed_on_release(file: Path) -> None:
     kept, opener = KeptOpen(), Opener()
     kept.keeps = True
-    handles = {id(kept.take(file, opener)) for _ in range(3)}
-    handle = kept.take(file, opener)
-    kept.done(handle)
+    handles = set()
+    for _ in range(3):
+        handle = kept.take(file, opener)
+        handles.add(id(handle))
+        kept.done(handle)
     assert len(handles) == 1 and len(opener.opened) == 1 and not handle.closed
     kept.release()
     assert handle.closed
@@ -79,6 +81,19 @@ def test_a_file_of_which_much_was_read_is_opened_again(file: Path) -> None:
     kept.spent(1 << 30)
     read(kept, file, opener)
     assert len(opener.opened) == 2
+
+
+def test_a_file_that_is_being_read_stays_open_for_its_reader(file: Path) -> None:
+    kept, opener = KeptOpen(), Opener()
+    kept.keeps = True
+    other = file.with_name("other")
+    other.write_bytes(b"other")
+    first = kept.take(file, opener)
+    assert read(kept, other, opener) == b"other"
+    assert not first.closed and first.read() == b"first"
+    kept.done(first)
+    kept.release()
+    assert first.closed
 
 
 def test_many_variables_take_one_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
