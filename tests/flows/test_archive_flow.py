@@ -17,7 +17,6 @@ from flows.archive import archive_folder
 from flows.records import FolderReport, Intake, ItemsFailedError
 from pipelines.archiving.archive import ArchiveOptions, archive, plan
 from pipelines.restoring.restore import RestoreOptions, restore
-from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError
 
 QUICK = ArchiveOptions(coders="zstd")
@@ -49,6 +48,19 @@ def recorded(last: str) -> tuple[list[Artifact], list[TaskRun]]:
             time.sleep(0.2)
             runs = client.read_task_runs()
         return client.read_artifacts(), runs
+
+
+def assert_prefect_knows_nothing_of(*names: str) -> None:
+    """Look through all that the server keeps: runs, parameters, states, logs and artifacts."""
+    with get_client(sync_client=True) as client:
+        deadline = time.monotonic() + 30
+        while not any("Finished in state Failed" in log.message for log in client.read_logs()):
+            assert time.monotonic() < deadline, "the last line of the run was not recorded"
+            time.sleep(0.5)
+        kept = [*client.read_logs(), *client.read_flow_runs(), *client.read_task_runs()]
+        kept += [*client.read_artifacts(), *client.read_deployments()]
+    text = " ".join(entry.model_dump_json() for entry in kept)
+    assert not [name for name in names if name in text]
 
 
 def names_of(target: Path) -> list[dict[str, object]]:
@@ -99,6 +111,8 @@ def test_run_after_a_bad_item_keeps_what_is_sealed(scans: Path, tmp_path: Path) 
     failed = next(row for row in names_of(target) if row["status"] == "failed")
     assert failed["error"] == outcomes["failed"].error_kind
     assert "jane-doe" in str(failed["source"])
+
+    assert_prefect_knows_nothing_of("jane-doe", "labels.nii")
 
     (source / "jane-doe.nii").unlink()
     before = manifest(target / "labels.psc.zarr")
@@ -164,6 +178,7 @@ def test_source_stays_when_its_archive_is_damaged_or_its_place_is_taken(
     assert (inbox / "labels.nii").exists()
 
 
+@pytest.mark.slow
 def test_flow_meets_a_target_with_the_bytes_of_the_plain_run(tmp_path: Path) -> None:
     """Ten bricks: two are tasks, the other eight are the sample that is coded last."""
     source = tmp_path / "source"
@@ -187,8 +202,3 @@ def test_one_archive_is_no_target_for_a_folder(scans: Path, tmp_path: Path) -> N
     with pytest.raises(ParameterError) as caught:
         archive_folder(str(scans), str(tmp_path / "one.psc.zarr"), QUICK)
     assert caught.value.kind == "target-not-a-folder"
-
-
-def test_lossless_archive_opens(scans: Path, tmp_path: Path) -> None:
-    archive_folder(str(scans / "labels.nii"), str(tmp_path), QUICK)
-    assert ArchiveReader.open(str(tmp_path / "labels.psc.zarr")).mode == "lossless"

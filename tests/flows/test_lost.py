@@ -106,6 +106,7 @@ def test_flow_without_any_worker_left_fails_and_says_so(many_bricks: Path, tmp_p
     assert item.report.resumed >= 2
 
 
+@pytest.mark.slow
 def test_flow_whose_scheduler_goes_fails_at_once(many_bricks: Path, tmp_path: Path) -> None:
     target = tmp_path / "flow"
     with slot_cluster(processes=True) as cluster:

@@ -69,4 +69,5 @@ def test_exit_codes(scans: Path, tmp_path: Path) -> None:
     next(target.glob("labels.psc.zarr/*/c/0/0/0")).unlink()
     assert runner.invoke(app, ["scrub", str(target)]).exit_code == EXIT_DAMAGE
     kept = runner.invoke(app, ["retention", str(target), "--keep-days", "1"])
-    assert (kept.exit_code, kept.output.split()[:2]) == (0, ["1", "kept"])
+    assert kept.exit_code == 0
+    assert "1 kept" in kept.output
