@@ -29,7 +29,7 @@ from psc_volumetric.errors import PscError
 from tests.faults.hostile_files import HOSTILE
 from tests.faults.runner import Outcome, Runner, scratch_folder
 from tests.faults.shim import Fault
-from tests.faults.sources import SOURCES
+from tests.faults.sources import SOURCES, write_dicom
 from tests.faults.worker import MEMORY_LIMIT_MB
 
 __all__ = ["Trial", "try_crafted", "try_mutated"]
@@ -176,15 +176,22 @@ def _mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def try_mutated(runner: Runner, folder: Path, number: int, count: int = 12) -> Trial:
-    """A dozen mutated files among good ones."""
-    place = folder / "sources"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    """A dozen mutated files among good ones.
+
+    Mutated slices are of a series of their own: a series is one item, and a slice that says it is
+    of a good one may spoil it.
+    """
+    place, apart = folder / "sources", folder / "apart"
+    for each in (place, apart):
+        shutil.rmtree(each, ignore_errors=True)
+        each.mkdir(parents=True)
     good = _good_neighbours(place)
+    own = [file for file in good if file.suffix != ".dcm"]
+    own += sorted(write_dicom(apart, uid="1.2.3.9").iterdir())
     rng = random.Random(f"sources {number}")
     seeds = [p for p in SEEDS if p.stat().st_size < LARGEST_SEED]
     for index in range(count):
-        seed = rng.choice(good if rng.random() < 0.4 else seeds)
+        seed = rng.choice(own if rng.random() < 0.4 else seeds)
         within = place / f"hostile-{index}"
         within.mkdir()
         (within / seed.name).write_bytes(_mutate(seed.read_bytes(), rng))

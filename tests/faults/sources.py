@@ -71,13 +71,13 @@ def image_dataset(pixels: NDArray[np.uint16], number: int, series: str) -> Datas
     return ds
 
 
-def write_dicom(folder: Path, shift: int = 0) -> Path:
+def write_dicom(folder: Path, shift: int = 0, uid: str = "1.2.3.4") -> Path:
     """A series of three slices."""
     series = folder / "series"
     series.mkdir()
     values = smooth((3, 24, 20)) + 1000 + shift
     for number, pixels in enumerate(values):
-        ds = image_dataset(pixels.astype(np.uint16), number, "1.2.3.4")
+        ds = image_dataset(pixels.astype(np.uint16), number, uid)
         ds.save_as(series / f"{number}.dcm", enforce_file_format=True)
     return series
 
