@@ -16,7 +16,16 @@ import typer
 
 from pipelines.commands.archive_options import Chosen, takes_archive_options
 from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE
-from pipelines.commands.options import Debug, Level, PseudonymKey, Roi
+from pipelines.commands.options import (
+    Debug,
+    Deep,
+    EventLogFile,
+    Level,
+    Part,
+    PseudonymKey,
+    Roi,
+    Sample,
+)
 from pipelines.commands.session import Session
 from psc_volumetric.extras import require
 
@@ -48,14 +57,6 @@ Check = Annotated[
 ]
 MoveTo = Annotated[
     Path | None, typer.Option(help="Folder that archived and checked sources move to.")
-]
-Deep = Annotated[bool, typer.Option("--deep", help="Decode, and compare every tile.")]
-Sample = Annotated[str, typer.Option(help="Share of each archive to read: 5%, 0.05.")]
-Part = Annotated[
-    str | None, typer.Option(metavar="N/T|today/T", help="One part of the archives, in turn.")
-]
-EventLogPath = Annotated[
-    Path | None, typer.Option("--event-log", help="Default: beside the folder.")
 ]
 Cron = Annotated[str, typer.Option(metavar="CRON", help="When: minute hour day month weekday.")]
 
@@ -102,7 +103,7 @@ def scrub(
     deep: Deep = False,
     sample: Sample = "100%",
     part: Part = None,
-    event_log: EventLogPath = None,
+    event_log: EventLogFile = None,
     scheduler: Scheduler = None,
     notify: Notify = None,
     debug: Debug = False,
@@ -153,7 +154,7 @@ def retention(
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove what is past its date; else only list it.")
     ] = False,
-    event_log: EventLogPath = None,
+    event_log: EventLogFile = None,
     notify: Notify = None,
     debug: Debug = False,
 ) -> None:

@@ -105,7 +105,8 @@ def archive_folder(
         if "://" not in target:
             mark_lost_runs(NAME, target=target)
         found = find_items(source, target, options, intake)
-        names = NamesFile.of_this_run(target)
+        # names that a key keeps apart from the archives stay with the key
+        names = NamesFile.of_this_run(intake.pseudonyms or target)
         names.write(_named(request) for request in found.requests)
         get_run_logger().info(
             "%d items, %d waiting, %d files skipped",

@@ -1,7 +1,8 @@
 """What a flow tells, and to whom: numbers to Prefect, names to a file beside the target.
 
 Prefect keeps artifacts, states and logs in a database that many may read. Which number is which
-file therefore stands only in a names file, one for each run, in the folder ``<target>.names``.
+file therefore stands only in a names file, one for each run, in the folder ``<target>.names``, or
+``<key>.names`` where archives have pseudonyms.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class NamesFile:
     Attributes
     ----------
     folder : str
-        ``<target>.names``; on a local disk only its owner may look into it.
+        ``<place>.names``; on a local disk only its owner may look into it.
     name : str
         Time and id of the run.
     """
@@ -51,10 +52,10 @@ class NamesFile:
     name: str
 
     @classmethod
-    def of_this_run(cls, target: str) -> NamesFile:
-        """The names file of the flow run that calls."""
+    def of_this_run(cls, place: str) -> NamesFile:
+        """The names file of the flow run that calls, beside its target or its key."""
         now = datetime.datetime.now(datetime.UTC)
-        return cls(f"{target.rstrip('/')}.names", f"{now:%Y%m%dT%H%M%SZ}-{this_run.id}.json")
+        return cls(f"{place.rstrip('/')}.names", f"{now:%Y%m%dT%H%M%SZ}-{this_run.id}.json")
 
     def write(self, rows: Iterable[Row]) -> None:
         """Write the file, or write it anew.
@@ -123,7 +124,10 @@ def publish(
     if kinds:
         rows = [{"failures of kind": kind, "items": n} for kind, n in sorted(kinds.items())]
         parts.append(table(rows))
-    parts += [table(items), f"Names: `{names.name}` in the folder `.names` beside the target."]
+    parts += [
+        table(items),
+        f"Names: `{names.name}` in the folder `.names` beside the target, or beside its key.",
+    ]
     create_markdown_artifact(
         key=key, markdown="\n\n".join(part for part in parts if part), description=title
     )

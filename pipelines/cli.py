@@ -27,15 +27,18 @@ from pipelines.commands.options import (
     ArchivePath,
     ArchivesPath,
     Debug,
+    Deep,
     Device,
     DryRun,
     Json,
     Level,
     Quiet,
     Roi,
+    Sample,
     choice,
 )
 from pipelines.commands.privacy import pseudonyms_make, pseudonyms_show, strip
+from pipelines.commands.scrub import scrub
 from pipelines.commands.session import Session, print_failure
 from pipelines.commands.sigma import sigma
 
@@ -187,10 +190,8 @@ def ls(
 @app.command(epilog=_EPILOG)
 def verify(
     source: ArchivesPath,
-    sample: Annotated[str, typer.Option(help="Share of the objects to read: 5%, 0.05.")] = "100%",
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Also decode, and compare the digest of every tile.")
-    ] = False,
+    sample: Sample = "100%",
+    deep: Deep = False,
     seed: Annotated[int, typer.Option(help="Which sample.")] = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -223,6 +224,7 @@ def verify(
             raise typer.Exit(EXIT_DAMAGE)
 
 
+app.command(epilog=_EPILOG)(scrub)
 app.command(epilog=_EPILOG)(strip)
 app.command(epilog=_EPILOG)(evaluate)
 app.command(epilog=_EPILOG)(sigma)

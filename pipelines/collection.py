@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
-from psc_volumetric.archive.stores import is_url
+from psc_volumetric.archive.stores import is_url, open_store
+from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
 
-__all__ = ["archives_in", "folder_of", "refuse_folder"]
+__all__ = ["archives_at", "archives_in", "folder_of", "refuse_folder"]
+
+UNFINISHED = "unfinished"
 
 
 def folder_of(target: str) -> Path | None:
@@ -44,6 +47,44 @@ def archives_in(folder: Path) -> list[Path]:
         found += [here / name for name in files if name.lower().endswith(SUFFIXES)]
         folders[:] = sorted(set(folders) - set(archives))
     return sorted(found)
+
+
+def archives_at(target: str) -> list[str] | None:
+    """Archives in a folder or below the URL of a bucket, as ``target/NAME``; None for one archive.
+
+    Those that are being written are left out. Below a URL all objects are listed; web servers,
+    which cannot list, have one archive at a URL.
+
+    Returns
+    -------
+    list of str or None
+        Sorted.
+
+    Raises
+    ------
+    StorageError : a folder or bucket cannot be read.
+    """
+    folder = folder_of(target)
+    if folder is not None:
+        found = [path for path in archives_in(folder) if target_state(path) != UNFINISHED]
+        return [f"{target.rstrip('/')}/{path.relative_to(folder).as_posix()}" for path in found]
+    base = target.rstrip("/")
+    if not is_url(base) or base.startswith(("http://", "https://")) or _has_suffix(base):
+        return None
+    store = open_store(base)
+    try:
+        keys = store.listing()
+    finally:
+        store.close()
+    if MANIFEST_KEY in keys:
+        return None
+    sealed = {key.removesuffix(f"/{MANIFEST_KEY}") for key in keys if key.endswith(MANIFEST_KEY)}
+    packed = {key for key in keys if _has_suffix(key)}
+    return [f"{base}/{name}" for name in sorted(sealed | packed)]
+
+
+def _has_suffix(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def refuse_folder(target: str) -> None:

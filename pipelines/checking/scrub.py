@@ -10,12 +10,11 @@ import datetime
 import hashlib
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
 from typing import Any
 
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.verify import VerifyReport, verify
-from pipelines.collection import archives_in, folder_of
+from pipelines.collection import archives_at
 from pipelines.progress import Progress
 from psc_volumetric.archive.checking import Finding
 from psc_volumetric.errors import ParameterError, PscError, StorageError
@@ -86,18 +85,17 @@ class ScrubOptions:
 
 
 def archives_to_scrub(target: str, options: ScrubOptions) -> list[str]:
-    """The archives in a folder, and the folders in it, that belong to the chosen part.
+    """The archives in a folder or bucket that belong to the chosen part; see `archives_at`.
 
-    A target that is no folder is one archive and always chosen.
+    A target that is one archive is always chosen.
 
     Raises
     ------
-    StorageError : kind ``"not-found"``, no archive in the folder; ``"storage-failed"``.
+    StorageError : kind ``"not-found"``, no archive there; ``"storage-failed"``.
     """
-    folder = folder_of(target)
-    if folder is None:
+    found = archives_at(target)
+    if found is None:
         return [target]
-    found = archives_in(folder)
     if not found:
         raise StorageError(
             f"{target}: expected a folder of archives, found none in it",
@@ -105,11 +103,12 @@ def archives_to_scrub(target: str, options: ScrubOptions) -> list[str]:
             hint="check the path",
         )
     number, parts = options.chosen_part()
-    return [str(path) for path in found if _part_of(path.relative_to(folder), parts) == number]
+    base = target.rstrip("/") + "/"
+    return [path for path in found if _part_of(path.removeprefix(base), parts) == number]
 
 
-def _part_of(name: PurePath, parts: int) -> int:
-    digest = hashlib.sha256(name.as_posix().encode("utf-8", "surrogateescape")).digest()
+def _part_of(name: str, parts: int) -> int:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % parts
 
 
@@ -152,12 +151,12 @@ def scrub(
     log: EventLog | None = None,
     progress: Progress | None = None,
 ) -> list[VerifyReport]:
-    """Check a folder of archives, one after the other.
+    """Check a folder or bucket of archives, one after the other.
 
     Parameters
     ----------
     target : str
-        Folder, or one archive.
+        Folder, URL of a bucket or of a part of it, or one archive.
     options : ScrubOptions
     log : EventLog, optional
         Where each check is written down; None takes the one beside the target.
@@ -172,7 +171,7 @@ def scrub(
     ------
     StorageError : no archive, or the log cannot be written.
     """
-    events = log or EventLog.of(str(Path(target)) if "://" not in target else target)
+    events = log or EventLog.of(target)
     reports = []
     for archive in archives_to_scrub(target, options):
         start = time.perf_counter()

@@ -25,9 +25,11 @@ __all__ = [
     "Bpv",
     "Coders",
     "Debug",
+    "Deep",
     "Device",
     "DryRun",
     "Effort",
+    "EventLogFile",
     "Json",
     "KeepOriginal",
     "Level",
@@ -35,6 +37,7 @@ __all__ = [
     "MaxErrorUnit",
     "Mode",
     "NoProof",
+    "Part",
     "Preview",
     "PreviewSize",
     "PriorName",
@@ -42,6 +45,7 @@ __all__ = [
     "Psnr",
     "Quiet",
     "Roi",
+    "Sample",
     "Setting",
     "Step",
     "choice",
@@ -92,6 +96,17 @@ ArchivesPath = Annotated[
 Level = Annotated[
     str | None,
     choice(("preview", *LAYER_CODES), other="N", help="Quality level; 0 is the coarsest."),
+]
+Sample = Annotated[str, typer.Option(help="Share of the objects to read: 5%, 0.05.")]
+Deep = Annotated[
+    bool, typer.Option("--deep", help="Also decode, and compare the digest of every tile.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="N/T|today/T", help="One part of the archives: 3/7; today/7 in turn."),
+]
+EventLogFile = Annotated[
+    Path | None, typer.Option("--event-log", help="Log of checks; default: beside the folder.")
 ]
 Roi = Annotated[str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')]
 

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.collection import archives_in, folder_of
+from pipelines.collection import archives_at
 from pipelines.restoring.restore import RestoreOptions, RestoreReport, restore
 from psc_volumetric.archive.layout import SUFFIXES
 from psc_volumetric.errors import ParameterError, StorageError
@@ -28,7 +28,7 @@ def restorations(archives: str, target: Path, wanted: Path | None = None) -> lis
     Parameters
     ----------
     archives : str
-        Folder of archives, or one archive.
+        Folder of archives, URL of a bucket or of a part of it, or one archive.
     target : Path
         Folder that gets one folder for each archive, called as the archive without its suffix.
     wanted : Path, optional
@@ -40,10 +40,11 @@ def restorations(archives: str, target: Path, wanted: Path | None = None) -> lis
     ParameterError : kind ``"no-list"``; ``"not-in-folder"``, the list names what is not there.
     StorageError : kind ``"not-found"``, no archive in the folder.
     """
-    folder = folder_of(archives)
-    if folder is None:
-        return [Restoration(archives, str(target / _stem(Path(archives).name)))]
-    names = [path.relative_to(folder).as_posix() for path in archives_in(folder)]
+    found = archives_at(archives)
+    base = archives.rstrip("/")
+    if found is None:
+        return [Restoration(archives, str(target / _stem(base.rpartition("/")[2])))]
+    names = [path.removeprefix(f"{base}/") for path in found]
     if not names:
         raise StorageError(
             f"{archives}: expected a folder of archives, found none in it",
@@ -51,7 +52,7 @@ def restorations(archives: str, target: Path, wanted: Path | None = None) -> lis
             hint="check the path",
         )
     chosen = names if wanted is None else _listed(wanted, names)
-    return [Restoration(str(folder / name), str(target / _stem(name))) for name in chosen]
+    return [Restoration(f"{base}/{name}", str(target / _stem(name))) for name in chosen]
 
 
 def _stem(name: str) -> str:

@@ -11,13 +11,16 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from pipelines.archiving.archive import archive, plan
+from pipelines.archiving.archive import archive, begin, plan
 from pipelines.archiving.arrivals import is_quiet, move_sources
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.retention import aged_archives, remove_archive
 from pipelines.checking.scrub import ScrubOptions, archives_to_scrub, scrub
+from pipelines.cli import app
+from pipelines.commands.failures import EXIT_DAMAGE
 from psc_volumetric.errors import ParameterError, StorageError
 
 
@@ -66,6 +69,26 @@ def test_scrub_names_damage_and_goes_on(archives: Path) -> None:
     log = archives.with_name("archives.events.jsonl")
     assert [event["outcome"] for event in events(log)] == ["ok", "damaged", "damaged"]
     assert events(log)[1]["archive"] == str(damaged)
+
+
+def test_archive_that_is_being_written_is_no_damage(archives: Path) -> None:
+    source = archives.with_name("late.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6), np.int16), np.eye(4)), source)
+    (item,) = plan(source, str(archives), ArchiveOptions(coders="zstd")).items
+    begin(item)
+    assert (archives / "late.psc.zarr").is_dir()
+    reports = scrub(str(archives), ScrubOptions())
+    assert [bool(report.findings) for report in reports] == [False] * 3
+
+
+def test_command_scrubs_and_returns_the_code_of_damage(archives: Path, tmp_path: Path) -> None:
+    words = ["scrub", str(archives), "--event-log", str(tmp_path / "log"), "--json"]
+    runner = CliRunner()
+    done = runner.invoke(app, words)
+    assert (done.exit_code, json.loads(done.stdout)["ok"]) == (0, True)
+    next(archives.glob("n0.psc.zarr/*/c/0/0/0")).unlink()
+    assert runner.invoke(app, [*words, "--deep", "--sample", "50%"]).exit_code == EXIT_DAMAGE
+    assert len(events(tmp_path / "log")) == 6
 
 
 def test_log_of_a_killed_run_is_continued_on_a_line_of_its_own(tmp_path: Path) -> None:
