@@ -97,7 +97,7 @@ def test_a_file_that_is_being_read_stays_open_for_its_reader(file: Path) -> None
 
 
 def test_many_variables_take_one_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of 3,000 scalars opened the file anew: hours."""
+    """Each scalar opened the file anew: 36 s for 300 of them."""
     path = tmp_path / "many.nc"
     with netCDF4.Dataset(path, "w") as nc:
         for number in range(40):
