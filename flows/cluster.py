@@ -228,6 +228,7 @@ class Cluster:
         while True:
             done = [future for future in running if future.wrapped_future.done()]
             if done:
+                self._seen = time.monotonic()
                 return done
             waited = [future.wrapped_future for future in running]
             with self._client.as_current(), suppress(TimeoutError, FuturesCancelledError):

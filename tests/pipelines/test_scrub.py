@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -89,6 +90,41 @@ def test_command_scrubs_and_returns_the_code_of_damage(archives: Path, tmp_path:
     next(archives.glob("n0.psc.zarr/*/c/0/0/0")).unlink()
     assert runner.invoke(app, [*words, "--deep", "--sample", "50%"]).exit_code == EXIT_DAMAGE
     assert len(events(tmp_path / "log")) == 6
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("s3fs")
+    running = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="scrubbed")
+    yield "s3://scrubbed"
+    running.stop()
+
+
+def test_archives_of_a_bucket_are_found_and_checked(
+    archives: Path, bucket: str, tmp_path: Path
+) -> None:
+    source = archives.with_name("source")
+    quick = ArchiveOptions(coders="zstd")
+    archive(plan(source / "n0.nii", f"{bucket}/kept/a", quick))
+    packed = tmp_path / "packed.psc.zarr.zip"
+    archive(plan(source / "n1.nii", str(packed), quick))
+    client = pytest.importorskip("boto3").client("s3")
+    client.upload_file(str(packed), "scrubbed", f"kept/b/{packed.name}")
+    (unfinished,) = plan(source / "n2.nii", f"{bucket}/kept", quick).items
+    begin(unfinished)
+    found = [f"{bucket}/kept/a/n0.psc.zarr", f"{bucket}/kept/b/packed.psc.zarr.zip"]
+    assert archives_to_scrub(f"{bucket}/kept/", ScrubOptions()) == found
+    assert archives_to_scrub(found[0], ScrubOptions()) == found[:1]
+    reports = scrub(f"{bucket}/kept", ScrubOptions(), EventLog(tmp_path / "log"))
+    assert [(report.archive, report.findings) for report in reports] == [(f, ()) for f in found]
 
 
 def test_log_of_a_killed_run_is_continued_on_a_line_of_its_own(tmp_path: Path) -> None:
