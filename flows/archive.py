@@ -81,8 +81,9 @@ def archive_folder(
     Raises
     ------
     ParameterError
-        The target is one archive (kind ``"target-not-a-folder"``); the cluster is not fit (kinds
-        of `flows.cluster.started`).
+        The target is one archive (kind ``"target-not-a-folder"``); sources would move to a place
+        in the source folder (``"move-within-source"``); the cluster is not fit (kinds of
+        `flows.cluster.started`).
     StorageError
         Another run works on the target; scheduler or workers are lost.
     ItemTaskError
@@ -95,12 +96,7 @@ def archive_folder(
     Prefect stores the parameters, so `source` and `target` should not name patients. Names of
     files and archives below them stay out of Prefect; see `flows.telling`.
     """
-    if is_archive_name(target):
-        raise ParameterError(
-            "the target of a folder must be a folder, found the name of one archive",
-            kind="target-not-a-folder",
-            hint="name the folder that gets one archive for each item",
-        )
+    _refuse_places(source, target, intake)
     with hold(target):
         if "://" not in target:
             mark_lost_runs(NAME, target=target)
@@ -121,6 +117,22 @@ def archive_folder(
     if report.failed:
         raise ItemsFailedError(report)
     return report
+
+
+def _refuse_places(source: str, target: str, intake: Intake) -> None:
+    if is_archive_name(target):
+        raise ParameterError(
+            "the target of a folder must be a folder, found the name of one archive",
+            kind="target-not-a-folder",
+            hint="name the folder that gets one archive for each item",
+        )
+    moved = None if intake.move_to is None else Path(intake.move_to).resolve()
+    if moved is not None and moved.is_relative_to(Path(source).resolve()):
+        raise ParameterError(
+            "archived sources would move within the source folder, and be found there again",
+            kind="move-within-source",
+            hint="name a folder outside it",
+        )
 
 
 def _outcomes(run: "_ItemRun", found: Found, workers: Workers) -> tuple[ItemOutcome, ...]:

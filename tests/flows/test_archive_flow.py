@@ -198,7 +198,11 @@ def test_flow_meets_a_target_with_the_bytes_of_the_plain_run(tmp_path: Path) -> 
     assert manifest(tmp_path / "flow" / "t.psc.zarr") == manifest(tmp_path / "plain" / "t.psc.zarr")
 
 
-def test_one_archive_is_no_target_for_a_folder(scans: Path, tmp_path: Path) -> None:
+def test_places_that_cannot_be_meant_are_refused(scans: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError) as caught:
         archive_folder(str(scans), str(tmp_path / "one.psc.zarr"), QUICK)
     assert caught.value.kind == "target-not-a-folder"
+    inside = Intake(move_to=str(scans / "done"))
+    with pytest.raises(ParameterError) as caught:
+        archive_folder(str(scans), str(tmp_path / "out"), QUICK, inside)
+    assert caught.value.kind == "move-within-source"
