@@ -9,12 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from psc_volumetric.arrays import Triple
 from psc_volumetric.methods.parameters import FINEST_OF_PRIOR
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 
 __all__ = ["AUTO", "Choice", "encode_base"]
 
+SAMPLE_TILES = (1, 2, 2)  # that a prior is tried on
+WORTH_A_SAMPLE = 3  # times as large a brick has to be
 FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error
 
 
@@ -55,7 +60,13 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
             tried = [base]
         elif job.parameters.step >= FINEST_OF_PRIOR or not sources.reach(job.step):
             tried = _names(needs_prior=True)  # a network has nothing to tell about the last bits
-    for source in filter(None, map(sources.of, tried)):
+    for name in tried:
+        if base == AUTO and (why := _loses_on_a_sample(name, job, resources)):
+            found = sources.without_prior()
+            return Choice(_without_prior(found, why))
+        source = sources.of(name)
+        if source is None:
+            continue
         first = source.at_step().finish()
         return Choice(first if base != AUTO else _or_smaller(first, job, sources.without_prior()))
     if lossy and not sources.reach(job.step) and sources.without_prior():
@@ -64,7 +75,7 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
         return Choice(None, half if exact else float(max(math.floor(half), 1)))
     if base == AUTO:
         found = sources.without_prior() if lossy else {}
-        return Choice(_without_prior(found) if found else None)
+        return Choice(_without_prior(found, "no prior for these values") if found else None)
     asked = sources.of(base)
     if asked is None:
         return Choice(None)
@@ -107,6 +118,48 @@ def _names(*, needs_prior: bool) -> list[str]:
     )
 
 
+def _loses_on_a_sample(name: str, job: EncodeJob, resources: Resources) -> str | None:
+    """Why a method with a prior need not code the brick, in words; None where it may win.
+
+    A network takes seconds for each tile. A few tiles of the middle are coded with it, and with
+    the others at the same error; they do worse there than in the whole brick, because they learn
+    as they go and look farther than a tile.
+    """
+    assert job.prior is not None
+    extents = tuple(n * t for n, t in zip(SAMPLE_TILES, job.prior.tile_shape, strict=True))
+    if job.header.voxels < WORTH_A_SAMPLE * math.prod(extents):
+        return None
+    part = _middle(job, extents, job.prior.tile_shape)
+    sources = _Sources(part, resources)
+    with_prior = sources.of(name)
+    if with_prior is None:
+        return None
+    coded = with_prior.at_step().finish()
+    mse = part.mse(coded.levels[-1])
+    for other, source in sources.without_prior().items() if mse > 0 else ():
+        best, _ = _smallest({other: source}, mse, limit=coded.nbytes)
+        if best is not None:
+            return (
+                f"{name} loses on a sample, {coded.nbytes} bytes against {best.nbytes} of {other}"
+            )
+    return None
+
+
+def _middle(job: EncodeJob, extents: tuple[int, ...], tiles: Triple) -> EncodeJob:
+    """The job for whole tiles in the middle of a brick."""
+    box = []
+    for size, extent, tile in zip(job.header.valid, extents, tiles, strict=True):
+        start = max(size - extent, 0) // 2 // tile * tile
+        box.append(slice(start, min(start + extent, size)))
+    z, y, x = box
+    values = np.ascontiguousarray(job.values[z, y, x])
+    valid = (values.shape[0], values.shape[1], values.shape[2])
+    whole = tuple(-(-n // t) * t for n, t in zip(valid, tiles, strict=True))
+    header = replace(job.header, shape=(whole[0], whole[1], whole[2]), valid=valid)
+    special = None if job.special is None else job.special.part((z, y, x))
+    return replace(job, values=values, header=header, special=special, tile=valid)
+
+
 def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source]) -> EncodedBase:
     """A base, or one of another method with at most its error and fewer bytes."""
     if not sources:
@@ -125,7 +178,7 @@ def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source
     return replace(chosen, choice=why, compared=sizes)
 
 
-def _without_prior(sources: Mapping[str, Source]) -> EncodedBase:
+def _without_prior(sources: Mapping[str, Source], reason: str) -> EncodedBase:
     """The smallest coding at the error that the first method has at the step of the job."""
     (name, first), *others = sources.items()
     chosen: Attempt = first.at_step()
@@ -135,7 +188,7 @@ def _without_prior(sources: Mapping[str, Source]) -> EncodedBase:
         sizes |= more
         chosen = smaller or chosen
     coded = chosen.finish()
-    why = f"{coded.method}: no prior for these values" + _against(coded.method, sizes)
+    why = f"{coded.method}: {reason}" + _against(coded.method, sizes)
     return replace(coded, choice=why, compared=sizes)
 
 

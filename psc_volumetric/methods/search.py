@@ -22,6 +22,8 @@ HOPELESS = 1.35  # bytes of a quick search over the best ones; the slow one save
 TOLERANCE = 0.03  # share of the error below the one wanted
 SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
 MOST_TRIALS = 6
+MOST_SLOW = 4  # of an encoder that takes long on a large brick, after half as many quick ones
+LARGE = 1 << 20  # voxels
 SLOWLY = 1.05  # quantiser step of the slow encoder over that of the quick one, at equal error
 
 
@@ -119,10 +121,16 @@ class SteppedSource:
         """
         start = math.sqrt(20 * mse)
         source = _best_variant(self.source, start)
-        trial = _search(source, mse, start, quick=True)
-        near = trial.mse <= mse * (1 + TOLERANCE)
-        if len(trial.data) <= HOPELESS * limit and source.IS_SLOW and near:
-            trial = _search(source, mse, trial.step * SLOWLY, quick=False)
+        if not source.IS_SLOW:
+            return _Attempt(self.name, source, _search(source, mse, start, quick=True), self.tile)
+        large = source.values.size >= LARGE
+        quick, most = (MOST_SLOW // 2, MOST_SLOW) if large else (MOST_TRIALS, MOST_TRIALS)
+        trial = _search(source, mse, start, quick=True, most=quick)
+        far = max(trial.mse, 1e-300) / mse
+        if len(trial.data) * far ** (1 / SLOPE) <= HOPELESS * limit:
+            near = trial.step * SLOWLY
+            near /= 1 if 1 - TOLERANCE <= far <= 1 else far ** (1 / SLOPE)
+            trial = _search(source, mse, near, quick=False, most=most)
         return _Attempt(self.name, source, trial, self.tile)
 
 
@@ -145,7 +153,9 @@ def _best_variant(source: SampledSource, step: float) -> SampledSource:
     return min(variants, key=cost)
 
 
-def _search(source: SampledSource, wanted: float, start: float, *, quick: bool) -> Trial:
+def _search(
+    source: SampledSource, wanted: float, start: float, *, quick: bool, most: int = MOST_TRIALS
+) -> Trial:
     """The coding whose squared error is nearest to the one wanted, and not above it.
 
     Secants of logarithms, kept between the nearest steps below and above once there are both: what
@@ -153,7 +163,7 @@ def _search(source: SampledSource, wanted: float, start: float, *, quick: bool) 
     """
     slope, aim, x = SLOPE, -TOLERANCE / 2, math.log(start)
     trials: list[tuple[float, float, Trial]] = []
-    for _ in range(MOST_TRIALS):
+    for _ in range(most):
         trial = source.code(math.exp(x), quick=quick)
         gap = math.log(max(trial.mse, 1e-300) / wanted)
         trials.append((x, gap, trial))

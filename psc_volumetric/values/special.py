@@ -50,6 +50,11 @@ class SpecialMap:
         special = values[_special_mask(values, special_values)]
         return len(np.unique(_bits(special))) <= c.MAX_SPECIAL_VALUES
 
+    def part(self, box: tuple[slice, slice, slice]) -> SpecialMap | None:
+        """The map of a part of the voxels; None when there is none among them."""
+        index = self.index[box]
+        return SpecialMap(self.patterns, index) if index.any() else None
+
     @classmethod
     def find(
         cls, values: NDArray[np.generic], special_values: tuple[float, ...]

@@ -20,6 +20,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import FormatError, NumericalError
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.methods.wavelet import coder as wavelet_coder
 from psc_volumetric.methods.wavelet.coder import decode_steps, encode_steps
@@ -34,6 +35,7 @@ from psc_volumetric.methods.wavelet.transform import (
     full_depth,
     synthesise,
 )
+from psc_volumetric.prior import Prior, load_prior
 from psc_volumetric.sigma.tables import NOMINAL, coverage
 
 WHOLE = (slice(None),) * 3
@@ -243,3 +245,28 @@ def test_planes_that_have_nothing_in_common_are_not_split() -> None:
     together = encode(np.repeat(waves((1, 40, 40)), 16, axis=0))
     index = read_index(lambda a, n: together.data[a : a + n])
     assert together.data[index.section("base").offset] > 1
+
+
+def test_a_prior_that_loses_on_a_sample_is_not_run_on_the_brick() -> None:
+    """Four tiles of twelve are tried with the network; smooth fields are not its kind."""
+    values, prior = waves((8, 192, 256), "<i2", noise=1), load_prior("test-tiny")
+    evaluated = []
+
+    def counted(found: Prior, device: str) -> Denoiser:
+        network = Denoiser(found, "cpu").network
+
+        def counting(x: Any, level: int) -> Any:
+            evaluated.append(len(x))
+            return network(x, level)
+
+        return Denoiser(found, "cpu", counting)
+
+    options = {"base": "auto", "prior": prior, "denoisers": counted}
+    parameters = CodecParameters(step=0.3, effort=1)
+    brick = encode(values, shape=(8, 192, 256), parameters=parameters, **options)
+    assert brick.method in ("wavelet", "av1")
+    assert "psc loses on a sample" in brick.choice and "psc" not in brick.compared
+    few = sum(evaluated)
+    evaluated.clear()
+    encode(values, shape=(8, 192, 256), parameters=parameters, **{**options, "base": "psc"})
+    assert 0 < few <= 0.4 * sum(evaluated)
