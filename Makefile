@@ -5,6 +5,7 @@
 #   TORCH_INDEX  extra package index for another torch build (CPU only, or one for your GPU)
 #   DATA         folder with mr/, ct/ and climate/ for `make train-pack`
 #   TRAIN_ARGS   extra words for `make train-gpu`, for example TRAIN_ARGS='--minutes 20'
+#   JOBS         processes that run the tests side by side
 #   PYTEST_ARGS  extra words for pytest, for example PYTEST_ARGS='-k nifti'
 
 PYTHON ?= python3
@@ -13,6 +14,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 DATA ?= ../shared/data
 TRAIN_ARGS ?=
+JOBS ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -56,7 +58,7 @@ demo: $(STAMP)
 	$(BIN)/python -m pipelines.demo.demo
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
