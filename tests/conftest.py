@@ -29,6 +29,8 @@ def _own_log_levels() -> Iterator[None]:
     """A command that a test runs in this process sets levels of loggers, for itself only."""
     loggers = [logging.getLogger(name) for name in ("adapters", "pipelines", "psc_volumetric")]
     levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
     yield
+    logging.disable(disabled)
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
