@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -112,6 +113,10 @@ def test_nothing_measured_is_no_table() -> None:
 # -- real volumes ---------------------------------------------------------------------------------
 
 
+def _slow(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.fixture(scope="module")
 def prior() -> Prior:
     return load_prior("mr-head")
@@ -128,7 +133,7 @@ def volumes() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture(scope="module", params=["nifti-int16", "nifti-float32", "dicom-int16"])
+@pytest.fixture(scope="module", params=["nifti-int16", *_slow("nifti-float32", "dicom-int16")])
 def coded(request: pytest.FixtureRequest, prior: Prior) -> tuple[np.ndarray, EncodedBrick]:
     values = volumes()[request.param]
     _, y, x = values.shape

@@ -48,7 +48,10 @@ def run(names: list[str], carriers: list[str], **settings: str) -> dict[str, obj
     return found
 
 
-@pytest.mark.parametrize(("onednn", "aten"), [("SSE41", "default"), ("AVX2", "avx2")])
+@pytest.mark.parametrize(
+    ("onednn", "aten"),
+    [("SSE41", "default"), pytest.param("AVX2", "avx2", marks=pytest.mark.slow)],
+)
 def test_same_bits_with_fewer_instructions(onednn: str, aten: str) -> None:
     found = run(QUICK, ["fused", "float32"], ONEDNN_MAX_CPU_ISA=onednn, ATEN_CPU_CAPABILITY=aten)
     assert found["problems"] == []

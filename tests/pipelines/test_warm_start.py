@@ -14,6 +14,7 @@ from psc_volumetric.prior import load_prior
 from psc_volumetric.prior.runtime import TorchRuntime
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ct-body", "mr-head"])
 def test_the_float_network_says_what_the_integers_say(name):
     prior, architecture = load_prior(name), Recipe.load(name).architecture

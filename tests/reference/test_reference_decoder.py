@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +83,11 @@ CASES = {
 }
 
 
+def slow(names: Iterable[str], *long: str) -> list[Any]:
+    """Names as parameters; those that take a decoder in plain Python long are marked."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in long else n for n in names]
+
+
 @pytest.fixture(scope="module")
 def prior() -> Prior:
     return load_prior("test-tiny")
@@ -115,7 +122,7 @@ def package_decode(data: bytes, prior: Prior | None, level: int | None):
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow(CASES, "fine-step", "effort-2", "paper-edge"))
 def test_both_decoders_give_the_same_bits_at_every_level(name: str, prior: Prior) -> None:
     data, levels = encode(name, prior)
     assert parse(data).method == "psc"
@@ -239,7 +246,9 @@ def frames(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         raise Refused(str(error)) from error
 
 
-@pytest.mark.parametrize("name", golden_vectors())
+@pytest.mark.parametrize(
+    "name", slow(golden_vectors(), "fast-fine-step-uint16", "fast-effort5-int16")
+)
 def test_golden_vectors_decode_alike(name: str, prior: Prior) -> None:
     stream = (VECTORS / name / "stream.bin").read_bytes()
     case = json.loads((VECTORS / name / "case.json").read_text())
