@@ -25,12 +25,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _own_log_levels() -> Iterator[None]:
-    """A command that a test runs in this process sets levels of loggers, for itself only."""
-    loggers = [logging.getLogger(name) for name in ("adapters", "pipelines", "psc_volumetric")]
-    levels = [logger.level for logger in loggers]
-    disabled = logging.root.manager.disable
-    yield
-    logging.disable(disabled)
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+def _fresh_log_levels() -> None:
+    """A command that ran in this process, for a test or a fixture, has set levels of loggers."""
+    logging.disable(logging.NOTSET)
+    for name in ("adapters", "pipelines", "psc_volumetric"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
