@@ -86,9 +86,9 @@ def evaluate(
     """Compare sizes and errors with other codecs on the same volumes, every byte counted."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.archiving.options import ArchiveOptions
-        from pipelines.evaluation.evaluate import EvaluateOptions, parse_numbers
         from pipelines.evaluation.evaluate import evaluate as measure
         from pipelines.evaluation.markdown import markdown as tables
+        from pipelines.evaluation.options import EvaluateOptions, parse_numbers
         from pipelines.evaluation.plot import check_picture, draw_results
         from pipelines.evaluation.report import document, result_lines, summary_lines
         from pipelines.evaluation.sets import load_sets, plain_sources

@@ -4,46 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines.evaluation.point import RatePoint
+from pipelines.evaluation.results import Comparison, VolumeResult
 from psc_volumetric.metrics import bd_psnr_db, bd_rate_percent
 
-if TYPE_CHECKING:
-    from pipelines.evaluation.evaluate import VolumeResult
-
-__all__ = ["BEST", "Comparison", "averages", "codecs_of", "compare", "curve_of"]
+__all__ = ["BEST", "averages", "codecs_of", "compare", "curve_of"]
 
 OURS = "ours-"
 BEST = "best peer"
 ROUNDING = 0.1  # of a bound: single precision near 300 K has steps of 3e-5
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One of our streams against one peer on one volume.
-
-    Attributes
-    ----------
-    ours, peer : str
-        Codecs; the peer may be ``"best peer"``, the smallest that kept the promise (or broke
-        a bound by less than 10 %, which is marked in the tables but still a rival).
-    setting : str
-        The bound, ``"lossless"``, or empty for curves.
-    bytes_percent : float or None
-        Change of bytes: BD-rate for curves, else at the same promise; -20 is a fifth fewer.
-    psnr_db : float or None
-        BD-PSNR, positive when ours is better; None without curves or overlap.
-    """
-
-    ours: str
-    peer: str
-    setting: str
-    bytes_percent: float | None
-    psnr_db: float | None = None
 
 
 def codecs_of(points: Sequence[RatePoint], *, ours: bool) -> list[str]:

@@ -9,7 +9,7 @@ The peak of every PSNR is the data range of the volume. One volume is in memory 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,196 +20,20 @@ from adapters.base import Candidate, Volume
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.plan import ItemPlan, VariablePlan, open_item, plan_item
 from pipelines.archiving.survey import special_mask
-from pipelines.evaluation.compare import Comparison, compare
+from pipelines.evaluation.compare import compare
 from pipelines.evaluation.modes import ModeWork, measure_bounded, measure_lossless, measure_lossy
+from pipelines.evaluation.options import EvaluateOptions, known_peers
 from pipelines.evaluation.ours import Run, workers
-from pipelines.evaluation.peers.exact import BOUNDED_PEERS, LOSSLESS_PEERS
-from pipelines.evaluation.peers.rates import PEERS, missing_peers
-from pipelines.evaluation.point import RatePoint
+from pipelines.evaluation.peers.rates import missing_peers
+from pipelines.evaluation.results import VolumeResult
 from pipelines.evaluation.sets import Source
 from pipelines.progress import Progress, Silent
-from psc_volumetric.codec import base_names
-from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.registry import REGISTRY
 from psc_volumetric.metrics import data_range
 
-__all__ = [
-    "EVALUATE_MODES",
-    "EvaluateOptions",
-    "VolumeResult",
-    "evaluate",
-    "known_peers",
-    "parse_numbers",
-]
+__all__ = ["evaluate"]
 
-LOSSY_PEERS = ("jpeg2000", "htj2k", "jpegxl", "av1", "sperr", "sz3", "zfp")
-_KNOWN = {
-    "lossy": tuple(PEERS),
-    "bounded": tuple(BOUNDED_PEERS),
-    "lossless": tuple(LOSSLESS_PEERS),
-}
 _MEASURE = {"lossy": measure_lossy, "bounded": measure_bounded, "lossless": measure_lossless}
-EVALUATE_MODES = tuple(_KNOWN)
-
-
-def known_peers(mode: str) -> tuple[str, ...]:
-    """Names of all peers of a mode."""
-    return _KNOWN[mode]
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What to measure.
-
-    Attributes
-    ----------
-    mode : str
-        ``"lossy"``: rate against distortion; ``"bounded"``: size at a largest error;
-        ``"lossless"``: size.
-    bpv : tuple of float
-        Lossy: rates that peers are brought to.
-    steps : tuple of float
-        Quantiser steps of our points; the exact modes use the first, for bases with a network.
-    bounds : tuple of float
-        Bounded: largest errors. Empty means 1, 2, 5, 10 stored units for integers and 1e-4,
-        1e-3, 1e-2 of the data range for floats.
-    peers : tuple of str or None
-        Names of peers; None takes all of the mode, for lossy without the slow extras.
-    ours : tuple of str or None
-        Variants of our streams: a base method, or base:coders. None takes ``auto`` for lossy,
-        and ``none`` and ``none:fast`` for the exact modes.
-    wants_quality : bool
-        Lossy: SSIM, HaarPSI and power spectra as well.
-    decodes : bool
-        Lossy: also decode ours from its bytes, as proof and for times. The exact modes always do.
-    jobs : int
-        Processes.
-    archive : ArchiveOptions
-        Effort, setting, prior and device of our points.
-
-    Raises
-    ------
-    ParameterError : a value outside its range, or an unknown peer.
-    """
-
-    mode: str = "lossy"
-    bpv: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)
-    steps: tuple[float, ...] = (0.25, 0.5, 1.0)
-    bounds: tuple[float, ...] = ()
-    peers: tuple[str, ...] | None = None
-    ours: tuple[str, ...] | None = None
-    wants_quality: bool = True
-    decodes: bool = False
-    jobs: int = 1
-    archive: ArchiveOptions = field(default_factory=lambda: ArchiveOptions(mode="lossy"))
-
-    def __post_init__(self) -> None:
-        if self.mode not in EVALUATE_MODES:
-            raise ParameterError(
-                f"mode must be one of {', '.join(EVALUATE_MODES)}, found {self.mode!r}",
-                kind="bad-mode",
-            )
-        wrong = [rate for rate in self.bpv if not 0 < rate <= 64]
-        if wrong or not self.bpv:
-            raise ParameterError(
-                f"expected rates above 0 and at most 64 bits per voxel, found {self.bpv!r}",
-                kind="bad-rate",
-            )
-        if not self.steps or any(not bound > 0 for bound in self.bounds) or self.jobs < 1:
-            raise ParameterError(
-                f"expected a step, positive bounds and at least one job, found {self.steps!r}, "
-                f"{self.bounds!r} and {self.jobs!r}",
-                kind="bad-number",
-            )
-        missing_peers(self.peers or (), _KNOWN[self.mode])
-        for variant in self.variants:
-            base, _, coders = variant.partition(":")
-            if base not in base_names():
-                raise ParameterError(
-                    f"base must be one of {', '.join(base_names())}, found {variant!r}",
-                    kind="bad-base",
-                )
-            replace(self.archive, coders=coders or self.archive.coders)
-
-    @property
-    def chosen_peers(self) -> tuple[str, ...]:
-        """Peers of the mode."""
-        every = LOSSY_PEERS if self.mode == "lossy" else _KNOWN[self.mode]
-        return every if self.peers is None else self.peers
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """Variants of our streams."""
-        return self.ours or (("auto",) if self.mode == "lossy" else ("none", "none:fast"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Settings as plain JSON values."""
-        return {
-            **vars(self),
-            "peers": list(self.chosen_peers),
-            "ours": list(self.variants),
-            "archive": self.archive.to_dict(),
-        }
-
-
-@dataclass(frozen=True)
-class VolumeResult:
-    """Points of every codec on one volume.
-
-    Attributes
-    ----------
-    name, group : str
-        The volume, and the set it belongs to; averages are taken within a set.
-    mode, shape, dtype, peak
-        Mode of the evaluation; the volume and its data range in stored units.
-    prior : str or None
-        Prior of our points; None when the volume took a network-free method.
-    points : tuple of RatePoint
-        Ours first (codecs ``"ours-<variant>"``), then the peers.
-    comparisons : tuple of Comparison
-        Ours against each peer.
-    methods : dict
-        Ours, by codec and setting: method of bricks -> (bricks, bytes).
-    notes : tuple of str
-        What was left out, and why.
-    """
-
-    name: str
-    group: str
-    mode: str
-    shape: tuple[int, ...]
-    dtype: str
-    peak: float
-    prior: str | None
-    points: tuple[RatePoint, ...]
-    comparisons: tuple[Comparison, ...]
-    methods: dict[str, dict[str, tuple[int, int]]]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Record in JSON types; PSNR is infinite where values agree exactly."""
-        return {
-            **vars(self),
-            "shape": list(self.shape),
-            "points": [point.to_dict() for point in self.points],
-            "comparisons": [dict(vars(entry)) for entry in self.comparisons],
-            "notes": list(self.notes),
-        }
-
-
-def parse_numbers(text: str, name: str) -> tuple[float, ...]:
-    """Numbers separated by commas, as given to option ``name``.
-
-    Raises
-    ------
-    ParameterError : not numbers.
-    """
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise ParameterError(
-            f"{name}: expected numbers separated by commas, found {text!r}", kind="bad-number"
-        ) from error
 
 
 def evaluate(
@@ -234,7 +58,7 @@ def evaluate(
     SourceError, PriorMismatchError, ParameterError : as for archiving.
     """
     peers = options.chosen_peers
-    absent = missing_peers(peers, _KNOWN[options.mode])
+    absent = missing_peers(peers, known_peers(options.mode))
     options = replace(options, peers=tuple(name for name in peers if name not in absent))
     with workers(options.jobs) as run:
         for source, candidate, item, variable in _variables(sources, options.archive):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipelines.evaluation.compare import BEST, averages, codecs_of, curve_of
-from pipelines.evaluation.evaluate import EvaluateOptions, VolumeResult
+from pipelines.evaluation.options import EvaluateOptions
 from pipelines.evaluation.point import RatePoint
 from pipelines.evaluation.report import codec_title, signed, speed
+from pipelines.evaluation.results import VolumeResult
 from psc_volumetric.metrics import interpolate_at_rate
 
 __all__ = ["markdown"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.archiving.plan import VariablePlan
+from pipelines.evaluation.options import EvaluateOptions
 from pipelines.evaluation.ours import OurChoice, OurVolume, Run, code_volume, our_name
 from pipelines.evaluation.peers.exact import (
     BOUNDED_PEERS,
@@ -22,9 +23,6 @@ from pipelines.evaluation.peers.rates import PEERS, peer_points
 from pipelines.evaluation.point import CodedSize, RatePoint, Reference
 from pipelines.progress import Progress
 from psc_volumetric.metrics import rate_bpv
-
-if TYPE_CHECKING:
-    from pipelines.evaluation.evaluate import EvaluateOptions
 
 __all__ = ["ModeWork", "measure_bounded", "measure_lossless", "measure_lossy"]
 

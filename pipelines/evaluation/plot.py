@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.evaluation.compare import codecs_of, curve_of
-from pipelines.evaluation.evaluate import VolumeResult
 from pipelines.evaluation.report import codec_title
+from pipelines.evaluation.results import VolumeResult
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.extras import require
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.evaluation.compare import BEST, averages
-from pipelines.evaluation.evaluate import EvaluateOptions, VolumeResult
+from pipelines.evaluation.options import EvaluateOptions
 from pipelines.evaluation.peers.exact import BOUNDED_PEERS, LOSSLESS_PEERS
 from pipelines.evaluation.peers.rates import PEERS
 from pipelines.evaluation.point import RatePoint
+from pipelines.evaluation.results import VolumeResult
 
 __all__ = ["codec_title", "document", "result_lines", "signed", "speed", "summary_lines"]
 

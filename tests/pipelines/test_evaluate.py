@@ -11,9 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from pipelines.evaluation.compare import BEST, Comparison, averages, compare, curve_of
+from pipelines.evaluation.compare import BEST, averages, compare, curve_of
 from pipelines.evaluation.markdown import markdown
 from pipelines.evaluation.point import RatePoint
+from pipelines.evaluation.results import Comparison
 from pipelines.evaluation.sets import SET_NAMES, load_sets
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.errors import ParameterError
@@ -254,6 +255,6 @@ def test_averages_are_geometric_and_say_how_many_volumes_they_stand_on(sources, 
 
 
 def test_markdown_without_results_is_empty():
-    from pipelines.evaluation.evaluate import EvaluateOptions
+    from pipelines.evaluation.options import EvaluateOptions
 
     assert markdown([], EvaluateOptions()).strip() == ""

@@ -18,7 +18,7 @@ import psc_volumetric
 from pipelines.archiving import choices
 from pipelines.commands.failures import EXIT_CODES
 from pipelines.commands.options import BASES
-from pipelines.evaluation.evaluate import EVALUATE_MODES, known_peers
+from pipelines.evaluation.options import EVALUATE_MODES, known_peers
 from pipelines.restoring.restore import RestoreOptions, plan_restore, restore_info
 from psc_volumetric.archive.levels import LEVEL_NAMES, check_level, parse_level
 from psc_volumetric.archive.reader import ArchiveReader
