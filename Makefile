@@ -55,7 +55,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m pipelines.demo.demo
+	$(BIN)/python -m pipelines.demo
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not gpu' $(PYTEST_ARGS)

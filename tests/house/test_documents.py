@@ -74,3 +74,19 @@ def test_every_dependency_has_a_tested_version() -> None:
     pinned = {normalise(pin.split("==")[0]) for pin in pins}
     missing = {normalise(re.split(r"[\[<>=!~ ]", item)[0]) for item in wanted} - pinned
     assert not missing
+
+
+def test_every_command_that_is_written_down_runs_something() -> None:
+    """``python -m NAME`` in the Makefile and the documents: a module that does more than load."""
+    places = [ROOT / "Makefile", *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    places += [*RECORDS, *(ROOT / "deploy").rglob("*"), ROOT / ".ci" / "run"]
+    text = "\n".join(path.read_text("utf-8") for path in places if path.is_file())
+    named = set(re.findall(r"-m ((?:pipelines|psc_volumetric|flows|tests|adapters)[\w.]*\w)", text))
+    assert "pipelines.demo" in named
+    idle = []
+    for name in sorted(named):
+        place = ROOT.joinpath(*name.split("."))
+        file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+        if not file.is_file() or '__name__ == "__main__"' not in file.read_text("utf-8"):
+            idle.append(name)
+    assert not idle
