@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 
+from psc_volumetric import __version__
 from psc_volumetric.archive.layout import FORMAT, VariableSpec
 
 __all__ = ["readme_text", "specification_digest"]
@@ -17,7 +18,7 @@ psc-archive, format {number}, {mode}: a Zarr v3 group. manifest.json lists every
 hold names of people. {warning}
 {variables}
 
-Read it with the Python package psc-archive:
+Read it with the Python package psc-archive (written by release {release}):
   psc-archive restore THIS FOLDER
 or write a reader from its specification, {specification}, SHA-256
 {digest}.
@@ -43,6 +44,7 @@ def readme_text(mode: str, variables: Sequence[VariableSpec]) -> str:
     )
     return TEXT.format(
         number=FORMAT,
+        release=__version__,
         mode=mode,
         warning=WARNING if mode == "lossy" else "",
         specification=SPECIFICATION,

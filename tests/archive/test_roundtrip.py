@@ -14,6 +14,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psc_volumetric import __version__
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, SourceRecord, verify
 from psc_volumetric.errors import ParameterError
 
@@ -223,7 +224,8 @@ def test_readme_names_format_mode_and_specification(kept: Path) -> None:
     text = (kept / "README.txt").read_text()
     assert "psc-archive, format 0" in text
     assert "lossless" in text
-    assert "SPEC-v1.md" in text
+    assert "SPEC-v1.md" in text and __version__ in text
+    assert "psc-archive restore THIS FOLDER" in text
     assert "volume: int16, z=11, y=40, x=70" in text
 
 
