@@ -58,7 +58,7 @@ demo: $(STAMP)
 	$(BIN)/python -m pipelines.demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not gpu' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

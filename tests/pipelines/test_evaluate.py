@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -16,6 +15,7 @@ from pipelines.evaluation.markdown import markdown
 from pipelines.evaluation.point import RatePoint
 from pipelines.evaluation.results import Comparison
 from pipelines.evaluation.sets import SET_NAMES, load_sets
+from pipelines.training.recipe import RECIPES
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.errors import ParameterError
 
@@ -199,10 +199,9 @@ def test_bad_sets_are_refused(text, kind, tmp_path):
 
 
 def test_held_out_volumes_are_in_the_data_folder_and_out_of_training(data_folder):
-    recipes = Path(__file__).parents[2] / "pipelines" / "recipes"
     trained = {"mr": "mr-head", "ct": "ct-body", "climate": "climate-grid"}
     for source in load_sets(list(trained), data_folder):
-        recipe = json.loads((recipes / f"{trained[source.group]}.json").read_text())
+        recipe = json.loads((RECIPES / f"{trained[source.group]}.json").read_text())
         assert any(pattern in str(source.path) for pattern in recipe["held_out"]), source.title
 
 
