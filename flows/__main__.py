@@ -113,9 +113,8 @@ def scrub(
         from flows.cluster import Workers
         from flows.scrub import scrub_archives
         from pipelines.checking.scrub import ScrubOptions
-        from pipelines.checking.verify import parse_share
 
-        options = ScrubOptions(deep, parse_share(sample), part)
+        options = ScrubOptions(deep, sample, part)
         log = _text(event_log)
         archives = _absolute(archives)
         _show(lambda: scrub_archives(archives, options, log, Workers(scheduler), notify))

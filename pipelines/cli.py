@@ -23,24 +23,24 @@ from pipelines.commands.completion import (
 )
 from pipelines.commands.evaluate import evaluate
 from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
+from pipelines.commands.keeping import copy, repair, sign, sync
 from pipelines.commands.options import (
     ArchivePath,
     ArchivesPath,
     Debug,
-    Deep,
     Device,
     DryRun,
     Json,
     Level,
     Quiet,
     Roi,
-    Sample,
     choice,
 )
 from pipelines.commands.privacy import pseudonyms_make, pseudonyms_show, strip
 from pipelines.commands.scrub import scrub
 from pipelines.commands.session import Session, print_failure
 from pipelines.commands.sigma import sigma
+from pipelines.commands.verify import verify
 
 __all__ = ["app", "main"]
 
@@ -128,6 +128,13 @@ def restore(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Do not compare files with their sources' digests.")
     ] = False,
+    skip_damaged: Annotated[
+        bool,
+        typer.Option("--skip-damaged", help="Fill what cannot be read, and write a mask of it."),
+    ] = False,
+    fill: Annotated[
+        float | None, typer.Option(help="Stored value for it; default: the variable's fill value.")
+    ] = None,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -150,6 +157,8 @@ def restore(
             tuple(variable or ()),
             device,
             prove=not unproven,
+            skip_damaged=skip_damaged,
+            fill=fill,
         )
         if dry_run:
             planned = dry_restore(source, target, options)
@@ -158,6 +167,8 @@ def restore(
         with progress_bars(enabled=session.shows_progress) as progress:
             report = write_source(source, target, options, progress)
         session.result(report.to_dict(), lambda: restore_lines(report))
+        if report.damage:
+            raise typer.Exit(EXIT_DAMAGE)
 
 
 @app.command(epilog=_EPILOG)
@@ -187,44 +198,12 @@ def ls(
         session.result(rows, lambda: list_lines(rows))
 
 
-@app.command(epilog=_EPILOG)
-def verify(
-    source: ArchivesPath,
-    sample: Sample = "100%",
-    deep: Deep = False,
-    seed: Annotated[int, typer.Option(help="Which sample.")] = 0,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Check that an archive, or all in a folder, are whole and unchanged; else exit code 7."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.checking.verify import (
-            parse_share,
-            reports_document,
-            verify_all,
-            verify_lines,
-        )
-        from pipelines.progress import progress_bars
-
-        with progress_bars(enabled=session.shows_progress) as progress:
-            reports = verify_all(
-                source,
-                sample=parse_share(sample),
-                deep=deep,
-                seed=seed,
-                device=device,
-                progress=progress,
-            )
-        session.result(
-            reports_document(reports), lambda: [line for r in reports for line in verify_lines(r)]
-        )
-        if any(report.findings for report in reports):
-            raise typer.Exit(EXIT_DAMAGE)
-
-
+app.command(epilog=_EPILOG)(verify)
 app.command(epilog=_EPILOG)(scrub)
+app.command(epilog=_EPILOG)(copy)
+app.command(epilog=_EPILOG)(sync)
+app.command(epilog=_EPILOG)(repair)
+app.command(epilog=_EPILOG)(sign)
 app.command(epilog=_EPILOG)(strip)
 app.command(epilog=_EPILOG)(evaluate)
 app.command(epilog=_EPILOG)(sigma)

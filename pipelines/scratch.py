@@ -25,7 +25,9 @@ _SPARE_BYTES = 64 << 20
 
 
 @contextmanager
-def scratch_folder(target: str, nbytes: int) -> Iterator[Path]:
+def scratch_folder(
+    target: str, nbytes: int, *, purpose: str = "restoring what is to be compared"
+) -> Iterator[Path]:
     """Give an empty folder with room for some bytes; it is removed at the end of the block.
 
     Parameters
@@ -33,6 +35,8 @@ def scratch_folder(target: str, nbytes: int) -> Iterator[Path]:
     target : str
         Where the archive goes; its file system is used where ``TMPDIR`` is too small.
     nbytes : int
+    purpose : str
+        What it is for, as the subject of a sentence.
 
     Raises
     ------
@@ -48,9 +52,9 @@ def scratch_folder(target: str, nbytes: int) -> Iterator[Path]:
     if not room:
         shown = ", ".join(f"{str(place)!r} ({left})" for place, left in free.items())
         raise StorageError(
-            f"restoring what is to be compared needs {nbytes} bytes of disk space, found {shown}",
+            f"{purpose} needs {nbytes} bytes of disk space, found {shown}",
             kind="no-space",
-            hint="set TMPDIR to a larger disk, or leave the comparison out with --no-proof",
+            hint="set TMPDIR to a larger disk; `archive` can leave the comparison out (--no-proof)",
         )
     host = re.sub(r"[^0-9a-zA-Z_.]", "_", socket.gethostname())
     prefix = f".psc-archive-proof-{host}-{os.getpid()}-"

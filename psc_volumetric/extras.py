@@ -69,6 +69,11 @@ _ALL = (
         "about 1 dB less, at default settings of lossy archives",
     ),
     Extra("s3", ("s3fs",), "archives at s3:// addresses are neither written nor read"),
+    Extra(
+        "sign",
+        ("cryptography",),
+        "archives are neither signed nor are signatures checked; `verify --expect` needs nothing",
+    ),
     Extra("bench", ("av", "matplotlib"), "`evaluate` has no x265 and draws no pictures"),
     Extra("gpu", ("torch", "dask_cuda"), "flows place no workers on GPUs"),
 )

@@ -22,8 +22,9 @@ from psc_volumetric.errors import StorageError
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader
     from psc_volumetric.archive.plain import PlainArray
+    from psc_volumetric.archive.salvage import Salvage
 
-__all__ = ["BrickArray", "Place", "SideArray", "SliceScaling"]
+__all__ = ["BrickArray", "DamageArray", "Place", "SideArray", "SliceScaling"]
 
 READERS_KEPT = 8
 
@@ -41,7 +42,11 @@ class Place:
         device: str,
         reader: ArchiveReader,
         level: int | str | None = None,
+        *,
+        skip_damaged: bool = False,
     ) -> None:
+        self.skip_damaged = skip_damaged
+        self._salvage: Salvage | None = None
         self.target = target
         self.options = options
         self.device = device
@@ -51,11 +56,11 @@ class Place:
         self._reader: ArchiveReader | None = reader
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None}
+        return {**self.__dict__, "_reader": None, "_salvage": None}
 
     def close(self) -> None:
         """Release file handles; a later access opens the archive again."""
-        reader, self._reader = self._reader, None
+        reader, self._reader, self._salvage = self._reader, None, None
         if reader is not None:
             reader.close()
 
@@ -65,6 +70,15 @@ class Place:
         if self._reader is None:
             self._reader = self._reopened()
         return self._reader
+
+    @property
+    def salvage(self) -> Salvage:
+        """Reads the open archive, whatever is damaged."""
+        from psc_volumetric.archive.salvage import Salvage
+
+        if self._salvage is None:
+            self._salvage = Salvage(self.reader)
+        return self._salvage
 
     def _reopened(self) -> ArchiveReader:
         from psc_volumetric.archive import ArchiveReader
@@ -162,15 +176,38 @@ class BrickArray(BackendArray):
 
         bounds = bounds_of(key, self.shape)
         box = tuple(slice(b.start, b.stop) for b in bounds)
-        values = self._place.reader.read(
-            self._variable, box, level=self._place.level, spread=self._spread
-        )
+        place = self._place
+        source = place.salvage if place.skip_damaged else place.reader
+        values = source.read(self._variable, box, level=place.level, spread=self._spread)
         if self._view is not None:
             values = values.view(self._view)
         if self._scaling is not None:
             values = self._scaling.apply(values, box)
         found: NDArray[Any] = values[relative_to(key, bounds)]
         return found
+
+
+class DamageArray(BackendArray):
+    """Which voxels of a variable cannot be read; found out on indexing, without decoding."""
+
+    def __init__(self, place: Place, variable: str) -> None:
+        self._place = place
+        self._variable = variable
+        self.shape = place.reader.variables[variable].shape
+        self.dtype = np.dtype(np.bool_)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._find
+        )
+
+    def _find(self, key: tuple[int | slice, ...]) -> Any:
+        from psc_volumetric.archive.selection import bounds_of, relative_to
+
+        bounds = bounds_of(key, self.shape)
+        box = tuple(slice(b.start, b.stop) for b in bounds)
+        lost = self._place.salvage.mask(self._variable, box, level=self._place.level)
+        return lost[relative_to(key, bounds)]
 
 
 class SideArray(BackendArray):

@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import AbstractDataStore, BackendEntrypoint, StoreBackendEntrypoint
+from xarray.backends import (
+    AbstractDataStore,
+    BackendEntrypoint,
+    StoreBackendEntrypoint,
+)
 from xarray.core import indexing
 
 from psc_volumetric.errors import FormatError, StorageError
-from psc_volumetric.xarray_arrays import BrickArray, Place, SideArray, SliceScaling
+from psc_volumetric.xarray_arrays import BrickArray, DamageArray, Place, SideArray, SliceScaling
 
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader, Finding, VariableSpec
@@ -32,6 +36,7 @@ __all__ = ["PscAccessor", "PscBackendEntrypoint"]
 
 SUFFIXES = (".psc.zarr", ".psc.zarr.zip", ".psc.zip")
 SIGMA = "_sigma"
+DAMAGED = "_damaged"
 PLACE = "psc_place"  # key in the encoding of a dataset
 _IN_ENCODING = ("least_significant_digit",)
 
@@ -54,6 +59,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         "level",
         "uncertainty",
         "device",
+        "skip_damaged",
         "storage_options",
     )
 
@@ -78,6 +84,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         level: int | str | None = None,
         uncertainty: bool = False,
         device: str = "auto",
+        skip_damaged: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Open an archive lazily.
@@ -100,6 +107,9 @@ use_cftime, decode_timedelta
             voxels lie within 1, 2 and 3 sigma.
         device : str
             ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        skip_damaged : bool
+            Read what is left of a damaged archive. Lost voxels have the variable's fill value (else
+            NaN, or 0) and are marked in ``<variable>_damaged``: ``ds.ct.where(~ds.ct_damaged)``.
         storage_options : mapping, optional
             For URLs, as in fsspec.
 
@@ -118,7 +128,9 @@ use_cftime, decode_timedelta
 
         check_level(level)
         reader = ArchiveReader.open(filename_or_obj, device=device, options=storage_options)
-        place = Place(filename_or_obj, storage_options, device, reader, level)
+        place = Place(
+            filename_or_obj, storage_options, device, reader, level, skip_damaged=skip_damaged
+        )
         store = _ArchiveDataStore(
             place,
             (group or "").strip("/"),
@@ -182,6 +194,8 @@ class _ArchiveDataStore(AbstractDataStore):
                 found[name] = self._values(spec)
                 if self._uncertainty:
                     found[name + SIGMA] = self._sigma(spec)
+                if self._place.skip_damaged:
+                    found[name + DAMAGED] = self._damaged(spec)
         for path in (*reader.arrays, *reader.metadata.get("coordinates", ())):
             if (name := self._short(path)) is not None:
                 plain = reader.plain(path)
@@ -217,12 +231,22 @@ class _ArchiveDataStore(AbstractDataStore):
         )
         return _variable(spec, array, _sigma_attributes(spec, self._place), {})
 
+    def _damaged(self, spec: VariableSpec) -> xr.Variable:
+        from psc_volumetric.archive.salvage import fill_of
+
+        said = f"lost voxels of {spec.name} hold the stored value {fill_of(spec):g}"
+        attrs = {"long_name": f"whether a voxel of {spec.name} is lost", "comment": said}
+        return _variable(spec, DamageArray(self._place, spec.name), attrs, {})
+
 
 _SLICE_TABLES = ("slice_slope", "slice_intercept")
 
 
 def _variable(
-    spec: VariableSpec, array: BrickArray, attrs: dict[str, Any], moved: dict[str, Any]
+    spec: VariableSpec,
+    array: BrickArray | DamageArray,
+    attrs: dict[str, Any],
+    moved: dict[str, Any],
 ) -> xr.Variable:
     shown, encoding = _split(attrs)
     encoding |= moved

@@ -214,6 +214,7 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         archive_bytes=manifest.size + len(manifest.to_bytes()),
         brick_bytes=sum(row["bytes"] for row in rows),
         source_bytes=item.source_bytes,
+        manifest=manifest.digest,
         bricks=item.bricks,
         resumed=resumed,
         seconds=seconds + time.perf_counter() - start,

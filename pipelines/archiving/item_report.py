@@ -88,6 +88,8 @@ class ItemReport:
         range), target and what was reached, in stored units.
     archive_bytes, brick_bytes, source_bytes : int
         The whole tree with its manifest; the coded bricks; the stored values uncoded.
+    manifest : str or None
+        Digest of the manifest, for `verify --expect`.
     bricks, resumed : int
         Bricks in all, and how many an earlier run had finished.
     seconds : float
@@ -105,6 +107,7 @@ class ItemReport:
     archive_bytes: int = 0
     brick_bytes: int = 0
     source_bytes: int = 0
+    manifest: str | None = None
     bricks: int = 0
     resumed: int = 0
     seconds: float = 0.0

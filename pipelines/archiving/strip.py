@@ -20,25 +20,22 @@ from pipelines.archiving.locking import hold
 from pipelines.collection import refuse_folder
 from pipelines.restoring.derived_source import DerivedSource, derived_source
 from psc_volumetric.archive.attributes import checked_attributes
+from psc_volumetric.archive.copying import begin_copy
 from psc_volumetric.archive.layout import (
     ATTRIBUTE,
     FORMAT,
-    MANIFEST_KEY,
     METADATA_KEY,
-    PARTIAL_KEY,
     README_KEY,
     VariableSpec,
     encode_json,
 )
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.naming import node_path
-from psc_volumetric.archive.packing import work_place
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import write_source
-from psc_volumetric.archive.stores import ArchiveStore, open_store
-from psc_volumetric.errors import StorageError
+from psc_volumetric.archive.stores import ArchiveStore
 
 __all__ = ["StripReport", "head_of", "strip", "strip_lines"]
 
@@ -145,7 +142,8 @@ def strip(archive: str, target: str, *, link_original: bool = False) -> StripRep
     refuse_folder(archive)
     with ArchiveReader.open(archive) as reader, hold(target):
         original = reader.manifest.digest if link_original else None
-        store = _begin(reader, target, original)
+        head = head_of(reader.manifest.digest, original, reader.mode)
+        store = begin_copy(target, head)
         made = _Copy(reader, store)
         coordinates = _coordinates(made)
         derived = derived_source(
@@ -176,22 +174,6 @@ def head_of(manifest: str, original: str | None, mode: str) -> bytes:
         "variables": {},
     }
     return encode_json(document)
-
-
-def _begin(reader: ArchiveReader, target: str, original: str | None) -> ArchiveStore:
-    """Open the target, empty or with what an earlier run for the same copy left."""
-    head = head_of(reader.manifest.digest, original, reader.mode)
-    store = open_store(work_place(target), write=True)
-    keys = store.listing()
-    if keys and (MANIFEST_KEY in keys or store.get(PARTIAL_KEY) != head):
-        raise StorageError(
-            f"{target}: something is there already",
-            kind="target-exists",
-            hint="archives are written once; choose another name",
-        )
-    if not keys:
-        store.set_exclusive(PARTIAL_KEY, head)
-    return store
 
 
 def _coordinates(made: _Copy) -> dict[str, PlainCoordinate]:

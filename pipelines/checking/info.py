@@ -44,6 +44,7 @@ def info_lines(info: dict[str, Any]) -> list[str]:
     lines = [
         f"archive   {info['archive']}",
         f"format    {info['format']}, mode {info['mode']}, created {info['created']}",
+        f"manifest  {info['manifest']}",
         f"source    {_source_text(info)}",
         f"size      {_size(sizes['total'])}: bricks {_size(sizes['bricks'])}, priors "
         f"{_size(sizes['priors'])}, source {_size(sizes['source'])}, preview "

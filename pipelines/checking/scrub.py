@@ -16,7 +16,7 @@ from pipelines.checking.event_log import EventLog
 from pipelines.checking.verify import VerifyReport, verify
 from pipelines.collection import archives_at
 from pipelines.progress import Progress
-from psc_volumetric.archive.checking import Finding
+from psc_volumetric.archive.checking import Finding, Sample
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = ["ScrubOptions", "archives_to_scrub", "log_scrub", "scrub", "scrub_archive"]
@@ -33,9 +33,9 @@ class ScrubOptions:
     ----------
     deep : bool
         Also decode, and compare the digest of every tile.
-    sample : float
-        Share of the objects of each archive to read, above 0 and at most 1; that every object is
-        there is always checked.
+    sample : float or str
+        Which objects of each archive to read: a share (``0.05``, ``"5%"``), or ``"3/7"``, the
+        third of seven parts; that every object is there is always checked.
     part : str or None
         ``"3/7"``: only the archives of the third of seven parts; ``"today/7"``: another part each
         day, all after seven days. An archive stays in its part.
@@ -50,16 +50,13 @@ class ScrubOptions:
     """
 
     deep: bool = False
-    sample: float = 1.0
+    sample: float | str = 1.0
     part: str | None = None
     seed: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not 0 < self.sample <= 1:
-            raise ParameterError(
-                f"sample must be above 0 and at most 1, found {self.sample!r}", kind="bad-sample"
-            )
+        Sample.of(self.sample)
         self.chosen_part()
 
     def chosen_part(self, today: datetime.date | None = None) -> tuple[int, int]:

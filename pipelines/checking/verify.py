@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.checking.trust import ANYBODY, Trust
 from pipelines.collection import archives_in, folder_of
 from pipelines.progress import Progress, Silent
-from psc_volumetric.archive.checking import Finding, verify_archive
+from psc_volumetric.archive.access import SealedStore, read_manifest
+from psc_volumetric.archive.checking import Finding, verify_sealed
+from psc_volumetric.archive.stores import open_store
 from psc_volumetric.errors import ExtraMissingError, ParameterError, PscError, StorageError
 
 __all__ = [
     "VerifyReport",
-    "parse_share",
     "reports_document",
     "verify",
     "verify_all",
@@ -30,25 +32,29 @@ class VerifyReport:
     archive : str
     deep : bool
         Whether bricks were decoded too.
-    sample : float
-        Share that was read.
+    sample : float or str
+        Share, or part, that was read.
     checked : dict
         Number of objects, and of bricks for a deep check.
     findings : tuple of Finding
         What is wrong; empty when all is well.
+    manifest : str or None
+        Digest of the manifest; None where it cannot be read.
     """
 
     archive: str
     deep: bool
-    sample: float
+    sample: float | str
     checked: dict[str, int]
     findings: tuple[Finding, ...]
+    manifest: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
         return {
             "archive": self.archive,
             "ok": not self.findings,
+            "manifest": self.manifest,
             "deep": self.deep,
             "sample": self.sample,
             "checked": self.checked,
@@ -56,43 +62,14 @@ class VerifyReport:
         }
 
 
-def parse_share(text: str) -> float:
-    """A share of an archive: ``5%``, ``0.05`` or ``1/20``.
-
-    Raises
-    ------
-    ParameterError : not a number above 0 and at most 1.
-    """
-    try:
-        if text.endswith("%"):
-            share = float(text[:-1]) / 100
-        elif "/" in text:
-            part, whole = text.split("/")
-            share = float(part) / float(whole)
-        else:
-            share = float(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise _bad_share(text) from error
-    if not 0 < share <= 1:
-        raise _bad_share(text)
-    return share
-
-
-def _bad_share(text: str) -> ParameterError:
-    return ParameterError(
-        f"expected a share above 0 and at most 1, found {text!r}",
-        kind="bad-sample",
-        hint="write it as 5%, 0.05 or 1/20",
-    )
-
-
 def verify(
     archive: str,
     *,
-    sample: float = 1.0,
+    sample: float | str = 1.0,
     deep: bool = False,
     seed: int = 0,
     device: str = "auto",
+    trust: Trust = ANYBODY,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check an archive and list everything that is wrong.
@@ -101,14 +78,17 @@ def verify(
     ----------
     archive : str
         Path or URL.
-    sample : float
-        Share of the objects to read, 0 < sample <= 1; presence is always checked completely.
+    sample : float or str
+        Which objects to read: a share (``0.05``, ``"5%"``) or a part (``"3/7"``, the third of
+        seven); presence is always checked completely.
     deep : bool
         Also decode bricks and compare the digest of every tile.
     seed : int
         Which sample; another number takes another one.
     device : str
         Where the network runs.
+    trust : Trust
+        What is known of the archive from elsewhere.
     progress : Progress, optional
 
     Raises
@@ -125,19 +105,27 @@ def verify(
         shown.advance(done - checked.get(stage, 0))
         checked[stage] = done
 
-    findings = tuple(
-        verify_archive(archive, sample=sample, deep=deep, seed=seed, device=device, progress=tell)
-    )
-    return VerifyReport(archive, deep, sample, checked, findings)
+    store = open_store(archive)
+    try:
+        data, manifest = read_manifest(store)
+        findings = list(trust.findings(archive, data, manifest))
+        sealed = SealedStore(store, manifest)
+        findings += verify_sealed(
+            sealed, sample=sample, deep=deep, seed=seed, device=device, progress=tell
+        )
+    finally:
+        store.close()
+    return VerifyReport(archive, deep, sample, checked, tuple(findings), manifest.digest)
 
 
 def verify_all(
     target: str,
     *,
-    sample: float = 1.0,
+    sample: float | str = 1.0,
     deep: bool = False,
     seed: int = 0,
     device: str = "auto",
+    trust: Trust = ANYBODY,
     progress: Progress | None = None,
 ) -> list[VerifyReport]:
     """Check an archive, or every archive in a folder and the folders in it; see `verify`.
@@ -147,6 +135,7 @@ def verify_all(
     Raises
     ------
     StorageError : the folder holds no archive (kind ``"not-found"``).
+    ParameterError : one digest is expected of several archives (kind ``"several-archives"``).
     ExtraMissingError : bricks of one take what is not installed; a note says of which.
     """
     folder = folder_of(target)
@@ -157,12 +146,25 @@ def verify_all(
             kind="not-found",
             hint="check the path",
         )
+    if len(found) > 1 and (trust.expect or trust.signature):
+        raise ParameterError(
+            f"expected one archive to compare with one digest or signature, found {len(found)}",
+            kind="several-archives",
+            hint="name one of them; keys alone are asked of all",
+        )
     reports = []
     for path in found:
         try:
-            reports.append(
-                verify(path, sample=sample, deep=deep, seed=seed, device=device, progress=progress)
+            report = verify(
+                path,
+                sample=sample,
+                deep=deep,
+                seed=seed,
+                device=device,
+                trust=trust,
+                progress=progress,
             )
+            reports.append(report)
         except ExtraMissingError as error:
             error.add_note(f"{path} cannot be decoded here; without --deep its bytes are checked")
             raise
@@ -183,14 +185,10 @@ def reports_document(reports: Sequence[VerifyReport]) -> dict[str, Any]:
 
 
 def verify_lines(report: VerifyReport) -> list[str]:
-    """The outcome for people: what is wrong, tile and region included."""
-    lines = []
-    for finding in report.findings:
-        where = "" if finding.tile is None else f" tile {finding.tile}"
-        if finding.roi is not None:
-            where += " voxels " + " ".join(f"{start}:{stop}" for start, stop in finding.roi)
-        lines.append(f"damage[{finding.kind}]{where}: {finding.message}")
+    """The outcome for people: what is wrong, with array, tile, level, voxels and place."""
+    lines = [f"damage[{f.kind}] {f.place}".rstrip() + f": {f.message}" for f in report.findings]
     counts = ", ".join(f"{count} {stage}" for stage, count in report.checked.items())
     how = "decoded and compared" if report.deep else "read and compared"
     verdict = f"{len(report.findings)} problem(s)" if report.findings else "no damage"
-    return [*lines, f"{verdict} in {report.archive} ({counts} {how})"]
+    lines.append(f"{verdict} in {report.archive} ({counts} {how})")
+    return lines if report.manifest is None else [*lines, f"manifest {report.manifest}"]

@@ -71,6 +71,8 @@ def report_document(plan: ArchivePlan, reports: Sequence[ItemReport]) -> dict[st
     return {**plan.to_dict(), **by_state}
 
 
+SHOWN = 20  # findings of a damaged archive
+
 _THERE = {
     SAME: "sealed there already, from this source with these settings",
     OTHER_SETTINGS: "cannot be made: sealed there already, from this source with other settings",
@@ -122,6 +124,7 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
             f"          {report.bricks} brick(s){resumed}, {report.seconds:.1f} s, prior "
             f"{report.prior or 'none'}"
         )
+        lines.append(f"          manifest {report.manifest}")
         lines += [f"          note: {note}" for note in report.notes]
     return lines + _skipped(plan) + _notes(plan)
 
@@ -174,6 +177,22 @@ def restore_lines(report: RestoreReport) -> list[str]:
         *(f"  {path}" for path in report.files[:5]),
         *([f"  and {len(report.files) - 5} more"] if len(report.files) > 5 else []),
         *(f"note: {note}" for note in report.notes),
+        *_damage_lines(report),
+    ]
+
+
+def _damage_lines(report: RestoreReport) -> list[str]:
+    """What could not be read, what stands there now, and where the mask is."""
+    damage = report.damage
+    if not damage:
+        return []
+    shown = [f"damage[{f.kind}] {f.place}" for f in damage.findings[:SHOWN]]
+    more = len(damage.findings) - SHOWN
+    return [
+        *shown,
+        *([f"and {more} more (--json has all)"] if more > 0 else []),
+        *(f"filled    {name} with {value:g}" for name, value in damage.fills.items()),
+        *(f"mask      {path}, 1 where a value was filled in" for path in damage.masks),
     ]
 
 

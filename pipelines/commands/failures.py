@@ -54,7 +54,7 @@ EXIT_CODES = {
     EXIT_PRIOR: "prior missing or not the right one",
     EXIT_STORAGE: "storage problem (target exists, not writable, full)",
     EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
-    EXIT_INCOMPLETE: "finished, but some files that may hold data were not archived",
+    EXIT_INCOMPLETE: "finished, but something that may hold data was left out",
     EXIT_EXTRA: "needs an extra that is not installed",
     EXIT_HANGUP: "stopped by SIGHUP",
     EXIT_INTERRUPTED: "interrupted",

@@ -97,7 +97,10 @@ Level = Annotated[
     str | None,
     choice(("preview", *LAYER_CODES), other="N", help="Quality level; 0 is the coarsest."),
 ]
-Sample = Annotated[str, typer.Option(help="Share of the objects to read: 5%, 0.05.")]
+Sample = Annotated[
+    str,
+    typer.Option(metavar="SHARE|N/T", help="Objects to read: 5%, 0.05; 3/7, the third part of 7."),
+]
 Deep = Annotated[
     bool, typer.Option("--deep", help="Also decode, and compare the digest of every tile.")
 ]

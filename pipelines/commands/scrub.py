@@ -37,10 +37,10 @@ def scrub(
         from pipelines.checking.event_log import EventLog
         from pipelines.checking.scrub import ScrubOptions
         from pipelines.checking.scrub import scrub as check_all
-        from pipelines.checking.verify import parse_share, reports_document, verify_lines
+        from pipelines.checking.verify import reports_document, verify_lines
         from pipelines.progress import progress_bars
 
-        options = ScrubOptions(deep, parse_share(sample), part, device=device)
+        options = ScrubOptions(deep, sample, part, device=device)
         log = EventLog.of(source, None if event_log is None else str(event_log))
         with progress_bars(enabled=session.shows_progress) as progress:
             reports = check_all(source, options, log, progress)

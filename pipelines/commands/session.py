@@ -91,12 +91,12 @@ class Session:
             for line in lines():
                 _echo(line)
 
-    def failures(self, lines: Sequence[str]) -> None:
+    def failures(self, lines: Sequence[str], *, code: int | None = None) -> None:
         """Say on stderr what was not done, and end the command with the code for that, if any."""
         for line in lines:
             _echo(line, err=True)
         if lines:
-            raise typer.Exit(EXIT_INCOMPLETE)
+            raise typer.Exit(EXIT_INCOMPLETE if code is None else code)
 
     def note(self, text: str) -> None:
         """Say something on stderr that is not part of the result."""

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from adapters.base import RestoredVolume, selection_bounds
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import Level
+from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.salvage import FilledArray, Salvage
 
 __all__ = ["DecodedArray", "restored_volumes", "touched"]
 
@@ -54,6 +56,8 @@ class DecodedArray:
         Quality level, as for `ArchiveReader.read`.
     told : callable or None
         Called after each brick that was decoded.
+    salvage : Salvage or None
+        Reads what is left of damaged bricks; None: damage is an error.
     """
 
     reader: ArchiveReader
@@ -61,6 +65,7 @@ class DecodedArray:
     box: Box
     level: Level = None
     told: Callable[[], None] | None = None
+    salvage: Salvage | None = None
     _kept: OrderedDict[Position, NDArray[Any]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -121,7 +126,8 @@ class DecodedArray:
             if position in self._kept:
                 self._kept.move_to_end(position)
                 return self._kept[position]
-        values = self.reader.read(self.spec.name, self._within(position), level=self.level)
+        source = self.reader if self.salvage is None else self.salvage
+        values = source.read(self.spec.name, self._within(position), level=self.level)
         with self._lock:
             self._kept[position] = values
             while len(self._kept) > 1 and self._kept_bytes > self._room:
@@ -147,6 +153,7 @@ def restored_volumes(
     boxes: Mapping[str, Box],
     level: Level = None,
     told: Callable[[], None] | None = None,
+    salvage: Salvage | None = None,
 ) -> list[RestoredVolume]:
     """Give regions of variables as an adapter's ``restore`` takes them, decoded when they are read.
 
@@ -161,13 +168,17 @@ def restored_volumes(
     level : int, str or None
     told : callable, optional
         Called after each brick that was decoded.
+    salvage : Salvage, optional
+        Fills what is damaged; without it damage is an error when it is read.
     """
-    beside = [reader.plain(name) for name in reader.arrays]
+    beside: list[PlainArray | FilledArray] = [reader.plain(name) for name in reader.arrays]
+    if salvage is not None:
+        beside = [FilledArray(array) for array in beside if isinstance(array, PlainArray)]
     arrays = [RestoredVolume(a.name, a, (0,) * len(a.shape), a.shape) for a in beside]
     return arrays + [
         RestoredVolume(
             name=str(reader.variables[name].parameters.get("volume", name)),
-            array=DecodedArray(reader, reader.variables[name], box, level, told),
+            array=DecodedArray(reader, reader.variables[name], box, level, told, salvage),
             start=tuple(part.start for part in box),
             full_shape=reader.variables[name].shape,
         )

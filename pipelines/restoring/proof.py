@@ -29,7 +29,15 @@ from adapters.source_files import source_paths
 from psc_volumetric.archive.documents import convert
 from psc_volumetric.errors import FormatError, PscError
 
-__all__ = ["PROMISES", "FileProof", "ProofError", "outcome_counts", "promises_of", "prove"]
+__all__ = [
+    "PROMISES",
+    "FileProof",
+    "ProofError",
+    "outcome_counts",
+    "promises_of",
+    "prove",
+    "remove_written",
+]
 
 PROMISES = "promises"  # key in the source document
 _BLOCK = 1 << 20
@@ -120,14 +128,14 @@ def prove(
     try:
         promised = _checked_promises(promises, written, files)
     except FormatError:
-        _remove(written)
+        remove_written(written)
         raise
     for file in written:
         promise = promised[file.source] if promised else None
         wanted = _wanted(file, files[file.source].sha256, promise)
         found = None if wanted is None else _found(kind, file)
         if wanted != found:
-            _remove(written)
+            remove_written(written)
             raise ProofError(
                 f"{file.path.name!r} was promised to be {file.outcome!r} with its source; expected "
                 f"SHA-256 {wanted}, found {found}; the restored files were removed",
@@ -190,7 +198,8 @@ def _sha256(stream: IO[bytes] | gzip.GzipFile) -> str:
     return digest.hexdigest()
 
 
-def _remove(written: Sequence[WrittenFile]) -> None:
+def remove_written(written: Sequence[WrittenFile]) -> None:
+    """Remove the files of a restore that failed after all, and folders that are empty then."""
     for file in written:
         file.path.unlink(missing_ok=True)
     for folder in sorted({file.path.parent for file in written}, reverse=True):

@@ -17,7 +17,15 @@ from pipelines.collection import refuse_folder
 from pipelines.progress import Progress, Silent
 from pipelines.restoring.decoded import restored_volumes, touched
 from pipelines.restoring.derived_source import DERIVED, STRIPPED
-from pipelines.restoring.proof import PROMISES, FileProof, describe, outcome_counts, prove
+from pipelines.restoring.proof import (
+    PROMISES,
+    FileProof,
+    describe,
+    outcome_counts,
+    prove,
+    remove_written,
+)
+from pipelines.restoring.rescue import FILLED, NO_DAMAGE, Damage, Rescue, levels_of
 from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
 from pipelines.restoring.roi_coordinates import roi_from_coordinates
 from psc_volumetric.archive.layout import VariableSpec
@@ -56,6 +64,10 @@ class RestoreOptions:
     prove : bool
         Compare the files written with the digests of their sources; a file that was promised to
         be its source and is not is an error.
+    skip_damaged : bool
+        Where values cannot be read, write one value and go on; a mask beside the files says where.
+    fill : float or None
+        That value, in stored units; None: see `psc_volumetric.archive.salvage.fill_of`.
     """
 
     roi: str | None = None
@@ -65,6 +77,8 @@ class RestoreOptions:
     variables: tuple[str, ...] = ()
     device: str = "auto"
     prove: bool = True
+    skip_damaged: bool = False
+    fill: float | None = None
 
     def __post_init__(self) -> None:
         if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
@@ -73,6 +87,12 @@ class RestoreOptions:
                 kind="several-rois",
             )
         check_level(self.level)
+        if self.fill is not None and not self.skip_damaged:
+            raise ParameterError(
+                "a value to fill with is for damaged regions",
+                kind="bad-fill",
+                hint="ask for it with --skip-damaged",
+            )
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,8 @@ class RestoreReport:
     proofs : tuple of FileProof
         What each file is, compared with its source; same order as ``files``.
     notes : tuple of str
+    damage : Damage
+        What could not be read and was filled.
     """
 
     files: tuple[str, ...]
@@ -134,6 +156,7 @@ class RestoreReport:
     plan: RestorePlan
     proofs: tuple[FileProof, ...]
     notes: tuple[str, ...]
+    damage: Damage = NO_DAMAGE
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
@@ -145,6 +168,7 @@ class RestoreReport:
             "outcomes": outcome_counts(self.proofs),
             "proofs": [proof.to_dict() for proof in self.proofs],
             "notes": list(self.notes),
+            "damage": self.damage.to_dict(),
             **self.plan.to_dict(),
         }
 
@@ -167,7 +191,8 @@ def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
     specs = [reader.variables[name] for name in chosen]
     axes = frozenset(dim for spec in specs for dim in spec.dims)
     boxes = {spec.name: _box(reader, spec, options, axes) for spec in specs}
-    levels = max((reader.tile_table(name).levels for name in chosen), default=0)
+    skip = options.skip_damaged
+    levels = max((levels_of(reader, name, skip_damaged=skip) for name in chosen), default=0)
     return RestorePlan(boxes, options.level, levels, {s.name: s.dims for s in specs})
 
 
@@ -234,6 +259,7 @@ def restore(
     ParameterError : the region is outside the volume.
     StorageError : the target exists (kind ``"target-exists"``), or is inside an archive
         (``"within-archive"``).
+    ParameterError : the fill value does not fit a variable (kind ``"bad-fill"``).
     SourceError : the source format cannot be written.
     ProofError : a file that was promised to be its source is not (kind ``"not-the-source"``);
         nothing stays written.
@@ -251,22 +277,30 @@ def restore(
         refuse_within_archive(target)
         clear_unfinished(target)
         refuse_existing(source.kind, target)
-        info = restore_info(reader, plan.boxes, plan.level)
+        rescue = Rescue.of(reader, plan.boxes, plan.level, options.fill, options.skip_damaged)
+        info = rescue.told(restore_info(reader, plan.boxes, plan.level, rescue))
         notes = _notes(reader, tuple(plan.boxes))
         bricks = sum(
             1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
         )
         shown.begin("restoring", bricks)
-        volumes = restored_volumes(reader, plan.boxes, plan.level, told=shown.advance)
+        volumes = restored_volumes(reader, plan.boxes, plan.level, shown.advance, rescue.salvage)
         written = adapters.restore_source(
             source.kind, source.document, source.blobs, volumes, target, info
         )
+        try:
+            damage = rescue.finish(source.kind, target, written)
+        except StorageError:  # without their mask the files would say less than is known
+            remove_written(written)
+            raise
     if source.document.get(DERIVED):
         written = [replace(file, outcome=STRIPPED) for file in written]
+    if damage:
+        written = [replace(file, outcome=FILLED) for file in written]
     promises = source.document.get(PROMISES, [])
     proofs = (
         prove(source.kind, written, source.files, promises)
-        if options.prove and not source.document.get(DERIVED)
+        if options.prove and not source.document.get(DERIVED) and not damage
         else tuple(describe(file, None, proven=False) for file in written)
     )
     return RestoreReport(
@@ -277,6 +311,7 @@ def restore(
         plan=plan,
         proofs=proofs,
         notes=tuple(notes),
+        damage=damage,
     )
 
 
@@ -288,15 +323,23 @@ def _notes(reader: ArchiveReader, names: Sequence[str]) -> list[str]:
 
 
 def restore_info(
-    reader: ArchiveReader, boxes: Mapping[str, tuple[slice, ...]], level: Level
+    reader: ArchiveReader,
+    boxes: Mapping[str, tuple[slice, ...]],
+    level: Level,
+    rescue: Rescue | None = None,
 ) -> RestoreInfo:
-    """Whether the values are the source's, compression ratio, method and bound, for labels."""
+    """Whether the values are the source's, compression ratio, method and bound, for labels.
+
+    Bricks that `rescue` knows to be damaged are left out.
+    """
     stored, raw, exact = 0, 0, True
     bounds: list[float | None] = []
     methods: set[str] = set()
     for name, box in boxes.items():
         spec = reader.variables[name]
         for position in touched(spec, box):
+            if rescue is not None and rescue.is_damaged(name, position):
+                continue
             index = reader.brick_index(name, position)
             number = level_number(index, level)
             stored += index.level_nbytes(number)

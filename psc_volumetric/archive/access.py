@@ -32,7 +32,7 @@ from psc_volumetric.errors import (
 )
 from psc_volumetric.methods.registry import read_index
 
-__all__ = ["CheckedStore", "SealedStore", "load_manifest"]
+__all__ = ["CheckedStore", "SealedStore", "load_manifest", "read_manifest"]
 
 MAX_OBJECT = 1 << 30  # bytes of an object that is read as one piece
 PIECE = 16 << 20  # bytes, when an object is read only to be compared
@@ -41,7 +41,12 @@ T = TypeVar("T")
 
 
 def load_manifest(store: ArchiveStore) -> Manifest:
-    """The manifest of a sealed archive.
+    """The manifest of a sealed archive; errors as `read_manifest`."""
+    return read_manifest(store)[1]
+
+
+def read_manifest(store: ArchiveStore) -> tuple[bytes, Manifest]:
+    """The manifest of a sealed archive: as it is stored, and as it reads.
 
     Raises
     ------
@@ -53,7 +58,7 @@ def load_manifest(store: ArchiveStore) -> Manifest:
     """
     data = store.get(MANIFEST_KEY, 0, MAX_MANIFEST + 1)
     if data is not None:
-        return Manifest.from_bytes(data, where=store.name)
+        return data, Manifest.from_bytes(data, where=store.name)
     if store.exists(PARTIAL_KEY) or _names_itself(store):
         raise FormatError(
             f"{store.name}: {MANIFEST_KEY} is missing, so this archive was never finished (or was "

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from psc_volumetric.archive.access import SealedStore, load_manifest, missing
+from psc_volumetric.archive.damage import Finding, Surveyor, tile_at
 from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec, chunk_key
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.sealing import is_journal
@@ -21,54 +22,69 @@ from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles, short_digest
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, PscError
-from psc_volumetric.tiling import TileGrid
+from psc_volumetric.tiling import Box, TileGrid
 
-__all__ = ["Finding", "OnProgress", "sampled", "verify", "verify_archive"]
+__all__ = ["Finding", "OnProgress", "Sample", "verify", "verify_archive", "verify_sealed"]
 
 OnProgress = Callable[[str, int, int], None]
-Region = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that is wrong.
+class Sample:
+    """Which objects of an archive are read; that all are there is always checked.
 
     Attributes
     ----------
-    key : str
-        The object; ``""`` for the archive as a whole.
-    kind : str
-        Stable word, as in the errors: ``"missing-key"``, ``"sha256"``, ``"foreign-key"`` ...
-    message : str
-    variable : str or None
-    tile : tuple of int or None
-        Index in the tile grid of the whole variable.
-    roi : tuple of (start, stop) or None
-        Voxels of the variable that cannot be trusted.
+    share : float
+        Share of the objects, above 0 and at most 1.
+    part : (int, int) or None
+        ``(n, t)``, 1 <= n <= t: the n-th of t parts, in place of a share. An object is in one of
+        the parts, and stays in it, so that t checks read all.
+    seed : int
+        Which sample of that share, and another division into parts.
     """
 
-    key: str
-    kind: str
-    message: str
-    variable: str | None = None
-    tile: tuple[int, ...] | None = None
-    roi: Region | None = None
+    share: float = 1.0
+    part: tuple[int, int] | None = None
+    seed: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
+    @classmethod
+    def of(cls, text: float | str, seed: int = 0) -> Sample:
+        """Read ``5%``, ``0.05`` or ``3/7`` (the third of seven parts).
 
+        Raises
+        ------
+        ParameterError : something else (kind ``"bad-sample"``).
+        """
+        number, slash, parts = str(text).partition("/")
+        if slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts):
+            return cls(part=(int(number), int(parts)), seed=seed)
+        percent = number.endswith("%")
+        try:
+            share = float(number.removesuffix("%")) / (100 if percent else 1)
+        except ValueError:
+            share = 0.0
+        if slash or not 0 < share <= 1:
+            raise ParameterError(
+                f"expected a share above 0 and at most 1, or a part, found {text!r}",
+                kind="bad-sample",
+                hint="write it as 5%, as 0.05, or as 3/7 for the third of seven parts",
+            )
+        return cls(share, seed=seed)
 
-def sampled(key: str, share: float, seed: int) -> bool:
-    """Whether a key belongs to the sample; another seed takes another sample."""
-    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2.0**64
+    def has(self, key: str) -> bool:
+        """Whether an object belongs to it."""
+        digest = hashlib.sha256(f"{self.seed} {key}".encode()).digest()
+        place = int.from_bytes(digest[:8], "big")
+        if self.part is not None:
+            return place * self.part[1] >> 64 == self.part[0] - 1
+        return place < self.share * 2.0**64
 
 
 def verify_archive(
     target: Target,
     *,
-    sample: float = 1.0,
+    sample: float | str = 1.0,
     deep: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -80,9 +96,10 @@ def verify_archive(
     Parameters
     ----------
     target : str, path or zarr Store
-    sample : float
-        Share of the objects (and, deep, of the bricks) to read, 0 < sample <= 1. That every
-        object is there, and nothing else, is always checked completely.
+    sample : float or str
+        Which objects (and, deep, bricks) to read: a share, ``0.05`` or ``"5%"``, or ``"3/7"``, the
+        third of seven parts. That every object is there, and nothing else, is always checked
+        completely.
     deep : bool
         Also decode bricks, compare the SHA-256 of every tile with ``tiles/``, and hold bounded
         levels to the exact ones above them.
@@ -100,45 +117,54 @@ def verify_archive(
     FormatError, StorageError
         Not an archive, not sealed, or its manifest cannot be used.
     """
-    _check_share(sample)
     store = open_store(target, options=options)
     sealed = SealedStore(store, load_manifest(store))
-    yield from _shallow(sealed, sample, seed, progress)
+    yield from verify_sealed(
+        sealed, sample=sample, deep=deep, seed=seed, device=device, progress=progress
+    )
+
+
+def verify_sealed(
+    sealed: SealedStore,
+    *,
+    sample: float | str = 1.0,
+    deep: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: OnProgress | None = None,
+) -> Iterator[Finding]:
+    """Check an archive whose manifest was read; parameters as in :func:`verify_archive`."""
+    chosen = Sample.of(sample, seed)
+    yield from _shallow(sealed, chosen, progress, tiles=not deep)
     if deep:
         try:
             reader = ArchiveReader(sealed, device=device)
         except PscError as error:
             yield Finding("", error.kind, f"bricks cannot be decoded: {error}")
             return
-        yield from _deep(reader, sample, seed, progress)
+        yield from _deep(reader, chosen, progress)
 
 
 def verify(
     reader: ArchiveReader,
     *,
-    sample: float = 1.0,
+    sample: float | str = 1.0,
     deep: bool = False,
     seed: int = 0,
     progress: OnProgress | None = None,
 ) -> Iterator[Finding]:
     """Check an archive that is open; parameters as in :func:`verify_archive`."""
-    _check_share(sample)
-    yield from _shallow(reader.sealed, sample, seed, progress)
+    chosen = Sample.of(sample, seed)
+    yield from _shallow(reader.sealed, chosen, progress, tiles=not deep)
     if deep:
-        yield from _deep(reader, sample, seed, progress)
-
-
-def _check_share(sample: float) -> None:
-    if not 0 < sample <= 1:
-        raise ParameterError(
-            f"sample must be above 0 and at most 1, found {sample!r}", kind="bad-sample"
-        )
+        yield from _deep(reader, chosen, progress)
 
 
 def _shallow(
-    sealed: SealedStore, sample: float, seed: int, progress: OnProgress | None
+    sealed: SealedStore, sample: Sample, progress: OnProgress | None, *, tiles: bool
 ) -> Iterator[Finding]:
-    listed = sealed.manifest.entries
+    """Compare objects; ``tiles``: also find out which tiles of a damaged brick are lost."""
+    listed, surveyor = sealed.manifest.entries, Surveyor(sealed)
     present = set(sealed.store.listing())
     for key in sorted(present - set(listed) - {MANIFEST_KEY}):
         if not is_journal(key):
@@ -153,29 +179,22 @@ def _shallow(
         try:
             if key not in present:
                 raise missing(sealed.name, key)
-            if sampled(key, sample, seed):
+            if sample.has(key):
                 sealed.compare(key)
         except PscError as error:
-            yield _located(key, error)
+            yield from surveyor.findings(key, error, tiles=tiles)
         if progress is not None:
             progress("objects", number + 1, len(listed))
 
 
-def _located(key: str, error: PscError) -> Finding:
-    variable, middle, _ = key.partition("/c/")
-    known = middle and "/" not in variable
-    return Finding(key, error.kind, str(error), variable if known else None)
-
-
-def _deep(
-    reader: ArchiveReader, sample: float, seed: int, progress: OnProgress | None
-) -> Iterator[Finding]:
+def _deep(reader: ArchiveReader, sample: Sample, progress: OnProgress | None) -> Iterator[Finding]:
     chosen = [
         (name, position)
         for name, spec in reader.variables.items()
         for position in spec.positions()
-        if sampled(chunk_key(name, position), sample, seed)
+        if sample.has(chunk_key(name, position))
     ]
+    surveyor = Surveyor(reader.sealed, reader)
     tables: dict[str, TileTable | None] = {}
     for number, (name, position) in enumerate(chosen):
         if name not in tables:
@@ -185,87 +204,91 @@ def _deep(
                 tables[name] = None
                 yield Finding(f"tiles/{name}", error.kind, str(error), name)
         damaged = False
-        for finding in _check_brick(reader, reader.variables[name], position, tables[name]):
+        for finding in _check_brick(reader, surveyor, name, position, tables[name]):
             damaged = True
             yield finding
         if not damaged:
-            yield from _check_bounds(reader, reader.variables[name], position)
+            yield from _check_bounds(reader, surveyor, name, position)
         if progress is not None:
             progress("bricks", number + 1, len(chosen))
 
 
 def _check_brick(
     reader: ArchiveReader,
-    spec: VariableSpec,
+    surveyor: Surveyor,
+    name: str,
     position: tuple[int, ...],
     table: TileTable | None,
 ) -> Iterator[Finding]:
-    key = chunk_key(spec.name, position)
+    spec, key = reader.variables[name], chunk_key(name, position)
     try:
-        grid = _record_grid(reader.brick_index(spec.name, position), spec, position, table)
+        index = reader.brick_index(name, position)
+        grid = _record_grid(index, spec, position, table)
     except PscError as error:
-        lost = tuple((s.start, s.stop) for s in spec.box(position))
-        yield Finding(key, error.kind, str(error), spec.name, None, lost)
+        yield surveyor.at(key, error, spec, position, None, 0)
         return
     expected = {} if table is None else dict(brick_tiles(table, spec, position))
     try:
-        whole = reader.read_brick(spec.name, position).values
+        whole = reader.read_brick(name, position).values
     except PscError:
         whole = None  # find out which tiles it is
-    for number in range(len(grid)):
-        tile, roi = _place(spec, position, grid, number)
+    for number, box in enumerate(map(grid.box, range(len(grid)))):
         try:
-            box = grid.box(number)
-            values = (
-                reader.read_brick(spec.name, position, box).values if whole is None else whole[box]
-            )
+            values = reader.read_brick(name, position, box).values if whole is None else whole[box]
         except PscError as error:
-            yield Finding(key, error.kind, str(error), spec.name, tile, roi)
+            level = _first_lost(reader, name, position, box)
+            yield surveyor.at(key, error, spec, position, box, level)
             continue
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         found = short_digest(hashlib.sha256(little.tobytes()).hexdigest())
         wanted = expected.get(grid.position(number))
         if table is not None and found != wanted:
-            yield Finding(
-                key,
-                "decoded-sha256",
-                f"{reader.name}: {key}: tile {tile} decodes to SHA-256 {found}, recorded is "
-                f"{wanted}; the decoder of this machine differs, or the tile was changed",
-                spec.name,
-                tile,
-                roi,
+            differs = ParameterError(
+                f"{reader.name}: {key}: tile {tile_at(spec, position, box)} decodes to SHA-256 "
+                f"{found}, recorded is {wanted}; the decoder of this machine differs, or the tile "
+                "was changed",
+                kind="decoded-sha256",
             )
+            yield surveyor.at(key, differs, spec, position, box, index.levels - 1)
+
+
+def _first_lost(reader: ArchiveReader, name: str, position: tuple[int, ...], box: Box) -> int:
+    """First level of a box of a brick that does not decode."""
+    levels = reader.brick_index(name, position).levels
+    for level in range(levels - 1):
+        try:
+            reader.read_brick(name, position, box, level=level)
+        except PscError:
+            return level
+    return levels - 1
 
 
 def _check_bounds(
-    reader: ArchiveReader, spec: VariableSpec, position: tuple[int, ...]
+    reader: ArchiveReader, surveyor: Surveyor, name: str, position: tuple[int, ...]
 ) -> Iterator[Finding]:
     """Compare a bounded level with the exact one above it; alone it has nothing to be held to."""
-    key = chunk_key(spec.name, position)
+    spec, key = reader.variables[name], chunk_key(name, position)
     try:
-        index = reader.brick_index(spec.name, position)
+        index = reader.brick_index(name, position)
         if not index.is_exact:
             return
-        exact = reader.read_brick(spec.name, position).values.astype(np.longdouble)
+        exact = reader.read_brick(name, position).values.astype(np.longdouble)
         for number, layer in enumerate(index.layers):
             if layer.grid is None:
                 continue
-            near = reader.read_brick(spec.name, position, level=index.base_levels + number).values
+            level = index.base_levels + number
+            near = reader.read_brick(name, position, level=level).values
             measured = np.isfinite(exact)
             error = np.abs(near.astype(np.longdouble) - exact)[measured].max(initial=0.0)
             if not error <= layer.grid.bound:
-                yield Finding(
-                    key,
-                    "bound",
+                broken = ParameterError(
                     f"{reader.name}: {key}: level {layer.kind!r} is off by {error:g}, promised is "
                     f"{layer.grid.bound:g}",
-                    spec.name,
-                    None,
-                    tuple((s.start, s.stop) for s in spec.box(position)),
+                    kind="bound",
                 )
+                yield surveyor.at(key, broken, spec, position, None, level)
     except PscError as error:
-        lost = tuple((s.start, s.stop) for s in spec.box(position))
-        yield Finding(key, error.kind, str(error), spec.name, None, lost)
+        yield surveyor.at(key, error, spec, position, None, 0)
 
 
 def _record_grid(
@@ -276,20 +299,3 @@ def _record_grid(
         return index.grid
     single = sum(1 for _ in brick_tiles(table, spec, position)) == 1
     return TileGrid(index.valid, index.valid if single else spec.tile_shape)
-
-
-def _place(
-    spec: VariableSpec, position: tuple[int, ...], grid: TileGrid, number: int
-) -> tuple[tuple[int, ...], Region]:
-    """Index in the variable's tile grid, and voxels, of one tile of a brick."""
-    at, box = grid.position(number), grid.box(number)
-    tile, roi = [], []
-    for axis, part in enumerate(spec.box(position)):
-        inner = axis - spec.lead + 3 - spec.spatial
-        if axis < spec.lead:
-            tile.append(part.start)
-            roi.append((part.start, part.stop))
-        else:
-            tile.append(part.start // spec.tile_chunk[axis] + at[inner])
-            roi.append((part.start + box[inner].start, part.start + box[inner].stop))
-    return tuple(tile), tuple(roi)

@@ -23,12 +23,15 @@ class PreparedArchive:
     Attributes
     ----------
     manifest : Manifest
-        As it will be written.
+        As it will be written; ``data`` are its bytes where they are not to be made anew.
     """
 
-    def __init__(self, store: ArchiveStore, target: Target, manifest: Manifest) -> None:
+    def __init__(
+        self, store: ArchiveStore, target: Target, manifest: Manifest, data: bytes | None = None
+    ) -> None:
         self._store = store
         self._target = target
+        self._data = data
         self.manifest = manifest
 
     def reader(self, *, device: str = "auto") -> ArchiveReader:
@@ -43,7 +46,7 @@ class PreparedArchive:
         StorageError
             Kind ``"target-exists"`` when another writer sealed other bytes.
         """
-        commit(self._store, self.manifest)
+        commit(self._store, self.manifest, self._data)
         if is_zip_name(self._target):
             packing.pack(self._store, self._target)
             packing.remove_work_place(self._target)

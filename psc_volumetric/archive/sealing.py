@@ -60,14 +60,16 @@ def prepare(
     return Manifest({**bricks, **_other_entries(store, variables, beside, bricks)})
 
 
-def commit(store: ArchiveStore, manifest: Manifest) -> None:
+def commit(store: ArchiveStore, manifest: Manifest, data: bytes | None = None) -> None:
     """Write ``manifest.json`` last, exclusively, after everything it lists is on disk.
+
+    ``data`` are its bytes where they are given: a copy has those of the archive it is a copy of.
 
     The journal is left in place; :func:`clean_up` removes it afterwards, so that a process killed
     at any moment leaves either an archive that can be continued or a sealed one.
     """
     store.flush(manifest.entries)
-    if not store.set_exclusive(MANIFEST_KEY, manifest.to_bytes()):
+    if not store.set_exclusive(MANIFEST_KEY, manifest.to_bytes() if data is None else data):
         raise StorageError(
             f"{store.name}: another writer sealed this archive with other bytes",
             kind="target-exists",

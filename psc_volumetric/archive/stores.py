@@ -36,6 +36,7 @@ __all__ = [
     "is_zip_name",
     "open_store",
     "target_text",
+    "upload_file",
 ]
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")  # a path may have colons, too
@@ -333,3 +334,27 @@ def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -
             kind="unsupported-target",
             hint="check its spelling, or install the package that fsspec needs for it",
         ) from error
+
+
+def upload_file(path: Path, url: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Write a file of this machine to a URL unless something is there; whether it was written.
+
+    Raises
+    ------
+    StorageError : the server refuses, or fails.
+    """
+    from fsspec.core import url_to_fs
+
+    if re.match(r"s3a?://", url):
+        require("s3", url)
+    with _translated(url, remote=True):
+        files, place = url_to_fs(url, **dict(options or {}))
+        try:
+            files.put_file(str(path), place, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ENOSYS or files.exists(place):
+                raise
+            files.put_file(str(path), place)  # a server that knows no conditions
+    return True

@@ -56,6 +56,8 @@ class Case:
     restores : bool
         Whether an archive of the source is restored; otherwise the source is archived.
     options : tuple of str
+    copies : bool
+        Whether an archive of the source is copied.
     """
 
     name: str
@@ -63,16 +65,17 @@ class Case:
     target: str
     restores: bool = False
     options: tuple[str, ...] = ()
+    copies: bool = False
 
     def words(self, given: Path, place: Path) -> list[str]:
         """The command line, from what it reads to what it writes in ``place``."""
-        command = "restore" if self.restores else "archive"
+        command = "restore" if self.restores else "copy" if self.copies else "archive"
         return [command, str(given), str(place / self.target), *self.options]
 
     def prepare(self, folder: Path, runner: Runner) -> Path:
         """Make what the command reads."""
         source = SOURCES[self.source](folder)
-        if not self.restores:
+        if not (self.restores or self.copies):
             return source
         archive = folder / f"{self.source}.psc.zarr"
         done = runner.run(["archive", str(source), str(archive), *CODERS], Fault(folder))
@@ -91,6 +94,8 @@ CASES = {
         Case("restore-nifti", "nifti", "x.nii", restores=True),
         Case("restore-netcdf", "netcdf", "x.nc", restores=True),
         Case("restore-dicom", "dicom", "x", restores=True),
+        Case("copy", "nifti", "x.psc.zarr", copies=True),
+        Case("copy-zip", "nifti", "x.psc.zarr.zip", copies=True),
     )
 }
 

@@ -70,7 +70,14 @@ def assert_held(tally: Tally, faults: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "every", "kills"), [("folder", 53, 3), ("zip", 83, 3), ("restore-netcdf", 13, 1)]
+    ("name", "every", "kills"),
+    [
+        ("folder", 53, 3),
+        ("zip", 83, 3),
+        ("restore-netcdf", 13, 1),
+        ("copy", 23, 3),
+        ("copy-zip", 41, 3),
+    ],
 )
 def test_killed_before_operations(benches: Benches, name: str, every: int, kills: int) -> None:
     assert_held(resume_everywhere(benches(name), every=every), kills)
@@ -90,7 +97,7 @@ def test_two_runs_on_one_target(benches: Benches) -> None:
         assert_held(two_runs(benches("folder"), other, every=301), 1)
 
 
-@pytest.mark.parametrize("name", ["folder", "zip", "restore-netcdf"])
+@pytest.mark.parametrize("name", ["folder", "zip", "restore-netcdf", "copy", "copy-zip"])
 def test_what_is_promised_is_on_the_disk(benches: Benches, name: str) -> None:
     assert not list(unsynced_at_promises(benches(name)))
 

@@ -1,0 +1,58 @@
+"""The command ``psc-archive verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.failures import EXIT_DAMAGE
+from pipelines.commands.options import ArchivesPath, Debug, Deep, Device, Json, Quiet, Sample
+from pipelines.commands.session import Session
+
+__all__ = ["verify"]
+
+
+def verify(
+    source: ArchivesPath,
+    sample: Sample = "100%",
+    deep: Deep = False,
+    seed: Annotated[int, typer.Option(help="Which sample.")] = 0,
+    expect: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="The manifest must be the one you know.")
+    ] = None,
+    public_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="It must be signed by one of these keys; may be repeated."),
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(help="The signature; default: ARCHIVE.sig beside the archive.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check that an archive, or all in a folder, are whole and unchanged; else exit code 7."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.checking.trust import Trust
+        from pipelines.checking.verify import reports_document, verify_all, verify_lines
+        from pipelines.progress import progress_bars
+
+        trust = Trust.of(expect, tuple(public_key or ()), signature)
+        with progress_bars(enabled=session.shows_progress) as progress:
+            reports = verify_all(
+                source,
+                sample=sample,
+                deep=deep,
+                seed=seed,
+                device=device,
+                trust=trust,
+                progress=progress,
+            )
+        session.result(
+            reports_document(reports), lambda: [line for r in reports for line in verify_lines(r)]
+        )
+        if any(report.findings for report in reports):
+            raise typer.Exit(EXIT_DAMAGE)
