@@ -25,7 +25,7 @@ from adapters.errors import SourceError
 from adapters.originals import KEPT_KINDS, ORIGINAL, restore_originals
 from adapters.source_files import safe_name
 
-__all__ = ["adapter_for", "content_sha256", "discover", "open_source", "restore_source"]
+__all__ = ["adapter_for", "content_sha256", "discover", "look", "open_source", "restore_source"]
 
 # The order decides who is asked first; each file goes to the first adapter that accepts it.
 _ADAPTERS = {
@@ -81,13 +81,10 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
         single file the kind of the reason it cannot be taken.
     """
     path = Path(path)
-    if not path.exists():
-        raise SourceError("no such file or folder", kind="not-found", path=path)
-    files = [path] if path.is_file() else _walk(path)
-    candidates, skipped = _ask_adapters(files, ask or _ask_here, keep=keep)
-    if candidates:
-        root = path.parent if path.is_file() else path
-        return Discovery(tuple(_placed(c, root) for c in candidates), tuple(skipped))
+    found = look(path, ask, keep=keep)
+    skipped = found.skipped
+    if found.candidates:
+        return found
     if path.is_file() and skipped:
         raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path, hint=skipped[0].hint)
     raise SourceError(
@@ -95,6 +92,21 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
         kind="nothing-found",
         path=path,
     )
+
+
+def look(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Discovery:
+    """As `discover`, for inboxes: that there is no source at all is no error.
+
+    Raises
+    ------
+    SourceError : kind ``"not-found"``.
+    """
+    if not path.exists():
+        raise SourceError("no such file or folder", kind="not-found", path=path)
+    files = [path] if path.is_file() else _walk(path)
+    candidates, skipped = _ask_adapters(files, ask or _ask_here, keep=keep)
+    root = path.parent if path.is_file() else path
+    return Discovery(tuple(_placed(c, root) for c in candidates), tuple(skipped))
 
 
 def _walk(folder: Path) -> list[Path]:

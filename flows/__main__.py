@@ -7,6 +7,7 @@ wrong usage answer at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,16 @@ from pipelines.commands.options import (
     Deep,
     EventLogFile,
     Level,
+    LogJson,
+    Metrics,
     Part,
     PseudonymKey,
+    RetryRefused,
     Roi,
     Sample,
 )
 from pipelines.commands.session import Session
+from pipelines.log_lines import NamelessJsonLines
 from psc_volumetric.extras import require
 
 if TYPE_CHECKING:
@@ -71,17 +76,21 @@ def archive(
     quiet_for: Quiet = 0.0,
     check: Check = "shallow",
     move_to: MoveTo = None,
+    retry_refused: RetryRefused = False,
     scheduler: Scheduler = None,
     notify: Notify = None,
+    event_log: EventLogFile = None,
+    metrics: Metrics = None,
+    log_json: LogJson = False,
     debug: Debug = False,
 ) -> None:
     """Archive what is new in a folder, with bricks as Dask tasks."""
-    with _session(debug):
+    with _session(debug, log_json) as session:
         from flows.archive import archive_folder
         from flows.cluster import Workers
         from flows.records import ItemsFailedError
 
-        intake = _intake(quiet_for, check, move_to, pseudonyms)
+        intake = _intake(quiet_for, check, move_to, pseudonyms, retry_refused)
         try:
             report = archive_folder(
                 str(source.absolute()),
@@ -90,11 +99,13 @@ def archive(
                 intake,
                 Workers(scheduler),
                 notify,
+                _text(event_log),
+                _text(metrics),
             )
         except ItemsFailedError as error:
-            _show_items(error.report)
+            _show_items(error.report, session)
             raise typer.Exit(EXIT_INCOMPLETE) from None
-        _show_items(report)
+        _show_items(report, session)
 
 
 @app.command()
@@ -106,18 +117,19 @@ def scrub(
     event_log: EventLogFile = None,
     scheduler: Scheduler = None,
     notify: Notify = None,
+    metrics: Metrics = None,
+    log_json: LogJson = False,
     debug: Debug = False,
 ) -> None:
     """Check the archives of a folder, and write down what was found."""
-    with _session(debug):
+    with _session(debug, log_json) as session:
         from flows.cluster import Workers
         from flows.scrub import scrub_archives
         from pipelines.checking.scrub import ScrubOptions
 
         options = ScrubOptions(deep, sample, part)
-        log = _text(event_log)
-        archives = _absolute(archives)
-        _show(lambda: scrub_archives(archives, options, log, Workers(scheduler), notify))
+        given = (_absolute(archives), options, _text(event_log), Workers(scheduler), notify)
+        _show(lambda: scrub_archives(*given, _text(metrics)), session)
 
 
 @app.command()
@@ -131,10 +143,11 @@ def restore(
     level: Level = None,
     scheduler: Scheduler = None,
     notify: Notify = None,
+    log_json: LogJson = False,
     debug: Debug = False,
 ) -> None:
     """Write the source files of many archives again."""
-    with _session(debug):
+    with _session(debug, log_json) as session:
         from flows.cluster import Workers
         from flows.restore import restore_archives
         from pipelines.restoring.restore import RestoreOptions
@@ -143,7 +156,7 @@ def restore(
         options = RestoreOptions(roi=roi, level=parse_level(level))
         workers, listed = Workers(scheduler), _text(wanted)
         found, to = _absolute(archives), str(target.absolute())
-        _show(lambda: restore_archives(found, to, options, listed, workers, notify))
+        _show(lambda: restore_archives(found, to, options, listed, workers, notify), session)
 
 
 @app.command()
@@ -155,15 +168,16 @@ def retention(
     ] = False,
     event_log: EventLogFile = None,
     notify: Notify = None,
+    log_json: LogJson = False,
     debug: Debug = False,
 ) -> None:
     """List the archives that are past their date."""
-    with _session(debug):
+    with _session(debug, log_json) as session:
         from flows.retention import retain_archives
 
         log = _text(event_log)
         archives = _absolute(archives)
-        _show(lambda: retain_archives(archives, keep_days, delete, log, notify))
+        _show(lambda: retain_archives(archives, keep_days, delete, log, notify), session)
 
 
 @app.command()
@@ -187,10 +201,13 @@ def serve(
     scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler.")] = None,
     port: Annotated[int, typer.Option(help="Of Prefect's server, where none is set.")] = 4200,
     notify: Notify = None,
+    event_log: EventLogFile = None,
+    metrics: Metrics = None,
+    log_json: LogJson = False,
     debug: Debug = False,
 ) -> None:
     """Start all that is not there (Prefect server, Dask workers) and run the flows on schedule."""
-    with _session(debug):
+    with _session(debug, log_json):
         from flows.serving import Service, serve_until_stopped
 
         service = Service(
@@ -204,21 +221,34 @@ def serve(
             retention_at=retention_at,
             keep_days=keep_days,
             notify=notify,
+            event_log=_text(event_log),
+            metrics=_text(metrics),
         )
         serve_until_stopped(service, scheduler=scheduler, n_workers=workers, port=port)
 
 
 @contextmanager
-def _session(debug: bool) -> Iterator[None]:
-    with Session(as_json=False, quiet=False, debug=debug):
+def _session(debug: bool, log_json: bool) -> Iterator[Session]:
+    lines = NamelessJsonLines() if log_json else None
+    with Session(as_json=False, quiet=False, debug=debug, log_lines=lines) as session:
         require("flows", "python -m flows")
-        yield
+        if log_json:
+            from flows.json_logs import for_children
+
+            os.environ.update(for_children())
+        yield session
 
 
-def _intake(quiet_for: float, check: str, move_to: Path | None, pseudonyms: Path | None) -> Intake:
+def _intake(
+    quiet_for: float,
+    check: str,
+    move_to: Path | None,
+    pseudonyms: Path | None,
+    retry_refused: bool = False,
+) -> Intake:
     from flows.records import Intake
 
-    return Intake(quiet_for, check, _text(move_to), _text(pseudonyms))
+    return Intake(quiet_for, check, _text(move_to), _text(pseudonyms), retry_refused)
 
 
 def _absolute(target: str) -> str:
@@ -230,16 +260,16 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
 
 
-def _show_items(report: FolderReport) -> None:
+def _show_items(report: FolderReport, session: Session) -> None:
     for item in report.items:
-        where = item.error if item.status == "failed" else item.target
+        where = item.target if item.error is None else item.error
         line = f"{item.number} {item.kind} {item.status} {where or ''}".rstrip()
-        typer.echo(line, err=item.status == "failed")
+        _say(line, session, wrong=item.status == "failed")
     if report.waiting:
-        typer.echo(f"{report.waiting} waiting until they are quiet", err=True)
+        _say(f"{report.waiting} waiting until they are quiet", session, wrong=True)
 
 
-def _show(flow: Callable[[], tuple[ArchiveOutcome, ...]]) -> None:
+def _show(flow: Callable[[], tuple[ArchiveOutcome, ...]], session: Session) -> None:
     """Run a flow over archives and print a line for each."""
     from flows.records import ArchivesFailedError
 
@@ -250,9 +280,14 @@ def _show(flow: Callable[[], tuple[ArchiveOutcome, ...]]) -> None:
         code = EXIT_DAMAGE if error.kind == "damage-found" else EXIT_INCOMPLETE
     for one in outcomes:
         line = f"{one.number} {one.status} {one.archive} {one.error or ''}".rstrip()
-        typer.echo(line, err=one.error is not None)
+        _say(line, session, wrong=one.error is not None)
     if code:
         raise typer.Exit(code)
+
+
+def _say(line: str, session: Session, *, wrong: bool) -> None:
+    """Print a line of the result; log lines have stderr for themselves."""
+    typer.echo(line, err=wrong and session.log_lines is None)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ is the archive's own: run the flow again after a crash and it does the bricks th
 
 # No `from __future__ import annotations` here: Prefect also loads a flow by the path of its file,
 # and cannot look up annotations that are words.
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,22 @@ from flows.records import (
     ItemTaskError,
     ItemWork,
 )
+from flows.run_record import count_items, log_of_runs, recorded, run_details, tell_item
 from flows.stages import Stages, work_through
 from flows.tasks import ToldByNumber, begin_item, check_archive, encode_brick, find_items, seal_item
 from flows.telling import NamesFile, publish, tell_failure
 from pipelines.archiving.archive import ArchiveOptions, ItemReport, resumed_bricks
 from pipelines.archiving.arrivals import move_sources
+from pipelines.archiving.item_report import ItemError
 from pipelines.archiving.known_sources import KnownSources, fingerprint
 from pipelines.archiving.locking import hold
 from pipelines.archiving.planned import provenance_of
+from pipelines.archiving.refused import RefusedSources
 from pipelines.archiving.targets import is_archive_name
 from pipelines.checking.scrub import ScrubOptions
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["archive_folder"]
-
-log = logging.getLogger(__name__)
 
 NAME = "archive-folder"
 
@@ -57,6 +57,8 @@ def archive_folder(
     intake: Intake = Intake(),
     workers: Workers = Workers(),
     notify: str | None = None,
+    event_log: str | None = None,
+    metrics: str | None = None,
 ) -> FolderReport:
     """Archive every item of a folder that is not archived yet, and check the archives.
 
@@ -73,6 +75,10 @@ def archive_folder(
         Dask scheduler, and patience. With ``device="cuda"`` bricks go to workers with `GPU`.
     notify : str, optional
         Block that hears of failures, see `flows.telling.tell_failure`.
+    event_log : str, optional
+        File that gets a line about the run; by default it stands beside a target that is a folder.
+    metrics : str, optional
+        File that gets the Prometheus text of the run.
 
     Returns
     -------
@@ -89,7 +95,8 @@ def archive_folder(
     ItemTaskError
         The folder is not there.
     ItemsFailedError
-        After all items were tried: some have no sealed archive, or a damaged one.
+        After all items were tried: some have no sealed archive, or a damaged one. A source that is
+        bad itself fails one run (or three, where it might get better); later ones pass it over.
 
     Notes
     -----
@@ -97,7 +104,9 @@ def archive_folder(
     files and archives below them stay out of Prefect; see `flows.telling`.
     """
     _refuse_places(source, target, intake)
-    with hold(target):
+    log = log_of_runs(target, event_log)
+    with recorded("archive", target, log, metrics) as run, hold(target):
+        run.details = run_details(source, options, intake)
         if "://" not in target:
             mark_lost_runs(NAME, target=target)
         found = find_items(source, target, options, intake)
@@ -110,12 +119,13 @@ def archive_folder(
             found.waiting,
             found.skipped,
         )
-        run = _ItemRun(source, target, options, intake)
-        report = FolderReport(_outcomes(run, found, workers), found.skipped, found.waiting)
+        items = _ItemRun(source, target, options, intake)
+        report = FolderReport(_outcomes(items, found, workers), found.skipped, found.waiting)
         names.write(_row_with_names(item) for item in report.items)
         _publish(report, names)
-    if report.failed:
-        raise ItemsFailedError(report)
+        count_items(run, report)
+        if report.failed:
+            raise ItemsFailedError(report)
     return report
 
 
@@ -143,20 +153,15 @@ def _outcomes(run: "_ItemRun", found: Found, workers: Workers) -> tuple[ItemOutc
             outcomes = work_through(cluster, stages)
     else:
         outcomes = [run.known(request) for request in found.requests]
-    for number, entry in enumerate(found.failed, start=len(outcomes) + 1):
+    left_out = [("failed", (str(e.path),), e.kind, e.reason) for e in found.failed]
+    left_out += [("aside", row.paths, row.kind, row.message) for row in found.aside]
+    for number, (status, paths, kind, why) in enumerate(left_out, start=len(outcomes) + 1):
         outcomes.append(
-            ItemOutcome(
-                number,
-                "file",
-                "failed",
-                paths=(str(entry.path),),
-                error_kind=entry.kind,
-                error=entry.reason,
-            )
+            ItemOutcome(number, "file", status, paths=paths, error_kind=kind, error=why)
         )
+    run.remember(found)
     for outcome in outcomes:
-        if outcome.error is not None:
-            log.error("item %d: %s", outcome.number, outcome.error)  # stays on this machine
+        tell_item(outcome)
     return tuple(outcomes)
 
 
@@ -171,6 +176,15 @@ class _ItemRun:
         # a search for a quantiser step encodes bricks itself, in planning and in sealing
         self.search_needs = () if options.target is None else self.brick_needs
         self.index = KnownSources.load(target, is_folder=True)
+        self.key = None if intake.pseudonyms is None else Path(intake.pseudonyms)
+        self.refused = RefusedSources.load(target, self.key, retry=intake.retry_refused)
+
+    def remember(self, found: Found) -> None:
+        """Write down which sources were refused in this run, or before and are unchanged."""
+        self.refused.sort_out(found.failed)
+        for row in found.aside:
+            self.refused.keep(row)
+        self.refused.save(self.source)
 
     def has_tasks(self, request: ItemRequest) -> bool:
         """Whether anything of an item is work for the cluster."""
@@ -186,7 +200,7 @@ class _ItemRun:
         """Begin, bricks, seal, check, move."""
         number, kind = request.number, request.candidate.kind
         paths = tuple(str(path) for path in request.candidate.paths)
-        target, report = request.known, None
+        target, report, seen = request.known, None, ""
         if not self.has_tasks(request):
             return self.known(request)
         try:
@@ -206,6 +220,9 @@ class _ItemRun:
                 yield from self._checked(number, target)
             moved = self._moved(request, seen)
         except ItemTaskError as error:
+            if error.of_source:
+                why = ItemError(error.kind, error.detail, None)
+                self.refused.add(seen, paths, why)
             return ItemOutcome(
                 number,
                 kind,
@@ -281,6 +298,7 @@ def _publish(report: FolderReport, names: NamesFile) -> None:
         "archived": sum(item.status == "archived" for item in report.items),
         "archived before": sum(item.status == "already-archived" for item in report.items),
         "failed": len(report.failed),
+        "refused before, unchanged": report.count("aside"),
         "waiting until they are quiet": report.waiting,
         "files skipped": report.skipped,
         "sources moved": sum(item.moved for item in report.items),

@@ -14,6 +14,7 @@ from adapters.base import Candidate, Skipped
 from adapters.errors import SourceError
 from pipelines.archiving.archive import BrickJob, ItemReport
 from pipelines.archiving.plan import ItemPlan
+from pipelines.archiving.refused import Refused, is_about_source
 from pipelines.archiving.targets import Naming
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
@@ -50,6 +51,8 @@ class Intake:
         Folder that gets the source files of archives that were checked; None leaves them.
     pseudonyms : str or None
         Key file: archives are named by a keyed hash, see `pipelines.archiving.pseudonyms`.
+    retry_refused : bool
+        Also try what an earlier run refused and that did not change since.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class Intake:
     check: str = "shallow"
     move_to: str | None = None
     pseudonyms: str | None = None
+    retry_refused: bool = False
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
@@ -110,6 +114,8 @@ class Found:
     requests : tuple of ItemRequest
     failed : tuple of Skipped
         Files that may hold data and cannot be archived.
+    aside : tuple of Refused
+        What an earlier run refused and told, and that did not change since.
     skipped : int
         Files that hold no volume.
     waiting : int
@@ -118,6 +124,7 @@ class Found:
 
     requests: tuple[ItemRequest, ...] = ()
     failed: tuple[Skipped, ...] = ()
+    aside: tuple[Refused, ...] = ()
     skipped: int = 0
     waiting: int = 0
 
@@ -143,7 +150,7 @@ class ItemOutcome:
         Source format.
     status : str
         ``"archived"``, ``"already-archived"`` (sealed by an earlier run from the same files with
-        the same settings) or ``"failed"``.
+        the same settings), ``"failed"``, or ``"aside"`` (refused and told by an earlier run).
     paths : tuple of str
         Source files; like `target` and `error` for people and the names file, not for Prefect.
     target : str or None
@@ -182,6 +189,10 @@ class FolderReport:
         """The items that failed."""
         return tuple(item for item in self.items if item.status == "failed")
 
+    def count(self, status: str) -> int:
+        """How many items ended so."""
+        return sum(item.status == status for item in self.items)
+
 
 class ItemTaskError(Exception):
     """An error in a task, told by number and kind.
@@ -196,19 +207,25 @@ class ItemTaskError(Exception):
         Its full message.
     lasting : bool
         Whether trying again cannot help.
+    of_source : bool
+        Whether it says something of the source, so that later runs pass it over.
     """
 
-    def __init__(self, number: int, kind: str, detail: str, lasting: bool) -> None:
+    def __init__(
+        self, number: int, kind: str, detail: str, lasting: bool, of_source: bool = False
+    ) -> None:
         what, where = (f"item {number}", "names file") if number else ("the run", "local log")
         super().__init__(f"{what}: error of kind {kind!r}; the {where} has the details")
         self.number = number
         self.kind = kind
         self.detail = detail
         self.lasting = lasting
+        self.of_source = of_source
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep all fields when a worker process hands the error back."""
-        return (ItemTaskError, (self.number, self.kind, self.detail, self.lasting))
+        fields = (self.number, self.kind, self.detail, self.lasting, self.of_source)
+        return (ItemTaskError, fields)
 
     @classmethod
     def of(cls, number: int, error: Exception) -> ItemTaskError:
@@ -217,10 +234,12 @@ class ItemTaskError(Exception):
             return error
         if isinstance(error, StorageError):
             return cls(number, error.kind, str(error), error.kind in _LASTING_STORAGE_KINDS)
+        of_source = is_about_source(error)
         if isinstance(error, PscError | SourceError):
-            return cls(number, error.kind, str(error), True)
+            return cls(number, error.kind, str(error), True, of_source)
         kind = "operating-system" if isinstance(error, OSError) else "internal"
-        return cls(number, kind, f"{type(error).__name__}: {error}", kind == "internal")
+        text = f"{type(error).__name__}: {error}"
+        return cls(number, kind, text, kind == "internal", of_source)
 
 
 class ItemsFailedError(PscError):

@@ -5,12 +5,14 @@ The same without Prefect and Dask: `pipelines.checking.scrub.scrub`.
 
 # No `from __future__ import annotations` here: see flows/archive.py.
 import time
+from collections import Counter
 
 from prefect import flow, get_run_logger
 
 from flows.cluster import SLOT, Call, Cluster, Workers, started
 from flows.lost_runs import mark_lost_runs
 from flows.records import ArchiveOutcome, ArchivesFailedError, ItemTaskError
+from flows.run_record import recorded
 from flows.stages import Stages, work_through
 from flows.tasks import ToldByNumber, check_archive
 from flows.telling import NamesFile, publish, tell_failure
@@ -30,6 +32,7 @@ def scrub_archives(
     event_log: str | None = None,
     workers: Workers = Workers(),
     notify: str | None = None,
+    metrics: str | None = None,
 ) -> tuple[ArchiveOutcome, ...]:
     """Check archives for damage and write each check into the event log.
 
@@ -44,6 +47,8 @@ def scrub_archives(
     workers : Workers
     notify : str, optional
         Block that hears of failures, see `flows.telling.tell_failure`.
+    metrics : str, optional
+        File that gets the Prometheus text of the run.
 
     Returns
     -------
@@ -59,7 +64,8 @@ def scrub_archives(
         As `flows.archive.archive_folder`.
     """
     log = EventLog.of(archives, event_log)
-    with hold(f"{archives.rstrip('/')}.scrub"):
+    lock = f"{archives.rstrip('/')}.scrub"
+    with recorded("scrub", archives, None, metrics) as run, hold(lock):
         if "://" not in archives:
             mark_lost_runs(NAME, archives=archives)
         with ToldByNumber(0):
@@ -73,8 +79,10 @@ def scrub_archives(
                 outcomes = _checked(cluster, found, options, log)
         names.write(outcome.row_with_names() for outcome in outcomes)
         _publish(outcomes, names)
-    if any(outcome.status != "ok" for outcome in outcomes):
-        raise ArchivesFailedError(tuple(outcomes), "damage-found")
+        run.counts = dict.fromkeys(("ok", "damaged", "not-checked"), 0)
+        run.counts |= Counter(outcome.status for outcome in outcomes)
+        if any(outcome.status != "ok" for outcome in outcomes):
+            raise ArchivesFailedError(tuple(outcomes), "damage-found")
     return tuple(outcomes)
 
 

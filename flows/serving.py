@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,8 @@ class Service:
         None: there is no retention.
     notify : str or None
         Block that hears of failures.
+    event_log, metrics : str or None
+        Files that get a line, and the Prometheus text, of each run that archives or checks.
     """
 
     source: str
@@ -70,6 +73,8 @@ class Service:
     retention_at: str = "0 6 1 * *"
     keep_days: float | None = None
     notify: str | None = None
+    event_log: str | None = None
+    metrics: str | None = None
 
 
 def deployments(service: Service, scheduler: str) -> list[RunnerDeployment]:
@@ -80,15 +85,22 @@ def deployments(service: Service, scheduler: str) -> list[RunnerDeployment]:
     arrivals = {"source": service.source, "target": service.target}
     chosen = {"options": service.options.to_dict(), "intake": asdict(service.intake)}
     part = {"options": {"part": service.scrub_part}}
+    told = {"event_log": service.event_log, "metrics": service.metrics}
     made = [
         _deployment(
-            archive_folder, "arrivals", {**arrivals, **chosen, **workers}, service.archive_at
+            archive_folder,
+            "arrivals",
+            {**arrivals, **chosen, **workers, **told},
+            service.archive_at,
         ),
-        _deployment(scrub_archives, "nightly", {**archives, **part, **workers}, service.scrub_at),
+        _deployment(
+            scrub_archives, "nightly", {**archives, **part, **workers, **told}, service.scrub_at
+        ),
         _deployment(restore_archives, "on-demand", {**archives, **workers}, None),
     ]
     if service.keep_days is not None:
         kept = {**archives, "keep_days": service.keep_days, "delete": False, **common}
+        kept["event_log"] = service.event_log
         made.append(_deployment(retain_archives, "monthly", kept, service.retention_at))
     return made
 
@@ -118,7 +130,7 @@ def serve_until_stopped(
 
     Raises
     ------
-    StorageError : kind ``"no-server"``: Prefect's server does not start.
+    StorageError : kind ``"no-server"``: Prefect's server does not start, or its port is taken.
     """
     with ExitStack() as all_of_it:
         if not PREFECT_API_URL.value():
@@ -150,6 +162,7 @@ def _mark_lost_runs(service: Service) -> None:
 @contextmanager
 def _prefect_server(port: int) -> Iterator[None]:
     """A Prefect server on this machine alone, for this process and its children."""
+    _refuse_taken(port)
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start"]
     server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])
@@ -167,6 +180,19 @@ def _prefect_server(port: int) -> Iterator[None]:
             server.kill()
 
 
+def _refuse_taken(port: int) -> None:
+    """Whoever listens there would be taken for the server that is started."""
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return
+    except OSError as error:
+        raise StorageError(
+            f"Prefect's server cannot have port {port} ({error.strerror})",
+            kind="no-server",
+            hint="name another with --port, or set PREFECT_API_URL to the server that is there",
+        ) from error
+
+
 def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + SERVER_START_S
     while True:
@@ -178,6 +204,6 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
                 raise StorageError(
                     f"Prefect's server does not answer at {url}",
                     kind="no-server",
-                    hint="is the port taken? name another with --port, or set PREFECT_API_URL",
+                    hint="its own messages above say why; or set PREFECT_API_URL to another",
                 ) from error
         time.sleep(0.2)

@@ -18,8 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.tasks import exponential_backoff
 
 from adapters import isolation
-from adapters.base import Candidate, Discovery
-from adapters.errors import SourceError
+from adapters.base import Candidate
 from flows.records import Found, Intake, ItemRequest, ItemTaskError, ItemWork
 from pipelines.archiving.archive import ArchiveOptions, BrickJob, ItemReport, begin, finish
 from pipelines.archiving.arrivals import is_quiet
@@ -29,6 +28,7 @@ from pipelines.archiving.known_sources import KnownSources, fingerprint
 from pipelines.archiving.plan import ItemPlan, plan_named
 from pipelines.archiving.planned import KnownItem, provenance_of
 from pipelines.archiving.pseudonyms import Pseudonyms
+from pipelines.archiving.refused import RefusedSources
 from pipelines.archiving.targets import SAME, namings
 from pipelines.checking.scrub import ScrubOptions, scrub_archive
 from pipelines.checking.verify import VerifyReport
@@ -117,30 +117,25 @@ def find_items(source: str, target: str, options: ArchiveOptions, intake: Intake
     ItemTaskError : the folder is not there.
     """
     with ToldByNumber(0):
-        found = _discovered(Path(source))
+        found = isolation.look(Path(source), keep=True)
         quiet = [c for c in found.candidates if is_quiet(c.paths, intake.quiet_s)]
         skipped = [entry for entry in found.skipped if is_quiet([entry.path], intake.quiet_s)]
-        keyfile = intake.pseudonyms
-        namer = None if keyfile is None else Pseudonyms.load(Path(keyfile)).assign
-        names = namings(quiet, target, namer)
+        keyfile = None if intake.pseudonyms is None else Path(intake.pseudonyms)
+        refused = RefusedSources.load(target, keyfile, retry=intake.retry_refused)
+        told, aside = refused.sort_out(skipped)
+        before = [refused.pass_over(_seen(candidate, options)) for candidate in quiet]
+        aside += [row for row in before if row is not None]
+        fresh = [c for c, row in zip(quiet, before, strict=True) if row is None]
+        namer = None if keyfile is None else Pseudonyms.load(keyfile).assign
+        names = namings(fresh, target, namer)
         index = KnownSources.load(target, is_folder=True)
         requests = tuple(
             ItemRequest(number, candidate, naming, index.find(_seen(candidate, options)))
-            for number, (candidate, naming) in enumerate(zip(quiet, names, strict=True), start=1)
+            for number, (candidate, naming) in enumerate(zip(fresh, names, strict=True), start=1)
         )
-    failed = tuple(entry for entry in skipped if holds_data(entry))
+    failed = tuple(entry for entry in told if holds_data(entry))
     waiting = len(found.candidates) - len(quiet) + len(found.skipped) - len(skipped)
-    return Found(requests, failed, len(skipped) - len(failed), waiting)
-
-
-def _discovered(source: Path) -> Discovery:
-    """What is in a folder; nothing is no error there, because folders of arrivals become empty."""
-    try:
-        return isolation.discover(source, keep=True)
-    except SourceError as error:
-        if error.kind == "nothing-found":
-            return Discovery((), ())
-        raise
+    return Found(requests, failed, tuple(aside), len(told) - len(failed), waiting)
 
 
 def _seen(candidate: Candidate, options: ArchiveOptions) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,8 @@ from pipelines.commands.completion import (
     show_completion,
 )
 from pipelines.commands.evaluate import evaluate
-from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE, Failure
+from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE
+from pipelines.commands.init_service import init_service
 from pipelines.commands.keeping import copy, repair, sign, sync
 from pipelines.commands.options import (
     ArchivePath,
@@ -38,9 +40,12 @@ from pipelines.commands.options import (
 )
 from pipelines.commands.privacy import pseudonyms_make, pseudonyms_show, strip
 from pipelines.commands.scrub import scrub
-from pipelines.commands.session import Session, print_failure
+from pipelines.commands.session import Session
 from pipelines.commands.sigma import sigma
+from pipelines.commands.status import status
 from pipelines.commands.verify import verify
+from pipelines.log_lines import JsonLines
+from psc_volumetric.errors import ParameterError
 
 __all__ = ["app", "main"]
 
@@ -204,6 +209,8 @@ app.command(epilog=_EPILOG)(copy)
 app.command(epilog=_EPILOG)(sync)
 app.command(epilog=_EPILOG)(repair)
 app.command(epilog=_EPILOG)(sign)
+app.command(epilog=_EPILOG)(status)
+app.command(epilog=_EPILOG)(init_service)
 app.command(epilog=_EPILOG)(strip)
 app.command(epilog=_EPILOG)(evaluate)
 app.command(epilog=_EPILOG)(sigma)
@@ -304,8 +311,13 @@ def main(arguments: list[str] | None = None) -> None:
             typer.echo(message, err=True)
             sys.exit(EXIT_USAGE)
         hint = "`psc-archive --help`, or --help after a command, shows what is possible"
-        failure = Failure(EXIT_USAGE, "usage", message, hint)
-        print_failure(failure, (), as_json="--json" in words)
+        lines = JsonLines() if "--log-json" in words else None
+        as_json = "--json" in words
+        with (
+            suppress(typer.Exit),
+            Session(as_json=as_json, quiet=False, debug=False, log_lines=lines),
+        ):
+            raise ParameterError(message, kind="usage", hint=hint) from None
         code = EXIT_USAGE
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -10,7 +10,7 @@ from psc_volumetric.archive.stores import is_url, open_store
 from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
 
-__all__ = ["archives_at", "archives_in", "folder_of", "refuse_folder"]
+__all__ = ["archives_at", "archives_in", "folder_of", "refuse_folder", "unfinished_in"]
 
 UNFINISHED = "unfinished"
 
@@ -81,6 +81,15 @@ def archives_at(target: str) -> list[str] | None:
     sealed = {key.removesuffix(f"/{MANIFEST_KEY}") for key in keys if key.endswith(MANIFEST_KEY)}
     packed = {key for key in keys if _has_suffix(key)}
     return [f"{base}/{name}" for name in sorted(sealed | packed)]
+
+
+def unfinished_in(folder: Path) -> list[str]:
+    """Archives in a folder that were begun and not sealed, by their names below it; sorted."""
+    return [
+        path.relative_to(folder).as_posix()
+        for path in archives_in(folder)
+        if target_state(path) == UNFINISHED
+    ]
 
 
 def _has_suffix(name: str) -> bool:

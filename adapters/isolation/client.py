@@ -29,6 +29,7 @@ __all__ = [
     "content_sha256",
     "difference",
     "discover",
+    "look",
     "open_source",
     "read_voxels",
     "restore_source",
@@ -42,6 +43,11 @@ _LOST = (CRASHED, FAILED, MEMORY, TIMEOUT)
 def discover(path: Path, *, keep: bool = False) -> Discovery:
     """As `adapters.discover`; a file that ends the reading process is listed as skipped."""
     return registry.discover(path, ask=_ask, keep=keep)
+
+
+def look(path: Path, *, keep: bool = False) -> Discovery:
+    """As `discover`, for inboxes: that there is no source at all is no error."""
+    return registry.look(path, ask=_ask, keep=keep)
 
 
 def open_source(candidate: Candidate) -> SourceItem:

@@ -18,12 +18,20 @@ from adapters import keep_originals
 from adapters.errors import SourceError
 from pipelines.archiving.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
 from pipelines.archiving.created import created_now
-from pipelines.archiving.item_report import ALREADY, FAILED, ITEM_ERRORS, ItemError, ItemReport
+from pipelines.archiving.item_report import (
+    ALREADY,
+    FAILED,
+    ITEM_ERRORS,
+    ItemError,
+    ItemReport,
+    tell_item,
+)
 from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.locking import clear_stale, hold
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.plan import ArchivePlan, ItemPlan, VariablePlan, open_item, plan
 from pipelines.archiving.rate_control import deferred, reached, settle, with_steps
+from pipelines.archiving.refused import RefusedSources, is_about_source
 from pipelines.archiving.sealing_proof import prepared_with_proof
 from pipelines.archiving.targets import ABSENT, OTHER_SETTINGS, SAME, is_archive_name, state_at
 from pipelines.progress import Progress, Silent
@@ -53,7 +61,11 @@ __all__ = [
 _PASSING = ("unreadable", "reader-timeout", "reader-memory", "not-provable")
 
 
-def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemReport]:
+def archive(
+    chosen: ArchivePlan,
+    progress: Progress | None = None,
+    refused: RefusedSources | None = None,
+) -> list[ItemReport]:
     """Make every archive of a plan, one after the other; one bad item does not stop the others.
 
     Parameters
@@ -61,6 +73,8 @@ def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemR
     chosen : ArchivePlan
     progress : Progress, optional
         Told about every brick.
+    refused : RefusedSources, optional
+        Of an inbox: gets the sources that turn out to be bad. The caller saves it.
 
     Returns
     -------
@@ -88,7 +102,11 @@ def archive(chosen: ArchivePlan, progress: Progress | None = None) -> list[ItemR
             except ITEM_ERRORS as error:
                 errors.append(error)
                 reports.append(_failed(item, error))
-    if len(errors) == len(reports):
+                if refused is not None and is_about_source(error):
+                    paths = [*map(str, item.candidate.paths)]
+                    refused.add(item.seen, paths, ItemError.of(error))
+            tell_item(reports[-1])
+    if errors and len(errors) == len(reports):
         for report in reports[1:]:
             errors[0].add_note(f"{report.name}: {report.error.message if report.error else ''}")
         raise errors[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from adapters.base import Skipped
 from adapters.errors import SourceError
+from pipelines.log_lines import tell
 from psc_volumetric.errors import PscError
 
 __all__ = [
@@ -17,7 +19,10 @@ __all__ = [
     "ItemError",
     "ItemReport",
     "holds_data",
+    "tell_item",
 ]
+
+log = logging.getLogger(__name__)
 
 ARCHIVED = "archived"
 ALREADY = "already-archived"
@@ -121,3 +126,28 @@ class ItemReport:
             "variables": list(self.variables),
             "notes": list(self.notes),
         }
+
+
+def tell_item(report: ItemReport) -> None:
+    """Log how an item ended: the event ``item``."""
+    why = report.error
+    tell(
+        log,
+        "item",
+        level=logging.INFO if why is None else logging.ERROR,
+        private={
+            "name": report.name,
+            "archive": report.target,
+            "message": None if why is None else why.message,
+            "hint": None if why is None else why.hint,
+            "notes": list(report.notes),
+        },
+        kind=report.kind,
+        state=report.state,
+        error=None if why is None else why.kind,
+        source_bytes=report.source_bytes,
+        archive_bytes=report.archive_bytes,
+        bricks=report.bricks,
+        resumed=report.resumed,
+        seconds=round(report.seconds, 3),
+    )

@@ -28,7 +28,7 @@ from psc_volumetric.archive.stores import is_url
 from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.errors import StorageError
 
-__all__ = ["LOCK_SUFFIX", "Owner", "clear_stale", "hold", "lock_path"]
+__all__ = ["LOCK_SUFFIX", "Owner", "clear_stale", "hold", "lock_path", "owner_of"]
 
 LOCK_SUFFIX = ".lock"
 SIGN_OF_LIFE_S = 60.0
@@ -185,6 +185,34 @@ def hold(
             path.unlink()
         _open_handles.discard(handle)
         os.close(handle)
+
+
+def owner_of(target: str) -> tuple[Owner | None, bool]:
+    """Who has, or left behind, the lock of a target, and whether that run may be at work.
+
+    Returns
+    -------
+    owner : Owner or None
+        None when there is no lock; nobody is kept from taking it.
+    alive : bool
+    """
+    path = lock_path(target)
+    try:
+        handle = -1 if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None, False
+    if handle < 0:
+        return None, False
+    try:
+        owner = Owner.parse(os.pread(handle, _LARGEST, 0))
+        silent_s = time.time() - os.fstat(handle).st_mtime
+        free = _flock(handle)  # let go of with the handle
+    finally:
+        os.close(handle)
+    if owner is None:
+        return None, free is False
+    alive = free is False or owner.may_live(kernel_says_free=free is True, silent_s=silent_s)
+    return owner, alive
 
 
 def clear_stale(target: str) -> None:

@@ -232,9 +232,14 @@ class ArchiveOptions:
         """Plain JSON-able dictionary."""
         return asdict(self)
 
+    def chosen(self) -> dict[str, Any]:
+        """As `to_dict`, without what is as it is by default."""
+        usual = ArchiveOptions().to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != usual[name]}
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ArchiveOptions:
-        """Rebuild from `to_dict`; unknown keys are a ``TypeError``."""
+        """Rebuild from `to_dict` or `chosen`; unknown keys are a ``TypeError``."""
         return cls(**data)
 
 

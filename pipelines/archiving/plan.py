@@ -30,6 +30,7 @@ from pipelines.archiving.planned import (
     VariablePlan,
     provenance_of,
 )
+from pipelines.archiving.refused import Refused, RefusedSources, is_about_source
 from pipelines.archiving.targets import Namer, Naming, is_archive_name, namings, place_of
 from pipelines.archiving.value_range import SampledRange
 from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
@@ -56,7 +57,12 @@ PLAIN_TILE = (8, 64, 64)
 
 
 def plan(
-    source: Path, target: str, options: ArchiveOptions, *, namer: Namer | None = None
+    source: Path,
+    target: str,
+    options: ArchiveOptions,
+    *,
+    namer: Namer | None = None,
+    refused: RefusedSources | None = None,
 ) -> ArchivePlan:
     """Find what a file or folder holds and decide how each item is archived.
 
@@ -70,11 +76,14 @@ def plan(
     options : ArchiveOptions
     namer : callable, optional
         Gives the name of an item in the place of its path or series.
+    refused : RefusedSources, optional
+        The source is an inbox: it may be empty, and what an earlier run refused is passed over.
 
     Returns
     -------
     ArchivePlan
-        At least one item, if only a known one. Items that cannot be archived are listed as skipped.
+        At least one item, if only a known one; none when `refused` is given and there is nothing.
+        Items that cannot be archived are listed as skipped.
 
     Raises
     ------
@@ -84,7 +93,8 @@ def plan(
     ParameterError : several items and one archive as target (kind ``"several-items"``).
     """
     _opened.cache_clear()
-    found = isolation.discover(Path(source), keep=True)
+    discover = isolation.discover if refused is None else isolation.look
+    found = discover(Path(source), keep=True)
     if is_archive_name(target) and len(found.candidates) > 1:
         raise ParameterError(
             f"expected one item for the archive {target!r}, found {len(found.candidates)}",
@@ -94,11 +104,15 @@ def plan(
     index = KnownSources.load(target, is_folder=not is_archive_name(target))
     items: list[ItemPlan] = []
     known: list[KnownItem] = []
-    skipped = list(found.skipped)
+    skipped, aside = _told(found.skipped, refused)
     errors: list[Exception] = []
     names = namings(found.candidates, target, namer)
     for candidate, naming in zip(found.candidates, names, strict=True):
         try:
+            old = None if refused is None else refused.pass_over(_seen(candidate, options))
+            if old is not None:
+                aside.append(old)
+                continue
             taken = {item.target for item in items}
             planned = plan_named(candidate, naming, options, index, taken)
             if isinstance(planned, KnownItem):
@@ -109,11 +123,26 @@ def plan(
             errors.append(error)
             why = ItemError.of(error)
             skipped.append(Skipped(candidate.paths[0], why.message, why.kind, why.hint))
-    if not items and not known:
+            if refused is not None and is_about_source(error):
+                refused.add(_seen(candidate, options), [*map(str, candidate.paths)], why)
+    if not items and not known and refused is None:
         for other in errors[1:]:
             errors[0].add_note(str(other))
         raise errors[0]
-    return ArchivePlan(tuple(items), tuple(skipped), options, target, tuple(known))
+    return ArchivePlan(tuple(items), tuple(skipped), options, target, tuple(known), tuple(aside))
+
+
+def _told(
+    left_out: Sequence[Skipped], refused: RefusedSources | None
+) -> tuple[list[Skipped], list[Refused]]:
+    """Files that discovery left out: those to be told, and those that were told before."""
+    if refused is None:
+        return list(left_out), []
+    return refused.sort_out(left_out)
+
+
+def _seen(candidate: Candidate, options: ArchiveOptions) -> str:
+    return fingerprint(candidate.paths, provenance_of(candidate, options))
 
 
 def plan_named(
@@ -129,7 +158,7 @@ def plan_named(
     ------
     SourceError, PscError : as `plan_item`.
     """
-    seen = fingerprint(candidate.paths, provenance_of(candidate, options))
+    seen = _seen(candidate, options)
     archive = index.find(seen)
     if archive is not None:
         return KnownItem(candidate.label, candidate.kind, archive)

@@ -10,6 +10,7 @@ from adapters.base import Candidate, FileRecord, Skipped
 from pipelines.archiving.item_report import holds_data
 from pipelines.archiving.modes import VariableMode
 from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.refused import Refused
 from pipelines.archiving.targets import ABSENT
 from pipelines.archiving.value_range import SampledRange
 from pipelines.restoring.roi import box_text
@@ -181,7 +182,8 @@ class KnownItem:
 class ArchivePlan:
     """Everything found in a source: archives to make in ``target``, what is left out, and why.
 
-    ``known`` are sources that were archived before and look the same.
+    ``known`` are sources that were archived before and look the same; ``aside`` are those that an
+    earlier run refused and told.
     """
 
     items: tuple[ItemPlan, ...]
@@ -189,6 +191,7 @@ class ArchivePlan:
     options: ArchiveOptions
     target: str
     known: tuple[KnownItem, ...] = ()
+    aside: tuple[Refused, ...] = ()
 
     @property
     def failed(self) -> tuple[Skipped, ...]:
@@ -215,6 +218,7 @@ class ArchivePlan:
             "options": self.options.to_dict(),
             "items": [item.to_dict() for item in self.items],
             "known": [dict(vars(item)) for item in self.known],
+            "aside": [row.to_dict() for row in self.aside],
             "skipped": [
                 {
                     "path": str(entry.path),

@@ -12,6 +12,7 @@ import getpass
 import json
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,15 +71,37 @@ class EventLog:
         place = Path(text).absolute()
         return cls(place.with_name(place.name + SUFFIX))
 
+    def events(self) -> Iterator[dict[str, Any]]:
+        """All lines, oldest first; none where there is no log, torn and foreign lines left out.
+
+        Raises
+        ------
+        StorageError : kind ``"storage-failed"``: it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                for line in stream:
+                    event = _parsed(line)
+                    if event is not None:
+                        yield event
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(
+                f"the event log {str(self.path)!r} cannot be read ({error.strerror})",
+                kind="storage-failed",
+                hint="check the rights",
+            ) from error
+
     def add(self, event: str, archive: str, outcome: str, **details: Any) -> None:
         """Add one line; it is on disk when this returns.
 
         Parameters
         ----------
         event : str
-            What was done: ``"scrub"``, ``"expired"``, ``"removed"``.
+            What was done: ``"scrub"``, ``"expired"``, ``"removed"``; ``"archive"``, a run.
         archive : str
-            Which archive.
+            Which archive; of a run the folder.
         outcome : str
             How it ended: ``"ok"``, ``"damaged"`` ...
         **details
@@ -112,3 +135,13 @@ class EventLog:
                 kind="storage-failed",
                 hint="check the rights and the free space, or name another file",
             ) from error
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    wanted = ("time", "event", "archive", "outcome")
+    whole = isinstance(row, dict) and all(isinstance(row.get(name), str) for name in wanted)
+    return row if whole else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.verify import VerifyReport, verify
 from pipelines.collection import archives_at
+from pipelines.log_lines import tell
 from pipelines.progress import Progress
 from psc_volumetric.archive.checking import Finding, Sample
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = ["ScrubOptions", "archives_to_scrub", "log_scrub", "scrub", "scrub_archive"]
+
+logger = logging.getLogger(__name__)
 
 LOGGED_FINDINGS = 100
 TONIGHT = "today"
@@ -139,7 +143,17 @@ def log_scrub(
         "findings": findings,
         "count": len(report.findings),
     }
-    log.add("scrub", report.archive, "damaged" if report.findings else "ok", **details)
+    outcome = "damaged" if report.findings else "ok"
+    log.add("scrub", report.archive, outcome, **details)
+    tell(
+        logger,
+        "archive-checked",
+        level=logging.ERROR if report.findings else logging.INFO,
+        private={"archive": report.archive, "findings": findings},
+        outcome=outcome,
+        problems=len(report.findings),
+        seconds=details["seconds"],
+    )
 
 
 def scrub(

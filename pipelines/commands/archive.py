@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.commands.archive_options import Chosen, takes_archive_options
-from pipelines.commands.options import Debug, DryRun, Json, PseudonymKey, Quiet
+from pipelines.commands.options import (
+    Debug,
+    DryRun,
+    EventLogFile,
+    Inbox,
+    Json,
+    LogJson,
+    Metrics,
+    PseudonymKey,
+    Quiet,
+    RetryRefused,
+)
 from pipelines.commands.session import Session
+from pipelines.log_lines import JsonLines
+
+if TYPE_CHECKING:
+    from pipelines.archiving.planned import ArchivePlan
+    from pipelines.archiving.refused import RefusedSources
+    from pipelines.checking.event_log import EventLog
+    from pipelines.checking.runs import Run
 
 __all__ = ["archive"]
 
@@ -22,34 +40,78 @@ def archive(
     ],
     chosen: Chosen,
     pseudonyms: PseudonymKey = None,
+    inbox: Inbox = False,
+    retry_refused: RetryRefused = False,
+    event_log: EventLogFile = None,
+    metrics: Metrics = None,
     dry_run: DryRun = False,
+    log_json: LogJson = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Archive volumes. Continues an unfinished archive; never replaces a sealed one."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.archiving.archive import archive as make_archives
-        from pipelines.archiving.archive import plan
+    lines = JsonLines() if log_json else None
+    with Session(as_json=as_json, quiet=quiet, debug=debug, log_lines=lines) as session:
+        from pipelines.archiving.plan import plan
         from pipelines.archiving.pseudonyms import Pseudonyms
-        from pipelines.commands.archive_report import (
-            failure_lines,
-            plan_lines,
-            report_document,
-            report_lines,
-        )
-        from pipelines.progress import progress_bars
+        from pipelines.archiving.refused import RefusedSources
+        from pipelines.commands.archive_report import failure_lines, plan_lines
+        from pipelines.commands.run_record import Recorded
 
         options = chosen()
         key = None if pseudonyms is None else Pseudonyms.load(pseudonyms)
-        namer = None if key is None else (key.name if dry_run else key.assign)
-        planned = plan(source, target, options, namer=namer)
+        refused = None
+        if inbox or retry_refused:
+            refused = RefusedSources.load(target, pseudonyms, retry=retry_refused)
         if dry_run:
+            namer = None if key is None else key.name
+            planned = plan(source, target, options, namer=namer, refused=refused)
             session.result(planned.to_dict(), lambda: plan_lines(planned))
             session.failures(failure_lines(planned, []))
             return
-        with progress_bars(enabled=session.shows_progress) as progress:
-            reports = make_archives(planned, progress)
-        document = report_document(planned, reports)
-        session.result(document, lambda: report_lines(planned, reports))
-        session.failures(failure_lines(planned, reports))
+        log = _event_log(target, event_log)
+        with Recorded("archive", target, event_log=log, metrics=metrics) as run:
+            namer = None if key is None else key.assign
+            run.details = {"options": options.chosen()}
+            if key is None:
+                run.details["source"] = str(source.absolute())
+            try:
+                planned = plan(source, target, options, namer=namer, refused=refused)
+                _make(session, planned, run, refused)
+            finally:
+                if refused is not None:
+                    refused.save(source)
+
+
+def _event_log(target: str, path: Path | None) -> EventLog | None:
+    """The log beside a folder of archives, or the one that is named; none for one archive."""
+    from pipelines.archiving.targets import is_archive_name
+    from pipelines.checking.event_log import EventLog
+    from psc_volumetric.archive.stores import is_url
+
+    if path is None and (is_archive_name(target) or is_url(target)):
+        return None
+    return EventLog.of(target, None if path is None else str(path))
+
+
+def _make(session: Session, planned: ArchivePlan, run: Run, refused: RefusedSources | None) -> None:
+    """Make the archives of a plan, count them and say so."""
+    from pipelines.archiving.archive import archive as make_archives
+    from pipelines.commands.archive_report import (
+        count_items,
+        failure_lines,
+        report_document,
+        report_lines,
+        tell_plan,
+    )
+    from pipelines.progress import progress_bars
+
+    tell_plan(planned)
+    count_items(run, planned, None)
+    with progress_bars(enabled=session.shows_progress) as progress:
+        reports = make_archives(planned, progress, refused)
+    count_items(run, planned, reports)
+    document = report_document(planned, reports)
+    session.result(document, lambda: report_lines(planned, reports))
+    session.failures(failure_lines(planned, reports))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 from adapters.base import Skipped
 from pipelines.archiving.item_report import ALREADY, ARCHIVED, FAILED, holds_data
 from pipelines.archiving.targets import ABSENT, OTHER, OTHER_SETTINGS, SAME
+from pipelines.log_lines import tell
 from pipelines.restoring.proof import outcome_counts
 
 if TYPE_CHECKING:
     from pipelines.archiving.item_report import ItemReport
-    from pipelines.archiving.plan import ArchivePlan
+    from pipelines.archiving.planned import ArchivePlan
+    from pipelines.checking.runs import Run
     from pipelines.restoring.restore import RestorePlan, RestoreReport
 
 __all__ = [
+    "count_items",
     "failure_lines",
     "plan_lines",
     "report_document",
     "report_lines",
     "restore_lines",
     "restore_plan_lines",
+    "tell_plan",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def _skipped(plan: ArchivePlan) -> list[str]:
@@ -60,6 +67,33 @@ def failure_lines(plan: ArchivePlan, reports: Sequence[ItemReport]) -> list[str]
             lines += [f"hint: {report.error.hint}"] if report.error.hint else []
             lines += [f"note: {note}" for note in report.notes]
     return lines
+
+
+def tell_plan(plan: ArchivePlan) -> None:
+    """Log what was found: the event ``found``, and ``left-out`` for what may hold data."""
+    passed = sum(not holds_data(entry) for entry in plan.skipped)
+    numbers = {"items": len(plan.items), "already": len(plan.known), "aside": len(plan.aside)}
+    tell(log, "found", **numbers, skipped=passed)
+    for entry in plan.failed:
+        private = {"path": str(entry.path), "message": entry.reason, "hint": entry.hint}
+        tell(log, "left-out", level=logging.ERROR, private=private, error=entry.kind)
+
+
+def count_items(run: Run, plan: ArchivePlan, reports: Sequence[ItemReport] | None) -> None:
+    """Count how the items of a plan ended; those without a report have failed."""
+    states = [FAILED] * len(plan.items) if reports is None else [r.state for r in reports]
+    known = len(plan.known) if reports is None else 0  # these have a report, too
+    made = [report for report in reports or () if report.state == ARCHIVED]
+    run.counts = {
+        "archived": states.count(ARCHIVED),
+        "already": states.count(ALREADY) + known,
+        "failed": states.count(FAILED) + len(plan.failed),
+        "aside": len(plan.aside),
+    }
+    run.amounts = {
+        "source_bytes": sum(report.source_bytes for report in made),
+        "archive_bytes": sum(report.archive_bytes for report in made),
+    }
 
 
 def report_document(plan: ArchivePlan, reports: Sequence[ItemReport]) -> dict[str, Any]:
@@ -101,7 +135,16 @@ def plan_lines(plan: ArchivePlan) -> list[str]:
             lines.append(f"          {row['name']}: {shape} {row['dtype']}, {_promise(row)}{why}")
         lines += [f"          note: {note}" for note in item.notes]
     lines += [f"{k.kind:<8}  {k.name} -> {k.target}, sealed and unchanged" for k in plan.known]
-    return lines + _skipped(plan) + _notes(plan)
+    return lines + _skipped(plan) + _aside(plan) + _notes(plan)
+
+
+def _aside(plan: ArchivePlan) -> list[str]:
+    """What an earlier run refused and told."""
+    lines = []
+    for row in plan.aside:
+        more = f" and {len(row.paths) - 1} more" if len(row.paths) > 1 else ""
+        lines.append(f"aside     {row.paths[0]}{more}: refused before ({row.kind}), unchanged")
+    return lines
 
 
 def _notes(plan: ArchivePlan) -> list[str]:
@@ -126,7 +169,7 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
         )
         lines.append(f"          manifest {report.manifest}")
         lines += [f"          note: {note}" for note in report.notes]
-    return lines + _skipped(plan) + _notes(plan)
+    return lines + _skipped(plan) + _aside(plan) + _notes(plan)
 
 
 def _promise(row: dict[str, Any]) -> str:

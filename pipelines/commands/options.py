@@ -30,11 +30,14 @@ __all__ = [
     "DryRun",
     "Effort",
     "EventLogFile",
+    "Inbox",
     "Json",
     "KeepOriginal",
     "Level",
+    "LogJson",
     "MaxError",
     "MaxErrorUnit",
+    "Metrics",
     "Mode",
     "NoProof",
     "Part",
@@ -44,6 +47,7 @@ __all__ = [
     "PseudonymKey",
     "Psnr",
     "Quiet",
+    "RetryRefused",
     "Roi",
     "Sample",
     "Setting",
@@ -85,6 +89,9 @@ def choice(names: Sequence[str], *flags: str, other: str = "", **more: Any) -> A
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", help="Log on stderr, one JSON object a line, no bars.")
+]
 Device = Annotated[str, choice(DEVICES, help="Where networks run; never changes a bit.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
 
@@ -110,6 +117,10 @@ Part = Annotated[
 ]
 EventLogFile = Annotated[
     Path | None, typer.Option("--event-log", help="Log of checks; default: beside the folder.")
+]
+Metrics = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Prometheus text of this run, for node exporter."),
 ]
 Roi = Annotated[str | None, typer.Option(help='Half-open indices: "z=10:42,y=0:64,x=32:96".')]
 
@@ -161,6 +172,16 @@ PriorName = Annotated[
 PseudonymKey = Annotated[
     Path | None,
     typer.Option("--pseudonyms", help="Key file: name archives by a keyed hash, not by paths."),
+]
+Inbox = Annotated[
+    bool,
+    typer.Option(
+        "--inbox", help="For runs by a timer: may be empty; what is refused is told once."
+    ),
+]
+RetryRefused = Annotated[
+    bool,
+    typer.Option("--retry-refused", help="As --inbox, but try all again that was refused."),
 ]
 Effort = Annotated[
     int,

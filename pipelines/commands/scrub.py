@@ -12,11 +12,14 @@ from pipelines.commands.options import (
     Device,
     EventLogFile,
     Json,
+    LogJson,
+    Metrics,
     Part,
     Quiet,
     Sample,
 )
 from pipelines.commands.session import Session
+from pipelines.log_lines import JsonLines
 
 __all__ = ["scrub"]
 
@@ -28,24 +31,33 @@ def scrub(
     part: Part = None,
     event_log: EventLogFile = None,
     device: Device = "auto",
+    metrics: Metrics = None,
+    log_json: LogJson = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Check the archives of a folder or bucket, all or a part each night, and keep a log of it."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+    lines = JsonLines() if log_json else None
+    with Session(as_json=as_json, quiet=quiet, debug=debug, log_lines=lines) as session:
         from pipelines.checking.event_log import EventLog
         from pipelines.checking.scrub import ScrubOptions
         from pipelines.checking.scrub import scrub as check_all
         from pipelines.checking.verify import reports_document, verify_lines
+        from pipelines.commands.run_record import Recorded
         from pipelines.progress import progress_bars
 
         options = ScrubOptions(deep, sample, part, device=device)
         log = EventLog.of(source, None if event_log is None else str(event_log))
-        with progress_bars(enabled=session.shows_progress) as progress:
-            reports = check_all(source, options, log, progress)
-        session.result(
-            reports_document(reports), lambda: [line for r in reports for line in verify_lines(r)]
-        )
-        if any(report.findings for report in reports):
-            raise typer.Exit(EXIT_DAMAGE)
+        # each check of an archive has its line in the event log
+        with Recorded("scrub", source, event_log=None, metrics=metrics) as run:
+            with progress_bars(enabled=session.shows_progress) as progress:
+                reports = check_all(source, options, log, progress)
+            damaged = sum(bool(report.findings) for report in reports)
+            run.counts = {"ok": len(reports) - damaged, "damaged": damaged}
+            session.result(
+                reports_document(reports),
+                lambda: [line for r in reports for line in verify_lines(r)],
+            )
+            if damaged:
+                raise typer.Exit(EXIT_DAMAGE)

@@ -17,9 +17,26 @@ from typing import Any
 import typer
 
 from pipelines.commands.failures import EXIT_INCOMPLETE, EXIT_OK, Failure, describe_failure
+from pipelines.log_lines import JsonLines, tell
 from pipelines.stopping import stoppable
 
-__all__ = ["Session", "print_failure"]
+__all__ = ["Session", "log_failure", "print_failure"]
+
+OURS = ("adapters", "flows", "pipelines", "psc_volumetric")
+log = logging.getLogger(__name__)
+
+
+def log_failure(failure: Failure, notes: Sequence[str] = (), **more: str) -> None:
+    """The event ``error``, in the place of lines for people."""
+    private = {"message": failure.message, "hint": failure.hint, "notes": list(notes), **more}
+    tell(
+        log,
+        "error",
+        level=logging.ERROR,
+        private=private,
+        kind=failure.kind,
+        exit_code=failure.code,
+    )
 
 
 def print_failure(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
@@ -27,8 +44,16 @@ def print_failure(failure: Failure, notes: Sequence[str], *, as_json: bool) -> N
     for line in [*failure.lines(), *(f"note: {note}" for note in notes)]:
         _echo(line, err=True)
     if as_json:
-        with suppress(OSError):  # stdout may be what failed, and stderr has said so
-            typer.echo(json.dumps(failure.document(), indent=1))
+        _print_document(failure)
+
+
+def _print_document(failure: Failure) -> None:
+    with suppress(OSError):  # stdout may be what failed, and stderr has said so
+        typer.echo(json.dumps(failure.document(), indent=1))
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _echo(line: str, *, err: bool = False) -> None:
@@ -56,6 +81,8 @@ class Session:
         Print nothing but errors.
     debug : bool
         Show the traceback of an error as well.
+    log_lines : JsonLines, optional
+        Write nothing but lines of this formatter on stderr, of level INFO and above.
 
     Notes
     -----
@@ -63,21 +90,34 @@ class Session:
     exit, which carry their own code, pass through. SIGTERM and SIGHUP are exceptions within it.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool, debug: bool) -> None:
+    def __init__(
+        self, *, as_json: bool, quiet: bool, debug: bool, log_lines: JsonLines | None = None
+    ) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
+        self.log_lines = log_lines
         self._signals = stoppable()
+        self._handlers: list[logging.Handler] = []
 
     @property
     def shows_progress(self) -> bool:
         """Whether progress bars are welcome."""
-        return not (self.as_json or self.quiet)
+        return not (self.as_json or self.quiet or self.log_lines)
 
     def __enter__(self) -> Session:
-        logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
-        for name in ("adapters", "pipelines", "psc_volumetric"):
-            logging.getLogger(name).setLevel(logging.DEBUG if self.debug else logging.ERROR)
+        level = logging.ERROR if self.log_lines is None else logging.INFO
+        if self.log_lines is None:
+            form = "%(name)s: %(message)s"
+            logging.basicConfig(level=level, stream=sys.stderr, format=form)
+        else:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(self.log_lines)
+            root = logging.getLogger()
+            self._handlers, root.handlers = root.handlers, [handler]
+            root.setLevel(logging.WARNING)
+        for name in OURS:
+            logging.getLogger(name).setLevel(logging.DEBUG if self.debug else level)
         if not self.debug:
             warnings.simplefilter("ignore")
         self._signals.__enter__()
@@ -92,8 +132,11 @@ class Session:
                 _echo(line)
 
     def failures(self, lines: Sequence[str], *, code: int | None = None) -> None:
-        """Say on stderr what was not done, and end the command with the code for that, if any."""
-        for line in lines:
+        """Say on stderr what was not done, and end the command with the code for that, if any.
+
+        Log lines have said so before.
+        """
+        for line in lines if self.log_lines is None else ():
             _echo(line, err=True)
         if lines:
             raise typer.Exit(EXIT_INCOMPLETE if code is None else code)
@@ -107,16 +150,30 @@ class Session:
         self,
         _: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        _trace: TracebackType | None,
     ) -> None:
         self._signals.__exit__(None, None, None)
+        try:
+            self._tell(error)
+        finally:
+            if self.log_lines is not None:
+                logging.getLogger().handlers = self._handlers
+
+    def _tell(self, error: BaseException | None) -> None:
+        """Say what ended the command, and end the program with the code for that."""
         if error is None or isinstance(error, (typer.Exit, SystemExit)):
             return
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_OK) from None
-        if self.debug:
-            traceback.print_exception(type(error), error, trace, file=sys.stderr)
-        failure = describe_failure(error)
-        print_failure(failure, getattr(error, "__notes__", ()), as_json=self.as_json)
+        failure, notes = describe_failure(error), getattr(error, "__notes__", ())
+        if self.log_lines is not None:
+            more = {"traceback": _traceback(error)} if self.debug else {}
+            log_failure(failure, notes, **more)
+            if self.as_json:
+                _print_document(failure)
+        else:
+            if self.debug:
+                sys.stderr.write(_traceback(error))
+            print_failure(failure, notes, as_json=self.as_json)
         raise typer.Exit(failure.code) from None
