@@ -79,8 +79,12 @@ def test_licence_types_specification_and_priors_are_inside(wheel: Path) -> None:
 
 
 def test_nothing_unwanted_is_inside(wheel: Path) -> None:
-    allowed = {".py", ".typed", ".md", ".json", ".safetensors", ".npy", ".npz", ".txt"}
+    allowed = {".py", ".typed", ".md", ".json", ".safetensors", ".npy", ".npz", ".txt", ".yml"}
     packaged = [name for name in members(wheel) if ".dist-info/" not in name]
+    deploy = {name.removeprefix("pipelines/") for name in packaged if "/deploy/" in name}
+    packaged = [name for name in packaged if "/deploy/" not in name]
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
+    assert deploy == {path.relative_to(ROOT).as_posix() for path in files}
     others = [name for name in packaged if Path(name).suffix not in allowed]
     assert not [name for name in others if not name.endswith("/stream.bin")]
 
