@@ -153,7 +153,9 @@ def _outcomes(run: "_ItemRun", found: Found, workers: Workers) -> tuple[ItemOutc
             outcomes = work_through(cluster, stages)
     else:
         outcomes = [run.known(request) for request in found.requests]
-    left_out = [("failed", (str(e.path),), e.kind, e.reason) for e in found.failed]
+    left_out: list[tuple[str, tuple[str, ...], str, str]] = [
+        ("failed", (str(e.path),), e.kind, e.reason) for e in found.failed
+    ]
     left_out += [("aside", row.paths, row.kind, row.message) for row in found.aside]
     for number, (status, paths, kind, why) in enumerate(left_out, start=len(outcomes) + 1):
         outcomes.append(

@@ -72,8 +72,14 @@ def failure_lines(plan: ArchivePlan, reports: Sequence[ItemReport]) -> list[str]
 def tell_plan(plan: ArchivePlan) -> None:
     """Log what was found: the event ``found``, and ``left-out`` for what may hold data."""
     passed = sum(not holds_data(entry) for entry in plan.skipped)
-    numbers = {"items": len(plan.items), "already": len(plan.known), "aside": len(plan.aside)}
-    tell(log, "found", **numbers, skipped=passed)
+    tell(
+        log,
+        "found",
+        items=len(plan.items),
+        already=len(plan.known),
+        aside=len(plan.aside),
+        skipped=passed,
+    )
     for entry in plan.failed:
         private = {"path": str(entry.path), "message": entry.reason, "hint": entry.hint}
         tell(log, "left-out", level=logging.ERROR, private=private, error=entry.kind)

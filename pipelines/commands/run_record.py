@@ -6,6 +6,7 @@ import logging
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import typer
 
@@ -58,7 +59,7 @@ class Recorded:
             failure = describe_failure(error)
             code, kind = failure.code, failure.kind
         outcome = _OUTCOMES.get(code, FAILED)
-        numbers = {**self.run.counts, **self.run.amounts}
+        numbers: dict[str, Any] = {**self.run.counts, **self.run.amounts}
         tell(
             log,
             "run-end",

@@ -77,7 +77,8 @@ def test_log_lines_and_metrics_of_a_flow_name_no_file(inbox: Path, tmp_path: Pat
     items = [line for line in told if line.get("event") == "item"]
     assert sorted(item["number"] for item in items) == [1, 2, 3]
     assert sorted(item["state"] for item in items) == ["archived", "failed", "failed"]
-    assert told[-1]["event"] == "run-end"
+    (end,) = [line for line in told if line.get("event") == "run-end"]
+    assert (end["archived"], end["failed"], end["exit_code"]) == (1, 2, EXIT_INCOMPLETE)
     names = ("jane-doe", "john-roe", "labels", str(inbox), str(tmp_path))
     assert not [name for name in names if name in done.stderr]
     families = {f.name: f for f in text_string_to_metric_families(metrics.read_text("utf-8"))}
