@@ -34,6 +34,7 @@ from pipelines.checking.scrub import ScrubOptions, scrub_archive
 from pipelines.checking.verify import VerifyReport
 from pipelines.restoring.folder import Restoration, restore_complete
 from pipelines.restoring.restore import RestoreOptions, RestoreReport
+from psc_volumetric.threads import at_most
 
 __all__ = [
     "ToldByNumber",
@@ -164,13 +165,13 @@ def begin_item(request: ItemRequest, options: ArchiveOptions) -> ItemWork:
 def encode_brick(number: int, job: BrickJob) -> BrickResult:
     """Encode and store one brick, unless it is stored: its worker may have been lost since.
 
-    Needs a slot: memory and device are the brick's while it runs.
+    Needs a slot: memory, core and device are the brick's while it runs.
 
     Raises
     ------
     ItemTaskError : source, prior or store failed.
     """
-    with ToldByNumber(number):
+    with ToldByNumber(number), at_most(1):
         return stored_brick(job) or encode_brick_job(job)
 
 

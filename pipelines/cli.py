@@ -32,6 +32,7 @@ from pipelines.commands.options import (
     Debug,
     Device,
     DryRun,
+    Jobs,
     Json,
     Level,
     Quiet,
@@ -141,6 +142,7 @@ def restore(
         float | None, typer.Option(help="Stored value for it; default: the variable's fill value.")
     ] = None,
     device: Device = "auto",
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -153,6 +155,7 @@ def restore(
         from pipelines.restoring.restore import RestoreOptions, dry_restore
         from pipelines.restoring.restore import restore as write_source
         from psc_volumetric.archive.levels import parse_level
+        from psc_volumetric.threads import at_most
 
         options = RestoreOptions(
             roi,
@@ -169,7 +172,7 @@ def restore(
             planned = dry_restore(source, target, options)
             session.result(planned.to_dict(), lambda: restore_plan_lines(planned))
             return
-        with progress_bars(enabled=session.shows_progress) as progress:
+        with at_most(jobs), progress_bars(enabled=session.shows_progress) as progress:
             report = write_source(source, target, options, progress)
         session.result(report.to_dict(), lambda: restore_lines(report))
         if report.damage:

@@ -16,7 +16,13 @@ from typing import Any
 import psc_volumetric
 from adapters import keep_originals
 from adapters.errors import SourceError
-from pipelines.archiving.bricks import BrickJob, BrickResult, encode_brick_job, jobs_of
+from pipelines.archiving.bricks import (
+    BrickJob,
+    BrickResult,
+    encode_brick_job,
+    encode_brick_jobs,
+    jobs_of,
+)
 from pipelines.archiving.created import created_now
 from pipelines.archiving.item_report import (
     ALREADY,
@@ -304,11 +310,14 @@ def run_item(item: ItemPlan, progress: Progress | None = None) -> ItemReport:
     shown.begin(item.candidate.label, item.bricks)
     shown.advance(resumed)
     done = resumed
+
+    def stored(_: BrickResult) -> None:
+        nonlocal done
+        done += 1
+        shown.advance()
+
     try:
-        for job in jobs:
-            encode_brick_job(job)
-            done += 1
-            shown.advance()
+        encode_brick_jobs(jobs, stored)
         return finish(item, resumed=resumed, seconds=time.perf_counter() - start)
     except SourceError as error:
         if error.kind not in _PASSING:

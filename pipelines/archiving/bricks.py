@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,13 @@ from pipelines.archiving.plan import ItemPlan, VariablePlan, brick_prior
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import BrickOptions, EncodedBrick, IntensityMapping, encode_brick
 from psc_volumetric.layers.guarantee import Guarantee
+from psc_volumetric.threads import in_order
 
 __all__ = [
     "BrickJob",
     "BrickResult",
     "encode_brick_job",
+    "encode_brick_jobs",
     "encoded",
     "jobs_of",
     "stored_brick",
@@ -219,6 +221,37 @@ def encode_brick_job(job: BrickJob) -> BrickResult:
     """
     begin = time.perf_counter()
     values, brick = encoded(job)
+    return _written(job, values, brick, begin)
+
+
+def encode_brick_jobs(jobs: Sequence[BrickJob], told: Callable[[BrickResult], None]) -> None:
+    """Do several jobs on all cores; bricks are stored one by one in the order of the jobs.
+
+    Parameters
+    ----------
+    jobs : sequence of BrickJob
+    told : callable
+        Called with what became of each brick, in order.
+
+    Raises
+    ------
+    SourceError, PriorMismatchError, StorageError : as `encode_brick_job`, of the first job that
+        fails; those before it are stored.
+
+    Notes
+    -----
+    Memory is bounded by one brick more than there are cores.
+    """
+
+    def begun(job: BrickJob) -> tuple[float, NDArray[Any], EncodedBrick]:
+        return time.perf_counter(), *encoded(job)
+
+    with in_order(begun, jobs) as bricks:
+        for job, (begin, values, brick) in zip(jobs, bricks, strict=True):
+            told(_written(job, values, brick, begin))
+
+
+def _written(job: BrickJob, values: NDArray[Any], brick: EncodedBrick, begin: float) -> BrickResult:
     writer = ArchiveWriter.open_partial(job.target)
     record = writer.write_brick(job.variable, job.position, brick, values=values)
     return BrickResult(

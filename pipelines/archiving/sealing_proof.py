@@ -128,14 +128,15 @@ def _difference(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -
         info = restore_info(reader, _boxes(reader), level)
         record = reader.source()
         try:
-            written = isolation.restore_source(
-                record.kind,
-                record.document,
-                record.blobs,
-                restored_volumes(reader, _boxes(reader), level),
-                scratch / _quick_name(record),
-                info,
-            )
+            with restored_volumes(reader, _boxes(reader), level) as volumes:
+                written = isolation.restore_source(
+                    record.kind,
+                    record.document,
+                    record.blobs,
+                    volumes,
+                    scratch / _quick_name(record),
+                    info,
+                )
             if exact:
                 prove(record.kind, written, record.files, record.document[PROMISES])
                 return None

@@ -13,6 +13,7 @@ from pipelines.commands.options import (
     DryRun,
     EventLogFile,
     Inbox,
+    Jobs,
     Json,
     LogJson,
     Metrics,
@@ -44,6 +45,7 @@ def archive(
     retry_refused: RetryRefused = False,
     event_log: EventLogFile = None,
     metrics: Metrics = None,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     log_json: LogJson = False,
     as_json: Json = False,
@@ -58,6 +60,7 @@ def archive(
         from pipelines.archiving.refused import RefusedSources
         from pipelines.commands.archive_report import failure_lines, plan_lines
         from pipelines.commands.run_record import Recorded
+        from psc_volumetric.threads import at_most
 
         options = chosen()
         key = None if pseudonyms is None else Pseudonyms.load(pseudonyms)
@@ -71,7 +74,7 @@ def archive(
             session.failures(failure_lines(planned, []))
             return
         log = _event_log(target, event_log)
-        with Recorded("archive", target, event_log=log, metrics=metrics) as run:
+        with at_most(jobs), Recorded("archive", target, event_log=log, metrics=metrics) as run:
             namer = None if key is None else key.assign
             run.details = {"options": options.chosen()}
             if key is None:

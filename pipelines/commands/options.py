@@ -31,6 +31,7 @@ __all__ = [
     "Effort",
     "EventLogFile",
     "Inbox",
+    "Jobs",
     "Json",
     "KeepOriginal",
     "Level",
@@ -93,6 +94,10 @@ LogJson = Annotated[
     bool, typer.Option("--log-json", help="Log on stderr, one JSON object a line, no bars.")
 ]
 Device = Annotated[str, choice(DEVICES, help="Where networks run; never changes a bit.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", metavar="N", help="Cores to work on; default: all there are."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
 
 # Commands that read archives.

@@ -11,6 +11,7 @@ from pipelines.commands.options import (
     Deep,
     Device,
     EventLogFile,
+    Jobs,
     Json,
     LogJson,
     Metrics,
@@ -32,6 +33,7 @@ def scrub(
     event_log: EventLogFile = None,
     device: Device = "auto",
     metrics: Metrics = None,
+    jobs: Jobs = None,
     log_json: LogJson = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -46,11 +48,12 @@ def scrub(
         from pipelines.checking.verify import reports_document, verify_lines
         from pipelines.commands.run_record import Recorded
         from pipelines.progress import progress_bars
+        from psc_volumetric.threads import at_most
 
         options = ScrubOptions(deep, sample, part, device=device)
         log = EventLog.of(source, None if event_log is None else str(event_log))
         # each check of an archive has its line in the event log
-        with Recorded("scrub", source, event_log=None, metrics=metrics) as run:
+        with at_most(jobs), Recorded("scrub", source, event_log=None, metrics=metrics) as run:
             with progress_bars(enabled=session.shows_progress) as progress:
                 reports = check_all(source, options, log, progress)
             damaged = sum(bool(report.findings) for report in reports)

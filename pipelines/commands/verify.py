@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.failures import EXIT_DAMAGE
-from pipelines.commands.options import ArchivesPath, Debug, Deep, Device, Json, Quiet, Sample
+from pipelines.commands.options import ArchivesPath, Debug, Deep, Device, Jobs, Json, Quiet, Sample
 from pipelines.commands.session import Session
 
 __all__ = ["verify"]
@@ -30,6 +30,7 @@ def verify(
         Path | None, typer.Option(help="The signature; default: ARCHIVE.sig beside the archive.")
     ] = None,
     device: Device = "auto",
+    jobs: Jobs = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -39,9 +40,10 @@ def verify(
         from pipelines.checking.trust import Trust
         from pipelines.checking.verify import reports_document, verify_all, verify_lines
         from pipelines.progress import progress_bars
+        from psc_volumetric.threads import at_most
 
         trust = Trust.of(expect, tuple(public_key or ()), signature)
-        with progress_bars(enabled=session.shows_progress) as progress:
+        with at_most(jobs), progress_bars(enabled=session.shows_progress) as progress:
             reports = verify_all(
                 source,
                 sample=sample,

@@ -28,6 +28,7 @@ from psc_volumetric.codec import (
 from psc_volumetric.errors import NumericalError, PriorMismatchError
 from psc_volumetric.methods.registry import REGISTRY
 from psc_volumetric.prior import Prior
+from psc_volumetric.threads import at_most
 from psc_volumetric.tiling import TileGrid
 
 __all__ = ["OurChoice", "OurVolume", "Run", "code_volume", "our_name", "workers"]
@@ -201,6 +202,7 @@ def code_volume(
     return total
 
 
+@at_most(1)
 def _code_brick(brick: _Brick) -> _Outcome:
     """Encode a brick, and decode it from its bytes when the choice says so."""
     begin = cpu_seconds()

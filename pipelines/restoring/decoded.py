@@ -6,7 +6,9 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -19,6 +21,7 @@ from psc_volumetric.archive.levels import Level
 from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.salvage import FilledArray, Salvage
+from psc_volumetric.threads import Ahead
 
 __all__ = ["DecodedArray", "restored_volumes", "touched"]
 
@@ -43,7 +46,8 @@ class DecodedArray:
     """Stored values of a region; ``array[slices]`` decodes the bricks it touches.
 
     The latest bricks are kept: as many as lie side by side across the slowest axis that a brick
-    spans, or ``KEPT_BYTES`` if that is more. Read in C order, slab by slab, each is decoded once.
+    spans, or ``KEPT_BYTES`` if that is more. Read in C order, slab by slab, each is decoded once,
+    and as many more as there are cores are being decoded meanwhile, until it is closed.
 
     Attributes
     ----------
@@ -68,6 +72,19 @@ class DecodedArray:
     salvage: Salvage | None = None
     _kept: OrderedDict[Position, NDArray[Any]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def _ahead(self) -> Ahead[Position, NDArray[Any]]:
+        return Ahead(self._decoded, touched(self.spec, self.box))
+
+    def _decoded(self, position: Position) -> NDArray[Any]:
+        source = self.reader if self.salvage is None else self.salvage
+        return source.read(self.spec.name, self._within(position), level=self.level)
+
+    def close(self) -> None:
+        """Decode nothing more."""
+        self._ahead.close()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,8 +143,8 @@ class DecodedArray:
             if position in self._kept:
                 self._kept.move_to_end(position)
                 return self._kept[position]
-        source = self.reader if self.salvage is None else self.salvage
-        values = source.read(self.spec.name, self._within(position), level=self.level)
+        with self._turn:
+            values = self._ahead(position)
         with self._lock:
             self._kept[position] = values
             while len(self._kept) > 1 and self._kept_bytes > self._room:
@@ -148,13 +165,14 @@ class DecodedArray:
         return max(KEPT_BYTES, row)
 
 
+@contextmanager
 def restored_volumes(
     reader: ArchiveReader,
     boxes: Mapping[str, Box],
     level: Level = None,
     told: Callable[[], None] | None = None,
     salvage: Salvage | None = None,
-) -> list[RestoredVolume]:
+) -> Iterator[list[RestoredVolume]]:
     """Give regions of variables as an adapter's ``restore`` takes them, decoded when they are read.
 
     The plain arrays of the source come with them, whole.
@@ -175,12 +193,19 @@ def restored_volumes(
     if salvage is not None:
         beside = [FilledArray(array) for array in beside if isinstance(array, PlainArray)]
     arrays = [RestoredVolume(a.name, a, (0,) * len(a.shape), a.shape) for a in beside]
-    return arrays + [
-        RestoredVolume(
-            name=str(reader.variables[name].parameters.get("volume", name)),
-            array=DecodedArray(reader, reader.variables[name], box, level, told, salvage),
-            start=tuple(part.start for part in box),
-            full_shape=reader.variables[name].shape,
-        )
-        for name, box in boxes.items()
-    ]
+    with ExitStack() as opened:
+        decoded = {
+            name: opened.enter_context(
+                closing(DecodedArray(reader, reader.variables[name], box, level, told, salvage))
+            )
+            for name, box in boxes.items()
+        }
+        yield arrays + [
+            RestoredVolume(
+                name=str(reader.variables[name].parameters.get("volume", name)),
+                array=array,
+                start=tuple(part.start for part in array.box),
+                full_shape=reader.variables[name].shape,
+            )
+            for name, array in decoded.items()
+        ]

@@ -285,9 +285,10 @@ def restore(
         )
         shown.begin("restoring", bricks)
         volumes = restored_volumes(reader, plan.boxes, plan.level, shown.advance, rescue.salvage)
-        written = adapters.restore_source(
-            source.kind, source.document, source.blobs, volumes, target, info
-        )
+        with volumes as arrays:
+            written = adapters.restore_source(
+                source.kind, source.document, source.blobs, arrays, target, info
+            )
         try:
             damage = rescue.finish(source.kind, target, written)
         except StorageError:  # without their mask the files would say less than is known

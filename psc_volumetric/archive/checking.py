@@ -22,6 +22,7 @@ from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles, short_digest
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, PscError
+from psc_volumetric.threads import in_order
 from psc_volumetric.tiling import Box, TileGrid
 
 __all__ = ["Finding", "OnProgress", "Sample", "verify", "verify_archive", "verify_sealed"]
@@ -196,21 +197,23 @@ def _deep(reader: ArchiveReader, sample: Sample, progress: OnProgress | None) ->
     ]
     surveyor = Surveyor(reader.sealed, reader)
     tables: dict[str, TileTable | None] = {}
-    for number, (name, position) in enumerate(chosen):
-        if name not in tables:
-            try:
-                tables[name] = reader.tile_table(name)
-            except PscError as error:
-                tables[name] = None
-                yield Finding(f"tiles/{name}", error.kind, str(error), name)
-        damaged = False
-        for finding in _check_brick(reader, surveyor, name, position, tables[name]):
-            damaged = True
-            yield finding
-        if not damaged:
-            yield from _check_bounds(reader, surveyor, name, position)
-        if progress is not None:
-            progress("bricks", number + 1, len(chosen))
+    for name in dict.fromkeys(name for name, _ in chosen):
+        try:
+            tables[name] = reader.tile_table(name)
+        except PscError as error:
+            tables[name] = None
+            yield Finding(f"tiles/{name}", error.kind, str(error), name)
+
+    def check(brick: tuple[str, tuple[int, ...]]) -> list[Finding]:
+        name, position = brick
+        damaged = list(_check_brick(reader, surveyor, name, position, tables[name]))
+        return damaged or list(_check_bounds(reader, surveyor, name, position))
+
+    with in_order(check, chosen) as findings:
+        for number, found in enumerate(findings, start=1):
+            yield from found
+            if progress is not None:
+                progress("bricks", number, len(chosen))
 
 
 def _check_brick(

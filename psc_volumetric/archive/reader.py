@@ -27,6 +27,7 @@ from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.summary import summarise
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
+from psc_volumetric.threads import in_order
 
 __all__ = ["ArchiveReader", "DecodedRegion"]
 
@@ -138,11 +139,16 @@ class ArchiveReader(OpenArchive):
         shape = tuple(s.stop - s.start for s in box)
         values = np.empty(shape, spec.dtype)
         sigma = np.zeros(shape, np.float32) if spread else None
-        for position, inside, target in self._bricks(spec, box):
-            found = self.read_brick(variable, position, inside, level=level, spread=spread)
-            values[target] = found.values.reshape(values[target].shape)
-            if sigma is not None and found.spread is not None:
-                sigma[target] = found.spread.reshape(sigma[target].shape)
+
+        def read(brick: tuple[tuple[int, ...], Box, Selection]) -> tuple[Selection, DecodedRegion]:
+            position, inside, target = brick
+            return target, self.read_brick(variable, position, inside, level=level, spread=spread)
+
+        with in_order(read, self._bricks(spec, box)) as parts:
+            for target, found in parts:
+                values[target] = found.values.reshape(values[target].shape)
+                if sigma is not None and found.spread is not None:
+                    sigma[target] = found.spread.reshape(sigma[target].shape)
         return DecodedRegion(values, sigma)
 
     def read_brick(

@@ -27,6 +27,7 @@ from psc_volumetric.layers.segments import (
     encode_bounded,
     encode_lossless,
 )
+from psc_volumetric.threads import in_order
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
@@ -133,21 +134,25 @@ def decode_layer(
     under_all = None if near is None else below(_moved(near, cover), False)[0]
     special = _special(read, index, what) if layer.grid is not None else None
     place = _relative(common, selection)
-    for segment, inside, part in segments.overlaps(inner, wanted):
-        if segment not in pieces:
-            continue
-        box, target = segments.box(segment), _moved(part, place)
+    overlaps = [found for found in segments.overlaps(inner, wanted) if found[0] in pieces]
+
+    def decoded_segment(overlap: tuple[int, Box, Box]) -> tuple[Values, Mask]:
+        box = segments.box(overlap[0])
         reference = None
         if near is not None and under_all is not None:
             reference = np.ascontiguousarray(under_all[_relative(box, near)])
-        decoded, exact = decode_segment(
-            pieces[segment], layer, _extent(box), index.dtype, reference=reference,
-            limits=index.limits, what=f"{what}: {layer.kind}[{segment}]",
+        return decode_segment(
+            pieces[overlap[0]], layer, _extent(box), index.dtype, reference=reference,
+            limits=index.limits, what=f"{what}: {layer.kind}[{overlap[0]}]",
         )  # fmt: skip
-        values[target] = decoded[inside]
-        if sigma is not None:
-            sigma[target] = 0 if layer.grid is None else _uniform(layer.grid.bound)
-            sigma[target][exact[inside]] = 0
+
+    with in_order(decoded_segment, overlaps) as found:
+        for (_, inside, part), (decoded, exact) in zip(overlaps, found, strict=True):
+            target = _moved(part, place)
+            values[target] = decoded[inside]
+            if sigma is not None:
+                sigma[target] = 0 if layer.grid is None else _uniform(layer.grid.bound)
+                sigma[target][exact[inside]] = 0
     if special is not None:
         special.apply(values, selection)
         if sigma is not None:

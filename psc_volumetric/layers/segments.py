@@ -22,6 +22,7 @@ from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.layers.grid import INDEX, choose_grid, nearest_indices, restore, within
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.interpolated import decode_interpolated_values, interpolate
+from psc_volumetric.threads import in_order, mapped
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
@@ -308,9 +309,10 @@ class _Choice:
         count = len(self.wanted)
         chosen = sorted({count // 3, 2 * count // 3}) if count > SAMPLED else range(count)
         sample = [self.wanted[i] for i in chosen]
+        candidates = list(self._candidates(guarantee))
         scored = []
-        for order, (coder, on_base) in enumerate(self._candidates(guarantee)):
-            pieces = self._encode(coder, on_base, sample)
+        tried = mapped(lambda candidate: self._encode(*candidate, sample), candidates)
+        for order, ((coder, on_base), pieces) in enumerate(zip(candidates, tried, strict=True)):
             if pieces is not None:
                 size = sum(map(len, pieces)) * (penalty if on_base else 1.0)
                 scored.append((size, order, coder, on_base, pieces))
@@ -338,28 +340,33 @@ class _Choice:
         boxes = [self.segments.box(n) for n in numbers]
         if not all(EXACT_CODERS[coder].suits(self.values[box]) for box in boxes):
             return None
+
+        def encode(box: Box) -> bytes:
+            return EXACT_CODERS[coder].encode(
+                self._cut(self.values, box), self._under(on_base, box)
+            )
+
         try:
-            return [
-                EXACT_CODERS[coder].encode(self._cut(self.values, box), self._under(on_base, box))
-                for box in boxes
-            ]
+            return mapped(encode, boxes)
         except ParameterError:  # a library refuses an array that others take
             return None
 
     def _verified(self, coder: str, on_base: bool, pieces: list[bytes]) -> bool:
         """Decode everything again with the decoder that ships, and compare every bit."""
-        for n, piece in zip(self.wanted, pieces, strict=True):
-            box = self.segments.box(n)
+
+        def is_same(numbered: tuple[int, bytes]) -> bool:
+            box = self.segments.box(numbered[0])
             source = self._cut(self.values, box)
             try:
                 decoded = EXACT_CODERS[coder].decode(
-                    piece, _shape(source), source.dtype, self._under(on_base, box), what=coder
+                    numbered[1], _shape(source), source.dtype, self._under(on_base, box), what=coder
                 )
             except FormatError:
                 return False
-            if decoded.tobytes() != source.tobytes():
-                return False
-        return True
+            return decoded.tobytes() == source.tobytes()
+
+        with in_order(is_same, zip(self.wanted, pieces, strict=True)) as same:
+            return all(same)
 
     def _under(self, on_base: bool, box: Box) -> Values | None:
         return self._cut(self.below, box) if on_base and self.below is not None else None

@@ -25,13 +25,15 @@ MEASURED = """
 import sys
 from pathlib import Path
 from pipelines.restoring.restore import RestoreOptions, restore
+from psc_volumetric.threads import at_most
 archive, target, roi, first = sys.argv[1:]
 def now(what):
     return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0]) / 1024
 restore(archive, Path("first" + target), RestoreOptions(roi=first))  # loads every library
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
 before = now("VmRSS")
-restore(archive, Path(target), RestoreOptions(roi=roi or None))
+with at_most(1):  # each more has a brick in hand
+    restore(archive, Path(target), RestoreOptions(roi=roi or None))
 print(now("VmHWM") - before)
 """
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for the peak")

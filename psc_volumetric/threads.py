@@ -1,0 +1,300 @@
+"""Work on all cores: items side by side, results in order, memory bounded, the same for any number.
+
+Most of the time goes into machine code that does not hold the interpreter's lock, so threads are
+enough. Whoever has several things to do calls `in_order`. Calls may be nested, as bricks and the
+segments in each: all share one crew, so that the segments of a single brick have all cores, and
+those of many bricks start no further threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from contextvars import Context, ContextVar, copy_context
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from psc_volumetric.errors import ParameterError
+
+__all__ = [
+    "Abandoned",
+    "Ahead",
+    "at_most",
+    "check_abandoned",
+    "in_order",
+    "mapped",
+    "usable_cores",
+]
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU, and the period they are for
+
+
+class Abandoned(BaseException):
+    """Raised in a thread whose result nobody waits for any more."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, or what its container may take."""
+    bound = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such file, or no limit: "max 100000"
+        quota, period = map(int, QUOTA.read_text().split())
+        cores = min(cores, max(1, round(quota / period)))
+    return cores
+
+
+class _Crew:
+    """Threads that share the work of nested calls; none where one core is all there is.
+
+    They end with the process whatever they do, also when a signal comes while one is started.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._started = 0
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def begin(self, context: Context, function: Callable[[A], R], item: A) -> Future[R]:
+        """Let one of the threads do an item."""
+        future: Future[R] = Future()
+
+        def task() -> None:
+            if future.set_running_or_notify_cancel():
+                context.run(_member_of.set, self)
+                _settle(future, context.run, function, item)
+
+        self._tasks.put(task)
+        if self._started < self.size:
+            self._started += 1
+            threading.Thread(target=self._work, name="psc-job", daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+            del task  # and with it all that it holds
+
+    def close(self) -> None:
+        """Let the threads end when they have done what was begun."""
+        for _ in range(self._started):
+            self._tasks.put(None)
+
+
+def _settle(future: Future[R], call: Callable[..., R], *arguments: Any) -> None:
+    """Put the outcome of a call into a future."""
+    try:
+        future.set_result(call(*arguments))
+    except BaseException as error:  # noqa: BLE001 - it is for whoever asks for the result
+        future.set_exception(error)
+
+
+class _Group(Generic[A, R]):
+    """Calls of one function that belong together; those they are made in are the parents."""
+
+    def __init__(self, function: Callable[[A], R]) -> None:
+        self._function = function
+        self._parent = _group.get()
+        self._crew = _crew()
+        self._is_member = _member_of.get() is self._crew
+        self._ended = False
+        self._begun: dict[int, tuple[A, Future[R] | None]] = {}
+        self._is_alone = self._crew.size == 1
+        self.room = 1 if self._is_alone else self._crew.size + 1
+
+    def __len__(self) -> int:
+        return len(self._begun)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for results, or for those of a parent."""
+        return self._ended or (self._parent is not None and self._parent.is_abandoned)
+
+    def begin(self, number: int, item: A) -> None:
+        """Let the crew do an item; where there is none, it is done when it is asked for."""
+        future = None
+        if not self._is_alone:
+            context = copy_context()
+            context.run(_group.set, self)
+            future = self._crew.begin(context, self._function, item)
+        self._begun[number] = item, future
+
+    def result(self, number: int) -> R:
+        """Wait for an item that was begun."""
+        check_abandoned()
+        if self._is_member:
+            self._help(number)
+        item, future = self._begun[number]
+        found = self._function(item) if future is None else future.result()
+        del self._begun[number]
+        return found
+
+    def _help(self, wanted: int) -> None:
+        """Do items in this thread, which has no other work, until the one wanted is done.
+
+        Threads of the crew that only waited for one another could do so for ever.
+        """
+        for number, (item, future) in list(self._begun.items()):
+            if future is not None and future.cancel():
+                own: Future[R] = Future()
+                _settle(own, self._function, item)
+                self._begun[number] = item, own
+            found = self._begun[wanted][1]
+            if found is None or found.done():
+                return
+
+    def end(self) -> None:
+        """Begin nothing more, and wait for what is being done."""
+        self._ended = True
+        futures = [future for _, future in self._begun.values() if future is not None]
+        wait([future for future in futures if not future.cancel()])
+        self._begun.clear()
+
+
+_chosen: ContextVar[_Crew | None] = ContextVar("chosen", default=None)
+_member_of: ContextVar[_Crew | None] = ContextVar("member_of", default=None)
+_group: ContextVar[_Group[Any, Any] | None] = ContextVar("group", default=None)
+_of_process: dict[int, _Crew] = {}
+_guard = threading.Lock()
+
+
+def _crew() -> _Crew:
+    """The crew of the block of `at_most` around; outside of any, all cores for the process."""
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
+    with _guard:
+        mine = os.getpid()
+        if mine not in _of_process:  # a forked process has none of the threads
+            _of_process.clear()
+            _of_process[mine] = _Crew(usable_cores())
+        return _of_process[mine]
+
+
+@contextmanager
+def at_most(jobs: int | None) -> Iterator[None]:
+    """Let what is called within the block work on this many cores; None changes nothing.
+
+    Raises
+    ------
+    ParameterError : fewer than one (kind ``"bad-jobs"``).
+    """
+    if jobs is None:
+        yield
+        return
+    if jobs < 1:
+        raise ParameterError(
+            f"jobs must be 1 or more, found {jobs!r}",
+            kind="bad-jobs",
+            hint="leave it out to use all cores",
+        )
+    crew = _Crew(jobs)
+    before = _chosen.set(crew)
+    try:
+        yield
+    finally:
+        _chosen.reset(before)
+        crew.close()
+
+
+def check_abandoned() -> None:
+    """End the work of this thread if nobody waits for it; for loops that may take long.
+
+    Raises
+    ------
+    Abandoned
+    """
+    group = _group.get()
+    if group is not None and group.is_abandoned:
+        raise Abandoned
+
+
+@contextmanager
+def in_order(function: Callable[[A], R], items: Iterable[A]) -> Iterator[Iterator[R]]:
+    """Apply a function to items on several threads; the results come in the order of the items.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the context variables of the caller.
+    items : iterable
+        Taken one by one by the caller.
+
+    Yields
+    ------
+    iterator of the results.
+
+    Notes
+    -----
+    At most one item more than there are cores is begun and not given out, which bounds memory. An
+    error comes in the place of its result, so it is that of the first item that has one. When the
+    block is left, nothing of it goes on: items that were not begun are dropped, and those that are
+    being done end where they call `in_order` or `check_abandoned`.
+    """
+    group = _Group(function)
+    try:
+        yield _results(group, items)
+    finally:
+        group.end()
+
+
+def _results(group: _Group[A, R], items: Iterable[A]) -> Iterator[R]:
+    left, given = enumerate(items), 0
+    while True:
+        for number, item in islice(left, group.room - len(group)):
+            group.begin(number, item)
+        if not len(group):
+            return
+        yield group.result(given)
+        given += 1
+
+
+def mapped(function: Callable[[A], R], items: Iterable[A]) -> list[R]:
+    """All results of `in_order`."""
+    with in_order(function, items) as results:
+        return list(results)
+
+
+class Ahead(Generic[A, R]):
+    """Results of a function for items that are mostly asked for in a known order.
+
+    While one is used, the next ones are being made: at most one more than there are cores. An item
+    that comes out of turn is made when it is asked for, and what was begun is dropped.
+
+    Parameters
+    ----------
+    function : callable
+    order : sequence
+        Items that can be asked for, hashable, each once.
+    """
+
+    def __init__(self, function: Callable[[A], R], order: Iterable[A]) -> None:
+        self._function = function
+        self._items = list(order)
+        self._numbers = {item: number for number, item in enumerate(self._items)}
+        self._group = _Group(function)
+        self._next = self._begun = 0
+
+    def __call__(self, item: A) -> R:
+        """The result for one of the items."""
+        number = self._numbers[item]
+        stop = min(number + self._group.room, len(self._items))
+        if number != self._next:
+            self.close()
+            self._group = _Group(self._function)
+            self._begun, stop = number, number + 1
+        for following in range(self._begun, stop):
+            self._group.begin(following, self._items[following])
+        self._next, self._begun = number + 1, stop
+        return self._group.result(number)
+
+    def close(self) -> None:
+        """Let nothing of it go on."""
+        self._group.end()

@@ -1,0 +1,145 @@
+"""Items on several threads: the order of results, what is begun, errors, and being stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from psc_volumetric.errors import ParameterError
+from psc_volumetric.threads import Ahead, at_most, check_abandoned, in_order, mapped, usable_cores
+
+LIMIT_S = 30.0
+JOBS = (1, 2, 5)
+
+
+@pytest.mark.parametrize("jobs", JOBS)
+def test_results_come_in_order_and_few_are_begun(jobs: int) -> None:
+    begun, given, most = [], 0, 0
+    lock = threading.Lock()
+
+    def work(number: int) -> int:
+        nonlocal most
+        with lock:
+            begun.append(number)
+            most = max(most, len(begun) - given)
+        time.sleep(0.002 * (number % 3))
+        return -number
+
+    found = []
+    with at_most(jobs), in_order(work, range(20)) as results:
+        for result in results:
+            found.append(result)
+            given += 1
+    assert found == [-number for number in range(20)]
+    assert sorted(begun) == list(range(20)) and most <= jobs + 1
+
+
+@pytest.mark.parametrize("jobs", JOBS)
+def test_the_error_is_that_of_the_first_item_and_later_ones_are_not_begun(jobs: int) -> None:
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 3:
+            time.sleep(0.05)  # another one fails before
+        if number >= 3:
+            raise ValueError(number)
+        return number
+
+    found = []
+    with pytest.raises(ValueError, match="3"), at_most(jobs), in_order(work, range(99)) as results:
+        found.extend(results)
+    assert found == [0, 1, 2] and max(begun) <= 3 + jobs
+
+
+@pytest.mark.parametrize("jobs", JOBS)
+def test_nested_calls_share_the_threads(jobs: int) -> None:
+    names = set()
+
+    def segment(number: int) -> int:
+        names.add(threading.current_thread().name)
+        time.sleep(0.001)
+        return number
+
+    def brick(number: int) -> int:
+        return sum(mapped(segment, range(number)))
+
+    with at_most(jobs):
+        assert mapped(brick, range(8)) == [n * (n - 1) // 2 for n in range(8)]
+    assert len(names) <= jobs
+
+
+def test_a_single_brick_has_all_threads_for_its_segments() -> None:
+    together = threading.Barrier(2)
+
+    def brick(_: int) -> list[int]:
+        return mapped(lambda _: together.wait(LIMIT_S), range(2))
+
+    with at_most(2):
+        assert sorted(mapped(brick, [0])[0]) == [0, 1]
+
+
+def test_what_nobody_waits_for_ends_soon() -> None:
+    running, ended = threading.Event(), []
+
+    def endless(_: int) -> None:
+        running.set()
+        try:
+            while True:
+                mapped(time.sleep, [0.001] * 10)
+        finally:
+            ended.append(True)
+
+    def one(number: int) -> None:
+        if number:
+            endless(number)
+        running.wait(LIMIT_S)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), at_most(2):
+        mapped(one, range(2))
+    assert ended == [True]
+
+
+def test_a_loop_of_its_own_can_ask_whether_anybody_waits() -> None:
+    def one(number: int) -> None:
+        while number:
+            check_abandoned()
+            time.sleep(0.001)
+
+    with at_most(2), in_order(one, range(2)) as results:
+        next(results)
+
+
+def test_ahead_makes_the_next_ones_meanwhile_and_takes_any_order() -> None:
+    made: list[str] = []
+
+    def make(word: str) -> str:
+        made.append(word)
+        return word.upper()
+
+    words = list("abcdefgh")
+    with at_most(2):
+        ahead = Ahead(make, words)
+        assert [ahead(word) for word in "abc"] == list("ABC")
+        deadline = time.monotonic() + LIMIT_S
+        while len(made) < 5 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert made[:5] == list("abcde")
+        assert [ahead(word) for word in "hgfahbcdefgh"] == list("HGFAHBCDEFGH")
+        ahead.close()
+    with at_most(1):
+        made.clear()
+        alone = Ahead(make, words)
+        assert alone("a") == "A" and made == ["a"]
+
+
+def test_jobs_are_one_or_more_and_all_cores_without_being_asked() -> None:
+    with pytest.raises(ParameterError) as caught, at_most(0):
+        pass
+    assert caught.value.kind == "bad-jobs"
+    assert usable_cores() >= 1
+    with at_most(None):
+        assert mapped(str, range(3)) == ["0", "1", "2"]
