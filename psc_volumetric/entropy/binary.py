@@ -1,17 +1,29 @@
-"""Binary range coder and mixing of probabilities, for every coder of decisions.
+"""Decisions and the mixing of their probabilities, for every coder of decisions.
 
-Part of the format (SPEC sections 15.4 and 15.5). Writing and reading are one code path, chosen by
-``m.coder[DECODE]``; ``m`` is the ``Model`` of a coder. Numba checks no bounds: every index is
-bounded by construction, whatever the bytes are. The functions count no references, all memory is
-the caller's; the small ones are compiled into their caller, which doubles the speed.
+Part of the format (SPEC sections 15.4 and 15.5). Writing and reading are one code path, as in
+`entropy.range_coder`. The functions count no references, all memory is the caller's; the small ones
+are compiled into their caller, which doubles the speed.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from psc_volumetric import machine_code
+import numpy as np
+
 from psc_volumetric.entropy.binary_tables import COUNT_LIMIT, LOGIT_LIMIT
+from psc_volumetric.entropy.range_coder import (
+    DECODE,
+    FAILED,
+    LOW,
+    STATE_SIZE,
+    compiled,
+    end,
+    plain_bits,
+    scale_of,
+    start,
+    take,
+)
 
 __all__ = [
     "CONSTANT_INPUT",
@@ -29,19 +41,11 @@ __all__ = [
     "start",
 ]
 
-LOW, RANGE, CACHE, PENDING, POSITION, DECODE, FAILED = range(7)
-STATE_SIZE = 7
 CONSTANT_INPUT = 256
 NEW_COUNTER = 1 << 30  # probability one half in 22 bits, then a count of nine
 PROBABILITY_MARGIN = 8  # of 65536
 LEARNING_SHIFT = 20
 WEIGHT_LIMIT = 1 << 20
-
-
-def compiled(function: Any = None, *, inline: str = "never") -> Any:
-    """Compile to machine code that holds no lock and counts no references."""
-    decorate = machine_code.compiled(error_model="numpy", _nrt=False, inline=inline)
-    return decorate if function is None else decorate(function)
 
 
 @compiled(inline="always")
@@ -53,89 +57,19 @@ def quotient(a, b):  # type: ignore[no-untyped-def]
     return int(a / b)
 
 
-@compiled
-def start(m):  # type: ignore[no-untyped-def]
-    """Begin a stream; when reading, ``LOW`` holds the code word."""
-    m.coder[RANGE] = 0xFFFFFFFF
-    m.coder[CACHE] = -1
-    if m.coder[DECODE]:
-        for _ in range(4):
-            m.coder[LOW] = (m.coder[LOW] << 8) | _next_byte(m)
-
-
-@compiled
-def _next_byte(m):  # type: ignore[no-untyped-def]
-    position = m.coder[POSITION]
-    m.coder[POSITION] = position + 1
-    if position < m.data.shape[0]:
-        return int(m.data[position])
-    m.coder[FAILED] = 1
-    return 0
-
-
-@compiled
-def _put(m, byte):  # type: ignore[no-untyped-def]
-    position = m.coder[POSITION]
-    if position < m.data.shape[0]:
-        m.data[position] = byte
-        m.coder[POSITION] = position + 1
-    else:
-        m.coder[FAILED] = 1
-
-
-@compiled
-def _shift_low(m):  # type: ignore[no-untyped-def]
-    """Give out the top byte of ``LOW``, or hold it back while a carry could still reach it."""
-    low = m.coder[LOW]
-    if low < 0xFF000000 or low > 0xFFFFFFFF:
-        carry = low >> 32
-        if m.coder[CACHE] >= 0:
-            _put(m, (m.coder[CACHE] + carry) & 255)
-        while m.coder[PENDING] > 0:
-            _put(m, (255 + carry) & 255)
-            m.coder[PENDING] -= 1
-        m.coder[CACHE] = (low >> 24) & 255
-    else:
-        m.coder[PENDING] += 1
-    m.coder[LOW] = (low & 0x00FFFFFF) << 8
-
-
-@compiled(inline="always")
-def _renormalise(m):  # type: ignore[no-untyped-def]
-    while m.coder[RANGE] < 0x1000000:
-        m.coder[RANGE] <<= 8
-        if m.coder[DECODE]:
-            m.coder[LOW] = ((m.coder[LOW] << 8) & 0xFFFFFFFF) | _next_byte(m)
-        else:
-            _shift_low(m)
-
-
 @compiled(inline="always")
 def plain_bit(m, bit, probability):  # type: ignore[no-untyped-def]
     """Code one bit that is 1 with ``probability`` / 65536, 1 .. 65535."""
-    bound = (m.coder[RANGE] >> 16) * probability
+    scale = scale_of(m, 16)
+    zero = scale * np.uint64(65536 - probability)
+    one = scale * np.uint64(probability)
     if m.coder[DECODE]:
-        bit = 1 if m.coder[LOW] < bound else 0
-    rest = m.coder[RANGE] - bound
-    m.coder[RANGE] = rest + bit * (bound - rest)  # no branch: nobody can foresee it
-    m.coder[LOW] += (1 - bit) * (-bound if m.coder[DECODE] else bound)
-    _renormalise(m)
+        low = np.uint64(m.coder[LOW])
+        bit = np.int64(low >= zero)
+        m.coder[FAILED] |= np.int64(low >= zero + one)
+    chosen = np.uint64(bit)  # no branch: nobody can foresee it
+    take(m, zero * chosen, zero + chosen * (one - zero))
     return bit
-
-
-@compiled(inline="always")
-def plain_bits(m, bits, count):  # type: ignore[no-untyped-def]
-    """Code ``count`` equally likely bits, 1 .. 8 of them, in one step."""
-    part = m.coder[RANGE] >> count
-    if m.coder[DECODE]:
-        bits = quotient(m.coder[LOW], part)
-        if bits >> count:
-            m.coder[FAILED] = 1
-            bits = 0
-    m.coder[RANGE] = part
-    m.coder[LOW] += -bits * part if m.coder[DECODE] else bits * part
-    _renormalise(m)
-    return bits
 
 
 @compiled(inline="always")
@@ -218,11 +152,7 @@ def note(m, value):  # type: ignore[no-untyped-def]
 @compiled
 def finish(m):  # type: ignore[no-untyped-def]
     """End a stream with the 16 bits of its check; its length, or -1 if damaged or too long."""
-    for i in range(0, 16, 8):
-        given = (m.check[0] >> i) & 255
-        if plain_bits(m, given, 8) != given:
-            m.coder[FAILED] = 1
-    if not m.coder[DECODE]:
-        for _ in range(5):
-            _shift_low(m)
-    return -1 if m.coder[FAILED] else m.coder[POSITION]
+    given = m.check[0]
+    if plain_bits(m, given, 16) != given:
+        m.coder[FAILED] = 1
+    return end(m)

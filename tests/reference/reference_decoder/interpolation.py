@@ -71,8 +71,7 @@ def decode_interpolated(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
         if axis is not None:
             strides[axis] //= 2
         volume.decode(axis, strides, half, taps, cut, left)
-    check = coder.number(8) + (coder.number(8) << 8)
-    require(check == volume.check and coder.at == len(coder.data), "check bits")
+    coder.end(volume.check)
     return volume.values + low, fineness
 
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from reference_decoder.fields import Fields, Refused, require
-from reference_decoder.residual_levels import SPAN, Levels, Listed, bits, clamp
+from reference_decoder.residual_levels import Levels, Listed, bits, clamp
+from reference_decoder.symbols import RangeDecoder
 
 NEIGHBOURS = [
     (0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, 0, -2), (0, -2, 0),
@@ -85,39 +86,25 @@ class Tables:
 TABLES = Tables()
 
 
-class BitDecoder:
-    """Sections 15.4 and 15.5: binary range decoder, counters and weights."""
+class BitDecoder(RangeDecoder):
+    """Sections 15.4 and 15.5: decisions, counters and weights."""
 
     def __init__(self, data: bytes) -> None:
-        require(len(data) >= 4, "no code word")
-        self.data, self.at, self.range = data, 4, SPAN
-        self.code = int.from_bytes(data[:4], "big")
+        super().__init__(data)
         self.counters: dict[tuple, tuple[int, int]] = {}
         self.weights: dict[int, list[int]] = {}
 
     def bit(self, probability: int) -> int:
-        bound = (self.range >> 16) * probability
-        bit = int(self.code < bound)
-        if bit:
-            self.range = bound
-        else:
-            self.code, self.range = self.code - bound, self.range - bound
-        self._renormalise()
-        return bit
+        return self.symbol([0, 65536 - probability, 65536], 16)
 
-    def _renormalise(self) -> None:
-        while self.range < 1 << 24:
-            require(self.at < len(self.data), "code words end early")
-            self.code = ((self.code << 8) & SPAN) | self.data[self.at]
-            self.range, self.at = self.range << 8, self.at + 1
+    def _word(self) -> int:
+        require(self.used <= len(self.words), "code words end early")
+        return super()._word()
 
-    def number(self, count: int) -> int:
-        part = self.range >> count
-        value = self.code // part
-        require(value < 1 << count, "equally likely bits")
-        self.code, self.range = self.code - value * part, part
-        self._renormalise()
-        return value
+    def end(self, check: int) -> None:
+        """Section 15.4: the check, and no word left."""
+        require(self.number(16) == check, "check bits")
+        require(self.used >= len(self.words), "words after the last")
 
     def modelled(self, logits, contexts, node: int, mixer: int, speed: int) -> int:
         keys = [(i, context, node) for i, context in enumerate(contexts)]
@@ -184,8 +171,7 @@ class Segment:
             self.v[z + 2, ny + 3 :] = self.v[z + 2, ny + 2]
             if z == 0:
                 self.v[1] = self.v[2]
-        found = self.decoder.number(8) + (self.decoder.number(8) << 8)
-        require(found == check and self.decoder.at == len(self.decoder.data), "check bits")
+        self.decoder.end(check)
         return out
 
     def _sum(self, place, offsets) -> int:

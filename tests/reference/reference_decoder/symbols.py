@@ -19,27 +19,35 @@ class RangeDecoder:
     def __init__(self, data: bytes) -> None:
         require(len(data) % 4 == 0, "no whole number of words")
         self.words = np.frombuffer(data, "<u4").tolist()
-        self.used = 0
-        self.low, self.range = 0, MASK
-        self.point = self._word() << 32 | self._word()
+        self.used, self.range = 0, MASK
+        self.code = self._word() << 32 | self._word()
 
     def _word(self) -> int:
         self.used += 1
         return self.words[self.used - 1] if self.used <= len(self.words) else 0
 
-    def symbol(self, bounds: list[int]) -> int:
-        """Decode with cumulative frequencies ``bounds``, from 0 to 2^24."""
-        scale = self.range >> 24
-        quantile = ((self.point - self.low) & MASK) // scale
-        require(quantile < 1 << 24, "range coder: impossible words")
-        found = bisect_right(bounds, quantile) - 1
-        self.low = (self.low + scale * bounds[found]) & MASK
-        self.range = scale * (bounds[found + 1] - bounds[found])
-        if self.range < 1 << 32:
-            self.low = (self.low << 32) & MASK
-            self.range <<= 32
-            self.point = (self.point << 32 | self._word()) & MASK
+    def symbol(self, bounds: list[int], precision: int = 24) -> int:
+        """Decode with cumulative frequencies ``bounds``, from 0 to 2^precision."""
+        found = bisect_right(bounds, self._quantile(precision)) - 1
+        self._take(precision, bounds[found], bounds[found + 1])
         return found
+
+    def number(self, count: int) -> int:
+        """One of 2^count equally likely values, with as much precision."""
+        found = self._quantile(count)
+        self._take(count, found, found + 1)
+        return found
+
+    def _quantile(self, precision: int) -> int:
+        quantile = self.code // (self.range >> precision)
+        require(quantile < 1 << precision, "range coder: impossible words")
+        return quantile
+
+    def _take(self, precision: int, first: int, end: int) -> None:
+        scale = self.range >> precision
+        self.code, self.range = self.code - scale * first, scale * (end - first)
+        if self.range < 1 << 32:
+            self.code, self.range = self.code << 32 | self._word(), self.range << 32
 
     def bits(self, count: int) -> int:
         """One of 2^count equally likely values, count 1..16."""

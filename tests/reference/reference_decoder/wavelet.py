@@ -176,8 +176,7 @@ def decode_numbers(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
             q = coder.steps(contexts, expected)
             steps[z, y, x] = q
             check = (40503 * check + q + 1) % 65536
-    given = coder.number(8) + (coder.number(8) << 8)
-    require(given == check and coder.at == len(coder.data), "check bits")
+    coder.end(check)
     return steps, data[0]
 
 
