@@ -172,16 +172,16 @@ class _Child:
         self.is_ready = False
         self._late = False
         self._process: subprocess.Popen[bytes] | None = None
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         ready = threading.Event()
         thread = threading.Thread(
             target=self._watch, args=(theirs, memory_mb, ready), name="reading-process", daemon=True
         )
         thread.start()
         ready.wait()
+        theirs.close()
         if self._failure is not None:
             raise self._failure
-        theirs.close()
 
     def _watch(self, theirs: Connection, memory_mb: int, ready: threading.Event) -> None:
         words = [str(theirs.fileno()), str(os.getpid()), str(memory_mb)]
@@ -195,9 +195,10 @@ class _Child:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **_QUIET, "PYTHONPATH": paths},
             )
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
             self._failure = error
-        ready.set()
+        finally:
+            ready.set()
         while self.is_alive:
             if time.monotonic() > self.deadline:
                 self._late = True

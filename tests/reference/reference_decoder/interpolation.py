@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
+from reference_decoder.context import TABLES, BitDecoder, bits, clamp
 from reference_decoder.fields import Fields, require
-from reference_decoder.residual import TABLES, BitDecoder, bits, clamp
 
 
 class Numbers(BitDecoder):

@@ -158,7 +158,7 @@ def _payload(coder: int, data: bytes, shape: tuple, dtype: np.dtype, reference) 
 
 def _context(data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarray:
     """Section 8.3."""
-    from reference_decoder.residual import decode_integers
+    from reference_decoder.context import decode_integers
 
     given = [None, None] if reference is None else _numbers(reference)
     if dtype.itemsize < 8:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reference_decoder.context import TABLES, BitDecoder, bits, clamp
 from reference_decoder.fields import require
-from reference_decoder.residual import TABLES, BitDecoder, bits, clamp
 
 HIGH = (
     73862, 66637, 55910, 47825, 41396, 35962, 31272, 27200, 23660, 20581, 17902, 15573, 13546,

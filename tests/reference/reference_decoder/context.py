@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from reference_decoder.context_levels import Levels, Listed, bits, clamp
 from reference_decoder.fields import Fields, Refused, require
-from reference_decoder.residual_levels import Levels, Listed, bits, clamp
 from reference_decoder.symbols import RangeDecoder
 
 NEIGHBOURS = [
