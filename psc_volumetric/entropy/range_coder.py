@@ -1,10 +1,10 @@
 """The range coder in compiled loops, for numbers whose probabilities change with each of them.
 
-Part of the format (SPEC sections 7.1 and 15.4): the same coder as that of constriction, which codes lists of
-symbols whose probabilities are known before (`entropy.symbols`). Writing and reading are one code
-path, chosen by ``m.coder[DECODE]``; ``m`` is the ``Model`` of a coder: ``m.data`` holds the bytes
-of the words, ``m.coder`` the state, whose numbers of 64 bits without sign lie in int64 bit for bit.
-Numba checks no bounds: every index is bounded by construction, whatever the bytes are.
+Part of the format (SPEC sections 7.1 and 15.4): the same coder as that of constriction, which codes
+lists of symbols whose probabilities are known before (`entropy.symbols`). Writing and reading are
+one code path, chosen by ``m.coder[DECODE]``; ``m`` is the ``Model`` of a coder, ``m.data`` has the
+bytes of the words, ``m.coder`` the state, whose numbers of 64 bits without sign lie in int64 bit
+for bit. Numba checks no bounds: every index is bounded by construction, whatever the bytes are.
 """
 
 from __future__ import annotations
