@@ -1,13 +1,14 @@
 """The codec ``psc_archive.checked``: plain chunks that know the archive they belong to.
 
-Chunks are coded as its configuration says (``codecs``: Zarr's own names, as in its sharding codec),
-so whoever has no such codec reads the array by putting those in its place. What it adds is to
+Chunks are coded as its configuration says (``codecs``): by Zarr's own codecs, so that whoever has
+no such codec reads the array by putting those in its place, or as differences. What it adds is to
 reading: metadata and chunks are compared with the manifest, so that a chunk that is lost, changed,
 swapped or of another archive is an error, where Zarr alone gives fill values or other values.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
@@ -21,7 +22,7 @@ from zarr.codecs import BytesCodec, VLenUTF8Codec, ZstdCodec
 from psc_volumetric.archive.access import MAX_OBJECT, readable
 from psc_volumetric.archive.documents import convert
 from psc_volumetric.archive.manifest import check_format
-from psc_volumetric.archive.plain_arrays import CHECKED_NAME
+from psc_volumetric.archive.plain_arrays import CHECKED_NAME, DIFFERENCES
 from psc_volumetric.errors import FormatError
 from psc_volumetric.zarr_archive import ListedArray, find_array, read_only
 from psc_volumetric.zarr_codec import not_alone, place_of
@@ -43,7 +44,8 @@ class CheckedCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     format : int
         Archive format number.
     codecs : tuple of mapping
-        What the chunks are coded with: ``bytes`` or ``vlen-utf8``, then ``zstd``.
+        What the chunks are coded with: ``bytes`` or ``vlen-utf8``, then ``zstd``; or
+        ``psc_archive.differences``.
     """
 
     is_fixed_size = False
@@ -57,7 +59,7 @@ class CheckedCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     def __post_init__(self) -> None:
         check_format(self.format, f"codec {CHECKED_NAME}")
         names = [codec.get("name") for codec in self.codecs]
-        if names not in (["bytes", "zstd"], ["vlen-utf8", "zstd"]):
+        if names not in (["bytes", "zstd"], ["vlen-utf8", "zstd"], [DIFFERENCES["name"]]):
             raise FormatError(
                 f"codec {CHECKED_NAME}: unknown codecs {names!r}",
                 kind="unknown-configuration",
@@ -107,10 +109,11 @@ class CheckedCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         key = array.key(outside)
         where = f"{array.archive.name}: {key}"
         data = await array.archive.read_whole(key, MAX_OBJECT)
-        array.limits.check_chunk(data, where)
+        data = await asyncio.to_thread(array.limits.opened, data, where)
         with readable(where):
-            buffer = default_buffer_prototype().buffer.from_bytes(data)
-            plain = await ZstdCodec()._decode_single(buffer, chunk_spec)
+            plain: Buffer = default_buffer_prototype().buffer.from_bytes(data)
+            if array.limits.chunk is None:
+                plain = await ZstdCodec()._decode_single(plain, chunk_spec)
             values = await self._items._decode_single(plain, chunk_spec)
             return values[selection]
 

@@ -19,7 +19,13 @@ from zarr.storage import WrapperStore
 from psc_volumetric.archive.documents import MAX_DOCUMENT, MAX_MANIFEST, Node, PlainNode, decode
 from psc_volumetric.archive.layout import ATTRIBUTE, MANIFEST_KEY, METADATA_KEY, PARTIAL_KEY
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
-from psc_volumetric.archive.plain_arrays import PlainLimits, inner_codecs, plain_limits
+from psc_volumetric.archive.plain_arrays import (
+    DIFFERENCES,
+    PLAIN_BYTES,
+    PlainLimits,
+    inner_codecs,
+    plain_limits,
+)
 from psc_volumetric.archive.stores import ArchiveStore
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
@@ -352,13 +358,16 @@ class CheckedStore(WrapperStore[Store]):
         if "/c/" not in key and not key.endswith("/c"):
             return None  # Zarr looks for other formats' metadata
         data = await asyncio.to_thread(self._sealed.read, key)
-        self._limits.check_chunk(data, name)
+        data = await asyncio.to_thread(self._limits.opened, data, name)
         if byte_range is not None:
             raise FormatError(f"{name}: plain arrays are read whole", kind="bad-metadata")
         return prototype.buffer.from_bytes(data)
 
 
 def _without_checks(data: bytes, node: PlainNode, *, where: str) -> bytes:
-    """Metadata of a plain array with the codecs that its chunks have, nothing around them."""
+    """Metadata of a plain array with the codecs that its chunks have once they are opened."""
     document = msgspec.json.decode(data)
-    return msgspec.json.encode({**document, "codecs": inner_codecs(node.codecs, where=where)})
+    codecs: list[Any] = inner_codecs(node.codecs, where=where)
+    if [codec.name for codec in codecs] == [DIFFERENCES["name"]]:
+        codecs = [PLAIN_BYTES]
+    return msgspec.json.encode({**document, "codecs": codecs})

@@ -20,7 +20,7 @@ from psc_volumetric.archive.access import readable
 from psc_volumetric.archive.attributes import checked_attributes, typed_attributes
 from psc_volumetric.archive.layout import ATTRIBUTE
 from psc_volumetric.archive.naming import node_path
-from psc_volumetric.archive.stage import Stage, chunks_for
+from psc_volumetric.archive.stage import Stage, chunks_for, pays_as_differences
 from psc_volumetric.errors import FormatError
 
 __all__ = ["ArrayLike", "PlainArray", "Sliceable", "fill_that_is_no_value", "stage_array"]
@@ -120,6 +120,8 @@ def stage_array(stage: Stage, given: ArrayLike) -> None:
     chunks = chunks_for([max(1, n) for n in shape])
     boxes = list(_blocks(shape, chunks, 16 if text else max(1, dtype.itemsize)))
     only = [_stored(array[box], dtype) for box in boxes[:1]] if len(boxes) == 1 else None
+    begin = tuple(slice(0, size) for size in chunks[: len(shape)])
+    numbers = not text and not characters and 0 not in shape
     made = stage.array(
         node_path(given.name),
         shape=shape,
@@ -128,6 +130,7 @@ def stage_array(stage: Stage, given: ArrayLike) -> None:
         chunks=chunks,
         attributes=attributes,
         fill_value=fill_that_is_no_value(dtype, only or (_stored(array[b], dtype) for b in boxes)),
+        differences=numbers and pays_as_differences(_stored(array[begin], dtype)),
     )
     for box in boxes:
         values = only[0] if only else _stored(array[box], dtype)

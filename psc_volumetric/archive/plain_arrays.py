@@ -1,8 +1,9 @@
 """What a plain array of an archive may look like, checked before Zarr believes its metadata.
 
 An array has a regular grid of numbers, Zstandard over little-endian items, in Zarr's own codecs or
-inside ``psc_archive.checked``, or of text, always inside that. Its size has to be justified by
-what is stored of it, and each chunk says its decoded size before it is decoded.
+inside ``psc_archive.checked``, or of text, always inside that, or of differences (SPEC section
+11.5), likewise. Its size has to be justified by what is stored of it, and each chunk says its
+decoded size before it is decoded.
 """
 
 from __future__ import annotations
@@ -11,15 +12,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from numcodecs import Zstd
 
 from psc_volumetric.archive.documents import Named, PlainNode, chunk_shape, convert
 from psc_volumetric.bitstream.frames import frame_size
+from psc_volumetric.coders.differences import decode_differences, suits_differences
 from psc_volumetric.errors import FormatError, LimitExceededError
 
-__all__ = ["CHECKED_NAME", "PlainLimits", "inner_codecs", "plain_limits"]
+__all__ = [
+    "CHECKED_NAME",
+    "DIFFERENCES",
+    "PLAIN_BYTES",
+    "PlainLimits",
+    "inner_codecs",
+    "plain_limits",
+]
 
 CHECKED_NAME = "psc_archive.checked"
+DIFFERENCES = {"name": "psc_archive.differences", "configuration": {}}
+PLAIN_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}  # what those decode to
 FREE_BYTES = 512 << 20  # decoded bytes an array may have whatever is stored
 RATIO = 256  # decoded bytes per stored byte beyond that
 TEXT_CHUNK = 256 << 20  # decoded bytes of a chunk of text
@@ -45,13 +57,30 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class PlainLimits:
-    """What a chunk decodes to: bytes, exactly, or at most and then so many texts."""
+    """What a chunk decodes to: bytes, exactly, or at most and then so many texts.
+
+    ``chunk`` and ``dtype`` are those of an array of differences, else None.
+    """
 
     chunk_bytes: int
     texts: int | None
+    chunk: tuple[int, ...] | None = None
+    dtype: str | None = None
 
-    def check_chunk(self, data: bytes, where: str) -> None:
-        """Refuse a chunk that would decode to something else (FormatError)."""
+    def opened(self, data: bytes, where: str) -> bytes:
+        """A chunk as Zarr's own codecs take it: `PLAIN_BYTES` in the place of differences.
+
+        Raises
+        ------
+        FormatError : it would decode to something else.
+        """
+        if self.chunk is not None:
+            dtype = np.dtype(self.dtype)
+            return decode_differences(data, self.chunk, dtype, what=where).tobytes()
+        self._check_chunk(data, where)
+        return data
+
+    def _check_chunk(self, data: bytes, where: str) -> None:
         promised = frame_size(data)
         if promised is None or (
             promised > self.chunk_bytes if self.texts is not None else promised != self.chunk_bytes
@@ -98,7 +127,9 @@ def plain_limits(node: PlainNode, chunks: Sequence[int], *, where: str) -> Plain
     keys = node.chunk_key_encoding
     checked = [codec.name for codec in node.codecs] == [CHECKED_NAME]
     known = dtype in ITEM_BYTES and (checked or dtype != "string")
-    if not known or not _is_zstd(inner_codecs(node.codecs, where=where), dtype):
+    inner = inner_codecs(node.codecs, where=where)
+    differences = known and checked and _is_differences(inner, dtype)
+    if not known or not (differences or _is_zstd(inner, dtype)):
         raise _unknown(where, f"data type {dtype!r} with codecs {[c.name for c in node.codecs]!r}")
     if keys.name != "default" or keys.configuration.get("separator", "/") != "/":
         raise _unknown(where, f"chunk keys {keys.name!r}")
@@ -123,6 +154,8 @@ def plain_limits(node: PlainNode, chunks: Sequence[int], *, where: str) -> Plain
         )
     if text:
         return PlainLimits(TEXT_CHUNK, math.prod(chunk))
+    if differences:
+        return PlainLimits(math.prod(chunk) * item, None, chunk, dtype)
     return PlainLimits(math.prod(chunk) * item, None)
 
 
@@ -132,6 +165,11 @@ def inner_codecs(codecs: Sequence[Named], *, where: str) -> list[Named]:
         inner = codecs[0].configuration.get("codecs")
         return convert(inner, list[Named], where=f"{where}: codecs of {CHECKED_NAME}")
     return list(codecs)
+
+
+def _is_differences(codecs: Sequence[Named], dtype: str) -> bool:
+    named = [{"name": codec.name, "configuration": codec.configuration} for codec in codecs]
+    return named == [DIFFERENCES] and dtype != "string" and suits_differences(np.dtype(dtype))
 
 
 def _is_zstd(codecs: Sequence[Named], dtype: str) -> bool:

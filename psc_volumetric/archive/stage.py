@@ -3,12 +3,14 @@
 The copy writes a key only when its bytes differ, so repeating it after a crash changes nothing,
 and nothing is ever deleted on the way. Chunks equal to the fill value are written too: every key
 an array can have is in the manifest, so a lost one is noticed. Arrays of the root and of groups of
-the source get their codecs wrapped in ``psc_archive.checked``, which says so to users of Zarr too.
+the source get their codecs wrapped in ``psc_archive.checked``, which says so to users of Zarr too;
+their chunks may be coded as differences.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,14 +23,19 @@ from zarr.storage import MemoryStore
 
 from psc_volumetric.archive.attributes import json_safe
 from psc_volumetric.archive.layout import FORMAT, encode_json
-from psc_volumetric.archive.plain_arrays import CHECKED_NAME
+from psc_volumetric.archive.plain_arrays import CHECKED_NAME, DIFFERENCES
 from psc_volumetric.archive.stores import ArchiveStore
+from psc_volumetric.bitstream.frames import pack_frame
+from psc_volumetric.coders.differences import encode_differences, suits_differences
 
-__all__ = ["Stage", "chunks_for"]
+__all__ = ["Stage", "chunks_for", "pays_as_differences"]
 
 SIDECARS = ("tiles/", "preview/", "source/")  # these any Zarr reader reads
 CHUNK_VALUES = 1 << 20
 ZSTD_LEVEL = 19
+LEAST_SAVED = 128  # bytes of a chunk, and
+SHARE_SAVED = 0.1  # of it, for which other Zarr readers are left behind
+_CHUNK = re.compile(r"(.*)/c(?:/\d+)*")
 
 
 def chunks_for(shape: Sequence[int], limit: int = CHUNK_VALUES) -> tuple[int, ...]:
@@ -42,6 +49,15 @@ def chunks_for(shape: Sequence[int], limit: int = CHUNK_VALUES) -> tuple[int, ..
     return tuple(reversed(chunk))
 
 
+def pays_as_differences(chunk: NDArray[Any]) -> bool:
+    """Whether a chunk of a plain array is much smaller as differences."""
+    if chunk.size < 2 or not suits_differences(chunk.dtype):
+        return False
+    plain = len(pack_frame(np.ascontiguousarray(chunk).tobytes(), ZSTD_LEVEL))
+    saved = plain - len(encode_differences(chunk))
+    return saved >= max(LEAST_SAVED, SHARE_SAVED * plain)
+
+
 class Stage:
     """Arrays and groups on their way into ``store``; ``written`` are the keys copied so far."""
 
@@ -49,6 +65,7 @@ class Stage:
         self._target = store
         self._keys: dict[str, Buffer] = {}
         self._asked: set[str] = set()  # Zarr also makes parent groups, which are not ours to write
+        self._differences: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._memory = MemoryStore(store_dict=self._keys)
         self.written: list[str] = []
 
@@ -72,16 +89,23 @@ class Stage:
         chunks: Sequence[int] | None = None,
         attributes: Mapping[str, Any] | None = None,
         fill_value: Any = None,
+        differences: bool = False,
     ) -> zarr.Array[Any]:
-        """Make an empty array (zstd, little-endian); assign to regions of what comes back."""
+        """Make an empty array (zstd, little-endian); assign to regions of what comes back.
+
+        With ``differences`` its chunks are coded as such when they are copied.
+        """
         self._asked.add(f"{path}/zarr.json")
+        chunk = tuple(chunks) if chunks else chunks_for([max(1, n) for n in shape])
+        if differences:
+            self._differences[path] = chunk, np.dtype(dtype).newbyteorder("<")
         return zarr.create_array(
             store=self._memory,
             name=path,
             shape=tuple(shape),
             dtype=dtype,
-            chunks=tuple(chunks) if chunks else chunks_for([max(1, n) for n in shape]),
-            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+            chunks=chunk,
+            compressors=None if differences else ZstdCodec(level=ZSTD_LEVEL, checksum=True),
             dimension_names=list(dims),
             attributes=json_safe(dict(attributes or {})),
             fill_value=fill_value,
@@ -111,15 +135,21 @@ class Stage:
             if key.endswith("zarr.json"):
                 if key not in self._asked:
                     continue
-                data = _document(data, checked=not key.startswith(SIDECARS))
+                as_differences = key.removesuffix("/zarr.json") in self._differences
+                data = _document(data, not key.startswith(SIDECARS), as_differences)
+            elif (found := _CHUNK.fullmatch(key)) and found[1] in self._differences:
+                shape, dtype = self._differences[found[1]]
+                data = encode_differences(np.frombuffer(data, dtype).reshape(shape))
             self._target.put(key, data)
             self.written.append(key)
         self._keys.clear()
 
 
-def _document(data: bytes, *, checked: bool) -> bytes:
+def _document(data: bytes, checked: bool, as_differences: bool) -> bytes:
     """A node's metadata as an archive has them, short; codecs inside ``psc_archive.checked``."""
     document = json.loads(data)
+    if as_differences:
+        document["codecs"] = [DIFFERENCES]
     document.pop("storage_transformers", None)
     if document.get("chunk_key_encoding", {}).get("configuration") == {"separator": "/"}:
         del document["chunk_key_encoding"]["configuration"]  # the default, as the format has it
