@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prefect.exceptions import TerminationSignal
+
 from flows.records import ArchivesFailedError, FolderReport, Intake, ItemOutcome, ItemsFailedError
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.runs import Run
-from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE
+from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE, EXIT_TERMINATED
 from pipelines.commands.run_record import Recorded
 from pipelines.log_lines import tell
 from psc_volumetric.archive.stores import is_url
@@ -36,6 +38,9 @@ def recorded(
             yield run
         except ItemsFailedError:
             run.exit_code = EXIT_INCOMPLETE
+            raise
+        except TerminationSignal:  # what Prefect makes of SIGTERM
+            run.exit_code, run.error_kind = EXIT_TERMINATED, "stopped"
             raise
         except ArchivesFailedError as error:
             run.exit_code = EXIT_DAMAGE if error.kind == "damage-found" else EXIT_INCOMPLETE

@@ -24,6 +24,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+MORE_MEMORY = "let the process have more; about 1 GB is enough for each brick at a time"
+
 ARCHIVED = "archived"
 ALREADY = "already-archived"
 FAILED = "failed"
@@ -68,6 +70,8 @@ class ItemError:
         text = f"{type(error).__name__}: {error}"
         if isinstance(error, OSError):
             return cls("storage", text, "check that the path exists and the disk has free space")
+        if isinstance(error, MemoryError):
+            return cls("out-of-memory", "there is not enough memory", MORE_MEMORY)
         return cls("internal", text, "this is a fault of the program; please report it")
 
     def to_dict(self) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Run:
         What else the event log gets: where the sources are, the options.
     exit_code : int
         How the run ends although an error leaves it that a flow needs; 0 leaves it to the error.
+    error_kind : str or None
+        Stable word for that.
     began : float
         Seconds since 1970.
     """
@@ -67,6 +69,7 @@ class Run:
     amounts: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     exit_code: int = 0
+    error_kind: str | None = None
     began: float = field(default_factory=time.time)
 
     def record(

@@ -149,6 +149,11 @@ def describe_failure(error: BaseException) -> Failure:
             f"{type(error).__name__}: {error}",
             "check that the path exists, is writable and has free space",
         )
+    if isinstance(error, MemoryError):
+        from pipelines.archiving.item_report import ItemError
+
+        said = ItemError.of(error)
+        return Failure(EXIT_INTERNAL, said.kind, said.message, said.hint)
     return Failure(
         EXIT_INTERNAL,
         "internal",

@@ -52,7 +52,7 @@ class Recorded:
         __: TracebackType | None,
     ) -> None:
         """Write down how it ended; a failure to do so hides no other error."""
-        code, kind = self.run.exit_code, None
+        code, kind = self.run.exit_code, self.run.error_kind
         if isinstance(error, typer.Exit):
             code = error.exit_code
         elif error is not None and code == EXIT_OK:

@@ -52,6 +52,11 @@ def _print_document(failure: Failure) -> None:
         typer.echo(json.dumps(failure.document(), indent=1))
 
 
+def _is_for_people(record: logging.LogRecord) -> bool:
+    """Events are for programs: commands tell people by lines of their own."""
+    return not hasattr(record, "told")
+
+
 def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
@@ -108,8 +113,10 @@ class Session:
     def __enter__(self) -> Session:
         level = logging.ERROR if self.log_lines is None else logging.INFO
         if self.log_lines is None:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.addFilter(_is_for_people)
             form = "%(name)s: %(message)s"
-            logging.basicConfig(level=level, stream=sys.stderr, format=form)
+            logging.basicConfig(level=level, handlers=[handler], format=form)
         else:
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(self.log_lines)

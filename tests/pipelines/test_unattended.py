@@ -63,7 +63,7 @@ def archive(inbox: Path, *words: object) -> tuple[int, str, str]:
 
 def test_a_bad_file_is_told_once_and_tried_again_when_it_changes(inbox: Path) -> None:
     code, _, said = archive(inbox)
-    assert (code, "cut.nii" in said) == (EXIT_INCOMPLETE, True)
+    assert (code, said.count("cut.nii")) == (EXIT_INCOMPLETE, 1)
     record = inbox.with_name("out.refused.json")
     assert record.stat().st_mode & 0o077 == 0
     code, shown, said = archive(inbox)
@@ -203,6 +203,12 @@ def test_log_lines_of_a_run(inbox: Path) -> None:
         "archive-checked",
         "run-end",
     ]
+
+
+def test_people_are_told_in_lines_and_not_in_events(inbox: Path) -> None:
+    done = command("archive", inbox / "cut.nii", inbox.with_name("out"), *QUICK)
+    assert done.stderr.startswith("error[")
+    assert "item:" not in done.stderr and "run-end" not in done.stderr
 
 
 def samples(path: Path) -> dict[tuple[str, ...], float]:
