@@ -221,7 +221,8 @@ class SourceItem:
     identifiers. ``notes`` are warnings in words, without identifiers. ``arrays`` and ``groups``
     (path to attributes, ``""`` is the root) are what the source shows beside its volumes; there may
     be no volume at all. ``beyond_remaking`` says in words why the files can not be made again from
-    the rest, so that the originals have to be kept; empty where they can.
+    the rest, so that the originals have to be kept; empty where they can. ``identifies`` tells that
+    a header names a person.
     """
 
     kind: str
@@ -235,6 +236,7 @@ class SourceItem:
     arrays: tuple[SideArray, ...] = ()
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     beyond_remaking: tuple[str, ...] = ()
+    identifies: bool = False
 
 
 @dataclass(frozen=True)

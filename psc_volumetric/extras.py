@@ -74,6 +74,11 @@ _ALL = (
         ("cryptography",),
         "archives are neither signed nor are signatures checked; `verify --expect` needs nothing",
     ),
+    Extra(
+        "deidentify",
+        ("dicomanonymizer",),
+        "`archive --deidentify` does not run; it has the rules of DICOM PS3.15",
+    ),
     Extra("bench", ("av", "matplotlib"), "`evaluate` has no x265 and draws no pictures"),
     Extra("gpu", ("torch", "dask_cuda"), "flows place no workers on GPUs"),
 )

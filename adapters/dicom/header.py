@@ -55,11 +55,13 @@ class ImageFile:
     in its inflated bytes) when ``native``, and ``layout`` says how they lie there; otherwise the
     frames have to be decoded by pydicom. ``word`` is the NumPy type of a stored value. ``frames``
     has one entry per frame; the tiles of a mosaic are its frames, ``rows`` and ``columns`` those
-    of a tile. ``identity`` is a digest of patient, study and series.
+    of a tile. ``identity`` is a digest of patient, study and series; ``identifies`` tells that the
+    header names a person, and was not de-identified.
     """
 
     path: Path
     identity: str
+    identifies: bool
     instance_uid: str
     modality: str
     transfer_syntax: str
@@ -197,10 +199,10 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
     bits = int(dataset.BitsAllocated)
     stored = int(dataset.get("BitsStored") or bits)
     high = dataset.get("HighBit")
-    word = word_of(dataset, place)
     return ImageFile(
         path=path,
         identity=_identity(dataset),
+        identifies=_identifies(dataset),
         instance_uid=text(dataset, "SOPInstanceUID"),
         modality=known_modality(text(dataset, "Modality")),
         transfer_syntax=syntax,
@@ -210,7 +212,7 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
         rows=rows,
         columns=columns,
         samples=samples_of(dataset),
-        word=word,
+        word=word_of(dataset, place),
         bits_allocated=bits,
         bits_stored=stored,
         high_bit=stored - 1 if high is None else int(high),
@@ -255,6 +257,12 @@ def _tiled(
     return PixelLayout(
         "mosaic", rows, columns, mosaic.tiles, 1, layout.word, layout.big_endian, grid=mosaic.grid
     )
+
+
+def _identifies(dataset: Dataset) -> bool:
+    names = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs")
+    removed = text(dataset, "PatientIdentityRemoved").upper() == "YES"
+    return not removed and any(text(dataset, name) for name in names)
 
 
 def _identity(dataset: Dataset) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from adapters.isolation.client import (
     content_sha256,
+    deidentify,
     difference,
     discover,
     look,
@@ -26,6 +27,7 @@ from adapters.isolation.process import ReadingProcess, reading_process
 __all__ = [
     "ReadingProcess",
     "content_sha256",
+    "deidentify",
     "difference",
     "discover",
     "look",

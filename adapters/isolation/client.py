@@ -27,6 +27,7 @@ from adapters.originals import ORIGINAL, restore_originals
 
 __all__ = [
     "content_sha256",
+    "deidentify",
     "difference",
     "discover",
     "look",
@@ -121,6 +122,14 @@ def restore_source(
     written = reading_process().ask(request, [], extra_bytes=size, give=give)
     assert isinstance(written, list)
     return written
+
+
+def deidentify(paths: Sequence[Path], folder: Path, key: bytes, profile: str) -> tuple[str, ...]:
+    """As `adapters.dicom.deidentify.deidentify`."""
+    request = {"do": "deidentify", "paths": list(paths), "folder": folder, "profile": profile}
+    size = sum(path.stat().st_size for path in paths)
+    notes = reading_process().ask({**request, "key": key.hex()}, paths, extra_bytes=size)
+    return tuple(map(str, notes))
 
 
 def difference(

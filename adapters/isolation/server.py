@@ -88,7 +88,7 @@ def _answer(connection: Connection, request: dict[str, Any], memory_mb: int) -> 
             _check_memory(memory_mb)  # a library that had too little of it calls files damaged
             send(connection, {"error": [error.kind, error.message, error.path, error.hint]})
         except OSError as error:
-            if request["do"] == "restore" or error.errno not in _OF_THE_DISK:
+            if request["do"] in ("restore", "deidentify") or error.errno not in _OF_THE_DISK:
                 raise
             path = None if error.filename is None else Path(os.fsdecode(error.filename))
             send(
@@ -149,6 +149,11 @@ def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
         return np.asarray(array[tuple(slice(*pair) for pair in request["box"])])
     if what == "content_sha256":
         return registry.content_sha256(request["kind"], request["path"])
+    if what == "deidentify":
+        from adapters.dicom.deidentify import deidentify
+
+        key = bytes.fromhex(request["key"])
+        return deidentify(request["paths"], request["folder"], key, request["profile"])
     if what == "difference":
         return difference(request["source"], request["restored"], request["bounds"])
     if what == "restore":

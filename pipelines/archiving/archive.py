@@ -109,7 +109,7 @@ def archive(
                 errors.append(error)
                 reports.append(_failed(item, error))
                 if refused is not None and is_about_source(error):
-                    paths = [*map(str, item.candidate.paths)]
+                    paths = [*map(str, item.paths)]
                     refused.add(item.seen, paths, ItemError.of(error))
             tell_item(reports[-1])
     if errors and len(errors) == len(reports):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["CODER_SETS", "DEVICES", "ERROR_UNITS", "MODES", "PREVIEWS"]
+__all__ = ["CODER_SETS", "DEIDENTIFY", "DEVICES", "ERROR_UNITS", "MODES", "PREVIEWS"]
 
 MODES = ("lossless", "bounded", "lossy")
 ERROR_UNITS = ("stored", "physical", "relative")
 PREVIEWS = ("none", "psc")
 DEVICES = ("auto", "cpu", "cuda")
+DEIDENTIFY = ("basic", "basic-shifted-dates")  # as `adapters.dicom.deidentify` has them
 CODER_SETS = ("smallest", "fast")

@@ -19,6 +19,7 @@ from adapters.base import Candidate, Skipped, SourceItem, Volume
 from adapters.errors import SourceError
 from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
 from adapters.source_files import FileStates, file_states
+from pipelines.archiving.deidentified import Deidentifier
 from pipelines.archiving.item_report import ITEM_ERRORS, ItemError
 from pipelines.archiving.known_sources import KnownSources, fingerprint
 from pipelines.archiving.modes import VariableMode, decide
@@ -63,6 +64,7 @@ def plan(
     *,
     namer: Namer | None = None,
     refused: RefusedSources | None = None,
+    deidentifier: Deidentifier | None = None,
 ) -> ArchivePlan:
     """Find what a file or folder holds and decide how each item is archived.
 
@@ -78,6 +80,8 @@ def plan(
         Gives the name of an item in the place of its path or series.
     refused : RefusedSources, optional
         The source is an inbox: it may be empty, and what an earlier run refused is passed over.
+    deidentifier : Deidentifier, optional
+        Archive de-identified copies, which are there until it is closed.
 
     Returns
     -------
@@ -107,14 +111,18 @@ def plan(
     skipped, aside = _told(found.skipped, refused)
     errors: list[Exception] = []
     names = namings(found.candidates, target, namer)
+
+    def seen_of(candidate: Candidate) -> str:
+        return _seen(candidate, options, deidentifier)
+
     for candidate, naming in zip(found.candidates, names, strict=True):
         try:
-            old = None if refused is None else refused.pass_over(_seen(candidate, options))
+            old = None if refused is None else refused.pass_over(seen_of(candidate))
             if old is not None:
                 aside.append(old)
                 continue
             taken = {item.target for item in items}
-            planned = plan_named(candidate, naming, options, index, taken)
+            planned = plan_named(candidate, naming, options, index, taken, deidentifier)
             if isinstance(planned, KnownItem):
                 known.append(planned)
             else:
@@ -124,7 +132,7 @@ def plan(
             why = ItemError.of(error)
             skipped.append(Skipped(candidate.paths[0], why.message, why.kind, why.hint))
             if refused is not None and is_about_source(error):
-                refused.add(_seen(candidate, options), [*map(str, candidate.paths)], why)
+                refused.add(seen_of(candidate), [*map(str, candidate.paths)], why)
     if not items and not known and refused is None:
         for other in errors[1:]:
             errors[0].add_note(str(other))
@@ -141,8 +149,11 @@ def _told(
     return refused.sort_out(left_out)
 
 
-def _seen(candidate: Candidate, options: ArchiveOptions) -> str:
-    return fingerprint(candidate.paths, provenance_of(candidate, options))
+def _seen(candidate: Candidate, options: ArchiveOptions, deidentifier: Deidentifier | None) -> str:
+    how = provenance_of(candidate, options)
+    if deidentifier is not None:
+        how["deidentified"] = deidentifier.stamp
+    return fingerprint(candidate.paths, how)
 
 
 def plan_named(
@@ -151,6 +162,7 @@ def plan_named(
     options: ArchiveOptions,
     index: KnownSources,
     taken: Collection[str] = (),
+    deidentifier: Deidentifier | None = None,
 ) -> ItemPlan | KnownItem:
     """Plan one item and choose its target, none of those taken; a known item is not read.
 
@@ -158,13 +170,24 @@ def plan_named(
     ------
     SourceError, PscError : as `plan_item`.
     """
-    seen = _seen(candidate, options)
+    seen = _seen(candidate, options, deidentifier)
     archive = index.find(seen)
     if archive is not None:
         return KnownItem(candidate.label, candidate.kind, archive)
-    item = plan_item(candidate, naming.target, options)
+    clean, warnings = candidate, tuple[str, ...]()
+    if deidentifier is not None:
+        clean, warnings = deidentifier.copy_of(candidate)
+    item = plan_item(clean, naming.target, options)
     target, state = place_of(naming, item.files, item.provenance, taken)
-    return replace(item, target=target, state=state, source_path=naming.path, seen=seen)
+    return replace(
+        item,
+        target=target,
+        state=state,
+        source_path=naming.path,
+        seen=seen,
+        paths=candidate.paths,
+        notes=(*item.notes, *warnings),
+    )
 
 
 def open_item(candidate: Candidate) -> SourceItem:
@@ -233,7 +256,16 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         variables.append(VariablePlan(spec, volume.name, kept, exact))
     if variables and (options.exact_roi or options.exact_roi_mm):
         _check_region_is_used(variables, options)
-    return ItemPlan(candidate, target, options, name, tuple(variables), tuple(notes), item.files)
+    return ItemPlan(
+        candidate,
+        target,
+        options,
+        name,
+        tuple(variables),
+        tuple(notes),
+        item.files,
+        identifies=item.identifies,
+    )
 
 
 def _exact_region(

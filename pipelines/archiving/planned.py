@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adapters.base import Candidate, FileRecord, Skipped
@@ -116,6 +117,10 @@ class ItemPlan:
         What the archive records as the path of its source.
     seen : str
         What was seen of the files before they were read, see `pipelines.archiving.known_sources`.
+    paths : tuple of Path
+        Files of the source, where `candidate` has de-identified copies.
+    identifies : bool
+        Whether a header that goes into the archive names a person.
     """
 
     candidate: Candidate
@@ -128,6 +133,8 @@ class ItemPlan:
     state: str = ABSENT
     source_path: str | None = None
     seen: str = ""
+    paths: tuple[Path, ...] = ()
+    identifies: bool = False
 
     @property
     def bricks(self) -> int:
@@ -200,7 +207,7 @@ class ArchivePlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What lossy bricks go without, for want of an extra; told once for all items."""
+        """What lossy bricks go without, for want of an extra, and what is in the headers."""
         kept = [variable.kept for item in self.items for variable in item.variables]
         auto = [mode for mode in kept if mode.base == AUTO]
         lacking = []
@@ -209,7 +216,14 @@ class ArchivePlan:
         if (auto or any(mode.base == "av1" for mode in kept)) and not has_extra("av1"):
             lacking.append("av1")
         extras = [EXTRAS[name] for name in lacking]
-        return tuple(f"without {e.name!r} {e.without}; {e.remedy}" for e in extras)
+        notes = [f"without {e.name!r} {e.without}; {e.remedy}" for e in extras]
+        naming = sum(item.identifies and item.state == ABSENT for item in self.items)
+        if naming:
+            notes.append(
+                f"headers of {naming} item(s) name persons, and archives keep them (in source/); "
+                "--deidentify leaves that out, `psc-archive strip` makes a copy without headers"
+            )
+        return tuple(notes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able summary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from pipelines.commands.archive_options import Chosen, takes_archive_options
 from pipelines.commands.options import (
     Debug,
+    Deidentify,
     DryRun,
     EventLogFile,
     Inbox,
@@ -25,8 +27,11 @@ from pipelines.commands.session import Session
 from pipelines.log_lines import JsonLines
 
 if TYPE_CHECKING:
+    from pipelines.archiving.deidentified import Deidentifier
+    from pipelines.archiving.options import ArchiveOptions
     from pipelines.archiving.planned import ArchivePlan
     from pipelines.archiving.refused import RefusedSources
+    from pipelines.archiving.targets import Namer
     from pipelines.checking.event_log import EventLog
     from pipelines.checking.runs import Run
 
@@ -41,6 +46,7 @@ def archive(
     ],
     chosen: Chosen,
     pseudonyms: PseudonymKey = None,
+    deidentify: Deidentify = None,
     inbox: Inbox = False,
     retry_refused: RetryRefused = False,
     event_log: EventLogFile = None,
@@ -55,7 +61,7 @@ def archive(
     """Archive volumes. Continues an unfinished archive; never replaces a sealed one."""
     lines = JsonLines() if log_json else None
     with Session(as_json=as_json, quiet=quiet, debug=debug, log_lines=lines) as session:
-        from pipelines.archiving.plan import plan
+        from pipelines.archiving.deidentified import deidentifying
         from pipelines.archiving.pseudonyms import Pseudonyms
         from pipelines.archiving.refused import RefusedSources
         from pipelines.commands.archive_report import failure_lines, plan_lines
@@ -67,24 +73,37 @@ def archive(
         refused = None
         if inbox or retry_refused:
             refused = RefusedSources.load(target, pseudonyms, retry=retry_refused)
-        if dry_run:
-            namer = None if key is None else key.name
-            planned = plan(source, target, options, namer=namer, refused=refused)
-            session.result(planned.to_dict(), lambda: plan_lines(planned))
-            session.failures(failure_lines(planned, []))
-            return
-        log = _event_log(target, event_log)
-        with at_most(jobs), Recorded("archive", target, event_log=log, metrics=metrics) as run:
-            namer = None if key is None else key.assign
-            run.details = {"options": options.chosen()}
-            if key is None:
-                run.details["source"] = str(source.absolute())
-            try:
-                planned = plan(source, target, options, namer=namer, refused=refused)
-                _make(session, planned, run, refused)
-            finally:
-                if refused is not None:
-                    refused.save(source)
+        with deidentifying(deidentify, key, options, target) as cleaner:
+            find = partial(_plan, source, target, options, refused, cleaner)
+            if dry_run:
+                planned = find(None if key is None else key.name)
+                session.result(planned.to_dict(), lambda: plan_lines(planned))
+                session.failures(failure_lines(planned, []))
+                return
+            log = _event_log(target, event_log)
+            with at_most(jobs), Recorded("archive", target, event_log=log, metrics=metrics) as run:
+                run.details = {"options": options.chosen()}
+                if key is None:
+                    run.details["source"] = str(source.absolute())
+                try:
+                    planned = find(None if key is None else key.assign)
+                    _make(session, planned, run, refused)
+                finally:
+                    if refused is not None:
+                        refused.save(source)
+
+
+def _plan(
+    source: Path,
+    target: str,
+    options: ArchiveOptions,
+    refused: RefusedSources | None,
+    cleaner: Deidentifier | None,
+    namer: Namer | None,
+) -> ArchivePlan:
+    from pipelines.archiving.plan import plan
+
+    return plan(source, target, options, namer=namer, refused=refused, deidentifier=cleaner)
 
 
 def _event_log(target: str, path: Path | None) -> EventLog | None:

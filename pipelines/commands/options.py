@@ -12,7 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.archiving.choices import CODER_SETS, DEVICES, ERROR_UNITS, MODES, PREVIEWS
+from pipelines.archiving.choices import (
+    CODER_SETS,
+    DEIDENTIFY,
+    DEVICES,
+    ERROR_UNITS,
+    MODES,
+    PREVIEWS,
+)
 from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
 from psc_volumetric.methods.entries import AUTO, method_names
 from psc_volumetric.methods.parameters import EFFORTS, SETTINGS
@@ -26,6 +33,7 @@ __all__ = [
     "Coders",
     "Debug",
     "Deep",
+    "Deidentify",
     "Device",
     "DryRun",
     "Effort",
@@ -177,6 +185,10 @@ PriorName = Annotated[
 PseudonymKey = Annotated[
     Path | None,
     typer.Option("--pseudonyms", help="Key file: name archives by a keyed hash, not by paths."),
+]
+Deidentify = Annotated[
+    str | None,
+    choice(DEIDENTIFY, help="DICOM: archive copies without what names a person (PS3.15)."),
 ]
 Inbox = Annotated[
     bool,

@@ -1,0 +1,132 @@
+"""De-identified copies of DICOM files, which are archived in the place of the files themselves.
+
+An archive gives back what it was made from, so what must not be in it is left out before: headers
+are changed by `adapters.dicom.deidentify`, under the key of the pseudonyms. The same files give the
+same copies, so that a second run finds what the first one archived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapters import isolation
+from adapters.base import Candidate
+from adapters.errors import SourceError
+from pipelines.archiving.choices import DEIDENTIFY
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.pseudonyms import Pseudonyms
+from pipelines.scratch import scratch_folder
+from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.extras import require
+
+__all__ = ["Deidentifier", "deidentifying"]
+
+_SPARE_BYTES = 64 << 20
+
+
+class Deidentifier:
+    """Makes copies in a folder; `deidentifying` gives one.
+
+    Parameters
+    ----------
+    key : bytes
+    profile : str
+        One of `DEIDENTIFY`.
+    folder : Path
+    """
+
+    def __init__(self, key: bytes, profile: str, folder: Path) -> None:
+        self._key = key
+        self._profile = profile
+        self._folder = folder
+        self._count = 0
+
+    @property
+    def stamp(self) -> str:
+        """Profile, and which key it is, without the key."""
+        return f"{self._profile} {hashlib.sha256(b'stamp' + self._key).hexdigest()[:16]}"
+
+    def copy_of(self, candidate: Candidate) -> tuple[Candidate, tuple[str, ...]]:
+        """De-identified copies of the files of an item, and warnings about their pixels.
+
+        Raises
+        ------
+        SourceError : kind ``"cannot-deidentify"``: no DICOM image, an overlay within the pixels, or
+            copies that are no longer one series.
+        StorageError : kind ``"no-space"``.
+        """
+        if candidate.kind != "dicom":
+            raise SourceError(
+                f"expected a DICOM image, found {candidate.kind}: nobody knows what identifies a "
+                "person in it",
+                kind="cannot-deidentify",
+                path=candidate.paths[0],
+                hint="archive it in a run of its own, without --deidentify",
+            )
+        self._check_room(candidate)
+        place = self._folder / f"{self._count:06d}"
+        self._count += 1
+        place.mkdir()
+        notes = isolation.deidentify(candidate.paths, place, self._key, self._profile)
+        found = isolation.discover(place).candidates
+        if len(found) != 1:
+            raise SourceError(
+                f"expected one series after de-identification, found {len(found)}: what told them "
+                "apart was removed",
+                kind="cannot-deidentify",
+                path=candidate.paths[0],
+                hint="try --deidentify basic-shifted-dates, which keeps times",
+            )
+        return found[0], notes
+
+    def _check_room(self, candidate: Candidate) -> None:
+        needed = sum(path.stat().st_size for path in candidate.paths) + _SPARE_BYTES
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise StorageError(
+                f"de-identified copies need {needed} bytes of disk space, found {free} in "
+                f"{str(self._folder.parent)!r}",
+                kind="no-space",
+                hint="set TMPDIR to a larger disk",
+            )
+
+
+@contextmanager
+def deidentifying(
+    profile: str | None, key: Pseudonyms | None, options: ArchiveOptions, target: str
+) -> Iterator[Deidentifier | None]:
+    """Give a `Deidentifier` whose copies are gone after the block; None without a profile.
+
+    Raises
+    ------
+    ParameterError : kind ``"bad-deidentify"``: there is no such profile, no key, or originals are
+        to be kept as well.
+    ExtraMissingError : the library of rules is not installed.
+    """
+    if profile is None:
+        yield None
+        return
+    if profile not in DEIDENTIFY:
+        raise ParameterError(
+            f"deidentify must be one of {', '.join(DEIDENTIFY)}, found {profile!r}",
+            kind="bad-deidentify",
+        )
+    if key is None:
+        raise ParameterError(
+            "UIDs and patient ids are mapped by a keyed hash, found no key",
+            kind="bad-deidentify",
+            hint="make one with `psc-archive pseudonyms make KEYFILE`, name it with --pseudonyms",
+        )
+    if options.keep_original:
+        raise ParameterError(
+            "files are either kept as they are or de-identified",
+            kind="bad-deidentify",
+            hint="leave --keep-original or --deidentify out",
+        )
+    require("deidentify", "--deidentify")
+    with scratch_folder(target, 0) as folder:
+        yield Deidentifier(key.key, profile, folder)
