@@ -1,7 +1,8 @@
 """Which sources of a folder no archive holds yet, found without reading those that are known.
 
 A source is archived when the index of the target knows it as it is now, or when an archive records
-its digest; only sources that the index does not know are read for that.
+its digest; only sources that the index does not know are read for that. Of de-identified copies the
+index alone knows the source.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ def missing_sources(
     SourceError : kind ``"not-found"``: the source is not there.
     """
     found = isolation.look(source, keep=True)
-    options = _options(last_run)
+    options, stamp = _options(last_run), (last_run or {}).get("deidentified")
     index = KnownSources.load(target, is_folder=True)
     told = {path for row in refused.values() for path in row.paths}
-    unknown = [c for c in found.candidates if index.find(_seen(c, options)) is None]
+    unknown = [c for c in found.candidates if index.find(_seen(c, options, stamp)) is None]
     unknown = [c for c in unknown if str(c.paths[0]) not in told]
     recorded = _recorded_digests(archives) if unknown else frozenset()
     begun = _begin_of(last_run)
@@ -95,9 +96,10 @@ def _options(last_run: Mapping[str, Any] | None) -> ArchiveOptions:
         return ArchiveOptions()
 
 
-def _seen(candidate: Candidate, options: ArchiveOptions) -> str:
+def _seen(candidate: Candidate, options: ArchiveOptions, stamp: str | None) -> str:
+    how = provenance_of(candidate, options) | ({} if stamp is None else {"deidentified": stamp})
     try:
-        return fingerprint(candidate.paths, provenance_of(candidate, options))
+        return fingerprint(candidate.paths, how)
     except FileNotFoundError:
         return ""
 

@@ -83,6 +83,8 @@ def archive(
             log = _event_log(target, event_log)
             with at_most(jobs), Recorded("archive", target, event_log=log, metrics=metrics) as run:
                 run.details = {"options": options.chosen()}
+                if cleaner is not None:
+                    run.details["deidentified"] = cleaner.stamp
                 if key is None:
                     run.details["source"] = str(source.absolute())
                 try:

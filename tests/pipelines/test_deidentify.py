@@ -236,6 +236,8 @@ def test_an_archive_of_copies_restores_files_that_name_nobody(
     assert all(np.array_equal(pixels[ds.InstanceNumber], ds.pixel_array) for ds in back)
     again = json.loads(run(*words, "--json")[1])
     assert (len(again["archives"]), len(again["already"])) == (0, 1)
+    found = json.loads(run("status", out, "--source", series, "--json")[1])
+    assert (found["archives"], found["missing"]) == (1, [])
     key_table = key.with_name("key.table").read_text("utf-8")
     assert Path(made["target"]).name.removesuffix(".psc.zarr") in key_table
 
