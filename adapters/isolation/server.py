@@ -152,8 +152,8 @@ def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
     if what == "deidentify":
         from adapters.dicom.deidentify import deidentify
 
-        key = bytes.fromhex(request["key"])
-        return deidentify(request["paths"], request["folder"], key, request["profile"])
+        secret = bytes.fromhex(request["key"])
+        return deidentify(request["paths"], request["folder"], secret, request["profile"])
     if what == "difference":
         return difference(request["source"], request["restored"], request["bounds"])
     if what == "restore":

@@ -37,6 +37,7 @@ def children_of(process: int) -> set[int]:
     return found - {process}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 def test_sigterm_ends_a_flow_and_its_children_and_loses_nothing(tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
