@@ -26,6 +26,7 @@ __all__ = [
     "Ahead",
     "at_most",
     "check_abandoned",
+    "ended_by",
     "in_order",
     "mapped",
     "usable_cores",
@@ -151,8 +152,12 @@ class _Group(Generic[A, R]):
                 return
 
     def end(self) -> None:
-        """Begin nothing more, and wait for what is being done."""
+        """Begin nothing more, end what can be ended, and wait for what is being done."""
         self._ended = True
+        with _guard:
+            found = [stop for group, stop in _stops.values() if group.is_abandoned]
+        for stop in found:
+            stop()
         futures = [future for _, future in self._begun.values() if future is not None]
         wait([future for future in futures if not future.cancel()])
         self._begun.clear()
@@ -162,6 +167,7 @@ _chosen: ContextVar[_Crew | None] = ContextVar("chosen", default=None)
 _member_of: ContextVar[_Crew | None] = ContextVar("member_of", default=None)
 _group: ContextVar[_Group[Any, Any] | None] = ContextVar("group", default=None)
 _of_process: dict[int, _Crew] = {}
+_stops: dict[object, tuple[_Group[Any, Any], Callable[[], None]]] = {}
 _guard = threading.Lock()
 
 
@@ -214,6 +220,29 @@ def check_abandoned() -> None:
     group = _group.get()
     if group is not None and group.is_abandoned:
         raise Abandoned
+
+
+@contextmanager
+def ended_by(stop: Callable[[], None]) -> Iterator[None]:
+    """Have ``stop`` called, from another thread, when nobody waits for what the block does.
+
+    Raises
+    ------
+    Abandoned : at the end of the block, or before it.
+    """
+    group, mark = _group.get(), object()
+    if group is None:
+        yield
+        return
+    with _guard:
+        _stops[mark] = group, stop
+    try:
+        check_abandoned()
+        yield
+        check_abandoned()
+    finally:
+        with _guard:
+            del _stops[mark]
 
 
 @contextmanager

@@ -77,3 +77,11 @@ def test_arguments_arrive_as_they_are() -> None:
     words = ["a b", "", "-c", "ü", "$HOME"]
     done = run_child(["printf", "%s|", *words], b"", timeout_s=30)
     assert done.stdout.decode() == "".join(f"{word}|" for word in words)
+
+
+def test_much_input_reaches_a_slow_child() -> None:
+    program = (
+        "import sys, time; time.sleep(1); sys.stdout.buffer.write(sys.stdin.buffer.read()[::-1])"
+    )
+    data = bytes(range(256)) * 20_000
+    assert run_child([sys.executable, "-c", program], data, timeout_s=60).stdout == data[::-1]

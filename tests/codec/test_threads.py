@@ -8,7 +8,15 @@ import time
 import pytest
 
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.threads import Ahead, at_most, check_abandoned, in_order, mapped, usable_cores
+from psc_volumetric.threads import (
+    Ahead,
+    at_most,
+    check_abandoned,
+    ended_by,
+    in_order,
+    mapped,
+    usable_cores,
+)
 
 LIMIT_S = 30.0
 JOBS = (1, 2, 5)
@@ -143,3 +151,20 @@ def test_jobs_are_one_or_more_and_all_cores_without_being_asked() -> None:
     assert usable_cores() >= 1
     with at_most(None):
         assert mapped(str, range(3)) == ["0", "1", "2"]
+
+
+def test_what_waits_for_a_program_is_told_when_nobody_waits_for_it() -> None:
+    told, began = threading.Event(), threading.Event()
+
+    def waiting(_: int) -> bool:
+        with ended_by(told.set):
+            began.set()
+            return told.wait(LIMIT_S)
+
+    with at_most(2), in_order(lambda _: mapped(waiting, range(1)), range(1)):
+        pass  # nothing is asked for, so nothing has begun
+    assert not began.is_set()
+    with at_most(3), in_order(lambda n: mapped(waiting, range(1)) if n else None, range(2)) as all_:
+        next(all_)
+        assert began.wait(LIMIT_S)
+    assert told.is_set()

@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 
-from psc_volumetric.threads import check_abandoned
+from psc_volumetric.threads import ended_by
 
 __all__ = ["bound_to_us", "run_child"]
 
@@ -27,7 +26,6 @@ ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
 if os.getppid() == int(sys.argv[1]):
     os.execvp(sys.argv[2], sys.argv[2:])
 """
-LOOK_UP_S = 0.2  # whether anybody still waits
 _BARE = ("-I", "-S", "-c")  # no site, no environment, no user folders: some 10 ms
 
 
@@ -57,20 +55,9 @@ def run_child(
     pipe = subprocess.PIPE
     with subprocess.Popen(bound_to_us(words), stdin=pipe, stdout=pipe, stderr=pipe) as child:
         try:
-            out, err = _answer(child, data, time.monotonic() + timeout_s)
+            with ended_by(child.kill):
+                out, err = child.communicate(data, timeout=timeout_s)
         except BaseException:
             child.kill()
             raise
     return subprocess.CompletedProcess(words, child.returncode, out, err)
-
-
-def _answer(child: subprocess.Popen[bytes], data: bytes, deadline: float) -> tuple[bytes, bytes]:
-    given: bytes | None = data
-    while True:
-        check_abandoned()
-        try:
-            return child.communicate(given, timeout=LOOK_UP_S)
-        except subprocess.TimeoutExpired:
-            given = None  # the rest of it is kept
-            if time.monotonic() > deadline:
-                raise
