@@ -25,7 +25,7 @@ from pipelines.commands.completion import (
 from pipelines.commands.evaluate import evaluate
 from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE
 from pipelines.commands.init_service import init_service
-from pipelines.commands.keeping import copy, repair, sign, sync
+from pipelines.commands.keeping import copy, repair, retire, sign, sync
 from pipelines.commands.options import (
     ArchivePath,
     ArchivesPath,
@@ -39,7 +39,7 @@ from pipelines.commands.options import (
     Roi,
     choice,
 )
-from pipelines.commands.privacy import pseudonyms_make, pseudonyms_show, strip
+from pipelines.commands.privacy import identity_make, pseudonyms_make, pseudonyms_show, strip
 from pipelines.commands.scrub import scrub
 from pipelines.commands.session import Session
 from pipelines.commands.sigma import sigma
@@ -141,6 +141,9 @@ def restore(
     fill: Annotated[
         float | None, typer.Option(help="Stored value for it; default: the variable's fill value.")
     ] = None,
+    identity: Annotated[
+        Path | None, typer.Option(metavar="KEYFILE", help="Key that opens encrypted headers.")
+    ] = None,
     device: Device = "auto",
     jobs: Jobs = None,
     dry_run: DryRun = False,
@@ -167,6 +170,7 @@ def restore(
             prove=not unproven,
             skip_damaged=skip_damaged,
             fill=fill,
+            identity=identity,
         )
         if dry_run:
             planned = dry_restore(source, target, options)
@@ -212,9 +216,11 @@ app.command(epilog=_EPILOG)(copy)
 app.command(epilog=_EPILOG)(sync)
 app.command(epilog=_EPILOG)(repair)
 app.command(epilog=_EPILOG)(sign)
+app.command(epilog=_EPILOG)(retire)
 app.command(epilog=_EPILOG)(status)
 app.command(epilog=_EPILOG)(init_service)
 app.command(epilog=_EPILOG)(strip)
+app.command("identity", epilog=_EPILOG)(identity_make)
 app.command(epilog=_EPILOG)(evaluate)
 app.command(epilog=_EPILOG)(sigma)
 

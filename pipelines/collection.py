@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
@@ -10,7 +11,15 @@ from psc_volumetric.archive.stores import is_url, open_store
 from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
 
-__all__ = ["archives_at", "archives_in", "folder_of", "refuse_folder", "unfinished_in"]
+__all__ = [
+    "archives_at",
+    "archives_in",
+    "folder_around",
+    "folder_of",
+    "names_in",
+    "refuse_folder",
+    "unfinished_in",
+]
 
 UNFINISHED = "unfinished"
 
@@ -24,6 +33,12 @@ def folder_of(target: str) -> Path | None:
     return path
 
 
+def folder_around(archive: str) -> str:
+    """The folder, or part of a bucket, that an archive is in."""
+    text = archive.rstrip("/")
+    return text.rpartition("/")[0] if is_url(text) else str(Path(text).absolute().parent)
+
+
 def archives_in(folder: Path) -> list[Path]:
     """All archives in a folder and the folders in it, sorted; links to folders are not followed.
 
@@ -31,6 +46,34 @@ def archives_in(folder: Path) -> list[Path]:
     ------
     StorageError : kind ``"storage-failed"``, a folder cannot be read.
     """
+    found: list[Path] = []
+    for here, archives, files in _walk(folder):
+        found += [here / name for name in archives]
+        found += [here / name for name in files if name.lower().endswith(SUFFIXES)]
+    return sorted(found)
+
+
+def names_in(target: str) -> list[str]:
+    """Names of the files in a folder or bucket that are no part of an archive, below it."""
+    folder = folder_of(target)
+    if folder is not None:
+        found = [here / name for here, _, files in _walk(folder) for name in files]
+        return sorted(path.relative_to(folder).as_posix() for path in found)
+    if not is_url(target) or target.startswith(("http://", "https://")):
+        return []
+    store = open_store(target.rstrip("/"))
+    try:
+        keys = store.listing()
+    finally:
+        store.close()
+    inside = tuple(
+        f"{key.removesuffix(MANIFEST_KEY)}" for key in keys if key.endswith(MANIFEST_KEY)
+    )
+    return [key for key in keys if not key.startswith(inside)]
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder that is no archive and in none: the archives that are folders, and the files."""
 
     def fail(error: OSError) -> None:
         raise StorageError(
@@ -39,14 +82,11 @@ def archives_in(folder: Path) -> list[Path]:
             hint="check the rights",
         ) from error
 
-    found: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=fail):
         here = Path(place)
         archives = [name for name in folders if _looks_like_archive(here / name)]
-        found += [here / name for name in archives]
-        found += [here / name for name in files if name.lower().endswith(SUFFIXES)]
+        yield here, archives, files
         folders[:] = sorted(set(folders) - set(archives))
-    return sorted(found)
 
 
 def archives_at(target: str) -> list[str] | None:

@@ -72,7 +72,8 @@ _ALL = (
     Extra(
         "sign",
         ("cryptography",),
-        "archives are neither signed nor are signatures checked; `verify --expect` needs nothing",
+        "archives are neither signed nor are signatures checked (`verify --expect` needs nothing), "
+        "and headers are neither encrypted nor opened",
     ),
     Extra(
         "deidentify",

@@ -154,7 +154,8 @@ def _recorded_provenance(item: ItemPlan) -> dict[str, Any]:
     """How the archive was made, the same in every run that makes the same bytes."""
     path = {} if item.source_path is None else {"source_path": item.source_path}
     software = {"software": f"psc-archive {psc_volumetric.__version__}"}
-    return {**software, **item.provenance, **path}
+    old = {} if item.supersedes is None else {"supersedes": item.supersedes}
+    return {**software, **item.provenance, **path, **old}
 
 
 def begin(item: ItemPlan) -> tuple[BrickJob, ...]:

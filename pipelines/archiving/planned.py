@@ -121,6 +121,8 @@ class ItemPlan:
         Files of the source, where `candidate` has de-identified copies.
     identifies : bool
         Whether a header that goes into the archive names a person.
+    supersedes : dict or None
+        The archive that this one supersedes, see `pipelines.archiving.succession`.
     """
 
     candidate: Candidate
@@ -135,6 +137,7 @@ class ItemPlan:
     seen: str = ""
     paths: tuple[Path, ...] = ()
     identifies: bool = False
+    supersedes: dict[str, Any] | None = None
 
     @property
     def bricks(self) -> int:

@@ -19,11 +19,11 @@ import hmac
 import json
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.key_files import refuse_shared
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = ["Pseudonyms", "make_key", "read_table"]
@@ -84,9 +84,9 @@ class Pseudonyms:
         """
         table = keyfile.with_name(keyfile.name + TABLE_SUFFIX)
         try:
-            _refuse_shared(keyfile)
+            refuse_shared(keyfile)
             if table.exists():
-                _refuse_shared(table)
+                refuse_shared(table)
             with keyfile.open("rb") as stream:
                 key = stream.read(LONGEST_KEY + 2).rstrip(b"\r\n")
         except OSError as error:
@@ -190,16 +190,6 @@ def _append(handle: int, row: dict[str, str], *, torn: bool) -> None:
         os.ftruncate(handle, data.rfind(b"\n") + 1)
     os.write(handle, json.dumps(row).encode() + b"\n")
     os.fsync(handle)
-
-
-def _refuse_shared(path: Path) -> None:
-    mode = path.stat().st_mode
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ParameterError(
-            f"others may read or write {str(path)!r} (mode {stat.S_IMODE(mode):03o})",
-            kind="bad-key",
-            hint=f"it must be yours alone: chmod 600 {path}",
-        )
 
 
 def _sync_folder(path: Path) -> None:

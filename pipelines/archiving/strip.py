@@ -10,7 +10,7 @@ an image) stays.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,8 +19,10 @@ from pipelines.archiving.created import created_now
 from pipelines.archiving.locking import hold
 from pipelines.collection import refuse_folder
 from pipelines.restoring.derived_source import DerivedSource, derived_source
+from psc_volumetric.archive.age import Recipient
 from psc_volumetric.archive.attributes import checked_attributes
 from psc_volumetric.archive.copying import begin_copy
+from psc_volumetric.archive.hidden import HIDDEN_KEY, hide
 from psc_volumetric.archive.layout import (
     ATTRIBUTE,
     FORMAT,
@@ -36,6 +38,7 @@ from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import write_source
 from psc_volumetric.archive.stores import ArchiveStore
+from psc_volumetric.extras import require
 
 __all__ = ["StripReport", "head_of", "strip", "strip_lines"]
 
@@ -73,6 +76,8 @@ class StripReport:
         Coordinates, arrays and attributes that are not in the copy, by name.
     original : str or None
         Digest of the first archive's manifest, when it was asked for.
+    encrypted_for : int
+        Keys that open what was left out, which is in the copy then.
     """
 
     target: str
@@ -81,6 +86,7 @@ class StripReport:
     bytes: int
     left_out: tuple[str, ...]
     original: str | None
+    encrypted_for: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
@@ -122,7 +128,13 @@ def _named(row: str | list[Any]) -> str:
     return row if isinstance(row, str) else str(row[0])
 
 
-def strip(archive: str, target: str, *, link_original: bool = False) -> StripReport:
+def strip(
+    archive: str,
+    target: str,
+    *,
+    link_original: bool = False,
+    recipients: Sequence[Recipient] = (),
+) -> StripReport:
     """Copy an archive without what identifies its source.
 
     Parameters
@@ -132,6 +144,8 @@ def strip(archive: str, target: str, *, link_original: bool = False) -> StripRep
     link_original : bool
         Record the digest of the first archive's manifest, so that who has both can tell that they
         belong together.
+    recipients : sequence of Recipient
+        Whose keys open what is left out: it is in the copy then, encrypted. None: it is not.
 
     Raises
     ------
@@ -140,16 +154,20 @@ def strip(archive: str, target: str, *, link_original: bool = False) -> StripRep
     ParameterError : kind ``"cannot-strip"``: no format could hold the values without the headers.
     """
     refuse_folder(archive)
+    if recipients:
+        require("sign", "encrypting headers")
     with ArchiveReader.open(archive) as reader, hold(target):
         original = reader.manifest.digest if link_original else None
-        head = head_of(reader.manifest.digest, original, reader.mode)
+        head = head_of(reader.manifest.digest, original, reader.mode, recipients)
         store = begin_copy(target, head)
         made = _Copy(reader, store)
         coordinates = _coordinates(made)
         derived = derived_source(
             list(reader.variables.values()), coordinates, _own_attributes(reader, coordinates)
         )
-        _write(made, coordinates, derived, original)
+        _write(made, coordinates, derived, original, len(recipients))
+        if recipients:
+            made.put(HIDDEN_KEY, hide(reader.sealed, made.entries, recipients))
         prepared = PreparedArchive(store, target, Manifest(made.entries))
         with prepared.reader() as copied:
             check_readable(copied)
@@ -161,14 +179,18 @@ def strip(archive: str, target: str, *, link_original: bool = False) -> StripRep
             bytes=manifest.size + len(manifest.to_bytes()),
             left_out=tuple(made.left_out),
             original=original,
+            encrypted_for=len(recipients),
         )
 
 
-def head_of(manifest: str, original: str | None, mode: str) -> bytes:
+def head_of(
+    manifest: str, original: str | None, mode: str, recipients: Sequence[Recipient] = ()
+) -> bytes:
     """``partial.json`` of a copy that is not sealed: another archive is not mixed with it."""
+    words = " ".join(["strip", manifest, str(original), *map(str, recipients)])
     document = {
         "format": FORMAT,
-        "identity": sha256_hex(f"strip {manifest} {original}".encode()),
+        "identity": sha256_hex(words.encode()),
         "created": None,
         "mode": mode,
         "variables": {},
@@ -209,8 +231,9 @@ def _write(
     coordinates: Mapping[str, PlainCoordinate],
     derived: DerivedSource,
     original: str | None,
+    keys: int,
 ) -> None:
-    """Write all objects but the manifest."""
+    """Write all objects but the manifest, and what is encrypted for so many keys."""
     reader = made.reader
     for prefix in (*COPIED, README_KEY):
         made.take(prefix)
@@ -221,10 +244,12 @@ def _write(
     for spec in reader.variables.values():
         made.take(f"{spec.node}/c/")
         made.put(f"{spec.node}/{METADATA_KEY}", _variable(made, spec, coordinates, derived))
+    said: dict[str, Any] = {} if original is None else {"original": original}
+    said |= {"encrypted_for": keys} if keys else {}
     groups = _groups([*reader.variables, *coordinates])
     for path in groups:
         made.put(f"{node_path(path)}/{METADATA_KEY}", _node(made, path))
-    made.put(METADATA_KEY, _root(made, coordinates, derived, groups, original))
+    made.put(METADATA_KEY, _root(made, coordinates, derived, groups, said))
     write_source(made.put, derived.kind, derived.document, derived.blobs, files=())
 
 
@@ -265,7 +290,7 @@ def _root(
     coordinates: Mapping[str, PlainCoordinate],
     derived: DerivedSource,
     groups: list[str],
-    original: str | None,
+    said: Mapping[str, Any],
 ) -> bytes:
     in_record = derived.kind == "netcdf"  # the record's own arrays, which a restore asks for
     document = made.reader.sealed.read_json(METADATA_KEY)
@@ -284,7 +309,7 @@ def _root(
         "provenance": {
             "software": f"psc-archive {psc_volumetric.__version__}",
             "source_kind": "stripped",
-            "stripped": {} if original is None else {"original": original},
+            "stripped": dict(said),
         },
     }
     document["attributes"] = attributes
@@ -300,6 +325,11 @@ def strip_lines(report: StripReport) -> list[str]:
     ]
     if report.original is not None:
         lines.append(f"          names the first archive by its manifest, {report.original}")
+    if report.encrypted_for:
+        lines.append(
+            f"          what was left out is encrypted for {report.encrypted_for} key(s): "
+            "restore --identity KEYFILE"
+        )
     if report.left_out:
         shown = ", ".join(report.left_out[:8])
         more = f" and {len(report.left_out) - 8} more" if len(report.left_out) > 8 else ""

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pipelines.archiving.succession import SUPERSEDES, predecessor_of
+from pipelines.checking.tombstones import read_tombstone, tombstones_in
 from pipelines.collection import archives_in, folder_of, refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import PscError
@@ -51,10 +53,19 @@ def info_lines(info: dict[str, Any]) -> list[str]:
         f"{_size(sizes['preview'])}, tiles {_size(sizes['tiles'])}",
         f"priors    {', '.join(digest[:16] for digest in info['priors']) or 'none'}",
         f"made by   {info['provenance'].get('software', 'unknown')}",
+        *_superseded_lines(info["provenance"].get(SUPERSEDES)),
     ]
     for name, entry in info["variables"].items():
         lines += _variable_lines(name, entry)
     return lines
+
+
+def _superseded_lines(recorded: Any) -> list[str]:
+    """The archive that this one supersedes."""
+    if not isinstance(recorded, dict):
+        return []
+    created = f" of {recorded['created']}" if recorded.get("created") else ""
+    return [f"replaces  the archive{created} with manifest {recorded.get('manifest')}"]
 
 
 def _source_text(info: dict[str, Any]) -> str:
@@ -62,7 +73,12 @@ def _source_text(info: dict[str, Any]) -> str:
     if stripped is None:
         return f"{info['source_files']} file(s), {_size(info['source_bytes'])}"
     original = stripped.get("original")
-    return "left out (psc-archive strip)" + (f", first archive {original}" if original else "")
+    keys = stripped.get("encrypted_for")
+    return (
+        "left out (psc-archive strip)"
+        + (f", encrypted for {keys} key(s)" if keys else "")
+        + (f", first archive {original}" if original else "")
+    )
 
 
 def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
@@ -149,7 +165,8 @@ def list_target(target: str) -> list[dict[str, Any]]:
     """
     folder = folder_of(target)
     if folder is not None:
-        return [_archive_row(path, folder) for path in archives_in(folder)]
+        rows = [_archive_row(path, folder) for path in archives_in(folder)]
+        return _with_successors(rows) + _tombstone_rows(folder)
     info = archive_info(target)
     return [
         {
@@ -169,15 +186,41 @@ def _archive_row(path: Path, folder: Path) -> dict[str, Any]:
     name = path.relative_to(folder).as_posix()
     try:
         with ArchiveReader.open(path) as reader:
+            old = predecessor_of(reader)
             return {
                 "name": name,
                 "state": "sealed",
                 "mode": reader.mode,
                 "variables": list(reader.variables),
                 "bytes": reader.manifest.size,
+                "manifest": reader.manifest.digest,
+                "supersedes": None if old is None else old.manifest,
             }
     except PscError as error:
         return {"name": name, "state": error.kind}
+
+
+def _with_successors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that also say by which archive of the folder one was superseded."""
+    newer = {row["supersedes"]: row["name"] for row in rows if row.get("supersedes")}
+    known = [
+        {"superseded_by": newer[row["manifest"]]} if row.get("manifest") in newer else {}
+        for row in rows
+    ]
+    return [{**row, **more} for row, more in zip(rows, known, strict=True)]
+
+
+def _tombstone_rows(folder: Path) -> list[dict[str, Any]]:
+    """Archives that were removed on purpose."""
+    rows = []
+    for name in tombstones_in(str(folder)):
+        try:
+            stone = read_tombstone((folder / name).read_bytes(), name)
+            what = {"retired": stone.retired, "by": stone.by, "reason": stone.reason}
+            rows.append({"name": name, "state": "retired", "manifest": stone.manifest, **what})
+        except PscError as error:
+            rows.append({"name": name, "state": error.kind})
+    return rows
 
 
 def list_lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -188,6 +231,10 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
             names = ", ".join(row.get("variables", []))
             size = _size(row["bytes"]) if "bytes" in row else ""
             lines.append(f"{row['name']:<40} {row['state']:<12} {size:>10} {names}".rstrip())
+            if row.get("superseded_by"):
+                lines[-1] += f", superseded by {row['superseded_by']}"
+            if row.get("reason"):
+                lines[-1] += f" {row['retired'][:10]} by {row['by']}: {row['reason']}"
         else:
             axes = ", ".join(f"{d} {n}" for d, n in zip(row["dims"], row["shape"], strict=True))
             lines.append(

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.checking.event_log import EventLog
+from pipelines.checking.tombstones import Tombstone, bury
 from pipelines.collection import archives_in, folder_of
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.stores import is_url, is_zip_name, open_store
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
-__all__ = ["Aged", "aged_archives", "remove_archive"]
+__all__ = ["Aged", "aged_archives", "erase", "remove_archive"]
 
 _REMOVED = ".removed"
 
@@ -109,7 +111,7 @@ def _aged(path: Path, keep_days: float, now: datetime.datetime) -> Aged:
 def remove_archive(aged: Aged, log: EventLog) -> None:
     """Remove an archive whose time is over, and write that down before and after.
 
-    It loses its name first and its manifest next, so that a kill leaves nothing that looks whole.
+    A tombstone beside its place says who removed it, when and why.
 
     Raises
     ------
@@ -121,18 +123,49 @@ def remove_archive(aged: Aged, log: EventLog) -> None:
             f"{aged.archive}: has to be kept until {aged.due or 'further notice'}", kind="not-past"
         )
     log.add("remove", aged.archive, "begun", created=aged.created, due=aged.due)
-    path = Path(aged.archive)
+    bury(aged.archive, Tombstone.of(aged.archive, f"had to be kept until {aged.due}"))
+    erase(aged.archive)
+    log.add("remove", aged.archive, "removed", created=aged.created, due=aged.due)
+
+
+def erase(archive: str) -> None:
+    """Remove an archive on this machine or in a bucket.
+
+    It loses its name first and its manifest next (in a bucket the manifest first), so that a kill
+    leaves nothing that looks whole.
+
+    Raises
+    ------
+    StorageError : kind ``"storage-failed"``.
+    """
+    if is_url(archive):
+        _erase_objects(archive.rstrip("/"))
+        return
+    path = Path(archive.removeprefix("file://"))
     try:
         path.rename(path.with_name(f".{path.name}{_REMOVED}"))
         for left in path.parent.glob(f".*{_REMOVED}"):  # this one, and what a kill left before
             _erase(left)
     except OSError as error:
         raise StorageError(
-            f"{aged.archive}: cannot be removed ({error.strerror})",
+            f"{archive}: cannot be removed ({error.strerror})",
             kind="storage-failed",
             hint="check the rights",
         ) from error
-    log.add("remove", aged.archive, "removed", created=aged.created, due=aged.due)
+
+
+def _erase_objects(url: str) -> None:
+    if is_zip_name(url):
+        folder, _, key = url.rpartition("/")
+        store = open_store(folder, write=True)
+        store.delete(key)
+        store.close()
+        return
+    store = open_store(url, write=True)
+    store.delete(MANIFEST_KEY)
+    for key in store.listing():
+        store.delete(key)
+    store.close()
 
 
 def _is_left(path: Path) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.key_files import read_key_file
 from psc_volumetric.archive.checking import Finding
 from psc_volumetric.archive.companions import SIGNATURE_SUFFIX, companion_name, read_companion
 from psc_volumetric.archive.layout import MANIFEST_KEY
@@ -18,9 +19,7 @@ from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.signature import PublicKey, public_keys, signer_of
 from psc_volumetric.errors import FormatError, ParameterError
 
-__all__ = ["ANYBODY", "Trust", "read_small_file"]
-
-LARGEST = 1 << 20
+__all__ = ["ANYBODY", "Trust"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Trust:
         ExtraMissingError : keys take the extra ``sign``.
         """
         keys = [
-            key for path in key_files for key in public_keys(read_small_file(path), where=str(path))
+            key for path in key_files for key in public_keys(read_key_file(path), where=str(path))
         ]
         digest = None if expect is None else expect.strip().lower().removeprefix("sha256:")
         return cls(digest, tuple(keys), None if signature is None else str(signature))
@@ -107,7 +106,7 @@ class Trust:
         if self.signature is None:
             text = read_companion(archive, SIGNATURE_SUFFIX)
         else:
-            text = read_small_file(Path(self.signature))
+            text = read_key_file(Path(self.signature))
         if text is None:
             return Finding(MANIFEST_KEY, "not-signed", f"{archive}: there is no signature {where}")
         try:
@@ -125,22 +124,3 @@ class Trust:
 
 
 ANYBODY = Trust()
-
-
-def read_small_file(path: Path) -> bytes:
-    """Read a key or signature.
-
-    Raises
-    ------
-    ParameterError : it cannot be read, or is too large (kind ``"no-key"``).
-    """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST + 1)
-    except OSError as error:
-        raise ParameterError(
-            f"{str(path)!r} cannot be read ({error.strerror})", kind="no-key", hint="check the path"
-        ) from error
-    if len(data) > LARGEST:
-        raise ParameterError(f"{str(path)!r} is no key: more than a mebibyte", kind="no-key")
-    return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from pipelines.checking.trust import ANYBODY, Trust
@@ -21,6 +22,8 @@ __all__ = [
     "verify_all",
     "verify_lines",
 ]
+
+SHOWN = 12  # other places of one damaged object
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,13 @@ def reports_document(reports: Sequence[VerifyReport]) -> dict[str, Any]:
 
 def verify_lines(report: VerifyReport) -> list[str]:
     """The outcome for people: what is wrong, with array, tile, level, voxels and place."""
-    lines = [f"damage[{f.kind}] {f.place}".rstrip() + f": {f.message}" for f in report.findings]
+    lines = []
+    for _, alike in groupby(report.findings, key=lambda finding: (finding.key, finding.kind)):
+        first, *others = alike
+        lines.append(f"damage[{first.kind}] {first.place}".rstrip() + f": {first.message}")
+        lines += [f"  and {other.place}" for other in others[:SHOWN]]
+        if len(others) > SHOWN:
+            lines.append(f"  and {len(others) - SHOWN} more places (--json has all)")
     counts = ", ".join(f"{count} {stage}" for stage, count in report.checked.items())
     how = "decoded and compared" if report.deep else "read and compared"
     verdict = f"{len(report.findings)} problem(s)" if report.findings else "no damage"

@@ -46,6 +46,9 @@ def archive(
     ],
     chosen: Chosen,
     pseudonyms: PseudonymKey = None,
+    supersedes: Annotated[
+        str | None, typer.Option(metavar="OLD", help="The archive that the new one points back to.")
+    ] = None,
     deidentify: Deidentify = None,
     inbox: Inbox = False,
     retry_refused: RetryRefused = False,
@@ -74,7 +77,7 @@ def archive(
         if inbox or retry_refused:
             refused = RefusedSources.load(target, pseudonyms, retry=retry_refused)
         with deidentifying(deidentify, key, options, target) as cleaner:
-            find = partial(_plan, source, target, options, refused, cleaner)
+            find = partial(_plan, source, target, options, refused, cleaner, supersedes)
             if dry_run:
                 planned = find(None if key is None else key.name)
                 session.result(planned.to_dict(), lambda: plan_lines(planned))
@@ -101,11 +104,14 @@ def _plan(
     options: ArchiveOptions,
     refused: RefusedSources | None,
     cleaner: Deidentifier | None,
+    supersedes: str | None,
     namer: Namer | None,
 ) -> ArchivePlan:
     from pipelines.archiving.plan import plan
+    from pipelines.archiving.succession import superseding
 
-    return plan(source, target, options, namer=namer, refused=refused, deidentifier=cleaner)
+    found = plan(source, target, options, namer=namer, refused=refused, deidentifier=cleaner)
+    return superseding(found, supersedes)
 
 
 def _event_log(target: str, path: Path | None) -> EventLog | None:

@@ -219,6 +219,8 @@ def restore_lines(report: RestoreReport) -> list[str]:
     word = "the source's values exactly" if report.lossless else "lossy values"
     if report.max_error is not None:
         word = f"values off by {report.max_error:g} at most"
+    if report.damage:
+        word = "values, some of them filled in"
     return [
         *restore_plan_lines(report.plan),
         f"wrote {len(report.files)} {report.kind} file(s) with {word}",

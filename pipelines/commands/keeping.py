@@ -1,4 +1,4 @@
-"""The commands that keep archives safe for years: ``copy``, ``sync``, ``repair``, ``sign``."""
+"""The commands that keep archives for years: copies, repair, signatures, and their end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.commands.failures import EXIT_DAMAGE
 from pipelines.commands.options import ArchivePath, Debug, DryRun, EventLogFile, Json, Quiet
 from pipelines.commands.session import Session
 
-__all__ = ["copy", "repair", "sign", "sync"]
+__all__ = ["copy", "repair", "retire", "sign", "sync"]
 
 Check = Annotated[
     bool, typer.Option("--check", help="Read the copies back and compare, those there too.")
@@ -109,3 +109,28 @@ def sign(
 
         signed = sign_manifest(source, key, signature)
         session.result(signed.to_dict(), lambda: sign_lines(signed))
+
+
+def retire(
+    source: ArchivePath,
+    reason: Annotated[str, typer.Option(help="Why it may go, in a few words; name no person.")],
+    successor: Annotated[
+        str | None, typer.Option(metavar="NEW", help="The archive that supersedes it.")
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Do it; without this nothing is removed.")
+    ] = False,
+    event_log: EventLogFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Remove an archive; a small file in its place says who removed it, when and why."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.checking.event_log import EventLog
+        from pipelines.keeping.retire import retire as remove
+        from pipelines.keeping.retire import retire_lines
+
+        log = None if event_log is None else EventLog(event_log)
+        retired = remove(source, reason, successor=successor, delete=delete, log=log)
+        session.result(retired.to_dict(), lambda: retire_lines(retired))

@@ -29,6 +29,10 @@ def verify(
     signature: Annotated[
         Path | None, typer.Option(help="The signature; default: ARCHIVE.sig beside the archive.")
     ] = None,
+    superseded: Annotated[
+        str | None,
+        typer.Option(metavar="OLD", help="Also check the archive that this one supersedes."),
+    ] = None,
     device: Device = "auto",
     jobs: Jobs = None,
     as_json: Json = False,
@@ -37,8 +41,10 @@ def verify(
 ) -> None:
     """Check that an archive, or all in a folder, are whole and unchanged; else exit code 7."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.archiving.succession import digest_of_superseded
         from pipelines.checking.trust import Trust
         from pipelines.checking.verify import reports_document, verify_all, verify_lines
+        from pipelines.checking.verify import verify as verify_one
         from pipelines.progress import progress_bars
         from psc_volumetric.threads import at_most
 
@@ -53,6 +59,9 @@ def verify(
                 trust=trust,
                 progress=progress,
             )
+            if superseded is not None:
+                old = Trust(digest_of_superseded(source))
+                reports.append(verify_one(superseded, deep=deep, trust=old, progress=progress))
         session.result(
             reports_document(reports), lambda: [line for r in reports for line in verify_lines(r)]
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.archiving.locking import hold
+from pipelines.checking.tombstones import tombstones_in
 from pipelines.collection import archives_at, refuse_folder
 from pipelines.progress import Progress, Silent
 from pipelines.scratch import scratch_folder
@@ -83,12 +84,15 @@ class SyncReport:
         One for each archive of the source.
     extra : tuple of str
         Archives that only the target has; they stay.
+    retired : tuple of str
+        Those of them that were retired in the source.
     """
 
     source: str
     target: str
     rows: tuple[CopyRow, ...]
     extra: tuple[str, ...]
+    retired: tuple[str, ...] = ()
 
     def having(self, *states: str) -> list[CopyRow]:
         """The rows that ended so."""
@@ -97,7 +101,8 @@ class SyncReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
         rows = [row.to_dict() for row in self.rows]
-        return {"source": self.source, "target": self.target, "archives": rows, "extra": self.extra}
+        beside = {"extra": list(self.extra), "retired": list(self.retired)}
+        return {"source": self.source, "target": self.target, "archives": rows, **beside}
 
 
 def copy(
@@ -216,7 +221,19 @@ def sync(
     with hold(target):
         there = _names_at(target)
         rows = [_synced(f"{base}/{n}", f"{to}/{n}", n, check, progress) for n in names]
-    return SyncReport(source, target, tuple(rows), tuple(sorted(there - set(names))))
+        stones = _copy_tombstones(base, to)
+    extra = tuple(sorted(there - set(names)))
+    return SyncReport(source, target, tuple(rows), extra, tuple(n for n in extra if n in stones))
+
+
+def _copy_tombstones(source: str, target: str) -> set[str]:
+    """Take along what is left of archives that were retired; gives their names."""
+    stones = tombstones_in(source)
+    for name, archive in stones.items():
+        suffix = name.removeprefix(archive)
+        if (data := read_companion(f"{source}/{archive}", suffix)) is not None:
+            write_companion(f"{target}/{archive}", suffix, data)
+    return set(stones.values())
 
 
 def _names_at(target: str) -> set[str]:
@@ -264,7 +281,10 @@ def sync_lines(report: SyncReport) -> list[str]:
         f"copied    {row.archive} ({row.objects} objects, {row.bytes} bytes)"
         for row in report.having(COPIED)
     ]
-    lines += [f"only in {report.target}: {name}" for name in report.extra]
+    lines += [
+        f"only in {report.target}: {name}" + (", retired" if name in report.retired else "")
+        for name in report.extra
+    ]
     counts = ", ".join(
         f"{len(report.having(state))} {state}"
         for state in (COPIED, THERE, DIFFERS, DAMAGED, FAILED)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pipelines.archiving.locking import hold
 from pipelines.checking.event_log import EventLog
+from pipelines.checking.scrub import ScrubOptions, log_scrub
 from pipelines.checking.trust import Trust
 from pipelines.checking.verify import VerifyReport, verify, verify_lines
-from pipelines.collection import refuse_folder
+from pipelines.collection import folder_around, refuse_folder
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.mending import Trouble, mend
 from psc_volumetric.archive.stores import is_url, open_store
@@ -107,11 +108,12 @@ def repair(
     StorageError : kinds ``"not-found"``, ``"unsupported-target"``, ``"target-locked"``.
     ParameterError : a replica is the archive itself (kind ``"same-place"``); a folder of archives.
     """
+    start = time.perf_counter()
     refuse_folder(archive)
     trust = Trust(expect)
     for replica in replicas:
         _refuse_same(archive, replica)
-    events = None if dry else log or EventLog.of(_folder(archive))
+    events = None if dry else log or EventLog.of(folder_around(archive))
     with ExitStack() as opened, hold(archive):
         stores = [open_store(replica) for replica in replicas]
         for store in stores:
@@ -134,6 +136,8 @@ def repair(
     )
     if events is not None:
         _write_down(events, report, replicas)
+        if check is not None:  # which also tells `status` that the archive is whole again
+            log_scrub(events, check, ScrubOptions(), seconds=time.perf_counter() - start)
     return report
 
 
@@ -154,12 +158,6 @@ def _refuse_same(archive: str, replica: str) -> None:
         raise ParameterError(
             f"{replica!r} is the archive itself", kind="same-place", hint="name another copy of it"
         )
-
-
-def _folder(archive: str) -> str:
-    """The folder that an archive is in."""
-    text = archive.rstrip("/")
-    return text.rpartition("/")[0] if is_url(text) else str(Path(text).absolute().parent)
 
 
 def _write_down(log: EventLog, report: RepairReport, replicas: Sequence[str]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.checking.trust import read_small_file
 from pipelines.collection import refuse_folder
+from pipelines.key_files import read_key_file
 from psc_volumetric.archive.access import read_manifest
 from psc_volumetric.archive.companions import (
     SIGNATURE_SUFFIX,
@@ -19,7 +18,7 @@ from psc_volumetric.archive.companions import (
 from psc_volumetric.archive.signature import sign as sign_bytes
 from psc_volumetric.archive.signature import signer_of
 from psc_volumetric.archive.stores import open_store
-from psc_volumetric.errors import FormatError, ParameterError, StorageError
+from psc_volumetric.errors import FormatError, StorageError
 
 __all__ = ["Signed", "sign", "sign_lines"]
 
@@ -70,8 +69,7 @@ def sign(archive: str, key: Path, signature: Path | None = None) -> Signed:
     ExtraMissingError : the extra ``sign`` is not installed.
     """
     refuse_folder(archive)
-    secret = read_small_file(key)
-    _refuse_shared(key)
+    secret = read_key_file(key, secret=True)
     store = open_store(archive)
     try:
         data, manifest = read_manifest(store)
@@ -99,16 +97,6 @@ def _refuse_other(found: bytes, manifest: bytes, place: str, signer: str) -> Non
         kind="target-exists",
         hint="none is replaced; write this one elsewhere with --signature",
     )
-
-
-def _refuse_shared(key: Path) -> None:
-    mode = key.stat().st_mode
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ParameterError(
-            f"others may read or write {str(key)!r} (mode {stat.S_IMODE(mode):03o})",
-            kind="bad-key",
-            hint=f"it must be yours alone: chmod 600 {key}",
-        )
 
 
 def sign_lines(signed: Signed) -> list[str]:

@@ -17,6 +17,7 @@ from pipelines.collection import refuse_folder
 from pipelines.progress import Progress, Silent
 from pipelines.restoring.decoded import restored_volumes, touched
 from pipelines.restoring.derived_source import DERIVED, STRIPPED
+from pipelines.restoring.opening import open_with_key
 from pipelines.restoring.proof import (
     PROMISES,
     FileProof,
@@ -66,6 +67,9 @@ class RestoreOptions:
         be its source and is not is an error.
     skip_damaged : bool
         Where values cannot be read, write one value and go on; a mask beside the files says where.
+    identity : Path or None
+        Key file that opens encrypted headers (`psc-archive strip --encrypt-headers`): what is
+        restored is then the source of the archive that the copy was made from.
     fill : float or None
         That value, in stored units; None: see `psc_volumetric.archive.salvage.fill_of`.
     """
@@ -79,6 +83,7 @@ class RestoreOptions:
     prove: bool = True
     skip_damaged: bool = False
     fill: float | None = None
+    identity: Path | None = None
 
     def __post_init__(self) -> None:
         if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
@@ -199,7 +204,7 @@ def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
 def dry_restore(archive: str, target: Path, options: RestoreOptions) -> RestorePlan:
     """What `restore` would do; the same errors for region and target, nothing decoded."""
     refuse_folder(archive)
-    with ArchiveReader.open(archive) as reader:
+    with open_with_key(archive, options.identity) as reader:
         plan = plan_restore(reader, options)
         refuse_existing(reader.source().kind, target)
     return plan
@@ -271,7 +276,7 @@ def restore(
     """
     shown = progress or Silent()
     refuse_folder(archive)
-    with ArchiveReader.open(archive, device=options.device) as reader:
+    with open_with_key(archive, options.identity, device=options.device) as reader:
         plan = plan_restore(reader, options)
         source = reader.source()
         refuse_within_archive(target)

@@ -13,12 +13,18 @@ from typing import Any
 
 from psc_volumetric.archive.access import SealedStore, load_manifest, read_manifest
 from psc_volumetric.archive.beginning import check_place, target_exists
-from psc_volumetric.archive.layout import FORMAT, PARTIAL_KEY, encode_json
+from psc_volumetric.archive.layout import FORMAT, MANIFEST_KEY, PARTIAL_KEY, encode_json
 from psc_volumetric.archive.manifest import Manifest, sha256_hex
 from psc_volumetric.archive.packing import work_place
 from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.sealing import is_journal
-from psc_volumetric.archive.stores import ArchiveStore, Target, open_store, target_text
+from psc_volumetric.archive.stores import (
+    ArchiveStore,
+    Target,
+    is_leftover,
+    open_store,
+    target_text,
+)
 from psc_volumetric.archive.targets import target_state, tidy_up
 from psc_volumetric.errors import FormatError, StorageError
 
@@ -151,6 +157,8 @@ def begin_copy(
     if target_state(target, options=options) == "sealed":  # meanwhile, by another writer
         store.delete(PARTIAL_KEY)
         raise target_exists(name, "a sealed archive")
+    for key in filter(is_leftover, store.listing()):
+        store.delete(key)
     return store
 
 
@@ -177,7 +185,8 @@ def _move(source: SealedStore, place: ArchiveStore, progress: OnObject | None) -
     manifest, present = source.manifest, set(place.listing())
     copy = SealedStore(place, manifest)
     done = moved = nbytes = 0
-    if foreign := sorted(k for k in present - set(manifest.entries) if not is_journal(k)):
+    listed = {*manifest.entries, MANIFEST_KEY}  # sealed, but not packed into its zip file yet
+    if foreign := sorted(key for key in present - listed if not is_journal(key)):
         raise StorageError(
             f"{place.name}: {foreign[0]!r} does not belong to the archive",
             kind="foreign-key",

@@ -196,7 +196,8 @@ class Surveyor:
             levels = [level for box, level in parts if box is not None and _meet(box, tile)]
             if levels and (whole is None or min(levels) < whole):
                 lost.append((tile, min(levels)))
-        return lost
+        every = len(lost) == len(grid) and len({level for _, level in lost}) == 1
+        return [(None, lost[0][1])] if every else lost
 
 
 def _bad_parts(index: BrickIndex, read: ReadRange) -> Iterator[tuple[Box | None, int]]:

@@ -23,6 +23,7 @@ from psc_volumetric.archive.brick_checks import check_index, placed
 from psc_volumetric.archive.layout import VariableSpec, chunk_key
 from psc_volumetric.archive.levels import Level, check_level, level_number
 from psc_volumetric.archive.opened import OpenArchive
+from psc_volumetric.archive.quota import UNLIMITED, Quota
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.summary import summarise
 from psc_volumetric.bitstream.index import BrickIndex
@@ -52,15 +53,20 @@ class ArchiveReader(OpenArchive):
     ----------
     device : str
         Where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
+    quota : Quota
+        What one read may cost.
 
     Notes
     -----
     Everything but voxels is in `psc_volumetric.archive.opened.OpenArchive`.
     """
 
-    def __init__(self, sealed: SealedStore, *, device: str = "auto") -> None:
+    def __init__(
+        self, sealed: SealedStore, *, device: str = "auto", quota: Quota = UNLIMITED
+    ) -> None:
         super().__init__(sealed)
         self.device = device
+        self.quota = quota
         self._indices: OrderedDict[str, BrickIndex] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,6 +77,7 @@ class ArchiveReader(OpenArchive):
         *,
         device: str = "auto",
         options: Mapping[str, Any] | None = None,
+        quota: Quota = UNLIMITED,
     ) -> Self:
         """Open an archive at a folder, zip file, URL or Zarr store.
 
@@ -82,7 +89,7 @@ class ArchiveReader(OpenArchive):
             Kind ``"not-sealed"``, ``"not-an-archive"``, ``"unsupported-version"`` or damage.
         """
         store = open_store(target, options=options)
-        return cls(SealedStore(store, load_manifest(store)), device=device)
+        return cls(SealedStore(store, load_manifest(store)), device=device, quota=quota)
 
     # -- voxels -----------------------------------------------------------------------------
 
@@ -118,6 +125,8 @@ class ArchiveReader(OpenArchive):
             A brick is missing, cut, swapped or damaged; the message names key and region.
         PriorMismatchError
             The prior is neither in the archive nor shipped.
+        LimitExceededError
+            It costs more than `quota` allows (kind ``"quota"``).
         """
         region = self.read_region(variable, selection, level=level, spread=spread)
         if spread and region.spread is not None:
@@ -137,10 +146,14 @@ class ArchiveReader(OpenArchive):
         box = self._normalise(spec, selection)
         check_level(level)
         shape = tuple(s.stop - s.start for s in box)
+        headers = (self.brick_index(variable, position) for position, *_ in self._bricks(spec, box))
+        bricks = ((index, level_number(index, level)) for index in headers)
+        clock = self.quota.admit(spec, shape, bricks, f"{self.name}: {variable}")
         values = np.empty(shape, spec.dtype)
         sigma = np.zeros(shape, np.float32) if spread else None
 
         def read(brick: tuple[tuple[int, ...], Box, Selection]) -> tuple[Selection, DecodedRegion]:
+            clock.check()
             position, inside, target = brick
             return target, self.read_brick(variable, position, inside, level=level, spread=spread)
 

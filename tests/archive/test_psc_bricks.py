@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, priors, verify, verify_archive
+from psc_volumetric.archive.quota import Quota
 from psc_volumetric.codec import (
     BrickOptions,
     CodecParameters,
@@ -19,7 +20,13 @@ from psc_volumetric.codec import (
     encode_brick,
     read_index,
 )
-from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError, StorageError
+from psc_volumetric.errors import (
+    FormatError,
+    LimitExceededError,
+    ParameterError,
+    PriorMismatchError,
+    StorageError,
+)
 from psc_volumetric.prior import Prior, load_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
@@ -98,6 +105,14 @@ def test_every_level_and_region_agrees_with_the_whole(coded: Path) -> None:
                 dataset.volume_sigma.values, reader.read("volume", level=0, spread=True)
             )
             np.testing.assert_array_equal(dataset.volume.values, reader.read("volume", level=0))
+
+
+def test_evaluations_of_the_network_are_counted_before_it_runs(coded: Path) -> None:
+    with ArchiveReader.open(coded, quota=Quota(evaluations=1)) as reader:
+        reader.read("volume", level=0)  # block means, without a network
+        with pytest.raises(LimitExceededError) as caught:
+            reader.read("volume", level=1)
+    assert caught.value.kind == "quota" and "evaluations" in str(caught.value)
 
 
 def test_recorded_errors_and_digests_are_true(coded: Path) -> None:

@@ -75,7 +75,7 @@ LIGHT = (
 @pytest.mark.parametrize(
     "words",
     ["", "archive", "restore", "info", "ls", "verify", "strip", "evaluate", "sigma", "doctor",
-     "prior", "prior list", "prior inspect", "prior train", "pseudonyms make"],
+     "repair", "prior", "prior list", "prior inspect", "prior train", "pseudonyms make"],
 )  # fmt: skip
 def test_help_loads_nothing_heavy(words):
     done = subprocess.run(

@@ -109,8 +109,10 @@ def test_every_kind_of_damage_is_mended_byte_for_byte(damage, place, made, run):
     assert aside.exists() is (damage in ("link", "folder", "file above"))
     if damage != "link" and aside.exists():
         assert [p.read_text() for p in aside.rglob("*") if p.is_file()] == ["mine"]
-    (event,) = map(json.loads, (place / "kept.events.jsonl").read_text().splitlines())
+    lines = (place / "kept.events.jsonl").read_text().splitlines()
+    event, checked = map(json.loads, lines)
     assert (event["event"], event["outcome"], event["count"][:2]) == ("repair", "whole", [2, 0])
+    assert (checked["event"], checked["outcome"]) == ("scrub", "ok")
     again = run("repair", kept, "--from", place / "first" / "a.psc.zarr")
     assert again.code == 0 and "nothing was damaged" in again.out
 

@@ -203,6 +203,12 @@ class PscFields:
         out.varint(len(self.sigma))
         out.raw(self.sigma)
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for all tiles that have words."""
+        coded = sum(1 for row in zip(*self.words, strict=True) if any(row))
+        return coded * self.parameters.evaluations
+
     def check_work(self) -> None:
         """Refuse far more evaluations of the network than the words can pay for (SPEC 10.3).
 
@@ -213,7 +219,7 @@ class PscFields:
         """
         by_tile = [sum(row) for row in zip(*self.words, strict=True)]
         coded = sum(1 for count in by_tile if count)
-        evaluations = coded * self.parameters.evaluations
+        evaluations = self.evaluations
         paid = c.MAX_FREE_EVALUATIONS * coded + c.MAX_EVALUATIONS_PER_WORD * sum(by_tile)
         if evaluations > paid:
             raise LimitExceededError(
