@@ -80,6 +80,7 @@ _ALL = (
         ("dicomanonymizer",),
         "`archive --deidentify` does not run; it has the rules of DICOM PS3.15",
     ),
+    Extra("http", ("aiohttp",), "archives at http:// and https:// addresses are not read"),
     Extra("bench", ("av", "matplotlib"), "`evaluate` has no x265 and draws no pictures"),
     Extra("gpu", ("torch", "dask_cuda"), "flows place no workers on GPUs"),
 )

@@ -1,6 +1,7 @@
 """The xarray engine ``psc``: archives as lazy datasets, at any quality level, with uncertainty.
 
     xr.open_dataset("scan.psc.zarr", engine="psc", level=2, uncertainty=True, chunks={})
+    xr.open_datatree("https://host/model.psc.zarr", engine="psc")
 
 Opening reads metadata and coordinates only. Values are decoded when they are used, by the bricks
 that a selection touches; ``chunks={}`` gives one dask chunk per brick. A lossless archive of a
@@ -13,12 +14,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from xarray.backends import (
     AbstractDataStore,
     BackendEntrypoint,
@@ -26,18 +26,18 @@ from xarray.backends import (
 )
 from xarray.core import indexing
 
-from psc_volumetric.errors import FormatError, StorageError
+from psc_volumetric.errors import FormatError
+from psc_volumetric.xarray_accessor import PLACE, PscAccessor
 from psc_volumetric.xarray_arrays import BrickArray, DamageArray, Place, SideArray, SliceScaling
 
 if TYPE_CHECKING:
-    from psc_volumetric.archive import ArchiveReader, Finding, VariableSpec
+    from psc_volumetric.archive import ArchiveReader, VariableSpec
 
 __all__ = ["PscAccessor", "PscBackendEntrypoint"]
 
 SUFFIXES = (".psc.zarr", ".psc.zarr.zip", ".psc.zip")
 SIGMA = "_sigma"
 DAMAGED = "_damaged"
-PLACE = "psc_place"  # key in the encoding of a dataset
 _IN_ENCODING = ("least_significant_digit",)
 
 
@@ -46,6 +46,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
 
     description: ClassVar[str] = "Progressive volume archives (*.psc.zarr, *.psc.zarr.zip)"
     url: ClassVar[str] = ""
+    supports_groups: ClassVar[bool] = True
     open_dataset_parameters: ClassVar[tuple[str, ...]] = (
         "filename_or_obj",
         "drop_variables",
@@ -67,7 +68,9 @@ class PscBackendEntrypoint(BackendEntrypoint):
         """Whether the name ends like an archive's."""
         if not isinstance(filename_or_obj, (str, os.PathLike)):
             return False
-        return os.fspath(filename_or_obj).rstrip("/").lower().endswith(SUFFIXES)
+        name = os.fspath(filename_or_obj)
+        name = name.partition("?")[0] if name.startswith(("http://", "https://")) else name
+        return name.rstrip("/").lower().endswith(SUFFIXES)
 
     def open_dataset(
         self,
@@ -123,35 +126,75 @@ use_cftime, decode_timedelta
         ParameterError : a negative or unknown level (kind ``"bad-level"``), or no such group
             (kind ``"unknown-group"``).
         """
-        from psc_volumetric.archive import ArchiveReader
-        from psc_volumetric.archive.levels import check_level
-
-        check_level(level)
-        reader = ArchiveReader.open(filename_or_obj, device=device, options=storage_options)
-        place = Place(
-            filename_or_obj, storage_options, device, reader, level, skip_damaged=skip_damaged
-        )
-        store = _ArchiveDataStore(
+        place = _opened(filename_or_obj, level, device, storage_options)
+        return _dataset(
             place,
             (group or "").strip("/"),
             uncertainty=uncertainty,
-            scale=bool(mask_and_scale),
-        )
-        dataset = StoreBackendEntrypoint().open_dataset(
-            store,
-            concat_characters=concat_characters,
+            drop_variables=drop_variables,
             mask_and_scale=mask_and_scale,
             decode_times=decode_times,
+            concat_characters=concat_characters,
             decode_coords=decode_coords,
-            drop_variables=drop_variables,
             use_cftime=use_cftime,
             decode_timedelta=decode_timedelta,
         )
-        beside = [name for name in reader.metadata.get("coordinates", ()) if name in dataset]
-        dataset = _with_world(dataset.set_coords(beside), reader)
-        dataset.encoding |= {"source": str(filename_or_obj), PLACE: place}
-        dataset.set_close(place.close)
-        return dataset
+
+    def open_groups_as_dict(
+        self,
+        filename_or_obj: Any,
+        *,
+        group: str | None = None,
+        level: int | str | None = None,
+        uncertainty: bool = False,
+        device: str = "auto",
+        storage_options: Mapping[str, Any] | None = None,
+        **decoders: Any,
+    ) -> dict[str, xr.Dataset]:
+        """All groups of the source, or those in ``group``; parameters as in `open_dataset`."""
+        place = _opened(filename_or_obj, level, device, storage_options)
+        top = (group or "").strip("/")
+        inner = [path for path in place.reader.groups if not top or path.startswith(f"{top}/")]
+        return {
+            f"/{path[len(top) :].strip('/')}": _dataset(
+                place, path, uncertainty=uncertainty, **decoders
+            )
+            for path in (top, *inner)
+        }
+
+    def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:
+        """The groups as a tree; parameters as in `open_dataset`."""
+        groups = self.open_groups_as_dict(filename_or_obj, **options)
+        tree = xr.DataTree.from_dict(groups)
+        for path, dataset in groups.items():
+            tree[path].set_close(dataset._close)
+        return tree
+
+
+def _opened(
+    target: Any, level: int | str | None, device: str, options: Mapping[str, Any] | None
+) -> Place:
+    from psc_volumetric.archive import ArchiveReader
+    from psc_volumetric.archive.levels import check_level
+
+    check_level(level)
+    reader = ArchiveReader.open(target, device=device, options=options)
+    return Place(target, options, device, reader, level)
+
+
+def _dataset(place: Place, group: str, *, uncertainty: bool, **decoders: Any) -> xr.Dataset:
+    """One group of an archive, decoded as xarray's other engines do it."""
+    from psc_volumetric.archive.stores import target_text
+
+    reader = place.reader
+    scale = bool(decoders.get("mask_and_scale", True))
+    store = _ArchiveDataStore(place, group, uncertainty=uncertainty, scale=scale)
+    dataset = StoreBackendEntrypoint().open_dataset(store, **decoders)
+    beside = [name for name in reader.metadata.get("coordinates", ()) if name in dataset]
+    dataset = _with_world(dataset.set_coords(beside), reader)
+    dataset.encoding |= {"source": target_text(place.target), PLACE: place}
+    dataset.set_close(place.close)
+    return dataset
 
 
 def _check_sizes(variables: Mapping[str, xr.Variable]) -> None:
@@ -335,66 +378,3 @@ def _sigma_attributes(spec: VariableSpec, place: Place) -> dict[str, Any]:
     if isinstance(factor, (int, float, np.number)):
         attrs["scale_factor"] = abs(factor)
     return attrs
-
-
-@xr.register_dataset_accessor("psc")  # type: ignore[no-untyped-call]
-class PscAccessor:
-    """What an archive knows beyond the values: ``dataset.psc``."""
-
-    def __init__(self, dataset: xr.Dataset) -> None:
-        self._dataset = dataset
-
-    @property
-    def mode(self) -> str | None:
-        """``"lossless"``, ``"bounded"``, ``"lossy"``, or None when this is no archive."""
-        mode: str | None = self._dataset.attrs.get("psc_mode")
-        place = self._place
-        return mode if place is None else place.mode
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether values may differ from the source; also at a level below the last."""
-        exact_by_default = self.mode == "lossless" and self.level is None
-        return self.level != "lossless" and not exact_by_default
-
-    @property
-    def level(self) -> int | str | None:
-        """Quality level the dataset was opened at; None is everything there is."""
-        level: int | str | None = self._dataset.attrs.get("psc_level")
-        place = self._place
-        return level if place is None else place.level
-
-    @property
-    def affine(self) -> dict[str, NDArray[np.float64]]:
-        """Per variable the (4, 4) map from index (z, y, x, 1) to world mm, RAS+."""
-        return {
-            str(name): np.array(array.attrs["affine"], np.float64).reshape(4, 4)
-            for name, array in self._dataset.data_vars.items()
-            if "affine" in array.attrs
-        }
-
-    def info(self) -> dict[str, Any]:
-        """Summary of the archive (:meth:`ArchiveReader.info`)."""
-        return self._reader().info()
-
-    def verify(
-        self, *, sample: float = 1.0, deep: bool = False, seed: int = 0
-    ) -> Iterator[Finding]:
-        """What is wrong with the archive (:func:`~psc_volumetric.archive.verify_archive`)."""
-        from psc_volumetric.archive import verify
-
-        yield from verify(self._reader(), sample=sample, deep=deep, seed=seed)
-
-    @property
-    def _place(self) -> Place | None:
-        found = self._dataset.encoding.get(PLACE)
-        return found if isinstance(found, Place) else None
-
-    def _reader(self) -> ArchiveReader:
-        if self._place is None:
-            raise StorageError(
-                "this dataset does not know its archive any more",
-                kind="no-source",
-                hint='open it with xr.open_dataset(..., engine="psc") and ask that dataset',
-            )
-        return self._place.reader

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
 from psc_volumetric.archive.access import check_bytes, missing, wrong_size
+from psc_volumetric.archive.decoded import new_owner
 from psc_volumetric.archive.documents import (
     MAX_DOCUMENT,
     MAX_MANIFEST,
@@ -28,14 +29,18 @@ from psc_volumetric.archive.documents import (
     chunk_shape,
     decode,
 )
+from psc_volumetric.archive.fetched import Fetched
 from psc_volumetric.archive.folder import check_plain_file
 from psc_volumetric.archive.layout import MANIFEST_KEY, METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.archive.plain_arrays import PlainLimits, plain_limits
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ByteRange
 from psc_volumetric.errors import FormatError, LimitExceededError, StorageError
 
 __all__ = ["Archive", "ListedArray", "executor", "find_array", "read_only"]
 
+INDICES_KEPT = 256
 HIGHEST = 16  # folders above an array that are looked at for a manifest
 _CHUNK = re.compile(r"(?:(.*)/)?c(?:/\d+)*")
 
@@ -84,7 +89,21 @@ class Archive:
         found = await self.store.get(place, default_buffer_prototype(), wanted)
         if found is None:
             raise missing(self.name, key)
-        return found.to_bytes()
+        data = found.to_bytes()
+        if len(data) > length:
+            raise StorageError(
+                f"{self.name}: {key}: asked for {length} bytes, the store sends {len(data)}",
+                kind="no-ranges",
+                hint="the server ignores Range; open the archive with "
+                'xr.open_dataset(..., engine="psc"), which can do without',
+            )
+        return data
+
+    async def fetch(self, key: str, ranges: Sequence[ByteRange], fetched: Fetched) -> None:
+        """Read ranges of an object at once."""
+        found = await asyncio.gather(*(self.read(key, *part) for part in ranges))
+        for (start, _), data in zip(ranges, found, strict=True):
+            fetched.add(start, data)
 
     async def check_size(self, key: str) -> int:
         """Size of an object, which must be the listed one."""
@@ -119,6 +138,10 @@ class ListedArray:
     node : PlainNode
     document : dict
         The same metadata, whole.
+    owner : int
+        By which decoded regions of it are kept.
+    indices : dict
+        Headers of its bricks that were read and checked, the latest `INDICES_KEPT`.
     """
 
     archive: Archive
@@ -126,11 +149,19 @@ class ListedArray:
     path: str
     node: PlainNode
     document: dict[str, Any]
+    owner: int = field(default_factory=new_owner, compare=False)
+    indices: dict[str, BrickIndex] = field(default_factory=dict, repr=False, compare=False)
 
     def key(self, outside: str) -> str:
         """Key in the archive of a chunk's key in Zarr's store."""
         chunk = outside.removeprefix(self.outside).lstrip("/")
         return f"{self.path}/{chunk}"
+
+    def keep_index(self, key: str, index: BrickIndex) -> None:
+        """Remember the header of a brick."""
+        while len(self.indices) >= INDICES_KEPT:
+            self.indices.pop(next(iter(self.indices)), None)
+        self.indices[key] = index
 
     @cached_property
     def spec(self) -> VariableSpec:

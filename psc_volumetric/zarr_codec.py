@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,22 +29,32 @@ from zarr.abc.store import Store
 
 from psc_volumetric.archive.access import MAX_OBJECT, read_listed_index
 from psc_volumetric.archive.brick_checks import check_index
+from psc_volumetric.archive.decoded import DecodedRegion, decoded_regions
+from psc_volumetric.archive.fetched import Fetched
 from psc_volumetric.archive.layout import CODEC_NAME
 from psc_volumetric.archive.manifest import check_format
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.selection import Bounds, bounds_of, relative_to
-from psc_volumetric.bitstream.constants import DTYPES
+from psc_volumetric.bitstream.constants import DTYPES, HEADER_READ_AHEAD
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.errors import FormatError, ParameterError, PscError
 from psc_volumetric.zarr_archive import ListedArray, executor, find_array, read_only
 
-if TYPE_CHECKING:
-    from psc_volumetric.prior import PriorSource
-
 __all__ = ["PscCodec"]
 
+T = TypeVar("T")
+Box = tuple[slice, slice, slice]
+
 SUPPORTED = frozenset(dtype.name for dtype in DTYPES.values())
+
+
+class Call(Protocol):
+    """Runs a request on the loop that Zarr reads with, from another thread, and waits for it."""
+
+    def __call__(self, request: Coroutine[Any, Any, T]) -> T:
+        """What the request gives, or raises."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -131,13 +141,12 @@ class PscCodec(
             array = await find_array(store, outside, self._known)
             array.check_view(chunk_spec)
             key = array.key(outside)
-            size = await array.archive.check_size(key)
 
-            def call(request: Coroutine[Any, Any, bytes]) -> bytes:
+            def call(request: Coroutine[Any, Any, T]) -> T:
                 return asyncio.run_coroutine_threadsafe(request, loop).result()
 
             values = await loop.run_in_executor(
-                executor(), lambda: _decode_listed(array, key, size, bounds, call)
+                executor(), lambda: _decode_listed(array, key, bounds, call)
             )
         except PscError as error:
             raise _placed(error, outside) from error
@@ -162,30 +171,77 @@ def not_alone(name: str) -> FormatError:
 
 
 def _decode_listed(
-    array: ListedArray,
-    key: str,
-    size: int,
-    bounds: tuple[Bounds, ...],
-    call: Callable[[Coroutine[Any, Any, bytes]], bytes],
+    array: ListedArray, key: str, bounds: tuple[Bounds, ...], call: Call
 ) -> NDArray[Any]:
-    """Values of a box of a brick that the manifest lists."""
-    archive, spec = array.archive, array.spec
+    """Values of a box of a brick that the manifest lists; zeros past the array's edge."""
+    from psc_volumetric.codec import decode_brick
+    from psc_volumetric.needed import byte_ranges, whole_units
+
+    archive, fetched = array.archive, Fetched()
 
     def read(start: int, length: int) -> bytes:
-        return call(archive.read(key, start, length)) if length > 0 else b""
+        found = fetched.find(start, length)
+        if found is not None or length <= 0:
+            return found or b""
+        return call(archive.read(key, start, length))
 
     def file(name: str) -> bytes:
         return call(archive.read_whole(name, MAX_OBJECT))
 
-    position = tuple(int(part) for part in key.split("/")[-spec.ndim :])
-    index = read_listed_index(
-        read,
-        size,
-        archive.entry(key),
-        f"{archive.name}: {key}",
-        lambda found: check_index(found, spec, position, key),
+    index = array.indices.get(key) or call(_first_read(array, key, fetched))(read)
+
+    def decode(box: Box) -> DecodedRegion:
+        call(archive.fetch(key, fetched.lacking(byte_ranges(index, box, None)), fetched))
+        priors = EmbeddedPriors(archive.manifest.entries, file)
+        found = decode_brick(read, selection=box, prior=priors, index=index)
+        return DecodedRegion(found.values, None)
+
+    wanted = [*[Bounds(0, 1)] * (3 - len(bounds)), *bounds[-3:]]
+    z, y, x = (
+        slice(min(b.start, v), min(b.stop, v)) for b, v in zip(wanted, index.valid, strict=True)
     )
-    return _decode(read, index, bounds, EmbeddedPriors(archive.manifest.entries, file))
+    shape = [b.stop - b.start for b in bounds]
+    values = np.zeros(shape, index.dtype.newbyteorder("="))
+    if 0 in shape:
+        return values
+    found = (
+        decoded_regions()
+        .get(
+            (array.owner, key),
+            (z, y, x),
+            units=lambda box: whole_units(index, box, None),
+            decode=decode,
+        )
+        .values
+    )
+    inside = found.reshape(found.shape[3 - min(3, len(bounds)) :])
+    values[(0,) * max(0, len(bounds) - 3)][tuple(map(slice, inside.shape))] = inside
+    return values
+
+
+async def _first_read(
+    array: ListedArray, key: str, fetched: Fetched
+) -> Callable[[ReadRange], BrickIndex]:
+    """Size and first bytes of a brick, at once; what is left to do without waiting."""
+    archive, spec = array.archive, array.spec
+    size, head = await asyncio.gather(
+        archive.check_size(key), archive.read(key, 0, HEADER_READ_AHEAD)
+    )
+    fetched.add(0, head)
+
+    def parsed(read: ReadRange) -> BrickIndex:
+        position = tuple(int(part) for part in key.split("/")[-spec.ndim :])
+        index = read_listed_index(
+            lambda start, length: read(start, min(length, size - start)),
+            size,
+            archive.entry(key),
+            f"{archive.name}: {key}",
+            lambda found: check_index(found, spec, position, key),
+        )
+        array.keep_index(key, index)
+        return index
+
+    return parsed
 
 
 def _placed(error: PscError, key: str) -> PscError:
@@ -194,26 +250,6 @@ def _placed(error: PscError, key: str) -> PscError:
     placed = type(error)(f"{key}: {error}", kind=error.kind)
     placed.hint = error.hint
     return placed
-
-
-def _decode(
-    read: ReadRange, index: BrickIndex, bounds: tuple[Bounds, ...], priors: PriorSource
-) -> NDArray[Any]:
-    """Values of a box of the chunk; zeros past the array's edge, which nobody sees."""
-    from psc_volumetric.codec import decode_brick
-
-    wanted = [*[Bounds(0, 1)] * (3 - len(bounds)), *bounds[-3:]]
-    z, y, x = (
-        slice(min(b.start, v), min(b.stop, v)) for b, v in zip(wanted, index.valid, strict=True)
-    )
-    shape = [b.stop - b.start for b in bounds]
-    if 0 in shape:
-        return np.zeros(shape, index.dtype.newbyteorder("="))
-    values = np.zeros(shape, index.dtype.newbyteorder("="))
-    found = decode_brick(read, selection=(z, y, x), prior=priors, index=index).values
-    inside = found.reshape(found.shape[3 - min(3, len(bounds)) :])
-    values[(0,) * max(0, len(bounds) - 3)][tuple(map(slice, inside.shape))] = inside
-    return values
 
 
 def wrap(chunk_spec: Any, values: NDArray[Any]) -> NDBuffer:

@@ -21,6 +21,7 @@ from pipelines.collection import refuse_folder
 from pipelines.restoring.derived_source import DerivedSource, derived_source
 from psc_volumetric.archive.age import Recipient
 from psc_volumetric.archive.attributes import checked_attributes
+from psc_volumetric.archive.consolidated import with_copies
 from psc_volumetric.archive.copying import begin_copy
 from psc_volumetric.archive.hidden import HIDDEN_KEY, hide
 from psc_volumetric.archive.layout import (
@@ -100,6 +101,7 @@ class _Copy:
     reader: ArchiveReader
     store: ArchiveStore
     entries: dict[str, Entry] = field(default_factory=dict)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
     def take(self, prefix: str) -> None:
@@ -112,6 +114,11 @@ class _Copy:
         """Write an object of the copy's own."""
         self.store.put(key, data)
         self.entries[key] = Entry(len(data), sha256_hex(data))
+
+    def put_node(self, path: str, document: dict[str, Any]) -> None:
+        """Write the metadata of a node, of which the root will have a copy."""
+        self.put(f"{path}/{METADATA_KEY}", encode_json(document))
+        self.nodes[path] = document
 
     def attributes(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of a node that stay, in both of their forms."""
@@ -240,24 +247,25 @@ def _write(
     for name in coordinates:
         node = node_path(name)
         made.take(f"{node}/c/")
-        made.put(f"{node}/{METADATA_KEY}", _node(made, name))
+        made.put_node(node, _node(made, name))
     for spec in reader.variables.values():
         made.take(f"{spec.node}/c/")
-        made.put(f"{spec.node}/{METADATA_KEY}", _variable(made, spec, coordinates, derived))
+        made.put_node(spec.node, _variable(made, spec, coordinates, derived))
     said: dict[str, Any] = {} if original is None else {"original": original}
     said |= {"encrypted_for": keys} if keys else {}
     groups = _groups([*reader.variables, *coordinates])
     for path in groups:
-        made.put(f"{node_path(path)}/{METADATA_KEY}", _node(made, path))
-    made.put(METADATA_KEY, _root(made, coordinates, derived, groups, said))
+        made.put_node(node_path(path), _node(made, path))
+    root = _root(made, coordinates, derived, groups, said)
+    made.put(METADATA_KEY, encode_json(with_copies(root, made.nodes)))
     write_source(made.put, derived.kind, derived.document, derived.blobs, files=())
 
 
-def _node(made: _Copy, name: str) -> bytes:
+def _node(made: _Copy, name: str) -> dict[str, Any]:
     """``zarr.json`` of a plain array or a group."""
     document = made.reader.sealed.read_json(f"{node_path(name)}/{METADATA_KEY}")
     document["attributes"] = made.attributes(name, document.get("attributes", {}))
-    return encode_json(document)
+    return document
 
 
 def _variable(
@@ -265,14 +273,14 @@ def _variable(
     spec: VariableSpec,
     coordinates: Mapping[str, PlainCoordinate],
     derived: DerivedSource,
-) -> bytes:
+) -> dict[str, Any]:
     document = made.reader.sealed.read_json(f"{spec.node}/{METADATA_KEY}")
     attributes = made.attributes(spec.name, document["attributes"])
     own = attributes[ATTRIBUTE]
     own["coordinates"] = [name for name in own.get("coordinates", ()) if name in coordinates]
     own["parameters"] = {**own["parameters"], "volume": derived.volumes[spec.name]}
     document["attributes"] = attributes
-    return encode_json(document)
+    return document
 
 
 def _groups(names: list[str]) -> list[str]:
@@ -291,7 +299,7 @@ def _root(
     derived: DerivedSource,
     groups: list[str],
     said: Mapping[str, Any],
-) -> bytes:
+) -> dict[str, Any]:
     in_record = derived.kind == "netcdf"  # the record's own arrays, which a restore asks for
     document = made.reader.sealed.read_json(METADATA_KEY)
     attributes = made.attributes("", document["attributes"])
@@ -313,7 +321,7 @@ def _root(
         },
     }
     document["attributes"] = attributes
-    return encode_json(document)
+    return document
 
 
 def strip_lines(report: StripReport) -> list[str]:

@@ -4,6 +4,7 @@ Importing this package loads Zarr but no network library.
 """
 
 from psc_volumetric.archive.checking import Finding, verify, verify_archive
+from psc_volumetric.archive.decoded import decoded_regions
 from psc_volumetric.archive.journal import BrickRecord
 from psc_volumetric.archive.layout import FORMAT, SUFFIXES, VariableSpec
 from psc_volumetric.archive.manifest import Entry, Manifest
@@ -33,6 +34,7 @@ __all__ = [
     "SourceRecord",
     "TileTable",
     "VariableSpec",
+    "decoded_regions",
     "summarise",
     "target_state",
     "tidy_up",

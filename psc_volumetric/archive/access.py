@@ -17,6 +17,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
 
 from psc_volumetric.archive.documents import MAX_DOCUMENT, MAX_MANIFEST, Node, PlainNode, decode
+from psc_volumetric.archive.fetched import NOTHING_FETCHED, Fetched
 from psc_volumetric.archive.layout import ATTRIBUTE, MANIFEST_KEY, METADATA_KEY, PARTIAL_KEY
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.plain_arrays import (
@@ -72,7 +73,7 @@ def read_manifest(store: ArchiveStore) -> tuple[bytes, Manifest]:
             kind="not-sealed",
             hint="run the same archive command again; it continues where it stopped",
         )
-    if store.is_remote and not store.listing():
+    if store.is_remote and not (store.lists and store.listing()):
         raise StorageError(
             f"{store.name}: there is nothing", kind="not-found", hint="check bucket and path"
         )
@@ -258,7 +259,9 @@ class SealedStore:
             raise wrong_size(self.name, key, entry.size, offset)
         check_digest(self.name, key, entry, digest.hexdigest())
 
-    def read_index(self, key: str, check: Callable[[BrickIndex], None]) -> BrickIndex:
+    def read_index(
+        self, key: str, check: Callable[[BrickIndex], None], fetched: Fetched = NOTHING_FETCHED
+    ) -> BrickIndex:
         """Header of a brick, which must be the very one that was archived.
 
         Parameters
@@ -266,6 +269,8 @@ class SealedStore:
         key : str
         check : callable
             Raises when the brick belongs somewhere else; asked first, it knows better why.
+        fetched : Fetched
+            Bytes of the object that are here already.
 
         Raises
         ------
@@ -273,30 +278,34 @@ class SealedStore:
             Lost, cut, damaged, or of another archive (ChecksumError, kind ``"foreign-brick"``).
         """
         return read_listed_index(
-            lambda start, length: self.read_range(key, start, length),
-            self.check_size(key),
+            lambda start, length: self.read_range(key, start, length, fetched),
+            self.check_size(key, fetched),
             self.entry(key),
             f"{self.name}: {key}",
             check,
         )
 
-    def read_range(self, key: str, start: int, length: int) -> bytes:
+    def read_range(
+        self, key: str, start: int, length: int, fetched: Fetched = NOTHING_FETCHED
+    ) -> bytes:
         """Part of an object, cut at its listed size; the bytes themselves are not checked here."""
         entry = self.entry(key)
         stop = min(start + length, entry.size)
         if stop <= start:
             return b""
-        data = self.store.get(key, start, stop - start)
+        data = fetched.find(start, stop - start)
+        if data is None:
+            data = self.store.get(key, start, stop - start)
         if data is None:
             raise missing(self.name, key)
         if len(data) != stop - start:
             raise wrong_size(self.name, key, entry.size, start + len(data))
         return data
 
-    def check_size(self, key: str) -> int:
+    def check_size(self, key: str, fetched: Fetched = NOTHING_FETCHED) -> int:
         """Listed size of an object, compared with the store."""
         entry = self.entry(key)
-        size = self.store.size(key)
+        size = self.store.size(key) if fetched.size is None else fetched.size
         if size is None:
             raise missing(self.name, key)
         if size != entry.size:

@@ -166,7 +166,8 @@ def _shallow(
 ) -> Iterator[Finding]:
     """Compare objects; ``tiles``: also find out which tiles of a damaged brick are lost."""
     listed, surveyor = sealed.manifest.entries, Surveyor(sealed)
-    present = set(sealed.store.listing())
+    lists = sealed.store.lists  # a web server does not; then each object is asked for
+    present = set(sealed.store.listing() if lists else listed)
     for key in sorted(present - set(listed) - {MANIFEST_KEY}):
         if not is_journal(key):
             yield Finding(key, "foreign-key", f"{key} is in the store but not in the manifest")
@@ -182,6 +183,8 @@ def _shallow(
                 raise missing(sealed.name, key)
             if sample.has(key):
                 sealed.compare(key)
+            elif not lists:
+                sealed.check_size(key)
         except PscError as error:
             yield from surveyor.findings(key, error, tiles=tiles)
         if progress is not None:

@@ -8,10 +8,12 @@ never plausible values.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Self
 
@@ -20,13 +22,16 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive.access import SealedStore, load_manifest
 from psc_volumetric.archive.brick_checks import check_index, placed
+from psc_volumetric.archive.decoded import DecodedRegion, decoded_regions, new_owner
+from psc_volumetric.archive.fetched import NOTHING_FETCHED, Fetched, fetch
 from psc_volumetric.archive.layout import VariableSpec, chunk_key
 from psc_volumetric.archive.levels import Level, check_level, level_number
 from psc_volumetric.archive.opened import OpenArchive
-from psc_volumetric.archive.quota import UNLIMITED, Quota
+from psc_volumetric.archive.quota import UNLIMITED, Deadline, Quota
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.summary import summarise
 from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ByteRange
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
 from psc_volumetric.threads import in_order
 
@@ -34,16 +39,36 @@ __all__ = ["ArchiveReader", "DecodedRegion"]
 
 INDICES_KEPT = 256
 
+BATCH_BRICKS = 64  # of which bytes are fetched together
+BATCH_BYTES = 32 << 20
+SMALLEST_SHARE = 0.25  # of a brick's bytes that part of it may take
+
 Selection = tuple[slice, ...]
 Box = tuple[slice, slice, slice]
+_Part = tuple[tuple[int, ...], Box, Selection]  # position, box inside, place in the result
 
 
 @dataclass(frozen=True)
-class DecodedRegion:
-    """Stored values of a region; ``spread`` is one sigma per voxel (float32) or None."""
+class _Wanted:
+    """What is asked of the bricks of a variable."""
 
-    values: NDArray[Any]
-    spread: NDArray[np.float32] | None
+    spec: VariableSpec
+    level: Level
+    spread: bool
+    clock: Deadline
+
+    def units(self, index: BrickIndex, box: Box) -> Box:
+        """The box of whole tiles or segments around one."""
+        from psc_volumetric.needed import whole_units
+
+        return whole_units(index, box, level_number(index, self.level))
+
+    def ranges(self, box: Box, index: BrickIndex) -> list[ByteRange]:
+        """Bytes that decoding a box takes."""
+        from psc_volumetric.needed import byte_ranges
+
+        number = level_number(index, self.level)
+        return byte_ranges(index, self.units(index, box), number)
 
 
 class ArchiveReader(OpenArchive):
@@ -67,6 +92,7 @@ class ArchiveReader(OpenArchive):
         super().__init__(sealed)
         self.device = device
         self.quota = quota
+        self._owner = new_owner()
         self._indices: OrderedDict[str, BrickIndex] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -151,17 +177,14 @@ class ArchiveReader(OpenArchive):
         clock = self.quota.admit(spec, shape, bricks, f"{self.name}: {variable}")
         values = np.empty(shape, spec.dtype)
         sigma = np.zeros(shape, np.float32) if spread else None
-
-        def read(brick: tuple[tuple[int, ...], Box, Selection]) -> tuple[Selection, DecodedRegion]:
-            clock.check()
-            position, inside, target = brick
-            return target, self.read_brick(variable, position, inside, level=level, spread=spread)
-
-        with in_order(read, self._bricks(spec, box)) as parts:
-            for target, found in parts:
-                values[target] = found.values.reshape(values[target].shape)
-                if sigma is not None and found.spread is not None:
-                    sigma[target] = found.spread.reshape(sigma[target].shape)
+        wanted = _Wanted(spec, level, spread, clock)
+        for batch in self._batches(spec, box):
+            part = partial(self._part, wanted, self._fetch(wanted, batch))
+            with in_order(part, batch) as found_parts:
+                for target, found in found_parts:
+                    values[target] = found.values.reshape(values[target].shape)
+                    if sigma is not None and found.spread is not None:
+                        sigma[target] = found.spread.reshape(sigma[target].shape)
         return DecodedRegion(values, sigma)
 
     def read_brick(
@@ -172,8 +195,22 @@ class ArchiveReader(OpenArchive):
         *,
         level: Level = None,
         spread: bool = False,
+        fetched: Fetched = NOTHING_FETCHED,
     ) -> DecodedRegion:
-        """Part of one brick; ``selection`` is a (z, y, x) box within its valid part."""
+        """Part of one brick, decoded anew.
+
+        Parameters
+        ----------
+        variable : str
+        position : tuple of int
+            Chunk grid index, all axes.
+        selection : (slice, slice, slice), optional
+            A (z, y, x) box within its valid part; None is all of it.
+        level, spread
+            As in :meth:`read`.
+        fetched : Fetched
+            Bytes of the brick that are here already.
+        """
         from psc_volumetric.codec import decode_brick
 
         spec = self.spec(variable)
@@ -182,9 +219,9 @@ class ArchiveReader(OpenArchive):
         box = (slice(0, valid[0]), slice(0, valid[1]), slice(0, valid[2]))
         box = box if selection is None else selection
         try:
-            index = self.brick_index(variable, position)
+            index = self.brick_index(variable, position, fetched)
             decoded = decode_brick(
-                lambda start, length: self._sealed.read_range(key, start, length),
+                lambda start, length: self._sealed.read_range(key, start, length, fetched),
                 selection=box,
                 level=level_number(index, level),
                 prior=self._priors,
@@ -196,16 +233,17 @@ class ArchiveReader(OpenArchive):
             raise placed(error, self.name, key, spec, position, box) from error
         return DecodedRegion(decoded.values, decoded.spread)
 
-    def brick_index(self, variable: str, position: tuple[int, ...]) -> BrickIndex:
+    def brick_index(
+        self, variable: str, position: tuple[int, ...], fetched: Fetched = NOTHING_FETCHED
+    ) -> BrickIndex:
         """Checked header of one brick; the latest 256 are kept."""
         spec = self.spec(variable)
         spec.check_position(position)
         key = chunk_key(variable, position)
-        with self._lock:
-            if key in self._indices:
-                self._indices.move_to_end(key)
-                return self._indices[key]
-        index = self._sealed.read_index(key, lambda i: check_index(i, spec, position, key))
+        known = self._known_index(key)
+        if known is not None:
+            return known
+        index = self._sealed.read_index(key, lambda i: check_index(i, spec, position, key), fetched)
         with self._lock:
             self._indices[key] = index
             while len(self._indices) > INDICES_KEPT:
@@ -217,6 +255,64 @@ class ArchiveReader(OpenArchive):
         return summarise(self)
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _known_index(self, key: str) -> BrickIndex | None:
+        with self._lock:
+            if key in self._indices:
+                self._indices.move_to_end(key)
+            return self._indices.get(key)
+
+    def _part(
+        self, wanted: _Wanted, of_bricks: Mapping[tuple[int, ...], Fetched], part: _Part
+    ) -> tuple[Selection, DecodedRegion]:
+        """Part of one brick, from memory where it, or what it lies in, was decoded before."""
+        wanted.clock.check()
+        position, inside, target = part
+        name, fetched = wanted.spec.name, of_bricks.get(position, NOTHING_FETCHED)
+        found = decoded_regions().get(
+            (self._owner, name, position, wanted.level, wanted.spread),
+            inside,
+            units=lambda box: wanted.units(self.brick_index(name, position, fetched), box),
+            decode=lambda box: self.read_brick(
+                name, position, box, level=wanted.level, spread=wanted.spread, fetched=fetched
+            ),
+        )
+        return target, found
+
+    def _fetch(self, wanted: _Wanted, parts: Sequence[_Part]) -> dict[tuple[int, ...], Fetched]:
+        """What a store far away has of these parts, in few requests."""
+        if not self._sealed.store.is_remote:
+            return {}
+        name, kept = wanted.spec.name, decoded_regions()
+        places, bricks = {}, {}
+        for position, inside, _ in parts:
+            if not kept.find((self._owner, name, position, wanted.level, wanted.spread), inside):
+                key = chunk_key(name, position)
+                places[key] = position
+                bricks[key] = partial(wanted.ranges, inside)
+        found = fetch(
+            self._sealed.store,
+            bricks,
+            self._known_index,
+            lambda key, fetched: self.brick_index(name, places[key], fetched),
+        )
+        return {places[key]: bytes_of for key, bytes_of in found.items()}
+
+    def _batches(self, spec: VariableSpec, box: Selection) -> Iterator[list[_Part]]:
+        """Parts of bricks, as many at a time as may be in memory before they are decoded."""
+        batch: list[_Part] = []
+        held = 0.0
+        for part in self._bricks(spec, box):
+            entry = self.manifest.entries.get(chunk_key(spec.name, part[0]))
+            share = math.prod(s.stop - s.start for s in part[1]) / math.prod(spec.brick_shape)
+            nbytes = 0 if entry is None else entry.size * max(share, SMALLEST_SHARE)
+            if batch and (held + nbytes > BATCH_BYTES or len(batch) >= BATCH_BRICKS):
+                yield batch
+                batch, held = [], 0.0
+            batch.append(part)
+            held += nbytes
+        if batch:
+            yield batch
 
     def _normalise(self, spec: VariableSpec, selection: Selection | None) -> Selection:
         if selection is None:
@@ -241,9 +337,7 @@ class ArchiveReader(OpenArchive):
             box.append(slice(start, stop))
         return tuple(box)
 
-    def _bricks(
-        self, spec: VariableSpec, box: Selection
-    ) -> Iterator[tuple[tuple[int, ...], Box, Selection]]:
+    def _bricks(self, spec: VariableSpec, box: Selection) -> Iterator[_Part]:
         """Bricks a box touches: position, (z, y, x) box inside, place in the result."""
         if any(s.start == s.stop for s in box):
             return

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.archive.consolidated import with_copies
+from psc_volumetric.archive.documents import decode
 from psc_volumetric.archive.folder import remove_empty_folders
 from psc_volumetric.archive.journal import BrickRecord, journal_key, preview_key
 from psc_volumetric.archive.layout import (
@@ -19,6 +21,7 @@ from psc_volumetric.archive.layout import (
     README_KEY,
     VariableSpec,
     chunk_key,
+    encode_json,
 )
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.preview import SHARE, plan_preview, write_preview
@@ -54,10 +57,21 @@ def prepare(
     bricks: dict[str, Entry] = {}
     for spec in variables:
         _complete_variable(store, spec, bricks, preview_bytes)
+    _consolidate(store, [*(spec.node for spec in variables), *beside])
     _remove_leftovers(store)
     for key, entry in bricks.items():
         _check_back(store, key, entry)
     return Manifest({**bricks, **_other_entries(store, variables, beside, bricks)})
+
+
+def _consolidate(store: ArchiveStore, nodes: Sequence[str]) -> None:
+    """Let the root say what its nodes say."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in ("", *nodes):
+        key = f"{path}/{METADATA_KEY}" if path else METADATA_KEY
+        found[path] = decode(store.get(key) or b"", dict, where=f"{store.name}: {key}")
+    root = found.pop("")
+    store.put(METADATA_KEY, encode_json(with_copies(root, found)))
 
 
 def commit(store: ArchiveStore, manifest: Manifest, data: bytes | None = None) -> None:

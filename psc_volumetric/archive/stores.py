@@ -6,17 +6,18 @@ Every failure of the storage below becomes a :class:`StorageError`, or a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import re
 import struct
-import sys
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.buffer import default_buffer_prototype
@@ -24,8 +25,10 @@ from zarr.core.sync import sync  # the loop Zarr itself uses; async file systems
 from zarr.storage import FsspecStore, LocalStore
 
 from psc_volumetric.archive import folder
+from psc_volumetric.archive.storage_errors import failures, storage_error, translated
+from psc_volumetric.archive.web import HttpStore, without_secrets
 from psc_volumetric.archive.zipped import CheckedZip, local_zip, remote_zip
-from psc_volumetric.errors import ChecksumError, FormatError, StorageError
+from psc_volumetric.errors import FormatError, StorageError
 from psc_volumetric.extras import require
 
 __all__ = [
@@ -39,6 +42,9 @@ __all__ = [
     "upload_file",
 ]
 
+REQUESTS = 16  # at once, to a store far away
+
+_WEB = ("http://", "https://")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")  # a path may have colons, too
 _LEFTOVER = re.compile(r"(^|[./])[0-9a-f]{32}\.partial$")
 
@@ -47,7 +53,10 @@ Target = str | os.PathLike[str] | Store
 
 def is_zip_name(target: Target) -> bool:
     """Whether the name asks for one zip file."""
-    return not isinstance(target, Store) and os.fspath(target).lower().endswith(".zip")
+    if isinstance(target, Store):
+        return False
+    text = os.fspath(target)
+    return (urlsplit(text).path if text.startswith(_WEB) else text).lower().endswith(".zip")
 
 
 def is_url(target: Target) -> bool:
@@ -64,56 +73,11 @@ def is_leftover(key: str) -> bool:
 
 
 def target_text(target: Target) -> str:
-    """The target as people write it, for messages."""
-    return str(target) if isinstance(target, Store) else os.fspath(target)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """OSError, and what network libraries raise beside it, of those that are loaded."""
-    known = (
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-        ("aiohttp", "ClientError"),
-        ("google.auth.exceptions", "GoogleAuthError"),
-        ("azure.core.exceptions", "AzureError"),
-    )
-    found = [getattr(sys.modules.get(module), name, None) for module, name in known]
-    return (OSError, *(error for error in found if error is not None))
-
-
-@contextlib.contextmanager
-def _translated(what: str, *, remote: bool = False) -> Iterator[None]:
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ChecksumError(
-            f"{what}: the zip file is damaged here ({error})",
-            kind="zip-damaged",
-            hint="get another copy; `psc-archive verify` lists what is still good",
-        ) from error
-    except _failures() as error:
-        raise _storage_error(what, error, remote=remote) from error
-
-
-def _storage_error(what: str, error: Exception, *, remote: bool) -> StorageError:
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if remote and (isinstance(error, PermissionError) or "Credential" in type(error).__name__):
-        return StorageError(
-            f"{what}: the server does not allow it ({said})",
-            kind="access-denied",
-            hint="check the credentials and what they are allowed to do",
-        )
-    if remote and isinstance(error, FileNotFoundError):
-        return StorageError(
-            f"{what}: the bucket or folder does not exist ({said})",
-            kind="not-found",
-            hint="make the bucket first, or check its name",
-        )
-    return StorageError(
-        f"{what}: the storage failed ({said})",
-        kind="storage-failed",
-        hint="check the path, the rights and the connection, then try again",
-    )
+    """The target as people write it, for messages; of a web address without its secrets."""
+    if isinstance(target, Store):
+        return str(target)
+    text = os.fspath(target)
+    return without_secrets(text) if text.startswith(_WEB) else text
 
 
 class ArchiveStore:
@@ -131,14 +95,18 @@ class ArchiveStore:
     Attributes
     ----------
     is_remote : bool
-        Whether a file system of fsspec is behind it.
+        Whether each read is a request, so that many at once take no longer than one.
+    lists : bool
+        Whether it can say which keys there are.
     """
 
     def __init__(self, store: Store, name: str, *, root: Path | None = None) -> None:
         self.store = store
         self.name = name
         self.root = root
-        self.is_remote = isinstance(store, FsspecStore)
+        is_zip = isinstance(store, CheckedZip)
+        self.is_remote = store.is_remote if isinstance(store, CheckedZip) else root is None
+        self.lists = is_zip or store.supports_listing
 
     @property
     def foreign_bytes(self) -> int:
@@ -146,7 +114,7 @@ class ArchiveStore:
         return self.store.outside if isinstance(self.store, CheckedZip) else 0
 
     def _doing(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return _translated(f"{self.name}: {what}", remote=self.is_remote)
+        return translated(f"{self.name}: {what}", remote=self.is_remote)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Bytes of a key, or of a range of it; None when the key is absent.
@@ -174,6 +142,27 @@ class ArchiveStore:
                 return sync(self.store.getsize(key))
             except FileNotFoundError:
                 return None
+
+    def get_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """Parts of objects (key, start, length), asked for at once.
+
+        None for what did not come, whatever the reason; :meth:`get` says it.
+        """
+        return sync(_together([partial(self._range, *one) for one in ranges]))
+
+    def heads(self, keys: Sequence[str], length: int) -> list[tuple[bytes | None, int | None]]:
+        """First bytes and size of objects, asked for at once; None for what did not come."""
+        first = [partial(self._range, key, 0, length) for key in keys]
+        sizes = [partial(self.store.getsize, key) for key in keys]
+        if isinstance(self.store, HttpStore):  # which learns sizes from the first bytes
+            return list(zip(sync(_together(first)), sync(_together(sizes)), strict=True))
+        both = sync(_together([*first, *sizes]))
+        return list(zip(both[: len(keys)], both[len(keys) :], strict=True))
+
+    async def _range(self, key: str, start: int, length: int) -> bytes | None:
+        wanted = RangeByteRequest(start, start + length)
+        found = await self.store.get(key, default_buffer_prototype(), wanted)
+        return None if found is None else found.to_bytes()
 
     def exists(self, key: str) -> bool:
         """Whether the key is there."""
@@ -234,6 +223,21 @@ class ArchiveStore:
         self.store.close()
 
 
+async def _together(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
+    """Results of calls that run at once, some `REQUESTS` of them; None for those that fail."""
+    limit = asyncio.Semaphore(REQUESTS)
+    expected: tuple[type[Exception], ...] = (zipfile.BadZipFile, *failures())
+
+    async def one(call: Callable[[], Awaitable[Any]]) -> Any:
+        async with limit:
+            try:
+                return await call()
+            except expected:
+                return None
+
+    return await asyncio.gather(*map(one, calls))
+
+
 async def _create(store: Store, key: str, data: bytes) -> None:
     """Write an object unless there is one, in one step where the store can do that."""
     buffer = default_buffer_prototype().buffer.from_bytes(data)
@@ -276,10 +280,10 @@ def open_store(
         return ArchiveStore(target, str(target), root=root)
     text = os.fspath(target)
     if is_url(target):
-        return ArchiveStore(_remote_store(text, write=write, options=options), text)
+        return ArchiveStore(_remote_store(text, write=write, options=options), target_text(target))
     text = text.removeprefix("file://")
     path = Path(text)
-    with _translated(text):
+    with translated(text):
         if write:
             folder.make_folder(path)
         if write or path.is_dir():
@@ -290,7 +294,7 @@ def open_store(
         with _opening_zip(text):
             return ArchiveStore(local_zip(path), text)
     except OSError as error:
-        raise _storage_error(text, error, remote=False) from error
+        raise storage_error(text, error, remote=False) from error
 
 
 @contextlib.contextmanager
@@ -319,21 +323,35 @@ def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -
             kind="unsupported-target",
             hint="make it here and copy it there, or make an archive without .zip at the URL",
         )
-    if re.match(r"s3a?://", url):
-        require("s3", url)
-    try:
-        if is_zip_name(url):
-            with _translated(url, remote=True), _opening_zip(url):
-                return remote_zip(url, options)
-        return FsspecStore.from_url(
-            url, storage_options=None if options is None else dict(options), read_only=not write
+    if url.startswith(_WEB) and write:
+        raise StorageError(
+            f"{target_text(url)}: a web server is only read from",
+            kind="unsupported-target",
+            hint="write to a folder or an object store that the server serves",
         )
+    try:
+        with translated(target_text(url), remote=True), _opening_zip(target_text(url)):
+            if is_zip_name(url):
+                return remote_zip(target_text(url), lambda: _objects(url, options, write=False))
+            return _objects(url, options, write=write)
     except (ImportError, ValueError) as error:
         raise StorageError(
-            f"{url}: this kind of URL cannot be opened ({error})",
+            f"{target_text(url)}: this kind of URL cannot be opened ({error})",
             kind="unsupported-target",
             hint="check its spelling, or install the package that fsspec needs for it",
         ) from error
+
+
+def _objects(url: str, options: Mapping[str, Any] | None, *, write: bool) -> Store:
+    """The objects below a URL, or the one that is there."""
+    if url.startswith(_WEB):
+        require("http", target_text(url))
+        return HttpStore(url, options, whole=not is_zip_name(url))
+    if re.match(r"s3a?://", url):
+        require("s3", url)
+    return FsspecStore.from_url(
+        url, storage_options=None if options is None else dict(options), read_only=not write
+    )
 
 
 def upload_file(path: Path, url: str, options: Mapping[str, Any] | None = None) -> bool:
@@ -347,7 +365,7 @@ def upload_file(path: Path, url: str, options: Mapping[str, Any] | None = None) 
 
     if re.match(r"s3a?://", url):
         require("s3", url)
-    with _translated(url, remote=True):
+    with translated(url, remote=True):
         files, place = url_to_fs(url, **dict(options or {}))
         try:
             files.put_file(str(path), place, mode="create")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from psc_volumetric.archive import packing
 from psc_volumetric.archive.access import header_digest
 from psc_volumetric.archive.beginning import check_place, read_head, sealed_already, target_exists
+from psc_volumetric.archive.consolidated import without_copies
 from psc_volumetric.archive.journal import (
     BrickRecord,
     journal_key,
@@ -19,6 +21,7 @@ from psc_volumetric.archive.journal import (
 from psc_volumetric.archive.layout import (
     FORMAT,
     MANIFEST_KEY,
+    METADATA_KEY,
     PARTIAL_KEY,
     VariableSpec,
     chunk_key,
@@ -149,7 +152,7 @@ class ArchiveWriter:
                 kind="partial-differs",
                 hint="finish that one, or remove it first",
             )
-        skeleton.write(Stage(store), store.put, head["created"])
+        skeleton.write(Stage(store), partial(_put, store), head["created"])
         return cls(store, target, head, skeleton.variables, options)
 
     @classmethod
@@ -338,6 +341,13 @@ class ArchiveWriter:
                 kind="unknown-variable",
             )
         return self.variables[variable]
+
+
+def _put(store: ArchiveStore, key: str, data: bytes) -> None:
+    """Write what is not there; a root that was completed by another writer is left as it is."""
+    if key == METADATA_KEY and without_copies(store.get(key)) == without_copies(data):
+        return
+    store.put(key, data)
 
 
 def _check_index(index: BrickIndex, spec: VariableSpec, position: tuple[int, ...]) -> None:

@@ -34,6 +34,13 @@ class MethodFields(Protocol):
         """
         ...
 
+    def tile_nbytes(self, section: str) -> tuple[int, ...] | None:
+        """Bytes of each tile in a section where tiles follow one another.
+
+        None for a section that is read whole whatever the region.
+        """
+        ...
+
     def write(self, out: FieldWriter) -> None:
         """Append the fields in SPEC order."""
         ...

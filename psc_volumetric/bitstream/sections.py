@@ -5,15 +5,18 @@ Part of the format (SPEC section 3.5).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from psc_volumetric.bitstream.wire import crc32c
 from psc_volumetric.errors import ChecksumError, FormatError
 
-__all__ = ["ReadRange", "Section", "check_section", "read_section"]
+__all__ = ["ByteRange", "ReadRange", "Section", "check_section", "joined", "read_section"]
 
 ReadRange = Callable[[int, int], bytes]  # offset, length -> bytes
+ByteRange = tuple[int, int]  # offset, length
+
+GAP = 10  # bytes that are asked for, for each one between them that may be read with them
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,26 @@ class Section:
     offset: int
     nbytes: int
     crc: int
+
+
+def joined(ranges: Iterable[ByteRange]) -> list[ByteRange]:
+    """Fewer ranges that hold all of these, sorted.
+
+    Neighbours become one where what lies between them is at most a tenth of what is asked for, so
+    that a request more is not paid for with many bytes more.
+    """
+    runs: list[ByteRange] = []
+    asked = 0  # bytes of the last run that were asked for
+    for offset, length in sorted(r for r in ranges if r[1] > 0):
+        start, stop = (runs[-1][0], sum(runs[-1])) if runs else (offset, offset)
+        added = max(0, offset + length - max(stop, offset))
+        end = max(stop, offset + length)
+        if runs and (end - start - asked - added) * GAP <= asked + added:
+            runs[-1], asked = (start, end - start), asked + added
+        else:
+            runs.append((offset, length))
+            asked = length
+    return runs
 
 
 def read_section(read: ReadRange, section: Section, *, what: str) -> bytes:

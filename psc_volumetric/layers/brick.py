@@ -8,7 +8,7 @@ that is handed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 
 from psc_volumetric.arrays import Mask, Triple, Values
 from psc_volumetric.bitstream.index import BrickIndex
-from psc_volumetric.bitstream.sections import ReadRange, check_section, read_section
+from psc_volumetric.bitstream.sections import (
+    ByteRange,
+    ReadRange,
+    check_section,
+    read_section,
+)
 from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.segments import (
@@ -31,7 +36,7 @@ from psc_volumetric.threads import in_order
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
-__all__ = ["LevelBelow", "decode_layer", "encode_layers"]
+__all__ = ["LevelBelow", "decode_layer", "encode_layers", "layer_ranges"]
 
 MANY_OUTLIERS = 1e-3  # share of voxels; an exact layer may then be smaller than a bounded one
 
@@ -158,6 +163,29 @@ def decode_layer(
         if sigma is not None:
             sigma[special.index[selection] > 0] = 0
     return values, sigma
+
+
+def layer_ranges(
+    index: BrickIndex,
+    number: int,
+    selection: Box,
+    below: Callable[[Box], Sequence[ByteRange]],
+) -> list[ByteRange]:
+    """What `decode_layer` reads for a region; ``below`` says it of the level below."""
+    layer = index.layers[number]
+    cover, segments = layer.covered(index.valid)
+    common = _common(selection, cover)
+    wanted = segments.covering(_relative(common, cover))
+    coded = [index.segment(number, n) for n in wanted if layer.sizes[n]]
+    found = [(section.offset, section.nbytes) for section in coded]
+    if len(coded) < len(wanted) or common != selection:
+        found += below(selection)
+    if layer.on_base and wanted:
+        found += below(_moved(_around(segments, wanted), cover))
+    if layer.grid is not None:
+        special = index.section("special")
+        found.append((special.offset, special.nbytes))
+    return found
 
 
 def _uniform(bound: float) -> np.float32:

@@ -107,6 +107,10 @@ class StoredSamples(ABC):
         """One level."""
         return (("base", None),)
 
+    def tile_nbytes(self, section: str) -> None:
+        """A section is one stream."""
+        return None
+
     @property
     @abstractmethod
     def detail(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +118,18 @@ def kept(tmp_path_factory: pytest.TempPathFactory, values: Values) -> Path:
     path = tmp_path_factory.mktemp("kept") / "scan.psc.zarr"
     build(path, values)
     return path
+
+
+@pytest.fixture(scope="session")
+def serve() -> Any:
+    """``with serve(folder, manner) as running``: a web server on this machine."""
+    path = Path(__file__).with_name("web_server.py")
+    spec = importlib.util.spec_from_file_location("psc_test_web_server", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module.serving
 
 
 @pytest.fixture(scope="session")

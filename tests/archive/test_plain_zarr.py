@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,16 +14,15 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ZipStore
 
+from psc_volumetric.archive import verify_archive
 from psc_volumetric.errors import FormatError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
 
 zarr.registry.register_codec("psc_archive.psc", PscCodec)
 zarr.registry.register_codec("psc_archive.checked", CheckedCodec)
-
-pytestmark = pytest.mark.filterwarnings("ignore:Object at")
 
 
 def edit(key: str, **fields: Any) -> Callable[[Path], None]:
@@ -64,6 +64,24 @@ OF_VARIABLES = {
     "root": attribute("zarr.json", coordinates="x"),
     "lost": lambda archive: (archive / "volume/c/0/1/0").unlink(),
 }
+
+
+def copied(path: str, **fields: Any) -> Callable[[Path], None]:
+    """Change what the root says of a node."""
+
+    def change(archive: Path) -> None:
+        document = json.loads((archive / "zarr.json").read_text())
+        document["consolidated_metadata"]["metadata"][path].update(fields)
+        (archive / "zarr.json").write_text(json.dumps(document))
+
+    return change
+
+
+OF_VARIABLES |= {
+    "copy of the shape": copied("volume", shape=[11, 40, 32]),
+    "copy of the dtype": copied("volume", data_type="uint16"),
+    "copy of the attributes": copied("volume", attributes={"scale_factor": 2.0}),
+}
 OF_COORDINATES = {
     "lost": lambda archive: (archive / "x/c/0").unlink(),
     "dtype": edit("x/zarr.json", data_type="int64", fill_value=0),
@@ -80,12 +98,37 @@ OF_COORDINATES = {
 }
 
 
+def test_nothing_is_warned_of(target: str, values: np.ndarray, make: SimpleNamespace) -> None:
+    """``source/``, ``manifest.json`` and ``README.txt`` are no nodes, and nobody looks at them."""
+    make.build(target, values)
+    store: Any = ZipStore(target, mode="r") if target.endswith(".zip") else target
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dataset in (xr.open_zarr(store), xr.open_datatree(store, engine="zarr").dataset):
+            np.testing.assert_array_equal(dataset.volume.values, values)
+            assert set(dataset.variables) == {"volume", "x", "y", "z"}
+        group: Any = zarr.open(store, mode="r")
+        assert set(group) == {"volume", "x", "y", "z"}
+        assert group["z"][0] == 1.0
+        assert zarr.open_group(store, path="preview", mode="r")["volume/0"].ndim == 3
+
+
+def test_the_root_says_what_its_nodes_say(kept: Path) -> None:
+    document = json.loads((kept / "zarr.json").read_text())
+    copies = document["consolidated_metadata"]["metadata"]
+    assert set(copies) == {"volume", "x", "y", "z"}
+    for path, copy in copies.items():
+        assert json.loads((kept / path / "zarr.json").read_text()) == copy
+
+
 @pytest.mark.parametrize("change", OF_VARIABLES)
 def test_an_edited_variable_is_noticed(folder: Path, change: str) -> None:
     OF_VARIABLES[change](folder)
+    assert list(verify_archive(folder))
     with pytest.raises((FormatError, ValueError)):
-        xr.open_zarr(folder, consolidated=False).volume.load()
-    for array in (zarr.open_group(folder, mode="r")["volume"], zarr.open_array(folder / "volume")):
+        xr.open_zarr(folder).volume.load()
+    group = zarr.open_group(folder, mode="r", use_consolidated=change.startswith("copy") or None)
+    for array in (group["volume"], zarr.open_array(folder / "volume")):
         with pytest.raises(FormatError):
             array[...]
 
@@ -96,7 +139,7 @@ def test_an_edited_coordinate_is_noticed(folder: Path, change: str) -> None:
     with pytest.raises(FormatError):
         zarr.open_group(folder, mode="r")["x"][...]
     with pytest.raises((FormatError, ValueError)):
-        xr.open_zarr(folder, consolidated=False).x.load()
+        xr.open_zarr(folder).x.load()
 
 
 def test_bricks_of_another_archive_are_refused_everywhere(
@@ -113,7 +156,7 @@ def test_bricks_of_another_archive_are_refused_everywhere(
     for read in (
         lambda: zarr.open_group(folder, mode="r")["volume"][:4, :4, :4],
         lambda: xr.open_dataset(folder, engine="psc").volume[:4, :4, :4].load(),
-        lambda: xr.open_zarr(folder, consolidated=False).volume[:4, :4, :4].load(),
+        lambda: xr.open_zarr(folder).volume[:4, :4, :4].load(),
     ):
         with pytest.raises(FormatError) as caught:
             read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import xarray as xr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate
 from psc_volumetric.archive.skeleton import Beside
-from psc_volumetric.errors import StorageError
+from psc_volumetric.errors import ParameterError, StorageError
 
 
 def test_every_store_opens_and_equals_the_reader(
@@ -81,6 +82,53 @@ def test_dask_chunks_are_bricks_and_travel_between_processes(
         assert dataset.volume.chunks == ((8, 3), (32, 8), (32, 32, 6))
         total = dataset.volume.sum()
         assert int(total.compute(scheduler="processes", num_workers=1)) == int(values.sum())
+
+
+def test_chunks_auto_never_cut_a_brick(tmp_path: Path, make: SimpleNamespace) -> None:
+    """How many of them make a chunk is Dask's own choice, by its ``array.chunk-size``."""
+    dask = pytest.importorskip("dask")
+    make.build(tmp_path / "a.psc.zarr", np.zeros((32, 64, 96), "int16"))
+    brick = (8, 32, 32)
+    for bricks in (1, 2, 5, 100):
+        with (
+            dask.config.set({"array.chunk-size": bricks * math.prod(brick) * 2}),
+            xr.open_dataset(tmp_path / "a.psc.zarr", engine="psc", chunks="auto") as dataset,
+        ):
+            sides = [max(sizes) for sizes in dataset.volume.chunks]
+            assert [side % b for side, b in zip(sides, brick, strict=True)] == [0, 0, 0]
+            assert math.prod(sides) <= bricks * math.prod(brick)
+
+
+def test_groups_are_a_tree(tmp_path: Path, make: SimpleNamespace) -> None:
+    values = make.values((3, 20, 24))
+    specs = [
+        make.spec(values, name=name, dims=("t", "y", "x"), affine=None, spacing_mm=None)
+        for name in ("top", "model/run1/air", "model/run2/air")
+    ]
+    about = {"": {"title": "all"}, "model": {"grid": "G"}, "model/run2": {"seed": np.int32(2)}}
+    writer = ArchiveWriter.create(
+        tmp_path / "a.psc.zarr", mode="lossless", variables=specs, beside=Beside(groups=about)
+    )
+    make.write_bricks(writer, {spec.name: values + n for n, spec in enumerate(specs)})
+    writer.seal()
+    tree = xr.open_datatree(tmp_path / "a.psc.zarr", engine="psc", chunks={})
+    assert set(tree.groups) == {"/", "/model", "/model/run1", "/model/run2"}
+    np.testing.assert_array_equal(tree["model/run2/air"].values, values + 2)
+    assert tree["model/run2/air"].chunks == ((3,), (20,), (24,))
+    assert tree.attrs["title"] == "all"
+    assert tree["model/run2"].attrs["seed"] == 2
+    with xr.open_datatree(tmp_path / "a.psc.zarr", group="model") as below:  # guessed by its name
+        assert set(below.groups) == {"/", "/run1", "/run2"}
+        assert below.attrs["grid"] == "G"
+    groups = xr.open_groups(tmp_path / "a.psc.zarr", engine="psc", mask_and_scale=False)
+    assert set(groups) == set(tree.groups)
+    plain = xr.open_datatree(tmp_path / "a.psc.zarr", engine="zarr")
+    np.testing.assert_array_equal(plain["model/run1/air"].values, values + 1)
+    with pytest.raises(ParameterError) as caught:
+        xr.open_datatree(tmp_path / "a.psc.zarr", engine="psc", group="other")
+    assert caught.value.kind == "unknown-group"
+    with xr.open_datatree(tmp_path / "a.psc.zarr", engine="psc", level=0) as coarse:
+        assert coarse.attrs["psc_level"] == 0
 
 
 def test_a_pickled_dataset_opens_the_same_archive_only(
@@ -154,10 +202,7 @@ def test_cf_packing_decodes_as_from_netcdf(tmp_path: Path, make: SimpleNamespace
         assert np.isnan(found.air.values[0, 0, :5]).all()
         assert found.time.dtype.kind == "M"
         assert found.air.attrs == expected.air.attrs
-    with (
-        pytest.warns(UserWarning, match="not recognized"),
-        xr.open_zarr(path, consolidated=False) as plainly,
-    ):
+    with xr.open_zarr(path) as plainly:
         np.testing.assert_allclose(plainly.air.values, expected.air.values, rtol=1e-6)
 
 

@@ -27,8 +27,6 @@ from psc_volumetric.zarr_codec import PscCodec
 zarr.registry.register_codec("psc_archive.psc", PscCodec)
 zarr.registry.register_codec("psc_archive.checked", CheckedCodec)
 
-pytestmark = pytest.mark.filterwarnings("ignore:Object at")
-
 
 def test_whole_array_from_every_store(
     target: str, values: np.ndarray, make: SimpleNamespace

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.index import write_brick
+from psc_volumetric.bitstream.sections import joined
 from psc_volumetric.codec import BrickOptions, Guarantee, decode_brick, encode_brick
 from psc_volumetric.errors import FormatError, UnsupportedVersionError
 from psc_volumetric.methods.entries import OWN
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.protocol import EncodeJob, Resources
 from psc_volumetric.methods.registry import REGISTRY, read_index
+from psc_volumetric.needed import byte_ranges, whole_units
 from psc_volumetric.prior import load_prior
 from psc_volumetric.values.mapping import IntensityMapping
 from psc_volumetric.values.special import SpecialMap
@@ -117,6 +121,39 @@ def test_a_level_needs_only_its_bytes(brick) -> None:
             prior=lambda digest: load_prior("test-tiny"),
         )
         assert seen.values.shape == VALID
+
+
+PLACES = [(slice(None),) * 3, CUT, (slice(0, 1), slice(3, 4), slice(5, 6))]
+
+
+@pytest.mark.parametrize("kind", ["lossy", "bounded", "lossless"])
+def test_what_is_read_was_known_from_the_header(name: str, kind: str) -> None:
+    """Whoever fetches the ranges beforehand asks for nothing that is not decoded, nor twice."""
+    guarantee = Guarantee() if kind == "lossy" else Guarantee(kind, 3.0, coders=("zstd",))
+    brick = coded(name, guarantee)
+    for level, place in product(range(brick.index.levels), PLACES):
+        z, y, x = (slice(*s.indices(n)[:2]) for s, n in zip(place, VALID, strict=True))
+        known = joined(byte_ranges(brick.index, (z, y, x), level))
+        asked = []
+
+        def read(start: int, length: int, asked=asked) -> bytes:
+            asked.append((start, length))
+            return brick.data[start : start + length]
+
+        decode_brick(
+            read,
+            selection=(z, y, x),
+            level=level,
+            prior=lambda digest: load_prior("test-tiny"),
+            index=brick.index,
+        )
+        assert known == joined([*known, *asked])
+        assert name == "toy" or known == joined(asked)  # the toy does without its first section
+        box = whole_units(brick.index, (z, y, x), level)
+        assert all(
+            b.start <= s.start and s.stop <= b.stop for b, s in zip(box, (z, y, x), strict=True)
+        )
+        assert joined(byte_ranges(brick.index, box, level)) == known
 
 
 def test_exact_layers_stand_on_it(name: str) -> None:

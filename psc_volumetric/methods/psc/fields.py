@@ -190,6 +190,13 @@ class PscFields:
         levels = ((f"level{k}", WORD * sum(row)) for k, row in enumerate(self.words, start=1))
         return (("base", None), *levels)
 
+    def tile_nbytes(self, section: str) -> tuple[int, ...] | None:
+        """Bytes of the words that each tile adds at a level; None for the block means."""
+        if section == "base":
+            return None
+        row = self.words[int(section.removeprefix("level")) - 1]
+        return tuple(WORD * count for count in row)
+
     def write(self, out: FieldWriter) -> None:
         """Append the fields in SPEC order."""
         out.raw(self.prior_digest)

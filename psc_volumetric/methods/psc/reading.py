@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from psc_volumetric.bitstream.index import BrickIndex
-from psc_volumetric.bitstream.sections import ReadRange, read_section
+from psc_volumetric.bitstream.sections import ReadRange, joined, read_section
 from psc_volumetric.errors import FormatError, PriorMismatchError
 from psc_volumetric.methods.psc.fields import WORD, PscFields
 from psc_volumetric.prior import Prior, PriorSource
@@ -57,22 +57,33 @@ def read_tiles(
     pieces: dict[int, list[bytes]] = {n: [] for n in tiles}
     if not tiles:
         return {}
-    whole = len(tiles) == len(index.grid)
     for k in range(1, level + 1):
-        section, row = index.section(f"level{k}"), fields.words[k - 1]
-        starts = np.cumsum([0, *row]) * WORD
-        if whole:
-            first, data = 0, read_section(read, section, what=what)
-        else:
-            first, stop = int(starts[tiles[0]]), int(starts[tiles[-1] + 1])
-            data = read(section.offset + first, stop - first) if stop > first else b""
-            if len(data) != stop - first:
-                raise FormatError(
-                    f"{what}: section {section.name!r}: expected {stop - first} bytes at offset "
-                    f"{section.offset + first}, found {len(data)}",
-                    kind="truncated",
-                    hint="the chunk is cut, run `psc-archive verify`",
-                )
-        for n in tiles:
-            pieces[n].append(data[int(starts[n]) - first : int(starts[n + 1]) - first])
+        section = index.section(f"level{k}")
+        ends = [int(n) for n in np.cumsum([0, *fields.words[k - 1]]) * WORD]
+        if len(tiles) == len(index.grid):
+            data = read_section(read, section, what=what)
+            for n in tiles:
+                pieces[n].append(data[ends[n] : ends[n + 1]])
+            continue
+        wanted = {n: (section.offset + ends[n], ends[n + 1] - ends[n]) for n in tiles}
+        runs = [
+            (offset, _whole(read, offset, nbytes, section.name, what))
+            for offset, nbytes in joined(wanted.values())
+        ]
+        for n, (offset, nbytes) in wanted.items():
+            first, data = next((r for r in reversed(runs) if r[0] <= offset), (offset, b""))
+            pieces[n].append(data[offset - first : offset - first + nbytes])
     return {n: b"".join(parts) for n, parts in pieces.items()}
+
+
+def _whole(read: ReadRange, offset: int, nbytes: int, name: str, what: str) -> bytes:
+    """All bytes of a range, or FormatError."""
+    data = read(offset, nbytes)
+    if len(data) != nbytes:
+        raise FormatError(
+            f"{what}: section {name!r}: expected {nbytes} bytes at offset {offset}, found "
+            f"{len(data)}",
+            kind="truncated",
+            hint="the chunk is cut, run `psc-archive verify`",
+        )
+    return data

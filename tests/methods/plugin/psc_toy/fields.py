@@ -21,6 +21,10 @@ class ToyFields:
         """Every fourth slice, then all of them."""
         return (("coarse", None), ("fine", None))
 
+    def tile_nbytes(self, section: str) -> None:
+        """Sections are read whole."""
+        return None
+
     def write(self, out: FieldWriter) -> None:
         """One number."""
         out.varint(self.step)

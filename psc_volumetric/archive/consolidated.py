@@ -1,0 +1,41 @@
+"""Zarr's consolidated metadata: the root says what its nodes say. Part of the format (SPEC 11).
+
+Plain ``xr.open_zarr`` and ``zarr.open`` then ask for nothing else, and look at no object that is no
+node. Copied are the variables, arrays and groups of the source; ``tiles/`` and ``preview/`` are
+opened by their own paths. Our own readers read each node itself and hold it to the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["CONSOLIDATED", "with_copies", "without_copies"]
+
+CONSOLIDATED = "consolidated_metadata"
+
+
+def with_copies(root: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The root's ``zarr.json`` with copies of the nodes' own.
+
+    Parameters
+    ----------
+    root : mapping
+        With or without copies; those that it has are replaced.
+    nodes : mapping
+        Path of each node, without the root -> its ``zarr.json``.
+    """
+    copies = {"kind": "inline", "must_understand": False, "metadata": dict(nodes)}
+    return {**root, CONSOLIDATED: copies}
+
+
+def without_copies(root: bytes | None) -> dict[str, Any] | None:
+    """A root's own metadata; None where there is none, or something else."""
+    try:
+        document = json.loads(root or b"")
+    except ValueError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    return {key: value for key, value in document.items() if key != CONSOLIDATED}
