@@ -40,6 +40,7 @@ from pipelines.commands.options import (
     choice,
 )
 from pipelines.commands.privacy import identity_make, pseudonyms_make, pseudonyms_show, strip
+from pipelines.commands.report import report
 from pipelines.commands.scrub import scrub
 from pipelines.commands.session import Session
 from pipelines.commands.sigma import sigma
@@ -217,6 +218,7 @@ app.command(epilog=_EPILOG)(sync)
 app.command(epilog=_EPILOG)(repair)
 app.command(epilog=_EPILOG)(sign)
 app.command(epilog=_EPILOG)(retire)
+app.command(epilog=_EPILOG)(report)
 app.command(epilog=_EPILOG)(status)
 app.command(epilog=_EPILOG)(init_service)
 app.command(epilog=_EPILOG)(strip)

@@ -81,6 +81,7 @@ _ALL = (
         "`archive --deidentify` does not run; it has the rules of DICOM PS3.15",
     ),
     Extra("http", ("aiohttp",), "archives at http:// and https:// addresses are not read"),
+    Extra("report", ("jinja2",), "`psc-archive report` makes no pages"),
     Extra("bench", ("av", "matplotlib"), "`evaluate` has no x265 and draws no pictures"),
     Extra("gpu", ("torch", "dask_cuda"), "flows place no workers on GPUs"),
 )

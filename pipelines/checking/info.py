@@ -12,7 +12,7 @@ from pipelines.collection import archives_in, folder_of, refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import PscError
 
-__all__ = ["archive_info", "info_lines", "list_lines", "list_target"]
+__all__ = ["archive_info", "info_lines", "list_lines", "list_target", "size_text"]
 
 
 def archive_info(archive: str) -> dict[str, Any]:
@@ -32,7 +32,8 @@ def archive_info(archive: str) -> dict[str, Any]:
     return {"archive": archive, **info}
 
 
-def _size(nbytes: float) -> str:
+def size_text(nbytes: float) -> str:
+    """Bytes in the unit that people would take."""
     for unit in ("B", "kB", "MB", "GB"):
         if nbytes < 1000:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
@@ -48,9 +49,9 @@ def info_lines(info: dict[str, Any]) -> list[str]:
         f"format    {info['format']}, mode {info['mode']}, created {info['created']}",
         f"manifest  {info['manifest']}",
         f"source    {_source_text(info)}",
-        f"size      {_size(sizes['total'])}: bricks {_size(sizes['bricks'])}, priors "
-        f"{_size(sizes['priors'])}, source {_size(sizes['source'])}, preview "
-        f"{_size(sizes['preview'])}, tiles {_size(sizes['tiles'])}",
+        f"size      {size_text(sizes['total'])}: bricks {size_text(sizes['bricks'])}, priors "
+        f"{size_text(sizes['priors'])}, source {size_text(sizes['source'])}, preview "
+        f"{size_text(sizes['preview'])}, tiles {size_text(sizes['tiles'])}",
         f"priors    {', '.join(digest[:16] for digest in info['priors']) or 'none'}",
         f"made by   {info['provenance'].get('software', 'unknown')}",
         *_superseded_lines(info["provenance"].get(SUPERSEDES)),
@@ -71,7 +72,7 @@ def _superseded_lines(recorded: Any) -> list[str]:
 def _source_text(info: dict[str, Any]) -> str:
     stripped = info["provenance"].get("stripped")
     if stripped is None:
-        return f"{info['source_files']} file(s), {_size(info['source_bytes'])}"
+        return f"{info['source_files']} file(s), {size_text(info['source_bytes'])}"
     original = stripped.get("original")
     keys = stripped.get("encrypted_for")
     return (
@@ -229,7 +230,7 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         if "state" in row:
             names = ", ".join(row.get("variables", []))
-            size = _size(row["bytes"]) if "bytes" in row else ""
+            size = size_text(row["bytes"]) if "bytes" in row else ""
             lines.append(f"{row['name']:<40} {row['state']:<12} {size:>10} {names}".rstrip())
             if row.get("superseded_by"):
                 lines[-1] += f", superseded by {row['superseded_by']}"
@@ -239,6 +240,6 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
             axes = ", ".join(f"{d} {n}" for d, n in zip(row["dims"], row["shape"], strict=True))
             lines.append(
                 f"{row['name']:<24} {row['dtype']:<8} ({axes})  {row['levels']} levels, "
-                f"{_size(row['bytes'])}, {row['bpv']:.3f} bpv"
+                f"{size_text(row['bytes'])}, {row['bpv']:.3f} bpv"
             )
     return lines

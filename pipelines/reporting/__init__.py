@@ -1,0 +1,1 @@
+"""The page that shows an archive: pictures, errors, bytes and promises, in one file."""

@@ -1,0 +1,261 @@
+"""``psc-archive report``: pages about real files, read as text and in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import nibabel
+import numpy as np
+import pydicom.data
+import pytest
+import xarray as xr
+from conftest import run_in_process
+
+from pipelines.archive import ArchiveOptions, archive, plan
+from pipelines.reporting.page import MOST_BYTES, report_page
+from pipelines.reporting.pictures import draw, scale_of
+from pipelines.reporting.planes import planes_of
+from psc_volumetric.archive import ArchiveReader
+
+QUICK = ArchiveOptions(coders="fast")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+def archived(folder: Path, source: Path, options: ArchiveOptions) -> str:
+    target = str(folder / f"{source.name.split('.')[0]}.psc.zarr")
+    archive(plan(source, target, options))
+    return target
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A volume whose corner towards right, posterior, superior is bright; x runs to the left."""
+    folder = tmp_path_factory.mktemp("head")
+    values = np.random.default_rng(2).integers(0, 60, (20, 24, 10)).astype(np.int16)
+    values[:4, :5, -2:] = 900
+    affine = np.array([[-2.0, 0, 0, 40], [0, 2, 0, -20], [0, 0, 4, -10], [0, 0, 0, 1]])
+    source = folder / "head.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, affine), source)
+    options = ArchiveOptions(coders="fast", max_error=4)
+    return archived(folder, source, options), source
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A map that is warm in the north, with a hole, and a name that would be a script."""
+    folder = tmp_path_factory.mktemp("field")
+    latitude, longitude = np.linspace(-60, 60, 25), np.arange(0, 360, 10.0)
+    values = 280 + latitude[None, :, None] / 4 + np.zeros((6, 25, 36))
+    values += np.random.default_rng(3).normal(0, 0.5, values.shape)
+    values[:, 3, 4] = np.nan
+    made = xr.DataArray(
+        values.astype(np.float32),
+        dims=("time", "lat", "lon"),
+        coords={"time": np.arange(6.0), "lat": latitude, "lon": longitude},
+        attrs={"units": "K", "long_name": "<script>document.title='taken'</script>"},
+    )
+    source = folder / "field.nc"
+    made.to_dataset(name="warm").to_netcdf(source)
+    options = ArchiveOptions(mode="lossy", base="wavelet", psnr=40)
+    return archived(folder, source, options), source
+
+
+def uris(page: str) -> list[np.ndarray[Any, Any]]:
+    """Pictures of a page, decoded."""
+    found = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
+    return [imagecodecs.png_decode(base64.b64decode(text)) for text in found]
+
+
+def test_page_of_a_volume_says_what_is_true(head: tuple[str, Path]) -> None:
+    target, source = head
+    page = report_page(target, source, peers=True)
+    assert "head.psc.zarr" in page
+    assert "no stored value of the level “bounded” is off by more than 4" in page
+    assert "All 4,800 voxels are equal" in page  # the lossless level
+    assert re.search(r"of 4,800 voxels differ; the largest difference is 4,", page)
+    for title in ("axial", "coronal", "sagittal"):
+        assert f"{title}, " in page
+    for peer in ("PNG", "JPEG XL, effort 7", "Zstandard, level 19", "this archive"):
+        assert peer in page
+    assert "http" not in re.sub(r"http-equiv", "", page)  # nothing is loaded
+    assert len(page) < MOST_BYTES
+
+
+def test_slices_lie_as_radiologists_expect(head: tuple[str, Path]) -> None:
+    """Right on the left, posterior below, superior above: where the bright corner must be."""
+    with ArchiveReader.open(head[0]) as reader:
+        spec = reader.spec("image")
+        whole = reader.read("image")
+        axial, coronal, sagittal = planes_of(reader, spec)
+        assert axial.edges == ("R", "L", "A", "P")
+        assert coronal.edges == ("R", "L", "S", "I")
+        assert sagittal.edges == ("P", "A", "S", "I")
+        top = axial.picture(whole[-1:])  # the uppermost slice
+        assert top.shape == (24, 20)
+        # the first x are at world x = +40: the patient's right, as RAS rises to the right
+        assert (top[-5:, :4] == 900).all()
+        assert (top[:-5] < 900).all()
+        assert (coronal.picture(whole[:, :1])[:2, :4] == 900).all()
+        assert (sagittal.picture(whole[:, :, :1])[:2, :5] == 900).all()
+        assert axial.pitch == (2.0, 2.0)
+        assert coronal.pitch == (4.0, 2.0)
+
+
+def test_page_of_a_field_has_north_above_and_escapes_text(field: tuple[str, Path]) -> None:
+    target, source = field
+    page = report_page(target, source)
+    assert "<script" not in page
+    assert "&lt;script&gt;document.title" in page
+    assert "lat 60" in page
+    assert "no single value has a bound" in page
+    first = uris(page)[0]  # colours: blue is cold, yellow is warm
+    assert first.shape == (25, 36, 3)
+    assert first[0, :, 0].mean() > first[-1, :, 0].mean()
+    assert tuple(first[25 - 1 - 3, 4]) == (120, 120, 120)
+
+
+def test_wrong_source_is_refused(head: tuple[str, Path], field: tuple[str, Path]) -> None:
+    done = run_in_process("report", head[0], field[1], "--json")
+    assert done.code == 2
+    assert done.document["error"]["kind"] == "not-its-source"
+
+
+def test_damage_is_shown_and_the_rest_is_there(head: tuple[str, Path], tmp_path: Path) -> None:
+    target = tmp_path / "bad.psc.zarr"
+    shutil.copytree(head[0], target)
+    brick = target / "image" / "c" / "0" / "0" / "0"
+    data = bytearray(brick.read_bytes())
+    data[-20] ^= 1
+    brick.write_bytes(bytes(data))
+    page = tmp_path / "page.html"
+    done = run_in_process("report", target, "-o", page)
+    assert done.code == 0, done.err
+    text = page.read_text("utf-8")
+    assert "Damage was found" in text
+    assert "Not everything could be read" in text
+    assert "Where the bytes are" in text
+    assert not list(tmp_path.glob(".page.html*"))
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "SC_rgb_small_odd.dcm"])
+def test_pages_of_dicom_files_name_nobody(name: str, tmp_path: Path) -> None:
+    source = Path(str(pydicom.data.get_testdata_file(name)))
+    page = report_page(archived(tmp_path, source, QUICK), source)
+    assert uris(page)
+    person = str(pydicom.dcmread(source).get("PatientName", "")).split("^")[0]
+    assert person
+    assert person.lower() not in page.lower()
+
+
+def test_labels_get_colours_of_their_own(tmp_path: Path) -> None:
+    labels = np.zeros((12, 14, 6), np.uint8)
+    labels[3:9, 4:10, 1:5], labels[5:7, 5:8, 2:4] = 3, 7
+    source = tmp_path / "labels.nii"
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), source)
+    page = report_page(archived(tmp_path, source, ArchiveOptions(mode="lossy", base="wavelet")))
+    assert "each colour is a label" in page
+    colours = {tuple(pixel) for pixel in uris(page)[0].reshape(-1, 3)}
+    assert len(colours) == 3
+    assert (0, 0, 0) in colours
+
+
+def test_large_slices_are_drawn_from_blocks() -> None:
+    values = np.zeros((1300, 900))
+    values[1299, 899] = 5.0
+    picture = draw(values, scale_of(values, zero=True), "heat", (1.0, 2.0))
+    assert (picture.width, picture.height) == (300, 217)
+    drawn = imagecodecs.png_decode(base64.b64decode(picture.uri.partition(",")[2]))
+    assert max(drawn.shape[:2]) <= 600
+    assert tuple(drawn[-1, -1]) == (252, 250, 190)  # the largest value of a block is kept
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking"):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_page_load_timeout(60)
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+CONTRAST = """
+const light = c => { const [r, g, b] = c.map(v => { v /= 255;
+  return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 });
+  return .2126*r + .7152*g + .0722*b };
+const parts = s => s.match(/[\\d.]+/g).map(Number);
+const back = e => { for (; e; e = e.parentElement) {
+  const c = parts(getComputedStyle(e).backgroundColor);
+  if (c.length < 4 || c[3] > 0) return c.slice(0, 3) } return [255, 255, 255] };
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+let least = 99, where = '';
+while (walk.nextNode()) { const text = walk.currentNode.textContent.trim(); if (!text) continue;
+  const e = walk.currentNode.parentElement; const style = getComputedStyle(e);
+  if (e.closest('title')) continue;
+  const a = light(parts(e.closest('svg') ? style.fill : style.color).slice(0, 3));
+  const b = light(back(e));
+  const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  if (ratio < least) { least = ratio; where = text } }
+return [least, where];
+"""
+PIXEL = """
+const image = document.querySelectorAll('figure img')[0], canvas = document.createElement('canvas');
+canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+const c = canvas.getContext('2d'); c.drawImage(image, 0, 0);
+return Array.from(c.getImageData(0, 0, canvas.width, canvas.height).data);
+"""
+
+
+@pytest.mark.parametrize("which", ["head", "field"])
+def test_pages_are_sound_in_a_browser(
+    which: str, browser: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    target, source = request.getfixturevalue(which)
+    page = tmp_path / "page.html"
+    assert run_in_process("report", target, source, "-o", page).code == 0
+    for width in (390, 1200):
+        browser.set_window_size(width, 900)
+        browser.get(page.as_uri())
+        sizes = "return [document.scrollingElement.scrollWidth, window.innerWidth]"
+        found, given = browser.execute_script(sizes)
+        assert found <= given, "the page is wider than the window"
+    assert browser.get_log("browser") == []
+    assert browser.title == f"{which}.psc.zarr"  # no text became a script
+    least, where = browser.execute_script(CONTRAST)
+    assert least >= 4.5, where
+    nameless = "return [...document.images].filter(i => !i.alt || !i.naturalWidth).length"
+    assert browser.execute_script(nameless) == 0
+    loaded = (
+        "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))"
+    )
+    assert browser.execute_script(loaded) == []
+
+
+def test_pixels_in_the_browser_are_the_decoded_values(
+    head: tuple[str, Path], browser: Any, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(report_page(head[0], head[1]), "utf-8")
+    browser.get(page.as_uri())
+    with ArchiveReader.open(head[0]) as reader:
+        plane = planes_of(reader, reader.spec("image"))[0]
+        values = plane.picture(reader.read("image", plane.selection)).astype(np.float64)
+    scale = scale_of(values)
+    wanted = np.rint(np.clip((values - scale.low) / (scale.high - scale.low) * 255, 0, 255))
+    pixels = np.array(browser.execute_script(PIXEL)).reshape(*values.shape, 4)
+    np.testing.assert_array_equal(pixels[..., 0], wanted)
