@@ -63,6 +63,7 @@ Check = Annotated[
 MoveTo = Annotated[
     Path | None, typer.Option(help="Folder that archived and checked sources move to.")
 ]
+Pages = Annotated[Path | None, typer.Option(help="Folder that gets a page about each new archive.")]
 Cron = Annotated[str, typer.Option(metavar="CRON", help="When: minute hour day month weekday.")]
 
 
@@ -77,6 +78,7 @@ def archive(
     check: Check = "shallow",
     move_to: MoveTo = None,
     retry_refused: RetryRefused = False,
+    pages: Pages = None,
     scheduler: Scheduler = None,
     notify: Notify = None,
     event_log: EventLogFile = None,
@@ -90,7 +92,7 @@ def archive(
         from flows.cluster import Workers
         from flows.records import ItemsFailedError
 
-        intake = _intake(quiet_for, check, move_to, pseudonyms, retry_refused)
+        intake = _intake(quiet_for, check, move_to, pseudonyms, retry_refused, pages)
         try:
             report = archive_folder(
                 str(source.absolute()),
@@ -190,6 +192,7 @@ def serve(
     quiet_for: Quiet = 60.0,
     check: Check = "shallow",
     move_to: MoveTo = None,
+    pages: Pages = None,
     archive_at: Cron = "*/10 * * * *",
     scrub_at: Cron = "0 2 * * *",
     scrub_part: Part = "today/7",
@@ -214,7 +217,7 @@ def serve(
             source=str(source.absolute()),
             target=_absolute(target),
             options=chosen(),
-            intake=_intake(quiet_for, check, move_to, pseudonyms),
+            intake=_intake(quiet_for, check, move_to, pseudonyms, pages=pages),
             archive_at=archive_at,
             scrub_at=scrub_at,
             scrub_part=scrub_part,
@@ -245,10 +248,11 @@ def _intake(
     move_to: Path | None,
     pseudonyms: Path | None,
     retry_refused: bool = False,
+    pages: Path | None = None,
 ) -> Intake:
     from flows.records import Intake
 
-    return Intake(quiet_for, check, _text(move_to), _text(pseudonyms), retry_refused)
+    return Intake(quiet_for, check, _text(move_to), _text(pseudonyms), retry_refused, _text(pages))
 
 
 def _absolute(target: str) -> str:

@@ -26,7 +26,15 @@ from flows.records import (
 )
 from flows.run_record import count_items, log_of_runs, recorded, run_details, tell_item
 from flows.stages import Stages, work_through
-from flows.tasks import ToldByNumber, begin_item, check_archive, encode_brick, find_items, seal_item
+from flows.tasks import (
+    ToldByNumber,
+    begin_item,
+    check_archive,
+    encode_brick,
+    find_items,
+    seal_item,
+    show_archive,
+)
 from flows.telling import NamesFile, publish, tell_failure
 from pipelines.archiving.archive import ArchiveOptions, ItemReport, resumed_bricks
 from pipelines.archiving.arrivals import move_sources
@@ -37,6 +45,7 @@ from pipelines.archiving.planned import provenance_of
 from pipelines.archiving.refused import RefusedSources
 from pipelines.archiving.targets import is_archive_name
 from pipelines.checking.scrub import ScrubOptions
+from psc_volumetric import extras
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["archive_folder"]
@@ -104,6 +113,8 @@ def archive_folder(
     files and archives below them stay out of Prefect; see `flows.telling`.
     """
     _refuse_places(source, target, intake)
+    if intake.pages is not None:
+        extras.require("report", "pages about archives")
     log = log_of_runs(target, event_log)
     with recorded("archive", target, log, metrics) as run, hold(target):
         run.details = run_details(source, options, intake)
@@ -220,6 +231,9 @@ class _ItemRun:
                 self.index.add(seen, target)
             if (report is not None or self.intake.move_to) and self.intake.check != "none":
                 yield from self._checked(number, target)
+            if report is not None and self.intake.pages is not None:
+                shown = {"archive": target, "paths": paths, "folder": self.intake.pages}
+                yield [Call(show_archive, {"number": number, **shown}, ())]
             moved = self._moved(request, seen)
         except ItemTaskError as error:
             if error.of_source:

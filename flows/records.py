@@ -53,6 +53,9 @@ class Intake:
         Key file: archives are named by a keyed hash, see `pipelines.archiving.pseudonyms`.
     retry_refused : bool
         Also try what an earlier run refused and that did not change since.
+    pages : str or None
+        Folder that gets a page about each new archive, see `pipelines.reporting`. Pages show the
+        data, so Prefect is told their number only.
 
     Raises
     ------
@@ -65,6 +68,7 @@ class Intake:
     move_to: str | None = None
     pseudonyms: str | None = None
     retry_refused: bool = False
+    pages: str | None = None
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:

@@ -7,7 +7,7 @@ is cached by Prefect: what is done is written in the unsealed archive.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +32,7 @@ from pipelines.archiving.refused import RefusedSources
 from pipelines.archiving.targets import SAME, namings
 from pipelines.checking.scrub import ScrubOptions, scrub_archive
 from pipelines.checking.verify import VerifyReport
+from pipelines.reporting.page import page_name, report_page, write_page
 from pipelines.restoring.folder import Restoration, restore_complete
 from pipelines.restoring.restore import RestoreOptions, RestoreReport
 from psc_volumetric.threads import at_most
@@ -44,6 +45,7 @@ __all__ = [
     "find_items",
     "restore_archive",
     "seal_item",
+    "show_archive",
     "worth_retrying",
 ]
 
@@ -192,6 +194,15 @@ def check_archive(number: int, archive: str, options: ScrubOptions) -> VerifyRep
     """Read an archive again and compare it with its manifest; damage is no error here."""
     with ToldByNumber(number):
         return scrub_archive(archive, options)
+
+
+@_retried("page-{number}")
+def show_archive(number: int, archive: str, paths: Sequence[str], folder: str) -> None:
+    """Write the page about an archive, its errors counted against its source of one file."""
+    with ToldByNumber(number):
+        source = Path(paths[0]) if len(paths) == 1 else None
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_page(report_page(archive, source), Path(folder) / page_name(archive))
 
 
 @_retried("restore-{number}")

@@ -30,9 +30,9 @@ def report(
 ) -> None:
     """Write one page that shows an archive: pictures, errors, bytes and promises."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.reporting.page import report_page, write_page
+        from pipelines.reporting.page import page_name, report_page, write_page
 
-        page = output or Path(f"{Path(archive.rstrip('/')).name.split('.psc.')[0]}.html")
+        page = output or Path(page_name(archive))
         text = report_page(archive, source, peers=peers)
         write_page(text, page)
         document = {"archive": archive, "page": str(page), "bytes": len(text.encode())}

@@ -19,7 +19,7 @@ from psc_volumetric import extras
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.errors import PscError, StorageError
 
-__all__ = ["MOST_BYTES", "report_page", "write_page"]
+__all__ = ["MOST_BYTES", "page_name", "report_page", "write_page"]
 
 MOST_BYTES = 3_000_000
 SHOWN = 6  # variables with pictures: those with the most bytes
@@ -88,6 +88,11 @@ def report_page(archive: str, source: Path | None = None, *, peers: bool = False
         findings=_findings(archive),
         has_source=source is not None,
     )
+
+
+def page_name(archive: str) -> str:
+    """What the page about an archive is called."""
+    return Path(archive.rstrip("/")).name.split(".psc.")[0] + ".html"
 
 
 def write_page(text: str, path: Path) -> None:

@@ -206,3 +206,18 @@ def test_places_that_cannot_be_meant_are_refused(scans: Path, tmp_path: Path) ->
     with pytest.raises(ParameterError) as caught:
         archive_folder(str(scans), str(tmp_path / "out"), QUICK, inside)
     assert caught.value.kind == "move-within-source"
+
+
+def test_pages_about_new_archives_lie_in_the_folder_for_them(scans: Path, tmp_path: Path) -> None:
+    source, pages = tmp_path / "in", tmp_path / "pages"
+    source.mkdir()
+    shutil.copy(scans / "labels.nii", source)
+    intake = Intake(pages=str(pages))
+    for status in ("archived", "already-archived"):
+        report = archive_folder(str(source), str(tmp_path / "out"), QUICK, intake)
+        assert statuses(report) == [status]
+        (page,) = pages.iterdir()
+        assert page.name == "labels.html"
+        assert "All 2,880 voxels are equal" in page.read_text("utf-8")
+    _, runs = recorded("page-1")
+    assert sum(run.name == "page-1" for run in runs) == 1
