@@ -11,9 +11,11 @@ import hashlib
 import logging
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines.checking.event_log import EventLog
+from pipelines.checking.trust import Trust
 from pipelines.checking.verify import VerifyReport, verify
 from pipelines.collection import archives_at
 from pipelines.log_lines import tell
@@ -47,6 +49,9 @@ class ScrubOptions:
         Which sample.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    public_keys : tuple of str
+        Files with public keys: each archive must be signed by one of them. Empty: nobody is asked
+        for.
 
     Raises
     ------
@@ -58,6 +63,7 @@ class ScrubOptions:
     part: str | None = None
     seed: int = 0
     device: str = "auto"
+    public_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         Sample.of(self.sample)
@@ -117,6 +123,7 @@ def scrub_archive(
     archive: str, options: ScrubOptions, progress: Progress | None = None
 ) -> VerifyReport:
     """Check one archive; one that cannot be opened is a finding like others."""
+    trust = Trust.of(key_files=tuple(map(Path, options.public_keys)))
     try:
         return verify(
             archive,
@@ -124,6 +131,7 @@ def scrub_archive(
             deep=options.deep,
             seed=options.seed,
             device=options.device,
+            trust=trust,
             progress=progress,
         )
     except PscError as error:

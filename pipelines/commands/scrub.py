@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from pipelines.commands.failures import EXIT_DAMAGE
@@ -30,6 +33,10 @@ def scrub(
     sample: Sample = "100%",
     deep: Deep = False,
     part: Part = None,
+    public_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="Each must be signed by one of these keys; may be repeated."),
+    ] = None,
     event_log: EventLogFile = None,
     device: Device = "auto",
     metrics: Metrics = None,
@@ -50,7 +57,8 @@ def scrub(
         from pipelines.progress import progress_bars
         from psc_volumetric.threads import at_most
 
-        options = ScrubOptions(deep, sample, part, device=device)
+        keys = tuple(map(str, public_key or ()))
+        options = ScrubOptions(deep, sample, part, device=device, public_keys=keys)
         log = EventLog.of(source, None if event_log is None else str(event_log))
         # each check of an archive has its line in the event log
         with at_most(jobs), Recorded("scrub", source, event_log=None, metrics=metrics) as run:

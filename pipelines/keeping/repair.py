@@ -17,6 +17,7 @@ from pipelines.checking.verify import VerifyReport, verify, verify_lines
 from pipelines.collection import folder_around, refuse_folder
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.mending import Trouble, mend
+from psc_volumetric.archive.places import refuse_unmendable
 from psc_volumetric.archive.stores import is_url, open_store
 from psc_volumetric.archive.targets import target_state, tidy_up
 from psc_volumetric.errors import ParameterError
@@ -110,6 +111,7 @@ def repair(
     """
     start = time.perf_counter()
     refuse_folder(archive)
+    refuse_unmendable(archive)
     trust = Trust(expect)
     for replica in replicas:
         _refuse_same(archive, replica)

@@ -100,6 +100,9 @@ def restore_complete(one: Restoration, options: RestoreOptions) -> RestoreReport
         unfinished.mkdir(parents=True)
         report = restore(one.archive, unfinished, options)
         unfinished.rename(target)
+        for mask in map(Path, report.damage.masks):
+            if mask.parent == target.parent:  # of a folder of DICOM files, beside it
+                mask.rename(mask.with_name(mask.name.replace(unfinished.name, target.name, 1)))
     except OSError as error:
         raise StorageError(
             f"{one.target}: cannot be written ({error.strerror})",

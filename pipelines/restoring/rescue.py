@@ -25,7 +25,7 @@ from psc_volumetric.archive.levels import Level
 from psc_volumetric.archive.naming import node_path
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.salvage import Salvage, fill_of
-from psc_volumetric.errors import FormatError, StorageError
+from psc_volumetric.errors import FormatError, ParameterError, StorageError
 
 __all__ = ["FILLED", "NO_DAMAGE", "Damage", "Rescue", "levels_of"]
 
@@ -118,8 +118,15 @@ class Rescue:
 
         Raises
         ------
-        ParameterError : a variable cannot hold the fill value (kind ``"bad-fill"``).
+        ParameterError : a variable cannot hold the fill value, or nothing is to be filled (kind
+            ``"bad-fill"``).
         """
+        if fill is not None and not wanted:
+            raise ParameterError(
+                "a value to fill with is for damaged regions",
+                kind="bad-fill",
+                hint="ask for it with --skip-damaged",
+            )
         if not wanted:
             return cls(reader, boxes, level, {}, None)
         fills = {name: fill_of(reader.variables[name], fill) for name in boxes}

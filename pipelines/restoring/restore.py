@@ -92,12 +92,6 @@ class RestoreOptions:
                 kind="several-rois",
             )
         check_level(self.level)
-        if self.fill is not None and not self.skip_damaged:
-            raise ParameterError(
-                "a value to fill with is for damaged regions",
-                kind="bad-fill",
-                hint="ask for it with --skip-damaged",
-            )
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ Importing this package loads Zarr but no network library.
 """
 
 from psc_volumetric.archive.checking import Finding, verify, verify_archive
+from psc_volumetric.archive.copying import copy_archive
 from psc_volumetric.archive.decoded import decoded_regions
 from psc_volumetric.archive.journal import BrickRecord
 from psc_volumetric.archive.layout import FORMAT, SUFFIXES, VariableSpec
 from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.archive.prepared import PreparedArchive
+from psc_volumetric.archive.quota import Quota
 from psc_volumetric.archive.reader import ArchiveReader, DecodedRegion
+from psc_volumetric.archive.salvage import Salvage
 from psc_volumetric.archive.skeleton import Beside, PlainCoordinate
 from psc_volumetric.archive.source import SourceFile, SourceRecord
 from psc_volumetric.archive.summary import summarise
@@ -30,10 +33,13 @@ __all__ = [
     "Manifest",
     "PlainCoordinate",
     "PreparedArchive",
+    "Quota",
+    "Salvage",
     "SourceFile",
     "SourceRecord",
     "TileTable",
     "VariableSpec",
+    "copy_archive",
     "decoded_regions",
     "summarise",
     "target_state",

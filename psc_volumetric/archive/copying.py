@@ -94,8 +94,8 @@ def copy_archive(
 
     Notes
     -----
-    Four objects at most are in memory, a large one alone. Nothing is ever replaced or removed but
-    what a killed run of the same copy left half written.
+    Four objects at most are in memory, on this machine and of large ones one. Nothing is ever
+    replaced or removed but what a killed run of the same copy left half written.
     """
     store = open_store(source, options=source_options)
     try:
@@ -202,7 +202,8 @@ def _move(source: SealedStore, place: ArchiveStore, progress: OnObject | None) -
 
     small = [key for key, entry in manifest.entries.items() if entry.size < LARGE]
     large = [key for key, entry in manifest.entries.items() if entry.size >= LARGE]
-    for keys, workers in ((small, WORKERS), (large, 1)):
+    many = WORKERS if source.store.is_remote or place.is_remote else 1  # a disk has one arm
+    for keys, workers in ((small, many), (large, 1)):
         with ThreadPoolExecutor(workers, "psc_copy") as pool:
             futures = [pool.submit(move, key) for key in sorted(keys)]
             try:

@@ -85,6 +85,7 @@ def reveal(copy: SealedStore, identities: Sequence[Identity]) -> SealedStore:
         if key not in objects and copy.manifest.entries.get(key) != entry:
             raise _foreign(where, f"{key} is in neither")
     store = ArchiveStore(_Overlay(copy.store.store, objects), copy.name)
+    store.is_remote = copy.store.is_remote
     return SealedStore(store, manifest)
 
 

@@ -18,7 +18,7 @@ from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.stores import ArchiveStore, is_url, is_zip_name, open_store
 from psc_volumetric.errors import FormatError, PscError, StorageError
 
-__all__ = ["ASIDE", "MendingPlace", "mending_place"]
+__all__ = ["ASIDE", "MendingPlace", "mending_place", "refuse_unmendable"]
 
 ASIDE = ".aside"
 MENDING = ".mending"
@@ -152,6 +152,16 @@ class _ZipPlace(MendingPlace):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def refuse_unmendable(target: str) -> None:
+    """Refuse where objects cannot be replaced (StorageError, kind ``"unsupported-target"``)."""
+    if target.startswith(("http://", "https://")) or (is_url(target) and is_zip_name(target)):
+        raise StorageError(
+            f"{target}: what is there cannot be written to object by object",
+            kind="unsupported-target",
+            hint="mend a copy on this machine or in a bucket, then put it there",
+        )
+
+
 @contextlib.contextmanager
 def mending_place(
     target: str, *, options: Mapping[str, Any] | None = None
@@ -162,12 +172,7 @@ def mending_place(
     ------
     StorageError : nothing is there, or it cannot be written to (kind ``"unsupported-target"``).
     """
-    if target.startswith(("http://", "https://")) or (is_url(target) and is_zip_name(target)):
-        raise StorageError(
-            f"{target}: what is there cannot be written to object by object",
-            kind="unsupported-target",
-            hint="mend a copy on this machine or in a bucket, then put it there",
-        )
+    refuse_unmendable(target)
     if not is_url(target) and is_zip_name(target):
         path = Path(target.removeprefix("file://"))
         if not path.is_file():
@@ -194,4 +199,6 @@ def _readable_zip(path: Path) -> ArchiveStore:
     except FormatError:
         from zarr.storage import MemoryStore
 
-        return ArchiveStore(MemoryStore(), str(path))
+        nothing = ArchiveStore(MemoryStore(), str(path))
+        nothing.is_remote = False
+        return nothing

@@ -4,6 +4,7 @@ Each pair of archive and damage goes through every way of reading. The outcome i
 
 - ``error``: an exception of the documented family (through plain Zarr: any exception);
 - ``same``: everything reads as before, the damage is not in what this way reads;
+- ``rest``: what is lost is masked, and the rest reads as before;
 - ``absent``: something is not there at all, and cannot be taken for a value;
 - ``found``: verify lists it;
 - ``wrong``: other values without a word. There may be none;
@@ -22,6 +23,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from adapters.errors import SourceError
 from psc_volumetric.errors import PscError
@@ -121,6 +124,8 @@ def read_damaged(way: str, place: Path, scratch: Path, good: Found) -> tuple[str
     wrong = [key for key, value in found.items() if key not in good or not same(value, good[key])]
     if wrong:
         return "wrong", ", ".join(wrong)
+    if any(np.ma.is_masked(value) for value in found.values()):
+        return "rest", ""
     return ("same", "") if len(found) == len(good) else ("absent", "")
 
 

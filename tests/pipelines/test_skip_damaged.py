@@ -11,6 +11,8 @@ import pydicom
 import pytest
 import xarray as xr
 
+from pipelines.restoring.folder import Restoration, restore_complete
+from pipelines.restoring.restore import RestoreOptions
 from tests.pipelines.conftest import run_in_process
 
 LOSSLESS = ("--coders", "zstd")
@@ -91,6 +93,16 @@ def test_dicom(damaged, sources, tmp_path, run):
         dataset = pydicom.dcmread(path)
         assert dataset.SOPInstanceUID not in uids and dataset.ImageType[0] == "DERIVED"
         assert "FILLED" in dataset.DerivationDescription
+
+
+def test_masks_of_many_archives_stand_beside_their_files(damaged, tmp_path):
+    for kind, variable in (("dicom", "image"), ("nifti", "image")):
+        lose(damaged[kind], variable)
+        one = Restoration(str(damaged[kind]), str(tmp_path / "out" / kind))
+        report = restore_complete(one, RestoreOptions(skip_damaged=True))
+        assert report is not None and report.damage
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.gz"))
+    assert found == ["dicom.damaged.nii.gz", "nifti/oblique.damaged.nii.gz"]
 
 
 def test_netcdf_and_what_stands_beside_its_fields(damaged, sources, tmp_path, run):

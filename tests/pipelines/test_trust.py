@@ -143,6 +143,17 @@ def test_copies_have_the_signature(sealed, key, tmp_path, run):
         assert run("verify", copied, "--public-key", f"{key}.pub").code == 0
 
 
+def test_scrub_asks_for_signatures(sealed, key, tmp_path, run):
+    words = ("scrub", sealed.parent, "--public-key", f"{key}.pub", "--json")
+    unsigned = run(*words)
+    assert unsigned.code == 7 and kinds(unsigned) == ["not-signed"]
+    assert run("sign", sealed, "--key", key).code == 0
+    assert run(*words).code == 0
+    edit_consistently(sealed)
+    assert kinds(run(*words)) == ["bad-signature"]
+    assert run("scrub", sealed.parent, "--public-key", tmp_path / "none").code == 2
+
+
 def test_no_signature_is_replaced(sealed, key, tmp_path, run):
     assert run("sign", sealed, "--key", key).code == 0
     text = sealed.with_name("a.psc.zarr.sig").read_bytes()
