@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
-import psc_volumetric
-from adapters import keep_originals
 from adapters.errors import SourceError
 from pipelines.archiving.bricks import (
     BrickJob,
@@ -23,7 +21,6 @@ from pipelines.archiving.bricks import (
     encode_brick_jobs,
     jobs_of,
 )
-from pipelines.archiving.created import created_now
 from pipelines.archiving.item_report import (
     ALREADY,
     FAILED,
@@ -40,9 +37,9 @@ from pipelines.archiving.rate_control import deferred, reached, settle, with_ste
 from pipelines.archiving.refused import RefusedSources, is_about_source
 from pipelines.archiving.sealing_proof import prepared_with_proof
 from pipelines.archiving.targets import ABSENT, OTHER_SETTINGS, SAME, is_archive_name, state_at
+from pipelines.archiving.whole_archive import begin_writing, source_to_keep
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.skeleton import Beside
 from psc_volumetric.archive.targets import tidy_up
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.errors import PscError, StorageError
@@ -150,14 +147,6 @@ def sealed_state(item: ItemPlan) -> str:
     return state_at(item.target, item.files, item.provenance)[0]
 
 
-def _recorded_provenance(item: ItemPlan) -> dict[str, Any]:
-    """How the archive was made, the same in every run that makes the same bytes."""
-    path = {} if item.source_path is None else {"source_path": item.source_path}
-    software = {"software": f"psc-archive {psc_volumetric.__version__}"}
-    old = {} if item.supersedes is None else {"supersedes": item.supersedes}
-    return {**software, **item.provenance, **path, **old}
-
-
 def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
     """Begin or continue the archive of an item; gives the brick jobs that are still to do.
 
@@ -172,21 +161,7 @@ def begin(item: ItemPlan) -> tuple[BrickJob, ...]:
         there (kinds ``"target-exists"``, ``"partial-differs"``), or the target is not writable.
     """
     item = with_steps(item)
-    source = open_item(item.candidate)
-    volumes = {volume.name: volume for volume in source.volumes}
-    writer = ArchiveWriter.create(
-        item.target,
-        mode=item.options.mode,
-        variables=[variable.spec for variable in item.variables],
-        beside=Beside(
-            {v.spec.name: volumes[v.volume].coordinates for v in item.variables},
-            source.arrays,
-            source.groups,
-        ),
-        sources=source.files,
-        created=created_now(),
-        provenance=_recorded_provenance(item),
-    )
+    writer = begin_writing(item, open_item(item.candidate), item.target)
     jobs = []
     for variable in item.variables:
         last, step = deferred(variable), variable.spec.parameters.get("step")
@@ -215,10 +190,7 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
     start = time.perf_counter()
     item = with_steps(item)
     settle(item)
-    source = open_item(item.candidate)
-    if item.options.keep_original or source.beyond_remaking:
-        every = bool(source.beyond_remaking)
-        source = keep_originals(source, item.candidate, every=every)
+    source = source_to_keep(item)
     writer = ArchiveWriter.open_partial(item.target)
     try:
         prepared, remarks = prepared_with_proof(writer, item, source)
@@ -229,14 +201,14 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
     manifest = prepared.commit()
     with ArchiveReader.open(item.target) as reader:
         recorded = reader.info()
-    rows = tuple(_variable_row(variable, recorded["variables"]) for variable in item.variables)
+    rows = tuple(_variable_row(item, variable, recorded) for variable in item.variables)
     return ItemReport(
         name=item.candidate.label,
         target=item.target,
         kind=item.candidate.kind,
         prior=item.prior,
         variables=rows,
-        archive_bytes=manifest.size + len(manifest.to_bytes()),
+        archive_bytes=recorded["bytes"]["total"],
         brick_bytes=sum(row["bytes"] for row in rows),
         source_bytes=item.source_bytes,
         manifest=manifest.digest,
@@ -250,12 +222,15 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
 def _missed(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Targets that were not met, in words."""
     unit = {"bpv": "bpv", "psnr": "dB"}
-    targets = [(row["name"], row["target"]) for row in rows if row["target"] is not None]
+    missed = {
+        "the archive" if target["kind"] == "bpv" else row["name"]: target
+        for row in rows
+        if (target := row["target"]) is not None and not target["met"]
+    }
     return [
         f"{name}: the target of {target['wanted']:g} {unit[target['kind']]} was missed, reached "
         f"are {target['reached']:.4g}"
-        for name, target in targets
-        if not target["met"]
+        for name, target in missed.items()
     ]
 
 
@@ -264,12 +239,14 @@ def resumed_bricks(item: ItemPlan, jobs: Sequence[BrickJob]) -> int:
     return item.bricks - len(jobs) - sum(len(deferred(v)) for v in item.variables)
 
 
-def _variable_row(variable: VariablePlan, recorded: dict[str, Any]) -> dict[str, Any]:
-    found = recorded[variable.spec.name]
+def _variable_row(
+    item: ItemPlan, variable: VariablePlan, recorded: dict[str, Any]
+) -> dict[str, Any]:
+    found = recorded["variables"][variable.spec.name]
     last = found["levels"][-1]
     rmse = last["rmse"]
     peak = variable.kept.peak
-    target = reached(variable, found["bytes"], rmse)
+    target = reached(item, variable, recorded["bytes"]["total"], rmse)
     return {
         "name": variable.spec.name,
         "shape": found["shape"],

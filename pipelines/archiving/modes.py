@@ -67,8 +67,10 @@ class VariableMode:
         }
 
 
-def decide(volume: Volume, options: ArchiveOptions) -> VariableMode:
+def decide(volume: Volume, options: ArchiveOptions, *, may_carry: bool = True) -> VariableMode:
     """Decide how a volume is kept; reads its values only where the answer depends on them.
+
+    ``may_carry`` says whether the archive has room for a prior, which travels with it.
 
     Raises
     ------
@@ -81,6 +83,7 @@ def decide(volume: Volume, options: ArchiveOptions) -> VariableMode:
     if reason is not None:
         return VariableMode("lossless", None, "none", reason, sampled)
     base, limits, tries_prior = options.lossy_base, volume.limits, options.tries_prior
+    tries_prior = tries_prior and may_carry
     if options.max_error is None:
         return VariableMode(options.mode, None, base, None, sampled, limits, tries_prior)
     bound = _stored_bound(volume, options, sampled)

@@ -6,6 +6,7 @@ follow are small frozen records, so that any process can do any of them and get 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -39,6 +40,7 @@ from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
 from psc_volumetric.extras import require
+from psc_volumetric.methods.registry import AUTO
 from psc_volumetric.prior import Prior, installed_priors, load_prior
 from psc_volumetric.tiling import default_brick_shape
 
@@ -55,6 +57,7 @@ __all__ = [
 ]
 
 PLAIN_TILE = (8, 64, 64)
+LEAST_WITH_PRIOR = 12 << 20  # bytes of an archive; a prior takes a tenth of that
 
 
 def plan(
@@ -228,7 +231,8 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     item = open_item(candidate)
     if not item.volumes and not item.arrays and candidate.kind != ORIGINAL:
         raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
-    decided = [(volume, decide(volume, options)) for volume in item.volumes]
+    may_carry = _may_carry_prior(item, options)
+    decided = [(v, decide(v, options, may_carry=may_carry)) for v in item.volumes]
     ranges = [kept.range for _, kept in decided if kept.range is not None]
     notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
     name, tile, digest = None, PLAIN_TILE, None
@@ -266,6 +270,14 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         item.files,
         identifies=item.identifies,
     )
+
+
+def _may_carry_prior(item: SourceItem, options: ArchiveOptions) -> bool:
+    """Whether a prior nobody asked for fits into the archive, where a rate limits its bytes."""
+    if options.bpv is None or options.lossy_base != AUTO or options.prior is not None:
+        return True
+    voxels = sum(math.prod(volume.array.shape) for volume in item.volumes)
+    return options.bpv * voxels / 8 >= LEAST_WITH_PRIOR
 
 
 def _exact_region(

@@ -1,9 +1,11 @@
 """The quantiser step that meets a target of rate or PSNR over a whole archive.
 
-One step for all bricks of a variable is nearly the best division of bytes among them: bricks then
-sit at equal slope. It is found on a sample of bricks and stored in the archive's attributes before
-anything is written. The bricks of the sample are coded last, with a step of their own that makes
-up for what the others missed, so that the archive as a whole meets its target.
+One step for all bricks is nearly the best division of bytes among them: bricks then sit at equal
+slope. It is found on a sample of bricks and stored in the archive's attributes before anything is
+written. The bricks of the sample are coded last, with a step of their own that makes up for what
+the others missed, so that the archive as a whole meets its target. A rate counts every byte of the
+archive; its variables share one step, so that one that needs more than its share gets it. A PSNR is
+met by each variable, with its own step.
 
 Everything here depends only on the source and the options, so a run that was stopped continues
 with the same steps.
@@ -13,17 +15,19 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pipelines.archiving.bricks import encoded, jobs_of, voxels
-from pipelines.archiving.plan import ItemPlan, VariablePlan
+from pipelines.archiving.plan import ItemPlan, VariablePlan, open_item
+from pipelines.archiving.step_search import FIRST_STEP, Trial, search
+from pipelines.archiving.whole_archive import bytes_beside, preview_bytes
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import EncodedBrick
 from psc_volumetric.errors import ParameterError, StorageError
-from psc_volumetric.methods.parameters import LARGEST_STEP, SMALLEST_STEP
+from psc_volumetric.methods.parameters import LARGEST_STEP
 from psc_volumetric.metrics import rate_bpv
 from psc_volumetric.tiling import TileGrid
 
@@ -34,33 +38,19 @@ __all__ = [
     "deferred",
     "reached",
     "sample_positions",
-    "search",
     "settle",
     "with_steps",
 ]
 
 BPV_TOLERANCE = 0.02  # share of the target
 PSNR_TOLERANCE_DB = 0.1
-FIRST_STEP = 0.5
-SLOPES = {"bpv": -1.2, "psnr": 1.3}  # of log bytes and log squared error over log step
-CLOSE = {"bpv": 0.008, "psnr": 0.009}  # when a search stops: less than half of what is allowed
 FAR = {"bpv": 0.05, "psnr": 0.115}  # when a target counts as out of reach: 5 %, 0.5 dB
-MOST_TRIALS = 16
-FARTHEST = 6.0  # from one step to the next, logarithm
 FEW_BRICKS = 8
 SAMPLE_SHARE = 0.25
 MOST_SAMPLED = 32
 _KEPT_BYTES = 64 << 20
 
 Position = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A step and the quantity (bytes, or squared error) it gave."""
-
-    step: float
-    quantity: float
 
 
 class _Tile(Protocol):
@@ -73,14 +63,14 @@ class _Tile(Protocol):
 
 @dataclass(frozen=True)
 class Reached:
-    """Target of one variable and what its archive has.
+    """Target of a variable and what its archive has.
 
     Attributes
     ----------
     kind : str
         ``"bpv"`` or ``"psnr"``.
     wanted, reached : float
-        Bits per voxel, or decibels; ``reached`` is infinite without any error.
+        Bits per voxel of the whole archive, or decibels; ``reached`` is infinite without any error.
     """
 
     kind: str
@@ -113,68 +103,46 @@ def deferred(variable: VariablePlan) -> frozenset[Position]:
     return frozenset(sample_positions(variable.spec) if has_target else ())
 
 
-def search(
-    measure: Callable[[float], float], wanted: float, *, kind: str, start: float
-) -> tuple[Trial, bool]:
-    """Find the step at which a quantity is closest to what is wanted.
+@dataclass(frozen=True)
+class _Pool:
+    """Variables that meet a target together, with one step: all at a rate, each alone at a PSNR.
 
-    Parameters
+    Attributes
     ----------
-    measure : callable
-        Step -> bytes (kind ``"bpv"``, falling) or squared error (``"psnr"``, rising).
-    wanted : float
-        The quantity, above 0.
-    start : float
-        First step to try.
-
-    Returns
-    -------
-    best : Trial
-    is_close : bool
-        Whether it is within ``CLOSE``; False when the steps end before, or the quantity jumps.
+    variables : tuple of VariablePlan
+        Those that are exact have no step and take what they need.
+    kind : str
+    value, quantity : float
+        The target, and the bytes of the archive or the squared error that it stands for.
     """
-    slope = SLOPES[kind]
-    low, high = math.log(SMALLEST_STEP), math.log(LARGEST_STEP)
-    x, best = math.log(start), Trial(start, math.inf)
-    trials: list[tuple[float, float]] = []
-    for _ in range(MOST_TRIALS):
-        step = float(f"{min(max(math.exp(x), SMALLEST_STEP), LARGEST_STEP):.6g}")
-        trial = Trial(step, measure(step))
-        gap = _gap(trial, wanted)
-        if abs(gap) < abs(_gap(best, wanted)) or not trials:
-            best = trial
-        if abs(gap) <= CLOSE[kind]:
-            return best, True
-        x = math.log(step)
-        if (gap > 0) == (slope < 0):
-            low = max(low, x)
-        else:
-            high = min(high, x)
-        if high - low < 1e-4:
-            break
-        trials.append((x, gap))
-        x = _next(trials, slope, low, high)
-    return best, False
+
+    variables: tuple[VariablePlan, ...]
+    kind: str
+    value: float
+    quantity: float
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of all variables."""
+        return sum(math.prod(variable.spec.shape) for variable in self.variables)
+
+    def value_of(self, quantity: float) -> float:
+        """Bits per voxel, or decibels."""
+        if self.kind == "bpv":
+            return rate_bpv(round(quantity), self.voxels)
+        return _decibels(self.variables[0], quantity)
 
 
-def _gap(trial: Trial, wanted: float) -> float:
-    """Logarithm of quantity over wanted; a quantity of 0 counts as very small."""
-    return math.log(max(trial.quantity, 1e-300) / wanted)
-
-
-def _next(trials: Sequence[tuple[float, float]], slope: float, low: float, high: float) -> float:
-    """Logarithm of the next step: by secant; inside a bracket by turns with halves of it."""
-    x, gap = trials[-1]
-    other = min((t for t in trials if t[1] * gap < 0), key=lambda t: abs(t[0] - x), default=None)
-    if other is not None:
-        share = 0.5 if len(trials) % 2 else gap / (gap - other[1])
-        return x + (other[0] - x) * min(max(share, 0.05), 0.95)
-    if len(trials) > 1:
-        before, then = trials[-2]
-        found = (gap - then) / (x - before) if x != before else slope
-        slope = math.copysign(min(max(abs(found), 0.08), 4.0), slope)
-    wanted = x - min(max(gap / slope, -FARTHEST), FARTHEST)
-    return min(max(wanted, low), high)
+def _pools(item: ItemPlan) -> list[_Pool]:
+    """What is searched for in an item; nothing without a target."""
+    aimed = [v for v in item.variables if "target" in v.spec.parameters]
+    if item.options.target is None or not aimed:
+        return []
+    kind, value = item.options.target
+    if kind == "bpv":
+        pool = _Pool(item.variables, kind, value, 0.0)
+        return [replace(pool, quantity=value * pool.voxels / 8)]
+    return [_Pool((v,), kind, value, _squared(v, value)) for v in aimed]
 
 
 def with_steps(item: ItemPlan) -> ItemPlan:
@@ -187,17 +155,18 @@ def with_steps(item: ItemPlan) -> ItemPlan:
     ------
     ParameterError : kind ``"target-unreachable"``; the message says what can be reached.
     """
-    if item.options.target is None:
-        return item
-    known = _remembered(item)
-    variables = []
-    for variable in item.variables:
-        spec = variable.spec
-        if "target" in spec.parameters and "step" not in spec.parameters:
-            step = known.get(spec.name) or _first_step(item, variable)
-            spec = replace(spec, parameters={**spec.parameters, "step": step})
-        variables.append(replace(variable, spec=spec))
-    return replace(item, variables=tuple(variables))
+    steps = _remembered(item) if item.options.target is not None else {}
+    for pool in _pools(item):
+        names = [v.spec.name for v in pool.variables if "target" in v.spec.parameters]
+        if not steps.keys() >= set(names):
+            steps |= dict.fromkeys(names, _first_step(item, pool))
+    variables = tuple(
+        replace(v, spec=replace(v.spec, parameters={**v.spec.parameters, "step": step}))
+        if (step := steps.get(v.spec.name)) is not None
+        else v
+        for v in item.variables
+    )
+    return replace(item, variables=variables)
 
 
 def _remembered(item: ItemPlan) -> dict[str, float]:
@@ -215,60 +184,97 @@ def _remembered(item: ItemPlan) -> dict[str, float]:
     return found
 
 
-def _first_step(item: ItemPlan, variable: VariablePlan) -> float:
-    sample = sample_positions(variable.spec)
-    share = sum(_voxels(variable.spec, p) for p in sample) / math.prod(variable.spec.shape)
-    kind, wanted = _wanted(variable)
+def _first_step(item: ItemPlan, pool: _Pool) -> float:
+    """The step for the whole pool, by bricks of the sample.
+
+    Raises
+    ------
+    ParameterError : kind ``"target-unreachable"``.
+    """
+    beside = _beside(item, pool, FIRST_STEP)
 
     def measure(step: float) -> float:
-        return _measured(item, variable, sample, step, kind)
+        return _scaled(item, pool, step)
 
-    best, is_close = search(measure, wanted * share, kind=kind, start=FIRST_STEP)
-    if not is_close and abs(_gap(best, wanted * share)) > FAR[kind]:
-        reached = _value(variable, kind, best.quantity / share)
-        counted = variable.spec.parameters.get("exact_roi")
-        hint = f"; what is exact ({counted}) counts" if counted else ""
-        raise ParameterError(
-            f"variable {variable.spec.name!r}: {_text(kind, variable.spec.parameters['target'][1])}"
-            f" cannot be reached; the closest is {_text(kind, reached)}",
-            kind="target-unreachable",
-            hint=f"choose a target near that; --mode lossless and --mode bounded need none{hint}",
-        )
+    wanted = pool.quantity - beside
+    if wanted <= 0:  # even the coarsest bricks are too much: what would they be
+        best, is_close = Trial(LARGEST_STEP, measure(LARGEST_STEP)), False
+    else:
+        best, is_close = search(measure, wanted, kind=pool.kind, start=FIRST_STEP)
+    reached = best.quantity + beside
+    if not is_close and abs(math.log(max(reached, 1e-300) / pool.quantity)) > FAR[pool.kind]:
+        raise _unreachable(item, pool, reached, beside)
     return best.step
+
+
+def _unreachable(item: ItemPlan, pool: _Pool, reached: float, beside: float) -> ParameterError:
+    text = _text(pool.kind, pool.value_of(reached))
+    if pool.kind == "bpv":
+        what = f"the archive, {math.ceil(pool.quantity)} bytes at "
+        text += f", {math.ceil(beside)} bytes are beside the bricks"
+    else:
+        what = f"variable {pool.variables[0].spec.name!r}: "
+    counted = [v.spec.parameters.get("exact_roi") for v in pool.variables]
+    hint = f"; what is exact ({counted[0]}) counts" if any(counted) else ""
+    if open_item(item.candidate).beyond_remaking or item.options.keep_original:
+        hint += "; the original that is kept counts"
+    return ParameterError(
+        f"{what}{_text(pool.kind, pool.value)}, cannot be reached; the closest is {text}",
+        kind="target-unreachable",
+        hint="choose a target near that; --mode lossless, --mode bounded and --step need "
+        f"none{hint}",
+    )
 
 
 def _text(kind: str, value: float) -> str:
     return f"{value:.4g} bpv" if kind == "bpv" else f"{value:.2f} dB"
 
 
-def _wanted(variable: VariablePlan) -> tuple[str, float]:
-    """Kind of a variable's target, and the bytes or squared error it stands for."""
-    kind, value = variable.spec.parameters["target"]
-    voxels = math.prod(variable.spec.shape)
-    if kind == "bpv":
-        return kind, value * voxels / 8
+def _squared(variable: VariablePlan, decibels: float) -> float:
+    """The squared error that a PSNR stands for."""
     peak = variable.kept.peak or 1.0
-    return kind, peak**2 * voxels / 10 ** (value / 10)
+    return peak**2 * math.prod(variable.spec.shape) / float(10 ** (decibels / 10))
 
 
-def _value(variable: VariablePlan, kind: str, quantity: float) -> float:
-    """Bits per voxel, or decibels, of a variable's bytes or squared error."""
-    voxels = math.prod(variable.spec.shape)
-    if kind == "bpv":
-        return rate_bpv(round(quantity), voxels)
+def _decibels(variable: VariablePlan, squared: float) -> float:
     peak = variable.kept.peak or 1.0
-    return 10 * math.log10(peak**2 * voxels / quantity) if quantity else math.inf
+    voxels = math.prod(variable.spec.shape)
+    return 10 * math.log10(peak**2 * voxels / squared) if squared else math.inf
 
 
 def _voxels(spec: VariableSpec, position: Position) -> int:
     return math.prod(spec.valid(position))
 
 
+def _beside(item: ItemPlan, pool: _Pool, step: float) -> float:
+    """Bytes of the archive without bricks and previews, by bricks of the sample; 0 at a PSNR."""
+    if pool.kind != "bpv":
+        return 0.0
+    bricks = {
+        v.spec.name: {p: _trial(item, v, p, step) for p in sample_positions(v.spec)}
+        for v in pool.variables
+    }
+    return float(bytes_beside(item, bricks))
+
+
+def _scaled(item: ItemPlan, pool: _Pool, step: float) -> float:
+    """Bytes with previews, or squared error, of all bricks of a pool by those of the sample."""
+    total = 0.0
+    for variable in pool.variables:
+        sample = sample_positions(variable.spec)
+        share = sum(_voxels(variable.spec, p) for p in sample) / math.prod(variable.spec.shape)
+        found = _measured(item, variable, sample, step, pool.kind) / share
+        total += found + (preview_bytes(item, found) if pool.kind == "bpv" else 0.0)
+    return total
+
+
 _trials: OrderedDict[tuple[str, str, Position, float], EncodedBrick] = OrderedDict()
 
 
 def _trial(item: ItemPlan, variable: VariablePlan, position: Position, step: float) -> EncodedBrick:
-    """One brick coded with a step; the latest ones are remembered."""
+    """One brick coded with a step, or exactly; the latest ones are remembered."""
+    if "target" not in variable.spec.parameters:
+        step = FIRST_STEP
     key = (repr((item.candidate, item.options)), variable.spec.name, position, step)
     if key not in _trials:
         _trials[key] = encoded(jobs_of(item, variable, position, step))[1]
@@ -314,31 +320,36 @@ def settle(item: ItemPlan) -> None:
     SourceError, StorageError : voxels cannot be read, or a brick cannot be stored.
     """
     writer = ArchiveWriter.open_partial(item.target)
-    for variable in item.variables:
-        if "target" in variable.spec.parameters:
-            _settle(item, variable, writer)
+    for pool in _pools(item):
+        _settle(item, pool, writer)
 
 
-def _settle(item: ItemPlan, variable: VariablePlan, writer: ArchiveWriter) -> None:
-    spec = variable.spec
-    sample = sample_positions(spec)
-    kind, total = _wanted(variable)
-    rest = set(spec.positions()) - set(sample)
-    others = math.fsum(_stored(writer, spec, position, kind) for position in sorted(rest))
-    step = float(spec.parameters["step"])
+def _settle(item: ItemPlan, pool: _Pool, writer: ArchiveWriter) -> None:
+    aimed = [v for v in pool.variables if "target" in v.spec.parameters]
+    step = float(aimed[0].spec.parameters["step"])
+    samples = {v.spec.name: sample_positions(v.spec) if v in aimed else () for v in pool.variables}
+    others, rest = 0.0, 0
+    for variable in pool.variables:
+        positions = sorted(set(variable.spec.positions()) - set(samples[variable.spec.name]))
+        found = math.fsum(_stored(writer, variable.spec, p, pool.kind) for p in positions)
+        others += found + (preview_bytes(item, found) if pool.kind == "bpv" else 0.0)
+        rest += len(positions)
 
     def measure(tried: float) -> float:
-        return _measured(item, variable, sample, tried, kind)
+        found = (_measured(item, v, samples[v.spec.name], tried, pool.kind) for v in aimed)
+        return math.fsum(found)
 
     if rest:
         at_first = measure(step)
+        total = pool.quantity - _beside(item, pool, step)
         # The sample cannot make up for more than a factor of two without standing out.
         wanted = min(max(total - others, at_first / 2), at_first * 2)
-        step = search(measure, wanted, kind=kind, start=step)[0].step
-    for position in sample:
-        job = jobs_of(item, variable, position, step)
-        brick = _trial(item, variable, position, step)
-        writer.write_brick(spec.name, position, brick, values=voxels(job))
+        step = search(measure, wanted, kind=pool.kind, start=step)[0].step
+    for variable in aimed:
+        for position in samples[variable.spec.name]:
+            job = jobs_of(item, variable, position, step)
+            brick = _trial(item, variable, position, step)
+            writer.write_brick(variable.spec.name, position, brick, values=voxels(job))
 
 
 def _stored(writer: ArchiveWriter, spec: VariableSpec, position: Position, kind: str) -> float:
@@ -350,19 +361,25 @@ def _stored(writer: ArchiveWriter, spec: VariableSpec, position: Position, kind:
     return float(record.size) if kind == "bpv" else squared_error(spec, position, record.tiles)
 
 
-def reached(variable: VariablePlan, nbytes: int, rmse: float) -> Reached | None:
-    """What a sealed variable has of its target; None when it has none.
+def reached(
+    item: ItemPlan, variable: VariablePlan, archive_bytes: int, rmse: float
+) -> Reached | None:
+    """What a sealed archive has of a target; None for a variable that has none.
 
     Parameters
     ----------
+    item : ItemPlan
     variable : VariablePlan
-    nbytes : int
-        Bytes of all its bricks.
+    archive_bytes : int
+        Of the whole archive: a rate is met by all variables, and all beside them, together.
     rmse : float
-        Root mean squared error over all its voxels, stored units.
+        Root mean squared error of the variable over all its voxels, stored units.
     """
     if "target" not in variable.spec.parameters:
         return None
     kind, wanted = variable.spec.parameters["target"]
-    quantity = float(nbytes) if kind == "bpv" else rmse**2 * math.prod(variable.spec.shape)
-    return Reached(kind, wanted, _value(variable, kind, quantity))
+    if kind == "psnr":
+        squared = rmse**2 * math.prod(variable.spec.shape)
+        return Reached(kind, wanted, _decibels(variable, squared))
+    (pool,) = _pools(item)
+    return Reached(kind, wanted, pool.value_of(archive_bytes))

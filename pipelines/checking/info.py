@@ -52,6 +52,7 @@ def info_lines(info: dict[str, Any]) -> list[str]:
         f"size      {size_text(sizes['total'])}: bricks {size_text(sizes['bricks'])}, priors "
         f"{size_text(sizes['priors'])}, source {size_text(sizes['source'])}, preview "
         f"{size_text(sizes['preview'])}, tiles {size_text(sizes['tiles'])}",
+        *_rate_lines(info),
         f"priors    {', '.join(digest[:16] for digest in info['priors']) or 'none'}",
         f"made by   {info['provenance'].get('software', 'unknown')}",
         *_superseded_lines(info["provenance"].get(SUPERSEDES)),
@@ -67,6 +68,16 @@ def _superseded_lines(recorded: Any) -> list[str]:
         return []
     created = f" of {recorded['created']}" if recorded.get("created") else ""
     return [f"replaces  the archive{created} with manifest {recorded.get('manifest')}"]
+
+
+def _rate_lines(info: dict[str, Any]) -> list[str]:
+    """Bits per voxel of all bytes, and the target that the archive had for it."""
+    if info["bpv"] is None:
+        return []
+    targets = (entry["parameters"].get("target") for entry in info["variables"].values())
+    wanted = next((value for kind, value in filter(None, targets) if kind == "bpv"), None)
+    aim = "" if wanted is None else f", target {wanted:g} bpv"
+    return [f"rate      {info['bpv']:.4g} bpv with all bytes{aim}"]
 
 
 def _source_text(info: dict[str, Any]) -> str:
@@ -126,13 +137,11 @@ def _promise_lines(parameters: dict[str, Any], entry: dict[str, Any]) -> list[st
     lines = [text]
     if "exact_roi" in parameters:
         lines.append(f"  exact   in {parameters['exact_roi']}")
-    if "target" in parameters:
-        kind, wanted = parameters["target"]
-        last = entry["levels"][-1]
-        found = last["bpv"] if kind == "bpv" else last["psnr_db"]
-        unit = "bpv" if kind == "bpv" else "dB"
-        shown = "no error" if found is None else f"{found:.4g} {unit}"
-        lines.append(f"  target  {wanted:g} {unit}, reached {shown}")
+    kind, wanted = parameters.get("target", ("", 0.0))
+    if kind == "psnr":
+        found = entry["levels"][-1]["psnr_db"]
+        shown = "no error" if found is None else f"{found:.4g} dB"
+        lines.append(f"  target  {wanted:g} dB, reached {shown}")
     return lines
 
 

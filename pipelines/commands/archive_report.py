@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -166,7 +167,7 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
             lines.append(f"already   {report.target}: sealed from this source by an earlier run")
         if report.state != ARCHIVED:
             continue
-        lines.append(f"sealed    {report.target} ({report.archive_bytes} bytes)")
+        lines.append(f"sealed    {report.target} ({_size_text(report)})")
         lines += [_variable_line(row) for row in report.variables]
         resumed = f", {report.resumed} from an earlier run" if report.resumed else ""
         lines.append(
@@ -176,6 +177,21 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
         lines.append(f"          manifest {report.manifest}")
         lines += [f"          note: {note}" for note in report.notes]
     return lines + _skipped(plan) + _aside(plan) + _notes(plan)
+
+
+def _size_text(report: ItemReport) -> str:
+    """All bytes, as a rate too, and whether that is the one that was wanted."""
+    voxels = sum(math.prod(row["shape"]) for row in report.variables)
+    text = f"{report.archive_bytes} bytes"
+    text += f", {8 * report.archive_bytes / voxels:.4g} bpv" if voxels else ""
+    targets = filter(None, (row["target"] for row in report.variables))
+    return text + next((_target_text(t) for t in targets if t["kind"] == "bpv"), "")
+
+
+def _target_text(target: dict[str, Any]) -> str:
+    word = "met" if target["met"] else "missed"
+    unit = "bpv" if target["kind"] == "bpv" else "dB"
+    return f"; target {target['wanted']:g} {unit} {word} with {target['reached']:.5g}"
 
 
 def _promise(row: dict[str, Any]) -> str:
@@ -197,10 +213,8 @@ def _variable_line(row: dict[str, Any]) -> str:
     elif row["reason"]:
         quality += f": {row['reason']}"
     target = row["target"]
-    if target is not None:
-        word = "met" if target["met"] else "missed"
-        unit = "bpv" if target["kind"] == "bpv" else "dB"
-        quality += f"; target {target['wanted']:g} {unit} {word} with {target['reached']:.5g}"
+    if target is not None and target["kind"] == "psnr":
+        quality += _target_text(target)
     return f"          {row['name']}: {row['bytes']} bytes, {row['bpv']:.4f} bpv, {quality}"
 
 

@@ -31,7 +31,7 @@ from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table
 from psc_volumetric.errors import StorageError
 
-__all__ = ["clean_up", "commit", "is_journal", "prepare", "remove_tree"]
+__all__ = ["clean_up", "commit", "consolidate", "is_journal", "prepare", "remove_tree"]
 
 SIDECARS = ("tiles/", "preview/", "source/", "priors/")
 
@@ -57,14 +57,14 @@ def prepare(
     bricks: dict[str, Entry] = {}
     for spec in variables:
         _complete_variable(store, spec, bricks, preview_bytes)
-    _consolidate(store, [*(spec.node for spec in variables), *beside])
+    consolidate(store, [*(spec.node for spec in variables), *beside])
     _remove_leftovers(store)
     for key, entry in bricks.items():
         _check_back(store, key, entry)
     return Manifest({**bricks, **_other_entries(store, variables, beside, bricks)})
 
 
-def _consolidate(store: ArchiveStore, nodes: Sequence[str]) -> None:
+def consolidate(store: ArchiveStore, nodes: Sequence[str]) -> None:
     """Let the root say what its nodes say."""
     found: dict[str, dict[str, Any]] = {}
     for path in ("", *nodes):

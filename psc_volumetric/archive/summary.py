@@ -26,9 +26,10 @@ def summarise(archive: OpenArchive) -> dict[str, Any]:
 
     Notes
     -----
-    Rates: ``bytes`` of a level counts headers and index of every brick; ``bpv`` is those bits per
-    source voxel. ``psnr_db`` has no place here because the peak is not recorded; ``rmse`` is in
-    stored units, over all tiles that record an error.
+    Rates: ``bytes`` of a level counts headers and index of every brick; its ``bpv`` is those bits
+    per source voxel, that of the archive all its bits per voxel of all variables. ``psnr_db`` has
+    no place here because the peak is not recorded; ``rmse`` is in stored units, over all tiles that
+    record an error.
     """
     manifest = archive.manifest
     source = archive.document.source
@@ -39,6 +40,7 @@ def summarise(archive: OpenArchive) -> dict[str, Any]:
     }
     sizes["bricks"] = sum(item["bytes"] for item in variables.values())
     total = manifest.size + len(manifest.to_bytes())
+    voxels = sum(math.prod(spec.shape) for spec in archive.variables.values())
     sizes["other"] = total - sum(sizes.values())
     sizes["total"] = total
     return {
@@ -48,6 +50,7 @@ def summarise(archive: OpenArchive) -> dict[str, Any]:
         "manifest": manifest.digest,
         "objects": len(manifest.entries),
         "bytes": sizes,
+        "bpv": 8 * total / voxels if voxels else None,
         "source_bytes": source.bytes,
         "source_files": source.files,
         "priors": list(archive.prior_source().digests),

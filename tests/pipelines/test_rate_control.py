@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
+import netCDF4
 import nibabel
 import numpy as np
 import pytest
@@ -15,15 +17,11 @@ from hypothesis import strategies as st
 from pipelines.archiving import sealing_proof
 from pipelines.archiving.archive import ArchiveOptions, archive, begin, finish, plan
 from pipelines.archiving.bricks import encode_brick_job
-from pipelines.archiving.rate_control import (
-    CLOSE,
-    LARGEST_STEP,
-    SMALLEST_STEP,
-    sample_positions,
-    search,
-)
+from pipelines.archiving.rate_control import sample_positions
+from pipelines.archiving.step_search import CLOSE, search
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.parameters import LARGEST_STEP, SMALLEST_STEP
 
 NIBABEL_FILES = Path(nibabel.__file__).parent / "tests" / "data"
 
@@ -100,12 +98,12 @@ def test_sample_is_all_of_few_bricks_and_spread_over_many():
 @pytest.mark.parametrize(
     ("base", "target"),
     [
-        ("wavelet", {"bpv": 0.8}),
+        ("wavelet", {"bpv": 2.0}),
         ("wavelet", {"psnr": 32.0}),
-        pytest.param("av1", {"bpv": 0.8}, marks=pytest.mark.slow),
+        pytest.param("av1", {"bpv": 2.0}, marks=pytest.mark.slow),
         pytest.param("av1", {"psnr": 32.0}, marks=pytest.mark.slow),
-        pytest.param("psc", {"bpv": 0.5}, marks=pytest.mark.slow),
-        pytest.param("auto", {"bpv": 0.5}, marks=pytest.mark.slow),
+        pytest.param("psc", {"bpv": 20.0}, marks=pytest.mark.slow),
+        pytest.param("auto", {"bpv": 2.0}, marks=pytest.mark.slow),
         pytest.param("auto", {"psnr": 30.0}, marks=pytest.mark.slow),
     ],
 )
@@ -113,7 +111,10 @@ def test_whole_archive_meets_its_target(base, target, series, tmp_path):
     (report,) = archive(plan(series, str(tmp_path / "a.psc.zarr"), lossy(base, **target)))
     (row,) = report.variables
     ((kind, wanted),) = target.items()
-    reached = row["bpv"] if kind == "bpv" else row["psnr_db"]
+    files = [path for path in (tmp_path / "a.psc.zarr").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    assert report.archive_bytes == size
+    reached = 8 * size / math.prod(row["shape"]) if kind == "bpv" else row["psnr_db"]
     assert abs(reached - wanted) <= (0.02 * wanted if kind == "bpv" else 0.1)
     assert row["target"] == {"kind": kind, "wanted": wanted, "reached": reached, "met": True}
     metadata = json.loads((tmp_path / "a.psc.zarr" / "image" / "zarr.json").read_bytes())
@@ -123,11 +124,11 @@ def test_whole_archive_meets_its_target(base, target, series, tmp_path):
 
 
 def test_target_from_the_command_line(series, tmp_path, run):
-    words = ("--mode", "lossy", "--base", "wavelet", "--bpv", "1")
+    words = ("--mode", "lossy", "--base", "wavelet", "--bpv", "2")
     outcome = run("archive", series, tmp_path / "a.psc.zarr", *words)
     assert outcome.code == 0, outcome.err
-    assert "target 1 bpv met with" in outcome.out
-    assert "target  1 bpv, reached" in run("info", tmp_path / "a.psc.zarr").out
+    assert "bpv; target 2 bpv met with" in outcome.out
+    assert "bpv with all bytes, target 2 bpv" in run("info", tmp_path / "a.psc.zarr").out
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,51 @@ def test_target_out_of_reach_is_a_usage_error_that_names_what_can_be(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def fields(tmp_path) -> Path:
+    """A smooth field, noise, a small plane and a grid of latitudes, in one NetCDF file."""
+    noise = np.random.default_rng(3).normal(size=(6, 64, 80))
+    y, x = np.meshgrid(np.arange(64), np.arange(80), indexing="ij")
+    with netCDF4.Dataset(tmp_path / "f.nc", "w") as file:
+        for name, size in (("time", 6), ("j", 64), ("i", 80), ("k", 16)):
+            file.createDimension(name, size)
+        for name, dims, values in (
+            ("smooth", ("time", "j", "i"), 30 * np.sin(x / 9) + y + 0.01 * noise),
+            ("rough", ("time", "j", "i"), noise),
+            ("small", ("k", "k"), np.round(noise[0, :16, :16], 3)),
+            ("lat", ("j", "i"), 60 * np.sin(y / 40) + x * y / 500),
+        ):
+            file.createVariable(name, "f4", dims)[:] = values
+        file["lat"].units = "degrees_north"
+    return tmp_path / "f.nc"
+
+
+@pytest.mark.parametrize("rate", [2.5, 5.0])
+def test_variables_share_a_rate_that_counts_every_byte(fields, tmp_path, rate):
+    (report,) = archive(plan(fields, str(tmp_path / "a.psc.zarr"), lossy(bpv=rate)))
+    rows = {row["name"]: row for row in report.variables}
+    voxels = sum(math.prod(row["shape"]) for row in rows.values())
+    files = [path for path in (tmp_path / "a.psc.zarr").rglob("*") if path.is_file()]
+    found = 8 * sum(path.stat().st_size for path in files) / voxels
+    assert found == pytest.approx(rate, rel=0.02)
+    assert {row["target"]["reached"] for row in rows.values()} == {found}
+    assert rows["rough"]["bpv"] > 2 * rows["smooth"]["bpv"]
+    assert report.notes == ()
+
+
+def test_a_rate_below_what_lies_beside_the_bricks_names_the_least(fields, tmp_path):
+    target = tmp_path / "a.psc.zarr"
+    with pytest.raises(ParameterError) as caught:
+        archive(plan(fields, str(target), lossy(bpv=0.05)))
+    assert caught.value.kind == "target-unreachable"
+    assert not target.exists()
+    found = re.search(r"the closest is ([\d.]+) bpv, (\d+) bytes are beside", str(caught.value))
+    assert found, caught.value
+    least = float(found[1])
+    (report,) = archive(plan(fields, str(target), lossy(bpv=least)))
+    assert report.variables[0]["target"]["met"]
+
+
 def manifest(target: Path) -> bytes:
     return (target / "manifest.json").read_bytes()
 
@@ -151,9 +197,9 @@ def manifest(target: Path) -> bytes:
 def test_stopped_runs_give_the_same_bytes(series, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
     first, second = tmp_path / "a.psc.zarr", tmp_path / "b.psc.zarr"
-    archive(plan(series, str(first), lossy(bpv=0.7)))
+    archive(plan(series, str(first), lossy(bpv=2.0)))
 
-    (item,) = plan(series, str(second), lossy(bpv=0.7)).items
+    (item,) = plan(series, str(second), lossy(bpv=2.0)).items
     jobs = begin(item)
     assert len(jobs) == 2  # ten bricks, eight of them in the sample
     encode_brick_job(jobs[0])

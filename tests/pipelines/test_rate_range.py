@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.archiving.rate_control import FIRST_STEP, search
+from pipelines.archiving.step_search import FIRST_STEP, search
 from psc_volumetric.codec import (
     BrickOptions,
     CodecParameters,
