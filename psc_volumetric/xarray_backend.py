@@ -126,7 +126,7 @@ use_cftime, decode_timedelta
         ParameterError : a negative or unknown level (kind ``"bad-level"``), or no such group
             (kind ``"unknown-group"``).
         """
-        place = _opened(filename_or_obj, level, device, storage_options)
+        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged)
         return _dataset(
             place,
             (group or "").strip("/"),
@@ -148,11 +148,12 @@ use_cftime, decode_timedelta
         level: int | str | None = None,
         uncertainty: bool = False,
         device: str = "auto",
+        skip_damaged: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         **decoders: Any,
     ) -> dict[str, xr.Dataset]:
         """All groups of the source, or those in ``group``; parameters as in `open_dataset`."""
-        place = _opened(filename_or_obj, level, device, storage_options)
+        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged)
         top = (group or "").strip("/")
         inner = [path for path in place.reader.groups if not top or path.startswith(f"{top}/")]
         return {
@@ -172,14 +173,18 @@ use_cftime, decode_timedelta
 
 
 def _opened(
-    target: Any, level: int | str | None, device: str, options: Mapping[str, Any] | None
+    target: Any,
+    level: int | str | None,
+    device: str,
+    options: Mapping[str, Any] | None,
+    skip_damaged: bool,
 ) -> Place:
     from psc_volumetric.archive import ArchiveReader
     from psc_volumetric.archive.levels import check_level
 
     check_level(level)
     reader = ArchiveReader.open(target, device=device, options=options)
-    return Place(target, options, device, reader, level)
+    return Place(target, options, device, reader, level, skip_damaged=skip_damaged)
 
 
 def _dataset(place: Place, group: str, *, uncertainty: bool, **decoders: Any) -> xr.Dataset:

@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.archiving.archive import archive, plan
 from pipelines.archiving.options import ArchiveOptions
+from psc_volumetric.archive import copy_archive
 from psc_volumetric.archive.stores import open_store
 
 BRICK = "image/c/0/0/0"
@@ -28,11 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = folder / f"{name}.nii"
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), source)
         archive(plan(source, str(folder / name), ArchiveOptions(coders="zstd")))
-    archive(
-        plan(
-            folder / "a.psc.zarr.nii", str(folder / "a.psc.zarr.zip"), ArchiveOptions(coders="zstd")
-        )
-    )
+    copy_archive(folder / "a.psc.zarr", folder / "a.psc.zarr.zip")
     return folder
 
 
