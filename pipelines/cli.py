@@ -26,9 +26,9 @@ from pipelines.commands.evaluate import evaluate
 from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE
 from pipelines.commands.init_service import init_service
 from pipelines.commands.keeping import copy, repair, retire, sign, sync
+from pipelines.commands.ls import ls
 from pipelines.commands.options import (
     ArchivePath,
-    ArchivesPath,
     Debug,
     Device,
     DryRun,
@@ -196,21 +196,7 @@ def info(
         session.result(found, lambda: info_lines(found))
 
 
-@app.command(epilog=_EPILOG)
-def ls(
-    source: ArchivesPath,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """List the variables of an archive, or all archives in a folder and the folders in it."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.checking.info import list_lines, list_target
-
-        rows = list_target(source)
-        session.result(rows, lambda: list_lines(rows))
-
-
+app.command(epilog=_EPILOG)(ls)
 app.command(epilog=_EPILOG)(verify)
 app.command(epilog=_EPILOG)(scrub)
 app.command(epilog=_EPILOG)(copy)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from pipelines.archiving.succession import SUPERSEDES, predecessor_of
-from pipelines.checking.tombstones import read_tombstone, tombstones_in
-from pipelines.collection import archives_in, folder_of, refuse_folder
+from pipelines.archiving.succession import SUPERSEDES
+from pipelines.checking.catalogue import catalogue
+from pipelines.collection import refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.errors import PscError
 
 __all__ = ["archive_info", "info_lines", "list_lines", "list_target", "size_text"]
 
@@ -166,17 +165,19 @@ def _name_levels(entry: dict[str, Any]) -> None:
         row["psnr_db"] = 20 * math.log10(peak / error) if peak and error else None
 
 
-def list_target(target: str) -> list[dict[str, Any]]:
-    """Variables of an archive, or the archives in a folder and the folders in it.
+def list_target(
+    target: str, *, where: Sequence[str] = (), sort: str = "name", reverse: bool = False
+) -> list[dict[str, Any]]:
+    """Variables of an archive, or the archives of a folder or bucket; see `catalogue`.
 
     Raises
     ------
     StorageError, FormatError : as for `archive_info`.
+    ParameterError : as for `catalogue`.
     """
-    folder = folder_of(target)
-    if folder is not None:
-        rows = [_archive_row(path, folder) for path in archives_in(folder)]
-        return _with_successors(rows) + _tombstone_rows(folder)
+    rows = catalogue(target, where=where, sort=sort, reverse=reverse)
+    if rows is not None:
+        return rows
     info = archive_info(target)
     return [
         {
@@ -192,63 +193,47 @@ def list_target(target: str) -> list[dict[str, Any]]:
     ]
 
 
-def _archive_row(path: Path, folder: Path) -> dict[str, Any]:
-    name = path.relative_to(folder).as_posix()
-    try:
-        with ArchiveReader.open(path) as reader:
-            old = predecessor_of(reader)
-            return {
-                "name": name,
-                "state": "sealed",
-                "mode": reader.mode,
-                "variables": list(reader.variables),
-                "bytes": reader.manifest.size,
-                "manifest": reader.manifest.digest,
-                "supersedes": None if old is None else old.manifest,
-            }
-    except PscError as error:
-        return {"name": name, "state": error.kind}
-
-
-def _with_successors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that also say by which archive of the folder one was superseded."""
-    newer = {row["supersedes"]: row["name"] for row in rows if row.get("supersedes")}
-    known = [
-        {"superseded_by": newer[row["manifest"]]} if row.get("manifest") in newer else {}
-        for row in rows
-    ]
-    return [{**row, **more} for row, more in zip(rows, known, strict=True)]
-
-
-def _tombstone_rows(folder: Path) -> list[dict[str, Any]]:
-    """Archives that were removed on purpose."""
-    rows = []
-    for name in tombstones_in(str(folder)):
-        try:
-            stone = read_tombstone((folder / name).read_bytes(), name)
-            what = {"retired": stone.retired, "by": stone.by, "reason": stone.reason}
-            rows.append({"name": name, "state": "retired", "manifest": stone.manifest, **what})
-        except PscError as error:
-            rows.append({"name": name, "state": error.kind})
-    return rows
-
-
 def list_lines(rows: list[dict[str, Any]]) -> list[str]:
     """The listing for people, one line each."""
-    lines = [] if rows else ["no archives"]
+    if not rows:
+        return ["no archives"]
+    if any("state" in row for row in rows):
+        return _aligned([_cells(row) for row in rows])
+    lines = []
     for row in rows:
-        if "state" in row:
-            names = ", ".join(row.get("variables", []))
-            size = size_text(row["bytes"]) if "bytes" in row else ""
-            lines.append(f"{row['name']:<40} {row['state']:<12} {size:>10} {names}".rstrip())
-            if row.get("superseded_by"):
-                lines[-1] += f", superseded by {row['superseded_by']}"
-            if row.get("reason"):
-                lines[-1] += f" {row['retired'][:10]} by {row['by']}: {row['reason']}"
-        else:
-            axes = ", ".join(f"{d} {n}" for d, n in zip(row["dims"], row["shape"], strict=True))
-            lines.append(
-                f"{row['name']:<24} {row['dtype']:<8} ({axes})  {row['levels']} levels, "
-                f"{size_text(row['bytes'])}, {row['bpv']:.3f} bpv"
-            )
+        axes = ", ".join(f"{d} {n}" for d, n in zip(row["dims"], row["shape"], strict=True))
+        lines.append(
+            f"{row['name']:<24} {row['dtype']:<8} ({axes})  {row['levels']} levels, "
+            f"{size_text(row['bytes'])}, {row['bpv']:.3f} bpv"
+        )
     return lines
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """What a line about an archive says, by columns."""
+    shape = " x ".join(map(str, row.get("shape") or ()))
+    spacing = " x ".join(f"{s:.3g}" for s in row.get("spacing_mm") or ())
+    cells = [
+        row["name"],
+        row["mode"] if row["state"] == "sealed" else row["state"],
+        row.get("kind") or "",
+        f"{row.get('dtype') or ''} {shape}".strip(),
+        f"{spacing} mm" if spacing else "",
+        size_text(row["bytes"]) if "bytes" in row else "",
+        f"{row['ratio']:.1f}:1" if row.get("ratio") else "",
+        (row.get("created") or "")[:10],
+        f"checked {row['checked'][:10]}" if row.get("checked") else "",
+    ]
+    if row.get("superseded_by"):
+        cells.append(f"superseded by {row['superseded_by']}")
+    if row.get("reason"):
+        cells.append(f"{row['retired'][:10]} by {row['by']}: {row['reason']}")
+    return cells
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    most = max(map(len, table))
+    padded = [row + [""] * (most - len(row)) for row in table]
+    widths = [max(map(len, column)) for column in zip(*padded, strict=True)]
+    used = [n for n, width in enumerate(widths) if width]
+    return ["  ".join(row[n].ljust(widths[n]) for n in used).rstrip() for row in padded]
