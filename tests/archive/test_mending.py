@@ -33,7 +33,9 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", ["a.psc.zarr", "a.psc.zarr.zip"])
+@pytest.mark.parametrize(
+    "name", ["a.psc.zarr", pytest.param("a.psc.zarr.zip", marks=pytest.mark.slow)]
+)
 def test_killed_at_every_change(
     name: str, tmp_path: Path, make: SimpleNamespace, values: np.ndarray
 ) -> None:

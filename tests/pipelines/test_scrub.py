@@ -20,6 +20,7 @@ from pipelines.archiving.options import ArchiveOptions
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.retention import aged_archives, remove_archive
 from pipelines.checking.scrub import ScrubOptions, archives_to_scrub, scrub
+from pipelines.checking.tombstones import read_tombstone
 from pipelines.cli import app
 from pipelines.commands.failures import EXIT_DAMAGE
 from psc_volumetric.errors import ParameterError, StorageError
@@ -160,7 +161,10 @@ def test_archives_are_kept_until_their_day(archives: Path) -> None:
         (False, False),
     ]
     remove_archive(late[0], log)
-    assert sorted(path.name for path in archives.iterdir()) == ["n1.psc.zarr", "n2.psc.zarr"]
+    left = ["n0.psc.zarr.retired.json", "n1.psc.zarr", "n2.psc.zarr"]
+    assert sorted(path.name for path in archives.iterdir()) == left
+    stone = read_tombstone((archives / left[0]).read_bytes(), left[0])
+    assert stone.archive == "n0.psc.zarr" and stone.reason.startswith("had to be kept until 20")
     assert [event["outcome"] for event in events(log.path)] == ["begun", "removed"]
 
 
