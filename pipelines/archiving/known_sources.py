@@ -71,7 +71,7 @@ class KnownSources:
         folder, rows = Path(text), {}
         try:
             with index_path(folder).open("rb") as stream:
-                lines = stream.read(_LARGEST).splitlines()
+                lines = stream.read(min(_LARGEST, os.fstat(stream.fileno()).st_size)).splitlines()
         except OSError:
             lines = []
         for line in lines:

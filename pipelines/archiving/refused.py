@@ -120,7 +120,9 @@ class RefusedSources:
             return cls()
         try:
             with path.open("rb") as stream:
-                rows = json.loads(stream.read(_LARGEST))["sources"]
+                rows = json.loads(stream.read(min(_LARGEST, os.fstat(stream.fileno()).st_size)))[
+                    "sources"
+                ]
             found = [Refused(**{**row, "paths": tuple(row["paths"])}) for row in rows]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             found = []
@@ -157,7 +159,8 @@ class RefusedSources:
         """Note that this run refused a source."""
         before = self.rows.get(seen)
         runs = 1 if before is None else before.runs + 1
-        self.keep(Refused(seen, tuple(paths), error.kind, error.message, error.hint, runs=runs))
+        whole = tuple(str(Path(path).absolute()) for path in paths)
+        self.keep(Refused(seen, whole, error.kind, error.message, error.hint, runs=runs))
 
     def save(self, source: Path) -> None:
         """Write the record: of a source folder what this run found, of others what was there.

@@ -77,12 +77,12 @@ def missing_sources(
     index = KnownSources.load(target, is_folder=True)
     told = {path for row in refused.values() for path in row.paths}
     unknown = [c for c in found.candidates if index.find(_seen(c, options, stamp)) is None]
-    unknown = [c for c in unknown if str(c.paths[0]) not in told]
+    unknown = [c for c in unknown if str(c.paths[0].absolute()) not in told]
     recorded = _recorded_digests(archives) if unknown else frozenset()
     begun = _begin_of(last_run)
     missing = [one for c in unknown if (one := _missing(c, recorded, begun)) is not None]
     for entry in found.skipped:
-        if holds_data(entry) and str(entry.path) not in told:
+        if holds_data(entry) and str(entry.path.absolute()) not in told:
             late = _is_late([entry.path], begun)
             missing.append(Missing(str(entry.path), 1, late, entry.kind))
     return missing

@@ -90,8 +90,8 @@ def archive(
                     run.details["deidentified"] = cleaner.stamp
                 if key is None:
                     run.details["source"] = str(source.absolute())
+                planned = find(None if key is None else key.assign)
                 try:
-                    planned = find(None if key is None else key.assign)
                     _make(session, planned, run, refused)
                 finally:
                     if refused is not None:

@@ -22,6 +22,7 @@ from pipelines.commands.session import Session
 from pipelines.log_lines import JsonLines
 
 if TYPE_CHECKING:
+    from pipelines.archiving.refused import Refused
     from pipelines.checking.status import Status
 
 __all__ = ["status", "status_lines"]
@@ -101,9 +102,7 @@ def status_lines(found: Status) -> list[str]:
             for one in found.damaged
         ],
     )
-    lines += _listed(
-        "refused", [f"{row.paths[0]}: [{row.kind}] {row.message}" for row in found.refused]
-    )
+    lines += _listed("refused", [_refused_line(row) for row in found.refused])
     if found.source is not None and not found.missing:
         lines.append(f"not archived nothing in {found.source}")
     return lines + _listed("not archived", [_missing_line(vars(one)) for one in found.missing])
@@ -125,8 +124,17 @@ def _check_lines(found: Status) -> list[str]:
     if found.unchecked:
         lines.append(f"             {found.unchecked} archive(s) were never checked")
     if found.oldest_check is not None:
-        lines.append(f"             the others since {found.oldest_check}")
+        who = "the others" if found.unchecked else "all"
+        lines.append(f"             {who} were checked since {found.oldest_check}")
     return lines
+
+
+def _refused_line(row: Refused) -> str:
+    told = (
+        row.message if Path(row.paths[0]).name in row.message else f"{row.paths[0]}: {row.message}"
+    )
+    more = f" (with {len(row.paths) - 1} more)" if len(row.paths) > 1 else ""
+    return f"[{row.kind}] {told}{more}"
 
 
 def _missing_line(one: Any) -> str:

@@ -61,7 +61,10 @@ def read_file(root: Path, key: str, start: int = 0, length: int | None = None) -
     handle = os.open(root / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         file.seek(start)
-        return file.read() if length is None else file.read(length)
+        if length is None:
+            return file.read()
+        # a limit is often far above what is there, and room for all of it would be taken at once
+        return file.read(min(length, max(0, os.fstat(handle).st_size - start)))
 
 
 def list_files(root: Path, prefix: str = "") -> list[str]:

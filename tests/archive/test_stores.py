@@ -215,3 +215,11 @@ def test_a_pipe_is_no_archive(tmp_path: Path) -> None:
 def test_paths_may_have_colons(text: str, expected: bool) -> None:
     """``/a/::.psc.zarr`` was opened as a chain of URLs, and left a file beside it."""
     assert is_url(text) is expected
+
+
+def test_a_limit_takes_no_room_for_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"0123456789")
+    store = open_store(str(tmp_path))
+    assert store.get("key", 0, 1 << 46) == b"0123456789"
+    assert store.get("key", 7, 1 << 46) == b"789"
+    assert store.get("key", 11, 1 << 46) == b""

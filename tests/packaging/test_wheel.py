@@ -144,3 +144,14 @@ def test_import_is_light(installed: Path) -> None:
     assert cost["heavy"] == []
     assert isinstance(cost["seconds"], float)
     assert cost["seconds"] < IMPORT_BOUND_S
+
+
+def test_the_wheel_writes_the_files_of_a_service(installed: Path, tmp_path: Path) -> None:
+    words = ["init-service", "compose", "--inbox", "/data/in", "--archive", "/data/cold/archives"]
+    made = run_on_wheel(
+        installed,
+        "from pipelines.cli import main\n"
+        f"main([*{words!r}, '--into', {str(tmp_path / 'made')!r}, '--json'])",
+    )
+    assert made["kind"] == "compose"
+    assert "/data/cold/archives" in (tmp_path / "made" / ".env").read_text("utf-8")

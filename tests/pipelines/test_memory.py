@@ -1,4 +1,4 @@
-"""Restoring needs the memory of a row of bricks, however large the volume is."""
+"""Archiving needs the memory of some bricks, restoring that of a row of them, of any volume."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pydicom.data import get_testdata_file
 from pipelines.archiving.archive import archive, plan
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.restoring.restore import RestoreOptions, restore
+from psc_volumetric.archive.reader import ArchiveReader
 
 SIDE = 1024
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ def write_dicom(folder: Path, values: np.ndarray) -> Path:
     series = folder / "series"
     series.mkdir()
     ds = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-    ds.Rows = ds.Columns = SIDE
+    ds.Rows, ds.Columns = values.shape[1:]
     x, y, _ = ds.ImagePositionPatient
     for number, plane in enumerate(values):
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.{number + 1}"
@@ -120,6 +121,50 @@ def test_restoring_half_a_gigabyte_needs_no_more(kind: str, roi: str, tmp_path: 
     if kind == "netcdf":
         roi = roi.replace("y=", "lat=").replace("x=", "lon=")
     assert growth_mib(kind, tmp_path, planes(250, 250), roi) < ROOM_MIB[kind]
+
+
+LIMITED = """
+import resource, sys
+limit = int(sys.argv[3]) << 20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+from pipelines.cli import main
+main(["archive", sys.argv[1], sys.argv[2], "--coders", "zstd", "--quiet"])
+"""
+LIMIT_MIB, VOLUME_MIB = 700, 1800
+
+
+def written(kind: str, folder: Path) -> Path:
+    """One compressed file of `VOLUME_MIB`, or a series of 3584 slices (1008 MiB)."""
+    if kind == "dicom":
+        return write_dicom(folder, planes(504, 4).reshape(-1, 384, 384))
+    values = planes(VOLUME_MIB // 2, 4)
+    source = WRITERS[kind](folder, values)
+    if kind == "nifti":
+        subprocess.run(["gzip", "-1", str(source)], check=True, timeout=300)
+        source = source.with_name(source.name + ".gz")
+    return source
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ROOM_MIB)
+def test_archiving_keeps_within_a_hard_limit(kind: str, tmp_path: Path) -> None:
+    """The kernel gives command and reading process no more, proof and all."""
+    source = written(kind, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(source), str(tmp_path / "a.psc.zarr"), str(LIMIT_MIB)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
+            "PSC_ARCHIVE_READER_MEMORY_MB": str(LIMIT_MIB),
+        },
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ArchiveReader.open(tmp_path / "a.psc.zarr").mode == "lossless"
 
 
 def test_each_brick_is_decoded_once(tmp_path: Path) -> None:

@@ -81,6 +81,17 @@ def test_a_bad_file_is_told_once_and_tried_again_when_it_changes(inbox: Path) ->
     assert (inbox.with_name("out") / "cut.psc.zarr" / "manifest.json").is_file()
 
 
+def test_paths_may_be_relative(inbox: Path) -> None:
+    words = ("archive", "in", "out", *QUICK, "--inbox")
+    assert command(*words, cwd=inbox.parent).returncode == EXIT_INCOMPLETE
+    assert archive(inbox)[0] == EXIT_OK
+    found = json.loads(run("status", inbox.with_name("out"), "--json")[1])
+    assert (len(found["refused"]), found["missing"]) == (1, [])
+    (inbox / "cut.nii").unlink()
+    assert command(*words, cwd=inbox.parent).returncode == EXIT_OK
+    assert not inbox.with_name("out.refused.json").exists()
+
+
 def test_another_release_tries_again(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive(inbox)
     monkeypatch.setattr(refused_module.psc_volumetric, "__version__", "99")
@@ -94,6 +105,14 @@ def test_an_inbox_may_be_empty_or_hold_nothing_but_what_was_refused(inbox: Path)
     (inbox / "cut.nii").unlink()
     assert archive(inbox)[0] == EXIT_OK
     assert not inbox.with_name("out.refused.json").exists()
+
+
+def test_an_inbox_that_is_away_for_a_night_is_not_forgotten(inbox: Path) -> None:
+    archive(inbox)
+    away = inbox.rename(inbox.with_name("away"))
+    assert archive(inbox)[0] == 3
+    away.rename(inbox)
+    assert archive(inbox)[0] == EXIT_OK
 
 
 def test_what_may_pass_is_told_by_several_runs(inbox: Path, tmp_path: Path) -> None:
@@ -162,11 +181,12 @@ def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
+def command(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own, as a timer runs it."""
     script = "from pipelines.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, words)],
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,
