@@ -131,7 +131,7 @@ def test_the_image_has_what_its_commands_take(settings: dict[str, str]) -> None:
         "USER",
         "CMD",
     }
-    assert re.search(r"\[prior,av1,s3,flows\]", text)
+    assert re.search(r"\[prior,av1,s3,flows,sign,deidentify,report\]", text)
     user = max(i for i, step in enumerate(steps) if step[0] == "USER")
     assert steps[user][1] == "1000:1000"
     compiled = next(i for i, step in enumerate(steps) if "doctor --conformance" in step[1])
