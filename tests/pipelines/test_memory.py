@@ -134,11 +134,8 @@ LIMIT_MIB, VOLUME_MIB = 700, 1800
 
 
 def written(kind: str, folder: Path) -> Path:
-    """One compressed file of `VOLUME_MIB`, or a series of 3584 slices (1008 MiB)."""
-    if kind == "dicom":
-        return write_dicom(folder, planes(504, 4).reshape(-1, 384, 384))
-    values = planes(VOLUME_MIB // 2, 4)
-    source = WRITERS[kind](folder, values)
+    """One compressed file of `VOLUME_MIB`."""
+    source = WRITERS[kind](folder, planes(VOLUME_MIB // 2, 4))
     if kind == "nifti":
         subprocess.run(["gzip", "-1", str(source)], check=True, timeout=300)
         source = source.with_name(source.name + ".gz")
@@ -147,7 +144,7 @@ def written(kind: str, folder: Path) -> Path:
 
 @LINUX
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ROOM_MIB)
+@pytest.mark.parametrize("kind", ["nifti", "netcdf"])
 def test_archiving_keeps_within_a_hard_limit(kind: str, tmp_path: Path) -> None:
     """The kernel gives command and reading process no more, proof and all."""
     source = written(kind, tmp_path)
