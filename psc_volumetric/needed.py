@@ -67,12 +67,16 @@ def _of_base(index: BrickIndex, box: Box, level: int) -> list[ByteRange]:
 def whole_units(index: BrickIndex, selection: Box, level: int | None = None) -> Box:
     """The smallest box of whole tiles or segments around a region: what is decoded anyway.
 
+    A network that sees a brick without tiles is asked for the region alone.
+
     Parameters and limits as for `byte_ranges`.
     """
     wanted = index.levels - 1 if level is None else min(level, index.levels - 1)
     grid, number = index.grid, wanted - index.base_levels
     if number >= 0 and index.layers[number].is_whole:
         _, grid = index.layers[number].covered(index.valid)
+    elif index.fields is not None and index.fields.tile is None and index.prior_digest:
+        return selection
     tiles = grid.covering(selection)
     if not tiles:
         return selection

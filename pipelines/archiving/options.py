@@ -252,7 +252,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...], *, kind: str | None
 
 
 def choose_prior(
-    wanted: str | None, suggested: str | None, installed: tuple[str, ...]
+    wanted: str | None, suggested: str | None, installed: tuple[str, ...], ending: str = ""
 ) -> tuple[str, str | None]:
     """Name of the prior to use, and a note when it is not the obvious one.
 
@@ -261,9 +261,12 @@ def choose_prior(
     wanted : str or None
         What the user named; taken as it is (loading it tells whether it exists).
     suggested : str or None
-        What the source's adapter suggests.
+        What the source's adapter suggests: a domain.
     installed : tuple of str
         Names of the priors that are installed.
+    ending : str
+        What the priors of the base method have behind their domain
+        (:class:`psc_volumetric.methods.entries.Entry`).
 
     Raises
     ------
@@ -272,11 +275,13 @@ def choose_prior(
     """
     if wanted is not None:
         return wanted, None
+    general = GENERAL_PRIOR + ending
+    suggested = None if suggested is None else suggested + ending
     if suggested is not None and suggested in installed:
         return suggested, None
-    if GENERAL_PRIOR not in installed:
+    if general not in installed:
         raise PriorMismatchError(
-            f"expected an installed prior named {suggested or GENERAL_PRIOR!r}, found "
+            f"expected an installed prior named {suggested or general!r}, found "
             f"{', '.join(installed) or 'none'}",
             kind="no-prior",
             hint="name one with --prior; `psc-archive prior list` shows them",
@@ -286,4 +291,4 @@ def choose_prior(
         if suggested is None
         else (f"the suggested prior {suggested!r} is not installed")
     )
-    return GENERAL_PRIOR, f"{wish}; {GENERAL_PRIOR!r} is used, which costs quality or bytes"
+    return general, f"{wish}; {general!r} is used, which costs quality or bytes"

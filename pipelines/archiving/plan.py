@@ -40,8 +40,9 @@ from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
 from psc_volumetric.extras import require
-from psc_volumetric.methods.registry import AUTO
-from psc_volumetric.prior import Prior, installed_priors, load_prior
+from psc_volumetric.methods.registry import AUTO, REGISTRY
+from psc_volumetric.prior import Prior, installed_posteriors, installed_priors, load_prior
+from psc_volumetric.prior.bundle import DENOISER
 from psc_volumetric.tiling import default_brick_shape
 
 __all__ = [
@@ -241,9 +242,12 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         suggested = item.suggested_prior
         if suggested is None and any(sampled.hounsfield for sampled in ranges):
             suggested = CT_PRIOR
-        name, note = choose_prior(options.prior, suggested, tuple(installed_priors()))
+        installed = tuple(installed_priors() | installed_posteriors())
+        ending = REGISTRY.ending(options.lossy_base)
+        name, note = choose_prior(options.prior, suggested, installed, ending)
         prior = brick_prior(name)
-        tile, digest = prior.tile_shape, prior.digest
+        tile = prior.tile_shape if prior.kind == DENOISER else PLAIN_TILE
+        digest = prior.digest
         notes += [note] if note else []
     elif options.prior is not None:
         brick_prior(options.prior)

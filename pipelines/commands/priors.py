@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from psc_volumetric.extras import require
-from psc_volumetric.prior import installed_priors, load_prior
+from psc_volumetric.prior import installed_posteriors, installed_priors, load_prior
 
 __all__ = ["inspect_lines", "inspect_prior", "list_priors", "prior_lines", "train_prior"]
 
 
 def list_priors() -> list[dict[str, Any]]:
-    """Installed priors, by name; reads metadata only."""
+    """Installed priors of all kinds, by name; reads metadata only."""
     return [
         {
             "name": info.name,
@@ -23,7 +23,7 @@ def list_priors() -> list[dict[str, Any]]:
             "description": info.description,
             "bytes": sum(p.stat().st_size for p in info.folder.rglob("*") if p.is_file()),
         }
-        for _, info in sorted(installed_priors().items())
+        for _, info in sorted((installed_priors() | installed_posteriors()).items())
     ]
 
 
@@ -32,7 +32,7 @@ def prior_lines(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return ["no priors are installed"]
     return [
-        f"{row['name']:<16} {row['digest'][:16]}  {row['modality']:<10} "
+        f"{row['name']:<22} {row['digest'][:16]}  {row['modality']:<10} "
         f"{row['bytes'] / 1e6:>7.2f} MB  {row['description']}"
         for row in rows
     ]
@@ -57,6 +57,7 @@ def inspect_prior(name: str) -> dict[str, Any]:
     return {
         "name": prior.name,
         "digest": prior.digest,
+        "kind": prior.kind,
         "tile_shape": list(prior.tile_shape),
         "noise_levels": prior.levels,
         "files": {path: len(data) for path, data in sorted(prior.files().items())},

@@ -242,7 +242,7 @@ def _encode(brick: _Brick) -> EncodedBrick:
         shape=spec.brick_shape,
         mapping=IntensityMapping(sampled.low, sampled.high) if by_base and sampled else None,
         parameters=choice.archive.parameters(),
-        prior=brick_prior(brick.prior) if by_prior and brick.prior else None,
+        prior=brick_prior(_prior_name(brick)) if by_prior else None,
         guarantee=Guarantee(
             "lossless" if kept_anyway else choice.mode,
             choice.max_error,
@@ -267,7 +267,7 @@ def _decode(brick: _Brick, coded: EncodedBrick) -> NDArray[np.generic]:
     decoded = decode_brick(
         lambda start, length: coded.data[start : start + length],
         selection=_whole(brick.values.shape),
-        prior=lambda digest: _named_prior(brick.prior, digest),
+        prior=lambda digest: _named_prior(brick, digest),
         device=brick.choice.archive.device,
     ).values
     if coded.last is not None and decoded.tobytes() != coded.last.tobytes():
@@ -284,10 +284,17 @@ def _whole(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
     return z, y, x
 
 
-def _named_prior(name: str | None, digest: str) -> Prior:
+def _prior_name(brick: _Brick) -> str:
+    """The prior of the volume's domain for the base method of this choice."""
+    assert brick.prior is not None
+    ending = REGISTRY.ending(brick.choice.base)
+    return brick.prior if brick.prior.endswith(ending) else brick.prior + ending
+
+
+def _named_prior(brick: _Brick, digest: str) -> Prior:
     """The prior that the brick was coded with."""
-    if name is None:
+    if brick.prior is None:
         raise PriorMismatchError(
             f"expected a brick without a network, found one of prior {digest}", kind="no-prior"
         )
-    return brick_prior(name)
+    return brick_prior(_prior_name(brick))

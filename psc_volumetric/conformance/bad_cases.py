@@ -20,6 +20,7 @@ from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.coders.zstd import compress_lossless
 from psc_volumetric.conformance.bad_av1 import bad_av1_streams
 from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
+from psc_volumetric.methods.posterior.fields import PosteriorFields
 from psc_volumetric.methods.registry import REGISTRY
 
 __all__ = ["bad_streams"]
@@ -51,6 +52,7 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from bad_av1_streams(split(good["av1-int16"]))
     yield from _wavelet(split(good["wavelet-int16"]))
     yield from _limits(split(good["limits-wavelet-float32"]))
+    yield from _posterior(split(good["posterior-int16"]))
 
 
 def _written(
@@ -282,6 +284,18 @@ def _wavelet(parts: Parts) -> Iterator[Bad]:
     yield "bad-wavelet-empty", "no stream", empty.join(), "truncated"
     depth = parts.with_section("base", b"\x04" + stream[1:])
     yield "bad-wavelet-depth", "more splits than z has", depth.join(), "bad-payload"
+
+
+def _posterior(parts: Parts) -> Iterator[Bad]:
+    assert isinstance(parts.fields, PosteriorFields) and parts.fields.view is not None
+    for name, covers, kind, wrong in (
+        ("gain", "twice the correction and more", "bad-posterior", {"gain": 33}),
+        ("scale", "samples that are scaled by nothing", "bad-posterior", {"scale": 0}),
+        ("prior", "a posterior network nobody has", "prior-missing", {"prior": bytes(16)}),
+        ("level", "a level past the network's last", "bad-parameter", {"level": 255}),
+    ):
+        view = replace(parts.fields.view, **wrong)
+        yield f"bad-posterior-{name}", covers, parts.with_fields(view=view).join(), kind
 
 
 def _limits(parts: Parts) -> Iterator[Bad]:

@@ -15,9 +15,11 @@ from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import PscError
 from psc_volumetric.extras import has_extra
 from psc_volumetric.golden import Case, array_digest, known_networks, load_cases
-from psc_volumetric.prior import installed_priors, resolve_prior
+from psc_volumetric.prior import installed_posteriors, installed_priors, resolve_prior
+from psc_volumetric.prior.bundle import DENOISER
 
 if TYPE_CHECKING:
+    from psc_volumetric.methods.posterior.network import Estimator
     from psc_volumetric.methods.psc.denoiser import Denoiser
 
 __all__ = [
@@ -97,22 +99,34 @@ def devices_present() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def make_denoiser(prior_digest: str, device: str, carrier: str) -> Denoiser:
-    """Denoiser of a shipped prior with a carrier of :data:`CARRIERS`."""
+def make_denoiser(prior_digest: str, device: str, carrier: str) -> Denoiser | Estimator:
+    """A shipped prior, of either kind, with a carrier of :data:`CARRIERS`."""
     import torch
 
+    from psc_volumetric.methods.posterior.network import Estimator
     from psc_volumetric.methods.psc.denoiser import Denoiser
     from psc_volumetric.prior.runtime import TorchRuntime
 
     prior = resolve_prior(prior_digest)
+    kind = Denoiser if prior.kind == DENOISER else Estimator
     if carrier == "fused":
-        return Denoiser(prior, device)
+        return kind(prior, device)
     dtype = {"float32": torch.float32, "float64": torch.float64}[carrier]
-    return Denoiser(prior, device, TorchRuntime(prior.program, device, dtype))
+    return kind(prior, device, TorchRuntime(prior.program, device, dtype))
+
+
+def carried_digest(carried: Denoiser | Estimator) -> str:
+    """Digest of the integers that a carrier of a prior's network gives."""
+    from psc_volumetric.methods.posterior.network import Estimator, posterior_digest
+    from psc_volumetric.methods.psc.trust import network_digest
+
+    if isinstance(carried, Estimator):
+        return posterior_digest(carried)
+    return network_digest(carried.network, carried.prior)
 
 
 def decode_case(
-    case: Case, level: int | None = None, denoiser: Denoiser | None = None
+    case: Case, level: int | None = None, denoiser: Denoiser | Estimator | None = None
 ) -> dict[str, str]:
     """Decode a vector, with a denoiser if one is given; digests of values and spread."""
     denoisers = None
@@ -161,13 +175,10 @@ def check_case(case: Case, device: str, carrier: str) -> Outcome:
 
 def _check_networks(device: str, carrier: str) -> Iterator[Outcome]:
     """Digest of each shipped prior's network."""
-    from psc_volumetric.methods.psc.trust import network_digest
-
-    known = known_networks()["priors"]
-    for name, info in sorted(installed_priors().items()):
+    known = known_networks()["priors"] | known_networks()["posteriors"]
+    for name, info in sorted((installed_priors() | installed_posteriors()).items()):
         start = time.perf_counter()
-        denoiser = make_denoiser(info.digest, device, carrier)
-        digest = network_digest(denoiser.network, denoiser.prior)
+        digest = carried_digest(make_denoiser(info.digest, device, carrier))
         problem = ""
         if info.digest not in known:
             problem = "no digest is written down for this prior"

@@ -37,6 +37,8 @@ class Entry:
         Whether ``auto`` tries it.
     extra : str or None
         Extra of this distribution that it takes to code and decode (:mod:`psc_volumetric.extras`).
+    priors : str
+        What the names of its priors end with, after that of their domain.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Entry:
     needs_prior: bool = False
     in_auto: bool = True
     extra: str | None = None
+    priors: str = ""
 
 
 OWN = (
@@ -59,6 +62,16 @@ OWN = (
     ),
     Entry("av1", 3, f"{HERE}.av1.fields:Av1Fields", f"{HERE}.av1.method:METHOD"),
     Entry("wavelet", 4, f"{HERE}.wavelet.fields:WaveletFields", f"{HERE}.wavelet.method:METHOD"),
+    Entry(
+        "posterior",
+        5,
+        f"{HERE}.posterior.fields:PosteriorFields",
+        f"{HERE}.posterior.method:METHOD",
+        needs_prior=True,
+        in_auto=False,
+        extra="prior",
+        priors="-posterior",
+    ),
 )
 WITHOUT_FIELDS = {0: "constant", 1: "none"}
 CODES = {**WITHOUT_FIELDS, **{entry.code: entry.name for entry in OWN}}

@@ -80,6 +80,10 @@ class Registry:
             return any(entry.needs_prior and entry.in_auto for entry in self.entries.values())
         return base in self.entries and self.entries[base].needs_prior
 
+    def ending(self, base: str) -> str:
+        """What the priors of a method, or of ``"auto"``, have behind the name of their domain."""
+        return self.entries[base].priors if base in self.entries else ""
+
     def name_of(self, code: int) -> str:
         """Name of a method by its code in a header."""
         if code in WITHOUT_FIELDS:

@@ -172,20 +172,25 @@ class SampledSource(ABC):
         if tables is not None:
             inside, sigma = self.measured, tables.sigma(0, classes) * unit
             covered = (coverage(self.values[inside], decoded[inside], sigma),)
+        base = self.based(trial, decoded, tile, method)
+        packed = b"" if tables is None else tables.pack()
+        return replace(base, fields=replace(trial.fields, sigma=packed), coverage=covered)
+
+    def based(self, trial: Trial, decoded: Values, tile: Triple, method: str) -> EncodedBase:
+        """A base without sigma; special values are put into ``decoded`` in place."""
         if self.special is not None:
             self.special.apply(decoded, (slice(None),) * 3)
         grid = TileGrid(self.shape, tile)
         extents = [tuple(s.stop - s.start for s in grid.box(n)) for n in range(len(grid))]
         return EncodedBase(
             method=method,
-            fields=replace(trial.fields, sigma=b"" if tables is None else tables.pack()),
+            fields=trial.fields,
             sections=(("base", trial.data),),
             levels=(decoded,),
             tile_nbytes=tuple(
                 (len(trial.data) * math.prod(e) // self.values.size,) for e in extents
             ),
             needs_network=False,
-            coverage=covered,
         )
 
 

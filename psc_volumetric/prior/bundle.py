@@ -1,11 +1,11 @@
-"""Reading, checking and finding prior folders. The digest is part of the format (SPEC 6)."""
+"""Reading, checking and finding prior folders. Part of the format (SPEC 6 and 6.7)."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from psc_volumetric.errors import FormatError, PriorMismatchError
 from psc_volumetric.prior.program import Program, canonical_digest
 
 __all__ = [
+    "CONDITIONS",
+    "CONDITION_BITS",
+    "DENOISER",
+    "DEPTHS",
     "FREQUENCY_CLASSES",
+    "POSTERIOR",
     "Prior",
     "PriorInfo",
     "PriorSource",
+    "installed_posteriors",
     "installed_priors",
     "load_prior",
     "prior_from_files",
@@ -30,6 +36,13 @@ METADATA = "configs/metadata.json"
 WEIGHTS = "models/integer.safetensors"
 README = "docs/README.md"
 SHIPPED = Path(__file__).resolve().parent.parent / "priors"
+SHIPPED_POSTERIORS = SHIPPED.with_name("posteriors")
+DENOISER, POSTERIOR = "denoiser", "posterior"
+CONDITIONS = "conditions.step"
+CONDITION_BITS = 24  # fraction bits of quantiser steps, shares of the intensity range
+DEPTHS = 4  # splits of z that a posterior network tells apart; more count as the last
+MEAN_AND_VARIANCE = 2  # its outputs
+MOST_LEVELS = 256  # its pairs of a step and a depth
 MAX_WEIGHTS = 64 << 20
 MAX_METADATA = 4 << 20
 FREQUENCY_CLASSES = 22
@@ -48,12 +61,19 @@ class PriorInfo:
     folder: Path
 
 
+def _none() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Prior:
     """A checked prior, ready to decode with.
 
     Attributes
     ----------
+    kind : str
+        ``"denoiser"``, for the method ``psc``, or ``"posterior"`` (SPEC 6.7), for the method
+        ``posterior``; that one has no noise levels, and no tables of them.
     name, digest : str
         Name, and SHA-256 (64 hex digits) of the canonical integers.
     metadata : dict
@@ -68,20 +88,25 @@ class Prior:
         Range of denoised samples, 11 fraction bits.
     scale_gain, scale_floor : (levels, 22) int64
         Variance calibration per noise level and frequency class.
+    steps : (n,) int64
+        Of a posterior network: the quantiser steps it was made for, shares of the intensity range
+        with 24 fraction bits.
     """
 
+    kind: str
     name: str
     digest: str
     metadata: dict[str, Any]
     program: Program
-    alpha: NDArray[np.int64]
-    sigma: NDArray[np.int64]
-    x_gain: NDArray[np.int64]
-    out_gain: NDArray[np.int64]
-    clip: tuple[int, int]
-    scale_gain: NDArray[np.int64]
-    scale_floor: NDArray[np.int64]
     _files: Mapping[str, bytes]
+    alpha: NDArray[np.int64] = field(default_factory=_none)
+    sigma: NDArray[np.int64] = field(default_factory=_none)
+    x_gain: NDArray[np.int64] = field(default_factory=_none)
+    out_gain: NDArray[np.int64] = field(default_factory=_none)
+    clip: tuple[int, int] = (0, 0)
+    scale_gain: NDArray[np.int64] = field(default_factory=_none)
+    scale_floor: NDArray[np.int64] = field(default_factory=_none)
+    steps: NDArray[np.int64] = field(default_factory=_none)
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -90,7 +115,7 @@ class Prior:
 
     @property
     def levels(self) -> int:
-        """Number of noise levels."""
+        """Number of noise levels, or of conditions."""
         return self.program.levels
 
     def files(self) -> dict[str, bytes]:
@@ -147,22 +172,53 @@ def prior_from_files(files: Mapping[str, bytes], expected_digest: str | None = N
             kind="prior-mismatch",
             hint="the stream needs exactly the prior it was coded with",
         )
-    return _assemble(metadata, description, digest, tensors, files)
+    kind = description["identity"].get("kind", DENOISER)
+    if kind not in tuple(KINDS):
+        raise FormatError(
+            f"prior: expected a {' or a '.join(KINDS)}, found {kind!r:.40}", kind="bad-prior"
+        )
+    return KINDS[kind](_Parts(metadata, digest, tensors, files))
 
 
-def _assemble(
-    metadata: dict[str, Any],
-    description: Mapping[str, Any],
-    digest: str,
-    tensors: Mapping[str, NDArray[Any]],
-    files: Mapping[str, bytes],
-) -> Prior:
-    identity = description["identity"]
-    program = Program.from_dict(_part(identity, "network", dict), tensors)
-    levels = program.levels
+@dataclass(frozen=True)
+class _Parts:
+    """Files of a bundle, parsed and named by their digest."""
 
-    def table(name: str, shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
-        array = tensors.get(name)
+    metadata: dict[str, Any]
+    digest: str
+    tensors: Mapping[str, NDArray[Any]]
+    files: Mapping[str, bytes]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        described: dict[str, Any] = self.metadata["psc_prior"]
+        return described
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        identity: dict[str, Any] = self.description["identity"]
+        return identity
+
+    def common(self, kind: str, outputs: int) -> dict[str, Any]:
+        """What every kind has; FormatError for a network with other outputs."""
+        program = Program.from_dict(_part(self.identity, "network", dict), self.tensors)
+        if program.outputs != outputs:
+            raise FormatError(
+                f"prior: expected a {kind} with outputs {outputs}, found {program.outputs}",
+                kind="bad-prior",
+            )
+        return {
+            "kind": kind,
+            "name": _part(self.description, "name", str),
+            "digest": self.digest,
+            "metadata": self.metadata,
+            "program": program,
+            "_files": {name: bytes(self.files[name]) for name in (METADATA, WEIGHTS)},
+        }
+
+    def table(self, name: str, shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
+        """A table of integers within +-limit."""
+        array = self.tensors.get(name)
         if array is None or array.shape != shape or array.dtype.kind != "i":
             raise FormatError(
                 f"prior: expected integer table {name} of shape {shape}", kind="bad-prior"
@@ -172,26 +228,46 @@ def _assemble(
             raise FormatError(f"prior: table {name} exceeds {limit}", kind="bad-prior")
         return wide
 
-    clip = _part(identity, "clip", list)
+
+def _posterior(parts: _Parts) -> Prior:
+    common = parts.common(POSTERIOR, MEAN_AND_VARIANCE)
+    program: Program = common["program"]
+    rows = program.levels // DEPTHS
+    if program.slices % 4 != 2 or program.levels != rows * DEPTHS or program.levels > MOST_LEVELS:
+        raise FormatError(
+            f"prior: expected a posterior network of twice an odd number of slices and {DEPTHS} "
+            f"levels for each step, at most {MOST_LEVELS}, found {program.slices} inputs and "
+            f"{program.levels} levels",
+            kind="bad-prior",
+        )
+    steps = parts.table(CONDITIONS, (rows,), 1 << 30)
+    if steps.min() < 1:
+        raise FormatError(f"prior: table {CONDITIONS} has steps of 0 or less", kind="bad-prior")
+    return Prior(**common, steps=steps)
+
+
+def _denoiser(parts: _Parts) -> Prior:
+    common = parts.common(DENOISER, 0)
+    levels = common["program"].levels
+    clip = _part(parts.identity, "clip", list)
     if not all(isinstance(bound, int) for bound in clip):
         raise FormatError(f"prior: clip range {clip!r:.200}", kind="bad-prior")
     if len(clip) != 2 or not -(1 << 13) < clip[0] < clip[1] < 1 << 13:
         raise FormatError(f"prior: clip range {clip!r}", kind="bad-prior")
     classes = (levels, FREQUENCY_CLASSES)
     return Prior(
-        name=_part(description, "name", str),
-        digest=digest,
-        metadata=metadata,
-        program=program,
-        alpha=table("schedule.alpha", (levels,), 1 << 16),
-        sigma=table("schedule.sigma", (levels,), 1 << 16),
-        x_gain=table("schedule.x_gain", (levels,), 1 << 26),
-        out_gain=table("schedule.out_gain", (levels,), 1 << 26),
+        **common,
+        alpha=parts.table("schedule.alpha", (levels,), 1 << 16),
+        sigma=parts.table("schedule.sigma", (levels,), 1 << 16),
+        x_gain=parts.table("schedule.x_gain", (levels,), 1 << 26),
+        out_gain=parts.table("schedule.out_gain", (levels,), 1 << 26),
         clip=(int(clip[0]), int(clip[1])),
-        scale_gain=table("scale.gain", classes, 1 << 26),
-        scale_floor=table("scale.floor", classes, 1 << 40),
-        _files={name: bytes(files[name]) for name in (METADATA, WEIGHTS)},
+        scale_gain=parts.table("scale.gain", classes, 1 << 26),
+        scale_floor=parts.table("scale.floor", classes, 1 << 40),
     )
+
+
+KINDS = {DENOISER: _denoiser, POSTERIOR: _posterior}
 
 
 @functools.cache
@@ -210,9 +286,18 @@ def _read_folder(folder: Path) -> Prior:
 
 
 def installed_priors() -> dict[str, PriorInfo]:
-    """Priors that ship with this package, by name; reads only their metadata."""
+    """Denoisers that ship with this package, by name; reads only their metadata."""
+    return _installed(SHIPPED)
+
+
+def installed_posteriors() -> dict[str, PriorInfo]:
+    """Posterior networks that ship with this package, likewise."""
+    return _installed(SHIPPED_POSTERIORS)
+
+
+def _installed(place: Path) -> dict[str, PriorInfo]:
     found = {}
-    for path in sorted(SHIPPED.glob(f"*/{METADATA}")):
+    for path in sorted(place.glob(f"*/{METADATA}")):
         described = json.loads(path.read_bytes())["psc_prior"]
         found[described["name"]] = PriorInfo(
             described["name"],
@@ -232,7 +317,7 @@ def load_prior(name_or_folder: str | Path) -> Prior:
     PriorMismatchError
         No such name or folder; the message lists the names there are.
     """
-    shipped = installed_priors()
+    shipped = installed_priors() | installed_posteriors()
     if str(name_or_folder) in shipped:
         return _read_folder(shipped[str(name_or_folder)].folder)
     folder = Path(name_or_folder)
@@ -248,7 +333,7 @@ def load_prior(name_or_folder: str | Path) -> Prior:
 
 def resolve_prior(digest: str) -> Prior:
     """Find a shipped prior by its digest (64 hex digits, or at least the first 32)."""
-    for info in installed_priors().values():
+    for info in (installed_priors() | installed_posteriors()).values():
         if len(digest) >= 32 and info.digest.startswith(digest.lower()):
             return _read_folder(info.folder)
     raise PriorMismatchError(

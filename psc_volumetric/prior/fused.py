@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.machine_code import compiled
 from psc_volumetric.prior.program import Program
-from psc_volumetric.prior.runtime import exact_float, usable_threads
+from psc_volumetric.prior.runtime import exact_float, last_uses, usable_threads
 from psc_volumetric.prior.step import (
     EXP_TABLE,
     NORM_BITS,
@@ -235,17 +235,18 @@ class FusedRuntime:
                 self._t[f"{step.name}.table"] = table.astype(np.float32)
             elif step.op == "attention":
                 self._t[step.out] = program.tensors[step.table].astype(np.float32)
-        self._dying = _last_uses(program.steps)
+        self._dying = last_uses(program.steps)
 
     def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
         """Run the network on integer tiles (b, slices, tile, tile); int32 in, int32 out."""
-        out = torch.empty(x.shape, dtype=torch.int32)
+        shape = (len(x), self.program.outputs or x.shape[1], *x.shape[2:])
+        out = torch.empty(shape, dtype=torch.int32)
 
         def group(part: slice) -> None:
             with exact_float():
                 out[part] = self._run(x[part].float(), level).to(torch.int32)
 
-        run_split(group, len(x), SAMPLES_PER_GROUP)
+        run_split(group, len(x), 1 if self.program.outputs else SAMPLES_PER_GROUP)
         return out
 
     def _run(self, x: torch.Tensor, level: int) -> torch.Tensor:
@@ -336,15 +337,3 @@ def _quantised(x: torch.Tensor, step: Step) -> torch.Tensor:
         _nhwc(out).reshape(-1),
     )
     return out
-
-
-def _last_uses(steps: Sequence[Step]) -> list[list[str]]:
-    """Registers that no later step reads, per step, so that memory is given back early."""
-    last: dict[str, int] = {}
-    for number, step in enumerate(steps):
-        for name in (*step.inputs, *([step.add] if step.add else [])):
-            last[name] = number
-    dying: list[list[str]] = [[] for _ in steps]
-    for name, number in last.items():
-        dying[number].append(name)
-    return dying

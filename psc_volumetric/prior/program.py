@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.errors import FormatError, LimitExceededError
 from psc_volumetric.prior.proof import Prover
+from psc_volumetric.prior.reach import Reach, reach_of
 from psc_volumetric.prior.step import Step, is_integer
 
 __all__ = ["Program", "canonical_digest"]
@@ -22,6 +24,7 @@ Tensors = Mapping[str, NDArray[np.generic]]
 MAX_STEPS = 512
 MAX_TILE = 1024
 MAX_NOISE_LEVELS = 4096
+MAX_INPUTS = 64  # channels that an estimator sees
 OUT_BITS = range(11, 25)  # samples have 11; products with the schedule then stay below 2^63
 
 
@@ -36,11 +39,14 @@ class Program:
     slices, tile : int
         Input is (batch, slices, tile, tile).
     levels : int
-        Noise levels the biases are tabulated for.
+        Noise levels, or conditions, the biases are tabulated for.
     out_bits : int
         Fraction bits of the output.
     tensors : mapping
         Integer arrays by name.
+    outputs : int
+        Channels of the output of an **estimator**, which runs on planes of any extents that are
+        multiples of its `reach`; 0 for a denoiser, whose output is shaped as its input.
     """
 
     steps: tuple[Step, ...]
@@ -49,15 +55,17 @@ class Program:
     levels: int
     out_bits: int
     tensors: Tensors
+    outputs: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.steps) <= MAX_STEPS:
             raise LimitExceededError(f"network has {len(self.steps)} steps", kind="limit")
         whole_blocks = 8 <= self.tile <= MAX_TILE and self.tile % 8 == 0
-        if self.slices not in (1, 2, 4, 8) or not whole_blocks:
+        allowed = range(1, MAX_INPUTS + 1) if self.outputs else (1, 2, 4, 8)
+        if self.slices not in allowed or not whole_blocks or self.outputs < 0:
             raise FormatError(
-                f"network tile: expected 1, 2, 4 or 8 slices of 8, 16, ... {MAX_TILE} voxels, "
-                f"found {self.slices} of {self.tile}",
+                f"network tile: expected {'1 to 64' if self.outputs else '1, 2, 4 or 8'} slices of "
+                f"8, 16, ... {MAX_TILE} voxels, found {self.slices} of {self.tile}",
                 kind="bad-program",
             )
         if not 1 <= self.levels <= MAX_NOISE_LEVELS or self.out_bits not in OUT_BITS:
@@ -66,7 +74,15 @@ class Program:
                 f"{OUT_BITS[-1]} output bits, found {self.levels} and {self.out_bits}",
                 kind="bad-program",
             )
-        Prover((self.slices, self.tile), self.levels, self.tensors).run(self.steps)
+        shape = (self.slices, self.tile)
+        Prover(shape, self.levels, self.tensors, outputs=self.outputs).run(self.steps)
+        if self.outputs:
+            _ = self.reach
+
+    @cached_property
+    def reach(self) -> Reach:
+        """How far an output of an estimator looks; FormatError for what looks at whole planes."""
+        return reach_of(self.steps, self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, JSON-able."""
@@ -75,6 +91,7 @@ class Program:
             "tile": self.tile,
             "levels": self.levels,
             "out_bits": self.out_bits,
+            **({"outputs": self.outputs} if self.outputs else {}),
             "steps": [step.to_dict() for step in self.steps],
         }
 
@@ -83,11 +100,12 @@ class Program:
         """Rebuild and prove; :class:`FormatError` when the description is not a program."""
         try:
             sizes = [data[key] for key in ("slices", "tile", "levels", "out_bits")]
+            sizes.append(data.get("outputs", 0))
             if not isinstance(data["steps"], list) or not all(map(is_integer, sizes)):
                 raise TypeError("steps must be a list and the others integers")
             steps = tuple(Step.from_dict(s) for s in data["steps"])
-            slices, tile, levels, out_bits = sizes
-            return cls(steps, slices, tile, levels, out_bits, tensors)
+            slices, tile, levels, out_bits, outputs = sizes
+            return cls(steps, slices, tile, levels, out_bits, tensors, outputs)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise

@@ -43,17 +43,25 @@ class Prover:
     Parameters
     ----------
     tile : (slices, extent)
-        Shape of the input, (slices, extent, extent), and of the output.
+        Shape of the input, (slices, extent, extent), and, but for channels, of the output.
     levels : int
         Noise levels the biases are tabulated for.
     tensors : mapping
         Integer arrays by name.
+    outputs : int
+        Channels of the output; 0 for as many as there are slices.
     """
 
     def __init__(
-        self, tile: tuple[int, int], levels: int, tensors: Mapping[str, NDArray[np.generic]]
+        self,
+        tile: tuple[int, int],
+        levels: int,
+        tensors: Mapping[str, NDArray[np.generic]],
+        *,
+        outputs: int = 0,
     ) -> None:
         self.tile, self.levels, self.tensors = tile, levels, tensors
+        self.wanted = (outputs or tile[0], tile[1])
         self.shapes: dict[str, tuple[int, int]] = {"x": tile}
         self.ranges: dict[str, tuple[int, int]] = {"x": (-RESIDUAL_LIMIT, RESIDUAL_LIMIT)}
         self.values = self.products = 0
@@ -70,7 +78,7 @@ class Prover:
                     f"network step {number} ({step.op}): register or tensor {error} is missing",
                     kind="bad-program",
                 ) from error
-        if self.shapes[steps[-1].out] != self.tile:
+        if self.shapes[steps[-1].out] != self.wanted:
             raise FormatError("network output does not have the tile's shape", kind="bad-program")
 
     def _count(self, step: Step) -> None:

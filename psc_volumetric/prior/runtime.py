@@ -8,7 +8,7 @@ runtime in :mod:`psc_volumetric.prior.fused` is faster.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.step import (
     EXP_TABLE,
@@ -29,8 +30,10 @@ from psc_volumetric.prior.step import (
 __all__ = [
     "TorchRuntime",
     "attend",
+    "choose_device",
     "exact_float",
     "integer_sqrt",
+    "last_uses",
     "norm_affine",
     "one_thread",
     "usable_threads",
@@ -38,6 +41,19 @@ __all__ = [
 
 
 SCORES_AT_ONCE = 1 << 22  # attention works through a batch in groups of this many scores
+
+
+def choose_device(device: str) -> str:
+    """Resolve ``"auto"``: CUDA when there is one, else the CPU."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError(
+            "device 'cuda' was asked for, found no CUDA device", kind="no-device", hint="use cpu"
+        )
+    if device not in ("cpu", "cuda"):
+        raise ParameterError(f"device must be auto, cpu or cuda, found {device!r}", kind="device")
+    return device
 
 
 def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
@@ -225,6 +241,7 @@ class TorchRuntime:
     ) -> None:
         self.program, self.device, self.carrier = program, torch.device(device), carrier
         self._tensors: dict[str, torch.Tensor] = {}
+        self._dying = last_uses(program.steps)
         tables = {step.table for step in program.steps}
         for name, array in program.tensors.items():
             prefix, _, part = name.rpartition(".")
@@ -247,8 +264,10 @@ class TorchRuntime:
         """Run the network on integer tiles (b, slices, tile, tile); int32 in, int32 out."""
         with exact_float():
             registers: dict[str, torch.Tensor] = {"x": x.to(self.device, self.carrier)}
-            for step in self.program.steps:
+            for step, dying in zip(self.program.steps, self._dying, strict=True):
                 registers[step.out] = getattr(self, "_" + step.op)(step, registers, level)
+                for name in dying:
+                    del registers[name]
             return registers[self.program.steps[-1].out].to(torch.int32)
 
     def _unfold(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
@@ -301,3 +320,15 @@ class TorchRuntime:
         if step.add is not None:
             y = (y + r[step.add]).clamp_(-RESIDUAL_LIMIT, RESIDUAL_LIMIT)
         return y
+
+
+def last_uses(steps: Sequence[Step]) -> list[list[str]]:
+    """Registers that no later step reads, per step, so that memory is given back early."""
+    last: dict[str, int] = {}
+    for number, step in enumerate(steps):
+        for name in (*step.inputs, *([step.add] if step.add else [])):
+            last[name] = number
+    dying: list[list[str]] = [[] for _ in steps]
+    for name, number in last.items():
+        dying[number].append(name)
+    return dying

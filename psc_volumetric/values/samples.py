@@ -94,8 +94,8 @@ class StoredSamples(ABC):
         return values
 
     @property
-    def prior_digest(self) -> None:
-        """These methods need no network."""
+    def prior_digest(self) -> bytes | None:
+        """Samples alone need no network."""
         return None
 
     @property

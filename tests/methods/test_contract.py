@@ -17,7 +17,7 @@ from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.protocol import EncodeJob, Resources
 from psc_volumetric.methods.registry import REGISTRY, read_index
 from psc_volumetric.needed import byte_ranges, whole_units
-from psc_volumetric.prior import load_prior
+from psc_volumetric.prior import Prior, load_prior, resolve_prior
 from psc_volumetric.values.mapping import IntensityMapping
 from psc_volumetric.values.special import SpecialMap
 
@@ -37,10 +37,15 @@ def field() -> np.ndarray:
     return values
 
 
-def job_of(values: np.ndarray) -> EncodeJob:
+def prior_of(name: str) -> Prior:
+    """The smallest prior of the method's kind."""
+    return load_prior("test-tiny" + REGISTRY.ending(name))
+
+
+def job_of(values: np.ndarray, name: str) -> EncodeJob:
     special = SpecialMap.find(values, (HOLE,)) if values.dtype.kind == "i" else None
     header = BrickHeader("none", values.dtype, (0, 0, 0), SHAPE, VALID)
-    mapping, prior = IntensityMapping(-700.0, 700.0), load_prior("test-tiny")
+    mapping, prior = IntensityMapping(-700.0, 700.0), prior_of(name)
     return EncodeJob(values, header, special, None, mapping, QUICK, prior, VALID)
 
 
@@ -61,7 +66,7 @@ def coded(name: str, guarantee: Guarantee | None = None):
         shape=SHAPE,
         mapping=IntensityMapping(-700.0, 700.0),
         parameters=QUICK,
-        prior=load_prior("test-tiny"),
+        prior=prior_of(name),
         guarantee=guarantee or Guarantee(),
         options=BrickOptions(special_values=(HOLE,), base=name),
     )
@@ -72,13 +77,13 @@ def decoded(data: bytes, selection=(slice(None),) * 3, level: int | None = None)
         lambda start, length: data[start : start + length],
         selection=selection,
         level=level,
-        prior=lambda digest: load_prior("test-tiny"),
+        prior=resolve_prior,
         spread=True,
     )
 
 
 def test_levels_are_what_the_encoder_said(name: str, brick) -> None:
-    source = REGISTRY.method(name).source(job_of(field()), Resources())
+    source = REGISTRY.method(name).source(job_of(field(), name), Resources())
     assert source is not None
     base = source.at_step().finish()
     assert base.method == name
@@ -118,7 +123,7 @@ def test_a_level_needs_only_its_bytes(brick) -> None:
             lambda start, length, end=end: brick.data[:end][start : start + length],
             selection=(slice(None),) * 3,
             level=level,
-            prior=lambda digest: load_prior("test-tiny"),
+            prior=resolve_prior,
         )
         assert seen.values.shape == VALID
 
@@ -144,7 +149,7 @@ def test_what_is_read_was_known_from_the_header(name: str, kind: str) -> None:
             read,
             selection=(z, y, x),
             level=level,
-            prior=lambda digest: load_prior("test-tiny"),
+            prior=resolve_prior,
             index=brick.index,
         )
         assert known == joined([*known, *asked])
@@ -176,11 +181,11 @@ def test_damage_is_noticed(brick) -> None:
 
 def test_values_it_cannot_code_are_refused_by_none(name: str) -> None:
     values = field().astype("<i8") * (1 << 40)
-    assert REGISTRY.method(name).source(job_of(values), Resources()) is None
+    assert REGISTRY.method(name).source(job_of(values, name), Resources()) is None
 
 
 def test_an_attempt_at_an_error_knows_its_own(name: str) -> None:
-    source = REGISTRY.method(name).source(job_of(field()), Resources())
+    source = REGISTRY.method(name).source(job_of(field(), name), Resources())
     attempt = source.at_error(100.0, limit=1e9)
     if attempt is None:
         assert REGISTRY.entry(name).needs_prior

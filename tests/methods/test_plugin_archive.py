@@ -81,7 +81,7 @@ def psc_archive(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_offers_it(tmp_path: Path) -> None:
-    assert "auto|psc|av1|wavelet|toy" in psc_archive("archive", "--help").stdout
+    assert "auto|psc|av1|wavelet|posterior|toy" in psc_archive("archive", "--help").stdout
     nibabel.save(nibabel.Nifti1Image(volume().T, np.eye(4)), tmp_path / "scan.nii")
     target = tmp_path / "scan.psc.zarr"
     words = ("--mode", "lossy", "--base", "toy", "--json")

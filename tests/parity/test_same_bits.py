@@ -16,7 +16,7 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.conformance.regenerate import ShortPaper, synthetic_values
+from psc_volumetric.conformance.recipes import ShortPaper, synthetic_values
 from psc_volumetric.conformance.runner import check_case, make_denoiser
 from psc_volumetric.golden import array_digest, load_case
 from psc_volumetric.methods.psc import brick as psc_brick

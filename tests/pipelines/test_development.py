@@ -14,11 +14,12 @@ PACKAGES = ("psc_volumetric", "adapters", "pipelines", "flows")
 TOOLS = {
     "pipelines.development.ablate": ("--tiles", "--only"),
     "pipelines.development.benchmark": ("--threads",),
-    "pipelines.development.coverage": ("--every", "auto|psc|av1|wavelet"),
+    "pipelines.development.coverage": ("--every", "auto|psc|av1|wavelet|posterior"),
     "pipelines.development.fit_scales": ("RECIPE=FOLDER",),
     "pipelines.development.measure_reference": ("--bounds", "--crop"),
     "pipelines.development.paper_setting": ("--ddrm-steps", "--weights"),
     "pipelines.development.parity": ("--weights", "1..9"),
+    "pipelines.development.posterior_gain": ("--depth", "--prior"),
     "psc_volumetric.conformance.regenerate": ("--target",),
 }
 

@@ -1,4 +1,4 @@
-"""``python -m pipelines.training.posterior pack | train``; see CONTRIBUTING."""
+"""``python -m pipelines.training.posterior pack | train | convert``; see CONTRIBUTING."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.training.posterior.domains import DOMAINS
+from pipelines.training.posterior.domains import ALL, DOMAINS
 from pipelines.training.posterior.runs import Run, run
 from psc_volumetric.errors import PscError
 
@@ -37,8 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--held-out-slices", type=int, default=0, help="of a volume; 0: all")
     train.add_argument("--checkpoint-seconds", type=float, help="between checkpoints")
     train.add_argument("--no-checks", action="store_true", help="no conformance, no timings")
+    convert = commands.add_parser("convert", help="a checkpoint to a network of integers")
+    convert.add_argument("checkpoint", type=Path)
+    convert.add_argument("domain", choices=list(ALL))
+    convert.add_argument("--pack", type=Path, default=PACK)
+    convert.add_argument("--out", type=Path, required=True, help="new folder")
+    convert.add_argument("--slices", type=int, default=4, help="of a held-out volume, to measure")
     for command in (pack, train):
-        command.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS))
+        command.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(ALL))
     return parser
 
 
@@ -47,10 +53,10 @@ def _pack(options: argparse.Namespace) -> None:
 
     total = 0
     for name in options.domains:
-        data = options.data / FOLDERS[name]
+        data = [options.data / FOLDERS[name]] if name in FOLDERS else []
         total += sum(
             make_pack(
-                [data], DOMAINS[name], options.pack,
+                data, ALL[name], options.pack,
                 voxels=options.voxels or TRAINING_VOXELS, report=_print,
             )
         )  # fmt: skip
@@ -64,7 +70,7 @@ def _train(options: argparse.Namespace) -> None:
             out=options.out,
             resume=options.resume,
             minutes=options.minutes,
-            domains=[DOMAINS[name] for name in options.domains],
+            domains=[ALL[name] for name in options.domains],
             device=options.device,
             threads=options.threads,
             checks=not options.no_checks,
@@ -72,6 +78,16 @@ def _train(options: argparse.Namespace) -> None:
             checkpoint_seconds=options.checkpoint_seconds,
         )
     )
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from pipelines.training.posterior.convert import convert_checkpoint
+
+    prior = convert_checkpoint(
+        options.checkpoint, ALL[options.domain], options.pack, options.out,
+        slices=options.slices, report=_print,
+    )  # fmt: skip
+    _print(f"{prior.name} {prior.digest} in {options.out}")
 
 
 def _print(line: str) -> None:
@@ -83,7 +99,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(words)
     try:
-        {"pack": _pack, "train": _train}[options.command](options)
+        {"pack": _pack, "train": _train, "convert": _convert}[options.command](options)
     except PscError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,4 +1,7 @@
-"""What posterior networks are trained for: three domains, each with the volumes of its prior."""
+"""What posterior networks are trained for: three domains, each with the volumes of its prior.
+
+And a tiny one for the tests, on volumes that are made.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass, field
 
 from psc_volumetric.prior.making.posterior_net import PosteriorShape
 
-__all__ = ["DOMAINS", "Domain"]
+__all__ = ["ALL", "DOMAINS", "Domain"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,14 @@ DOMAINS = {
         ),
     )
 }
+TINY = Domain(
+    name="test-tiny",
+    levels=256,
+    steps=(0.05, 0.5),
+    held_out_steps=(0.1, 0.3),
+    depths=(0.4, 0.3, 0.2, 0.1),
+    patch=48,
+    share=0.1,
+    shape=PosteriorShape(slices=3, channels=(8, 16), blocks=(1, 1)),
+)
+ALL = DOMAINS | {TINY.name: TINY}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pipelines.training.posterior.packs import Coded, Packed
 from psc_volumetric.prior.making.posterior_net import PosteriorNet
 
-__all__ = ["HeldOut", "Score", "measure", "score_table"]
+__all__ = ["HeldOut", "Score", "measure", "planes_of", "score_table"]
 
 PLANES_AT_ONCE = {"cuda": 16, "cpu": 2}
 
@@ -115,7 +115,7 @@ def _score(net: PosteriorNet, pair: HeldOut, slices: int) -> Score:
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     voxels = 0
     for group in _groups(chosen, PLANES_AT_ONCE[device.type]):
-        decoded, original = _planes(net, pair, group, device)
+        decoded, original = planes_of(net, pair, group, device)
         step = torch.full((len(group),), pair.step, device=device)
         depth = torch.full((len(group),), pair.depth, dtype=torch.long, device=device)
         rows, columns = original.shape[-2:]
@@ -152,7 +152,7 @@ def _groups(chosen: np.ndarray, size: int) -> Iterator[list[int]]:
         yield [int(z) for z in chosen[first : first + size]]
 
 
-def _planes(
+def planes_of(
     net: PosteriorNet, pair: HeldOut, group: Sequence[int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Neighbourhoods (b, slices, h, w), extended to what the network takes, and (b, 1, y, x)."""

@@ -7,12 +7,11 @@ from typing import Protocol
 import torch
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
-from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.psc.noise import centred, gaussian
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.runtime import TorchRuntime
 
-__all__ = ["Denoiser", "Network", "choose_device"]
+__all__ = ["Denoiser", "Network"]
 
 SCHEDULE_BITS = 16
 
@@ -23,19 +22,6 @@ class Network(Protocol):
     def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
         """Run the network."""
         ...
-
-
-def choose_device(device: str) -> str:
-    """Resolve ``"auto"``: CUDA when there is one, else the CPU."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError(
-            "device 'cuda' was asked for, found no CUDA device", kind="no-device", hint="use cpu"
-        )
-    if device not in ("cpu", "cuda"):
-        raise ParameterError(f"device must be auto, cpu or cuda, found {device!r}", kind="device")
-    return device
 
 
 class Denoiser:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,12 +18,12 @@ from psc_volumetric.errors import FormatError, NumericalError
 from psc_volumetric.golden import array_digest, known_networks, load_case
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.psc.brick import decode_psc
-from psc_volumetric.methods.psc.denoiser import Denoiser, choose_device
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.noise import gaussian
 from psc_volumetric.methods.psc.pca import principal_rows
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior, resolve_prior
-from psc_volumetric.prior.runtime import TorchRuntime, one_thread
+from psc_volumetric.prior.runtime import TorchRuntime, choose_device, one_thread
 
 if TYPE_CHECKING:
     from psc_volumetric.methods.psc.denoiser import Network
@@ -211,13 +211,13 @@ def _fastest(prior: Prior, device: str) -> Denoiser:
     return denoiser
 
 
-def offering(denoiser: Denoiser) -> Callable[[Prior, str], Denoiser]:
-    """Denoisers (`Resources.denoisers`) that give this one, untested, for its prior.
+def offering(carried: Any) -> Callable[[Prior, str], Any]:
+    """Networks (`Resources.denoisers`) that give this one, untested, for its prior.
 
     For the self-test and for comparing carriers.
     """
 
-    def find(prior: Prior, device: str) -> Denoiser:
-        return denoiser if prior.digest == denoiser.prior.digest else denoiser_for(prior, device)
+    def find(prior: Prior, device: str) -> Any:
+        return carried if prior.digest == carried.prior.digest else denoiser_for(prior, device)
 
     return find

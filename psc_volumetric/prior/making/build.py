@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,18 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.prior.bundle import (
+    CONDITION_BITS,
+    CONDITIONS,
     FREQUENCY_CLASSES,
     METADATA,
+    POSTERIOR,
     WEIGHTS,
     Prior,
     prior_from_files,
 )
 from psc_volumetric.prior.program import Program, canonical_digest
 
-__all__ = ["build_bundle", "cosine_times", "predicted_tile", "schedule_tables"]
+__all__ = ["build_bundle", "build_posterior", "cosine_times", "predicted_tile", "schedule_tables"]
 
 UNIT_GAIN = 1 << 16
 DEFAULT_FLOOR = 1 << 12  # variance, 22 fraction bits
@@ -87,8 +91,6 @@ def build_bundle(
     scales : (gain, floor), optional
         Calibration, each (levels, 22) int64.
     """
-    from safetensors.numpy import save
-
     tensors: dict[str, NDArray[Any]] = {
         k: np.ascontiguousarray(v) for k, v in program.tensors.items()
     }
@@ -103,6 +105,38 @@ def build_bundle(
         "network": program.to_dict(),
         "clip": [round(clip[0] * unit), round(clip[1] * unit)],
     }
+    return _bundle(name, identity, tensors, metadata)
+
+
+def build_posterior(
+    program: Program, *, name: str, steps: Sequence[float], metadata: dict[str, Any]
+) -> Prior:
+    """Assemble the files of a posterior network and load them back.
+
+    Parameters
+    ----------
+    program : Program
+        The integer network.
+    name : str
+        Name of its domain and ``-posterior``.
+    steps : sequence of float
+        Quantiser steps that its levels stand for, shares of the intensity range.
+    metadata : dict
+        As for `build_bundle`.
+    """
+    tensors = {k: np.ascontiguousarray(v) for k, v in program.tensors.items()}
+    tensors[CONDITIONS] = np.rint(np.array(steps) * 2.0**CONDITION_BITS).astype(np.int32)
+    return _bundle(name, {"kind": POSTERIOR, "network": program.to_dict()}, tensors, metadata)
+
+
+def _bundle(
+    name: str,
+    identity: dict[str, Any],
+    tensors: dict[str, NDArray[Any]],
+    metadata: dict[str, Any],
+) -> Prior:
+    from safetensors.numpy import save
+
     described = {
         "name": name,
         "digest": canonical_digest(identity, tensors),

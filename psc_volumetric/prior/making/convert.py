@@ -158,7 +158,9 @@ class _Converter:
     def run(self) -> Program:
         steps = [getattr(self, "_" + s.op)(s) for s in self.program.steps]
         p = self.program
-        return Program(tuple(steps), p.slices, p.tile, p.levels, self.out_bits, self.tensors)
+        return Program(
+            tuple(steps), p.slices, p.tile, p.levels, self.out_bits, self.tensors, p.outputs
+        )
 
     def _unfold(self, s: FloatStep) -> Step:
         self.bits[s.out] = self.bits[s.inputs[0]]

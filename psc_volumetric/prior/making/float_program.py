@@ -51,12 +51,16 @@ class FloatStep:
 
 @dataclass
 class FloatProgram:
-    """Float steps plus the input shape; runs in float64 for measuring."""
+    """Float steps plus the input shape; runs in float64 for measuring.
+
+    ``outputs`` are those of an estimator, 0 for a denoiser.
+    """
 
     slices: int
     tile: int
     levels: int
     steps: list[FloatStep] = field(default_factory=list)
+    outputs: int = 0
 
     def run(
         self, x: Tensor, level: int, observe: Callable[[str, Tensor], None] | None = None
@@ -78,7 +82,7 @@ class FloatProgram:
             return value.float() if isinstance(value, torch.Tensor) else value
 
         steps = [FloatStep(**{k: cast(v) for k, v in vars(step).items()}) for step in self.steps]
-        return FloatProgram(self.slices, self.tile, self.levels, steps)
+        return FloatProgram(self.slices, self.tile, self.levels, steps, self.outputs)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.prior.bundle import DEPTHS
 from psc_volumetric.prior.making.residual_unet import FREQUENCIES, ResidualTrunk
 
-__all__ = ["DEPTHS", "PosteriorNet", "PosteriorShape", "step_time"]
+__all__ = ["DEPTHS", "OUTPUTS", "PosteriorNet", "PosteriorShape", "step_time"]
 
-DEPTHS = 4  # splits of z that are told apart; more count as the last
 OCTAVES = 12  # of the quantiser step, up to the whole range
 FIRST_LOG_VARIANCE = -2.5  # in squared steps, about what the wavelet leaves
 OUTPUTS = 2

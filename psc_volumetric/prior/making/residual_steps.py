@@ -12,7 +12,7 @@ import torch
 
 from psc_volumetric.prior.making.float_program import Builder, FloatProgram
 from psc_volumetric.prior.making.networks import Architecture
-from psc_volumetric.prior.making.posterior_net import DEPTHS, PosteriorNet
+from psc_volumetric.prior.making.posterior_net import DEPTHS, OUTPUTS, PosteriorNet
 
 __all__ = ["from_posterior", "from_residual"]
 
@@ -51,7 +51,7 @@ def from_posterior(net: PosteriorNet, steps: Sequence[float], *, tile: int) -> F
     with torch.no_grad():
         each = torch.tensor([step for step, _ in levels])
         embedded = net.embedding(each, torch.tensor([depth for _, depth in levels])).double()
-    program = FloatProgram(net.conv_in.in_channels, tile, len(levels))
+    program = FloatProgram(net.conv_in.in_channels, tile, len(levels), outputs=OUTPUTS)
     _trunk(Builder(program, embedded), net, "x")
     return program
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference_decoder import restart, single_pass
+from reference_decoder import posterior, restart, single_pass
 from reference_decoder.av1 import check_stream
 from reference_decoder.classical import sigma, stored
 from reference_decoder.fields import Fields, Header, crc32c, limited, read_header, require
@@ -53,7 +53,7 @@ def decode(
 
     def decode_base(number: int) -> Decoded:
         if h.method != "psc":
-            return _decode_classical(brick, h, frames)
+            return _decode_classical(brick, h, frames, files)
         return _decode_base(brick, h, files, number)
 
     return _decode_level(brick, h, base, decode_base, wanted)
@@ -89,12 +89,19 @@ def _decode_base(brick: bytes, h: Header, files: dict | None, level: int) -> Dec
     return _decode_psc(brick, h, prior, level)
 
 
-def _decode_classical(brick: bytes, h: Header, frames: Frames | None) -> Decoded:
-    """Sections 3.7 and 3.8."""
+def _decode_classical(
+    brick: bytes, h: Header, frames: Frames | None, files: dict | None
+) -> Decoded:
+    """Sections 3.7, 3.8 and 3.10."""
     data = _section(brick, h, "base")
-    samples = decode_wavelet(data, h.valid) if h.method == "wavelet" else _av1(data, h, frames)
+    samples = _av1(data, h, frames) if h.method == "av1" else decode_wavelet(data, h.valid)
+    if h.view is None:
+        spread = sigma(samples, h.classical, h.method)
+    else:
+        require(files is not None, "a brick with a view needs its network")
+        samples, halves = posterior.moments(samples, h.view, Prior(files))
+        spread = posterior.sigma(samples, halves, h)
     values = limited(stored(samples, h.classical, h.dtype), h)
-    spread = sigma(samples, h.classical, h.method)
     index, patterns = _special(_section(brick, h, "special"), h)
     for number, pattern in enumerate(patterns, start=1):
         values[index == number] = pattern

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
-METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet"}
+METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet", 5: "posterior"}
 
 
 class Refused(ValueError):
@@ -85,6 +85,7 @@ class Header:
     sections: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
     classical: object = None
+    view: object = None
     limits: tuple = ()
 
     @property
@@ -102,6 +103,7 @@ def read_header(brick: bytes) -> Header:
     """Section 3."""
     from reference_decoder.classical import read_classical
     from reference_decoder.layers import place_segments, read_layers
+    from reference_decoder.posterior import read_view
 
     prologue = Fields(brick)
     require(prologue.bytes(4) == b"PSCb", "magic")
@@ -125,8 +127,10 @@ def read_header(brick: bytes) -> Header:
     if h.method == "psc":
         _read_psc(data, h)
         names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
-    if h.method in ("av1", "wavelet"):
+    if h.method in ("av1", "wavelet", "posterior"):
         h.classical, names = read_classical(data, h), ["base"]
+    if h.method == "posterior":
+        h.view = read_view(data)
     if h.method != "constant":
         h.layers = read_layers(data, h, len(names))
     if names or any(layer.bounded for layer in h.layers):

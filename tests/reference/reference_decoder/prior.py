@@ -29,8 +29,12 @@ class Prior:
         self.slices, self.size = network["slices"], network["tile"]
         self.levels, self.out_bits = network["levels"], network["out_bits"]
         self.steps = network["steps"]
-        self.clip = self.identity["clip"]
-        require(self.slices in (1, 2, 4, 8) and self.size % 8 == 0, "tile of the prior")
+        self.kind = self.identity.get("kind", "denoiser")
+        self.clip = self.identity.get("clip")
+        if self.kind == "denoiser":
+            require(self.slices in (1, 2, 4, 8) and self.size % 8 == 0, "tile of the prior")
+        else:
+            require(self.slices % 4 == 2 and network["outputs"] == 2, "ends of the network")
         require(11 <= self.out_bits <= 24, "out_bits")
 
     def table(self, name: str) -> np.ndarray:

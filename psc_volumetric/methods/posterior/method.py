@@ -1,0 +1,145 @@
+"""The base method ``posterior``: mean and variance given the wavelet's stream (SPEC 3.10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ReadRange, read_section
+from psc_volumetric.bitstream.value_limits import saturate
+from psc_volumetric.errors import FormatError, PriorMismatchError
+from psc_volumetric.methods.posterior.fields import PosteriorFields, View
+from psc_volumetric.methods.posterior.moments import moments
+from psc_volumetric.methods.posterior.network import Estimator, estimator_for
+from psc_volumetric.methods.posterior.sigma import classes_of, unit_of
+from psc_volumetric.methods.posterior.source import PosteriorSource
+from psc_volumetric.methods.protocol import DecodedBrick, EncodeJob, Resources
+from psc_volumetric.methods.sampled import decode_sampled
+from psc_volumetric.methods.search import SteppedSource
+from psc_volumetric.methods.wavelet.method import WaveletSource
+from psc_volumetric.prior import Prior
+from psc_volumetric.prior.bundle import POSTERIOR
+from psc_volumetric.sigma.tables import SigmaTables
+from psc_volumetric.tiling import Box
+from psc_volumetric.values.special import SpecialMap
+
+__all__ = ["METHOD", "PosteriorMethod"]
+
+
+@dataclass(frozen=True)
+class PosteriorMethod:
+    """:class:`psc_volumetric.methods.protocol.BaseMethod` with one level."""
+
+    name: str = "posterior"
+
+    def source(self, job: EncodeJob, resources: Resources) -> PosteriorSource | None:
+        """None without a prior, for what the wavelet cannot code, and past its finest step.
+
+        Raises
+        ------
+        PriorMismatchError
+            The prior is a denoiser.
+        """
+        if job.prior is None or not WaveletSource.takes(job.values):
+            return None
+        _require_posterior(job.prior)
+        wavelet = WaveletSource(job.values, job.special, job.limits)
+        if not wavelet.fits():
+            return None
+        stepped = SteppedSource(self.name, wavelet, job.step, job.tile)
+        if not stepped.reaches(job.step):
+            return None
+        return PosteriorSource(job, stepped, _estimator(job.prior, resources))
+
+    def decode(
+        self,
+        read: ReadRange,
+        index: BrickIndex,
+        *,
+        box: Box,
+        level: int,
+        resources: Resources,
+        spread: bool,
+    ) -> DecodedBrick:
+        """Decode a region: the wavelet's stream whole, the network where the region needs it."""
+        fields, what = index.fields, f"brick {index.position}"
+        if not isinstance(fields, PosteriorFields):
+            raise FormatError(f"{what}: has no fields of its method", kind="bad-method")
+        if fields.view is None:
+            return decode_sampled(WaveletSource, read, index, box=box, spread=spread)
+        prior = _prior_of(fields.view, resources, what)
+        special = SpecialMap.unpack(
+            read_section(read, index.section("special"), what=what), index.valid, index.dtype
+        )
+        data = read_section(read, index.section("base"), what=what)
+        decoded = WaveletSource.decoded(data, fields, index.valid, what)
+        found = moments(decoded, box, fields.view, _estimator(prior, resources))
+        samples = found.added(decoded[box], fields.view.gain, prior.program.out_bits)
+        values = saturate(fields.to_stored(samples, index.dtype), index.limits)
+        sigma = None
+        if spread:
+            sigma = np.zeros(values.shape, np.float32)
+            if fields.sigma:
+                tables = SigmaTables.unpack(fields.sigma, 1)
+                classes = classes_of(samples, found.halves, fields)
+                sigma = tables.sigma(0, classes).astype(np.float32) * unit_of(fields)
+        if special is not None:
+            special.apply(values, box)
+            if sigma is not None:
+                sigma[special.index[box] > 0] = 0
+        return DecodedBrick(values, sigma)
+
+
+def _prior_of(view: View, resources: Resources, what: str) -> Prior:
+    """The network that a brick names.
+
+    Raises
+    ------
+    PriorMismatchError
+        It is not offered, or another one is.
+    FormatError
+        The brick names a level that it does not have.
+    """
+    digest = view.prior.hex()
+    if resources.priors is None:
+        raise PriorMismatchError(
+            f"{what}: needs the prior {digest}, none was offered",
+            kind="prior-missing",
+            hint="open the stream through its archive, which embeds the prior",
+        )
+    prior = resources.priors(digest)
+    if not prior.digest.startswith(digest):
+        raise PriorMismatchError(
+            f"{what}: needs the prior {digest}, was offered {prior.digest}", kind="prior-mismatch"
+        )
+    _require_posterior(prior)
+    if view.level >= prior.levels:
+        raise FormatError(
+            f"{what}: level {view.level} does not fit the prior's {prior.levels}",
+            kind="bad-parameter",
+        )
+    return prior
+
+
+def _require_posterior(prior: Prior) -> None:
+    if prior.kind != POSTERIOR:
+        raise PriorMismatchError(
+            f"method posterior: expected a posterior network, found the {prior.kind} "
+            f"{prior.name!r}",
+            kind="prior-mismatch",
+            hint="leave --prior out, or name one whose name ends in -posterior",
+        )
+
+
+def _estimator(prior: Prior, resources: Resources) -> Estimator:
+    """The network on its device: what was handed in, or one that passes the self-test."""
+    if resources.denoisers is None:
+        return estimator_for(prior, resources.device)
+    given = resources.denoisers(prior, resources.device)
+    assert isinstance(given, Estimator)
+    return given
+
+
+METHOD = PosteriorMethod()

@@ -1,0 +1,179 @@
+"""The method posterior: windows, gains, other networks, and never worse than without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
+from psc_volumetric.codec import (
+    BrickOptions,
+    EncodedBrick,
+    Guarantee,
+    decode_brick,
+    encode_brick,
+)
+from psc_volumetric.errors import FormatError, NumericalError, PriorMismatchError
+from psc_volumetric.methods.parameters import CodecParameters
+from psc_volumetric.methods.posterior import moments as module
+from psc_volumetric.methods.posterior.fields import PosteriorFields, View
+from psc_volumetric.methods.posterior.moments import moments
+from psc_volumetric.methods.posterior.network import Estimator, check_estimator, estimator_for
+from psc_volumetric.prior import load_prior, resolve_prior
+from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.values.mapping import IntensityMapping
+
+TINY = "test-tiny-posterior"
+RANGE = IntensityMapping(0, 1000)
+WHOLE = (slice(None),) * 3
+
+
+def head(shape: tuple[int, int, int] = (6, 61, 70)) -> np.ndarray:
+    """Blobs like those that the network was trained on."""
+    z, y, x = np.indices(shape)
+    blobs = np.zeros(shape)
+    for cz, cy, cx, r in ((2, 20, 30, 14), (4, 40, 45, 9), (1, 50, 12, 7), (3, 12, 60, 8)):
+        distance = np.sqrt(4.0 * (z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2)
+        blobs += 300 / (1 + np.exp(2 * (distance - r)))
+    return (blobs + np.random.default_rng(2).normal(0, 4, shape)).clip(0, 999).astype("<u2")
+
+
+def code(values: np.ndarray, base: str = "posterior", step: float = 0.4) -> EncodedBrick:
+    return encode_brick(
+        values,
+        position=(0, 0, 0),
+        shape=tuple(-(-n // 8) * 8 for n in values.shape),
+        mapping=RANGE,
+        parameters=CodecParameters(step=step),
+        prior=load_prior(TINY),
+        guarantee=Guarantee(coders=("zstd",)),
+        options=BrickOptions(base=base),
+    )
+
+
+def read(brick: EncodedBrick, box=WHOLE, **more):
+    data = brick.data
+    return decode_brick(
+        lambda start, size: data[start : start + size], selection=box, prior=resolve_prior,
+        spread=True, **more,
+    )  # fmt: skip
+
+
+def error(brick: EncodedBrick, values: np.ndarray) -> float:
+    return float(np.mean((read(brick).values.astype(float) - values) ** 2))
+
+
+def test_it_takes_error_away_for_a_few_bytes_of_header() -> None:
+    values = head()
+    plain, restored = code(values, "wavelet"), code(values)
+    assert error(restored, values) < 0.97 * error(plain, values)
+    view = restored.index.fields.view
+    assert view is not None and 1 <= view.gain <= 32
+    sections = [{s.name: s.nbytes for s in b.index.sections}["base"] for b in (plain, restored)]
+    assert sections[0] == sections[1]
+
+
+def test_sigma_is_calibrated() -> None:
+    (within, twice, _) = code(head()).coverage[0]
+    assert within == pytest.approx(0.683, abs=0.03)
+    assert twice == pytest.approx(0.954, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (np.indices((3, 20, 24)).sum(0) * 40503 % 997).astype("<u2"),  # noise
+        (np.indices((3, 40, 44))[1] // 9 % 2 * 900).astype("<u1"),  # labels
+        np.full((2, 16, 16), 3, "<i4") + (np.arange(16) > 7).astype("<i4") * (1 << 29),
+        np.linspace(-1e30, 1e30, 2 * 16 * 16, dtype="<f4").reshape(2, 16, 16),
+        np.arange(5, dtype="<f8").reshape(1, 1, 5) * 1e-300,
+        np.arange(2, dtype="<u2").reshape(1, 2, 1),
+    ],
+    ids=["noise", "labels", "far", "wide", "tiny-floats", "two-voxels"],
+)
+def test_what_it_was_not_made_for_costs_the_header_alone(values: np.ndarray) -> None:
+    plain, restored = code(values, "wavelet", 0.01), code(values, step=0.01)
+    assert error(restored, values) <= error(plain, values)
+    assert len(restored.data) <= len(plain.data) + 28
+
+
+def test_windows_give_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    brick = code(head())
+    whole = read(brick)
+    monkeypatch.setattr(module, "WINDOW", 17)
+    cut = (slice(2, 4), slice(9, 60), slice(5, 69))
+    for box in (WHOLE, cut):
+        part = read(brick, box)
+        assert part.values.tobytes() == np.ascontiguousarray(whole.values[box]).tobytes()
+        assert part.spread.tobytes() == np.ascontiguousarray(whole.spread[box]).tobytes()
+
+
+def test_a_region_asks_the_network_for_its_voxels_and_a_margin() -> None:
+    prior, seen = load_prior(TINY), []
+
+    class Counting(Estimator):
+        def __call__(self, inputs, level):
+            seen.append(inputs.shape)
+            return super().__call__(inputs, level)
+
+    samples = np.zeros((4, 200, 200), np.int64)
+    view = View(16, bytes.fromhex(prior.digest)[:16], 0, 1 << 20, 0)
+    moments(samples, (slice(1, 2), slice(100, 104), slice(96, 100)), view, Counting(prior, "cpu"))
+    multiple, margin = prior.program.reach
+    most = 4 + 2 * (margin + multiple)
+    assert [n for n, *_ in seen] == [1]
+    assert all(rows <= most and columns <= most for *_, rows, columns in seen)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_and_carriers_give_the_same_bits(threads: int) -> None:
+    prior, brick = load_prior(TINY), code(head())
+    before, expected = torch.get_num_threads(), read(brick)
+    torch.set_num_threads(threads)
+    try:
+        for dtype in (torch.float32, torch.float64):
+            carried = Estimator(prior, "cpu", TorchRuntime(prior.program, "cpu", dtype))
+            found = read(brick, denoisers=lambda prior, device, carried=carried: carried)
+            assert found.values.tobytes() == expected.values.tobytes()
+            assert found.spread.tobytes() == expected.spread.tobytes()
+        assert read(brick).values.tobytes() == expected.values.tobytes()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_denoiser_is_refused_by_name() -> None:
+    with pytest.raises(PriorMismatchError, match="denoiser 'test-tiny'"):
+        encode_brick(
+            head(), position=(0, 0, 0), shape=(8, 64, 72), mapping=RANGE,
+            parameters=CodecParameters(), prior=load_prior("test-tiny"),
+            options=BrickOptions(base="posterior"),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"gain": 33}, {"scale": 0}, {"offset": (1 << 24) + 1}])
+def test_a_view_out_of_range_is_refused(wrong: dict[str, int]) -> None:
+    view = replace(View(16, bytes(16), 0, 1, 0), **wrong)
+    out = FieldWriter()
+    PosteriorFields(0.0, 1.0, view=view).write(out)
+    header = BrickHeader("posterior", np.dtype("<i2"), (0,), (8, 8, 8), (8, 8, 8))
+    with pytest.raises(FormatError) as caught:
+        PosteriorFields.read(FieldReader(out.getvalue(), what="test"), header)
+    assert caught.value.kind == "bad-posterior"
+
+
+def test_a_carrier_that_is_off_by_one_is_refused() -> None:
+    prior = load_prior(TINY)
+
+    class Inexact(TorchRuntime):
+        def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
+            out = super().__call__(x, level)
+            out[0, 1, 2, 3] += 1
+            return out
+
+    check_estimator(estimator_for(prior, "cpu"))
+    with pytest.raises(NumericalError, match="self-test"):
+        check_estimator(Estimator(prior, "cpu", Inexact(prior.program)))
