@@ -17,6 +17,7 @@ from psc_volumetric.bitstream.layer_fields import GridFields, default_segment
 from psc_volumetric.coders.interpolation.coder import MAX_BOUND, MAX_TOP, decode_interpolated
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.layers.grid import nearest_indices, restore
+from psc_volumetric.layers.slices import SLICE_SEGMENT, lie_far_apart
 from psc_volumetric.tiling import TileGrid
 
 __all__ = ["Interpolated", "decode_interpolated_values", "interpolate"]
@@ -70,7 +71,7 @@ def interpolate(values: Values, grid: GridFields, *, rival: int | None) -> Inter
     if fineness is None or TRIED_BELOW < limit < math.inf:
         return None
     fine = nearest_indices(values, _finer(grid, fineness, values.dtype))
-    shape = _segment(fine.shape)
+    shape = _segment(fine.shape, apart=lie_far_apart(fine))
     segments = TileGrid((fine.shape[0], fine.shape[1], fine.shape[2]), shape)
     boxes = [segments.box(number) for number in range(len(segments))]
     if not all(suits_interpolation(fine[box], fineness) for box in boxes):
@@ -132,10 +133,9 @@ def _finer(grid: GridFields, fineness: int, dtype: np.dtype[np.generic]) -> Grid
     return GridFields(grid.bound, grid.step / (2 * fineness + 1), grid.offset)
 
 
-def _segment(shape: tuple[int, ...]) -> Triple:
-    """Equal parts of each axis, none longer than ``WIDEST_SEGMENT``."""
-    z, y, x = (
-        math.ceil(n / math.ceil(n / most)) for n, most in zip(shape, WIDEST_SEGMENT, strict=True)
-    )
+def _segment(shape: tuple[int, ...], *, apart: bool) -> Triple:
+    """Equal parts of each axis, none longer than ``WIDEST_SEGMENT``; or slices."""
+    widest = SLICE_SEGMENT if apart else WIDEST_SEGMENT
+    z, y, x = (math.ceil(n / math.ceil(n / most)) for n, most in zip(shape, widest, strict=True))
     nz, ny, nx = shape
     return default_segment((nz, ny, nx), (z, y, x))

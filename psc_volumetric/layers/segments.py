@@ -22,6 +22,7 @@ from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.layers.grid import INDEX, choose_grid, nearest_indices, restore, within
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.interpolated import decode_interpolated_values, interpolate
+from psc_volumetric.layers.slices import shapes_to_try
 from psc_volumetric.threads import in_order, mapped
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
@@ -130,10 +131,9 @@ def _indexed(
     """Code the indices of the nearest grid points."""
     indices = nearest_indices(measured, grid)
     shape = _shape(values)
-    segments = TileGrid(shape, default_segment(shape))
     under = None if below is None else nearest_indices(below.values, grid)
-    choice = _Choice(indices, under, segments, list(range(len(segments))))
-    coded = choice.best(guarantee, _penalty(below))
+    every = np.ones(shape, bool)
+    segments, _, coded = _smallest(indices, under, every, guarantee, _penalty(below))
     fields = LayerFields("bounded", coded.on_base, coded.coder, segments.tile, grid)
     network = coded.on_base and below is not None and below.needs_network
     decoded = saturate(restore(indices, grid, values.dtype), limits)
@@ -182,11 +182,8 @@ def encode_lossless(
         mask = np.ones(values.shape, bool)
     box = _bounding_box(mask)
     inside, part = mask[box], values[box]
-    segment = default_segment(_shape(part), None if inside.all() else SPARSE_SEGMENT)
-    segments = TileGrid(_shape(part), segment)
-    wanted = [n for n in range(len(segments)) if inside[segments.box(n)].any()]
     under = None if below is None else below.values[box]
-    coded = _Choice(part, under, segments, wanted).best(guarantee, _penalty(below))
+    segments, wanted, coded = _smallest(part, under, inside, guarantee, _penalty(below))
     data = [b""] * len(segments)
     decoded = values.copy() if below is None else below.values.copy()
     for n, piece in zip(wanted, coded.pieces, strict=True):
@@ -196,6 +193,23 @@ def encode_lossless(
     fields = LayerFields("lossless", coded.on_base, coded.coder, segments.tile, cover=cover)
     needs = coded.on_base or cover is not None or len(wanted) < len(segments)
     return EncodedLayer(fields, data, decoded, needs and below is not None and below.needs_network)
+
+
+def _smallest(
+    values: Values,
+    below: Values | None,
+    inside: NDArray[np.bool_],
+    guarantee: Guarantee,
+    penalty: float,
+) -> tuple[TileGrid, list[int], _Coded]:
+    """Segments, those of them to code, and their code: in the usual shape or slice by slice."""
+    found, usual = [], None if inside.all() else SPARSE_SEGMENT
+    for shape in shapes_to_try(values, usual, is_alone=below is None):
+        segments = TileGrid(_shape(values), default_segment(_shape(values), shape))
+        wanted = [n for n in range(len(segments)) if inside[segments.box(n)].any()]
+        coded = _Choice(values, below, segments, wanted).best(guarantee, penalty)
+        found.append((segments, wanted, coded))
+    return min(found, key=lambda one: sum(map(len, one[2].pieces)))
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box:
