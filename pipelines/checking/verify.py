@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from pipelines.checking.trust import ANYBODY, Trust
-from pipelines.collection import archives_in, folder_of
+from pipelines.collection import archives_at, archives_in, folder_of
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.access import SealedStore, read_manifest
 from psc_volumetric.archive.checking import Finding, verify_sealed
@@ -131,7 +131,7 @@ def verify_all(
     trust: Trust = ANYBODY,
     progress: Progress | None = None,
 ) -> list[VerifyReport]:
-    """Check an archive, or every archive in a folder and the folders in it; see `verify`.
+    """Check an archive, or every archive in a folder or bucket and below; see `verify`.
 
     In a folder, an archive that cannot be opened is a finding like others.
 
@@ -142,7 +142,10 @@ def verify_all(
     ExtraMissingError : bricks of one take what is not installed; a note says of which.
     """
     folder = folder_of(target)
-    found = [target] if folder is None else [str(path) for path in archives_in(folder)]
+    if folder is None:
+        found = archives_at(target) or [target]
+    else:
+        found = [str(path) for path in archives_in(folder)]
     if not found:
         raise StorageError(
             f"{target}: expected an archive or a folder of archives, found none in it",
@@ -172,7 +175,7 @@ def verify_all(
             error.add_note(f"{path} cannot be decoded here; without --deep its bytes are checked")
             raise
         except PscError as error:
-            if folder is None:
+            if found == [target]:
                 raise
             finding = Finding("", error.kind, str(error))
             reports.append(VerifyReport(path, deep, sample, {}, (finding,)))

@@ -75,7 +75,11 @@ def read_manifest(store: ArchiveStore) -> tuple[bytes, Manifest]:
         )
     if store.is_remote and not (store.lists and store.listing()):
         raise StorageError(
-            f"{store.name}: there is nothing", kind="not-found", hint="check bucket and path"
+            f"{store.name}: there is nothing",
+            kind="not-found",
+            hint="check bucket and path"
+            if store.lists
+            else "name one archive: web servers do not say what is in a folder",
         )
     raise FormatError(
         f"{store.name}: expected {MANIFEST_KEY}, found none; this is not a psc-archive",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import xarray as xr
@@ -27,6 +30,7 @@ pytest.importorskip("aiohttp")
 zarr.registry.register_codec("psc_archive.psc", PscCodec)
 zarr.registry.register_codec("psc_archive.checked", CheckedCodec)
 
+ROOT = Path(__file__).resolve().parents[2]
 Serve = Callable[..., AbstractContextManager[Any]]
 
 
@@ -144,6 +148,27 @@ def test_answers_that_fail_once_are_asked_again(
         ArchiveReader.open(f"{running.url}/{kept.name}") as reader,
     ):
         np.testing.assert_array_equal(reader.read("volume"), values)
+
+
+def test_from_the_command_line(serve: Serve, tmp_path: Path) -> None:
+    values = (np.random.default_rng(0).random((20, 24, 30)) * 100).astype("i2")
+    nibabel.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / "a.nii")
+    archive = tmp_path / "served/a.psc.zarr.zip"
+    made = command("archive", tmp_path / "a.nii", archive, "--coders", "zstd")
+    assert made.returncode == 0, made.stderr
+    with serve(archive.parent) as running:
+        done = command("restore", f"{running.url}/{archive.name}", tmp_path / "out/")
+        assert done.returncode == 0, done.stderr
+        nothing = command("ls", running.url)
+    (restored,) = (tmp_path / "out").rglob("*.nii")
+    assert restored.read_bytes() == (tmp_path / "a.nii").read_bytes()
+    assert nothing.returncode == 6 and "name one archive" in nothing.stderr
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    script = "from pipelines.cli import main; main()"
+    words = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_nobody_there_and_nothing_written(kept: Path) -> None:

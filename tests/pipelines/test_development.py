@@ -14,6 +14,7 @@ PACKAGES = ("psc_volumetric", "adapters", "pipelines", "flows")
 TOOLS = {
     "pipelines.development.ablate": ("--tiles", "--only"),
     "pipelines.development.benchmark": ("--threads",),
+    "pipelines.development.benchmark_reading": ("--slices", "--readers"),
     "pipelines.development.coverage": ("--every", "auto|psc|av1|wavelet|posterior"),
     "pipelines.development.fit_scales": ("RECIPE=FOLDER",),
     "pipelines.development.measure_reference": ("--bounds", "--crop"),
