@@ -168,7 +168,12 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
         mapping=None if sampled is None else IntensityMapping(sampled.low, sampled.high),
         parameters=job.options.parameters(job.step),
         prior=None if job.prior is None else brick_prior(job.prior),
-        guarantee=Guarantee(job.kept.mode, job.kept.max_error, coders=job.options.coder_names),
+        guarantee=Guarantee(
+            job.kept.mode,
+            job.kept.max_error,
+            coders=job.options.coder_names,
+            is_proven_later=_is_proven_later(job),
+        ),
         options=BrickOptions(
             special_values=job.special_values,
             device=job.options.device,
@@ -179,6 +184,13 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
         ),
     )
     return values, brick
+
+
+def _is_proven_later(job: BrickJob) -> bool:
+    """Whether the proof before sealing compares the only exact level with the source."""
+    if job.options.no_proof or job.exact is not None:
+        return False
+    return (job.kept.mode == "lossless") != (job.kept.max_error is not None)
 
 
 def _exact_mask(job: BrickJob, shape: tuple[int, int, int]) -> NDArray[np.bool_] | None:

@@ -14,6 +14,7 @@ with the same steps.
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 from pipelines.archiving.bricks import encoded, jobs_of, voxels
 from pipelines.archiving.plan import ItemPlan, VariablePlan, open_item
+from pipelines.archiving.step_guess import guessed_step
 from pipelines.archiving.step_search import FIRST_STEP, Trial, search
 from pipelines.archiving.whole_archive import bytes_beside, preview_bytes
 from psc_volumetric.archive.layout import VariableSpec
@@ -29,6 +31,7 @@ from psc_volumetric.codec import EncodedBrick
 from psc_volumetric.errors import ParameterError, StorageError
 from psc_volumetric.methods.parameters import LARGEST_STEP
 from psc_volumetric.metrics import rate_bpv
+from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import TileGrid
 
 __all__ = [
@@ -191,7 +194,10 @@ def _first_step(item: ItemPlan, pool: _Pool) -> float:
     ------
     ParameterError : kind ``"target-unreachable"``.
     """
-    beside = _beside(item, pool, FIRST_STEP)
+    aimed = (v for v in pool.variables if "target" in v.spec.parameters)
+    jobs = [jobs_of(item, v, p) for v in aimed for p in sample_positions(v.spec)]
+    start = guessed_step(jobs, pool.quantity / pool.voxels, pool.kind, FIRST_STEP)
+    beside = _beside(item, pool, start)
 
     def measure(step: float) -> float:
         return _scaled(item, pool, step)
@@ -200,7 +206,7 @@ def _first_step(item: ItemPlan, pool: _Pool) -> float:
     if wanted <= 0:  # even the coarsest bricks are too much: what would they be
         best, is_close = Trial(LARGEST_STEP, measure(LARGEST_STEP)), False
     else:
-        best, is_close = search(measure, wanted, kind=pool.kind, start=FIRST_STEP)
+        best, is_close = search(measure, wanted, kind=pool.kind, start=start)
     reached = best.quantity + beside
     if not is_close and abs(math.log(max(reached, 1e-300) / pool.quantity)) > FAR[pool.kind]:
         raise _unreachable(item, pool, reached, beside)
@@ -269,6 +275,7 @@ def _scaled(item: ItemPlan, pool: _Pool, step: float) -> float:
 
 
 _trials: OrderedDict[tuple[str, str, Position, float], EncodedBrick] = OrderedDict()
+_lock = threading.Lock()
 
 
 def _trial(item: ItemPlan, variable: VariablePlan, position: Position, step: float) -> EncodedBrick:
@@ -276,19 +283,24 @@ def _trial(item: ItemPlan, variable: VariablePlan, position: Position, step: flo
     if "target" not in variable.spec.parameters:
         step = FIRST_STEP
     key = (repr((item.candidate, item.options)), variable.spec.name, position, step)
-    if key not in _trials:
-        _trials[key] = encoded(jobs_of(item, variable, position, step))[1]
+    with _lock:
+        if key in _trials:
+            _trials.move_to_end(key)
+            return _trials[key]
+    brick = replace(encoded(jobs_of(item, variable, position, step))[1], last=None)
+    with _lock:
+        _trials[key] = brick
         while len(_trials) > 1 and sum(len(b.data) for b in _trials.values()) > _KEPT_BYTES:
             _trials.popitem(last=False)
-    _trials.move_to_end(key)
-    return _trials[key]
+    return brick
 
 
 def _measured(
     item: ItemPlan, variable: VariablePlan, positions: Sequence[Position], step: float, kind: str
 ) -> float:
     """Bytes or squared error of several bricks at a step."""
-    bricks = [(p, _trial(item, variable, p, step)) for p in positions]
+    found = mapped(lambda p: _trial(item, variable, p, step), positions)
+    bricks = list(zip(positions, found, strict=True))
     if kind == "bpv":
         return float(sum(len(brick.data) for _, brick in bricks))
     return math.fsum(squared_error(variable.spec, p, brick.records) for p, brick in bricks)

@@ -19,10 +19,12 @@ from pipelines.restoring.decoded import restored_volumes
 from pipelines.restoring.proof import PROMISES, ProofError, promises_of, prove
 from pipelines.restoring.restore import restore_info
 from pipelines.scratch import scratch_folder
+from psc_volumetric.archive.checking import verify
 from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.source import SourceRecord
 from psc_volumetric.archive.writer import ArchiveWriter
+from psc_volumetric.errors import FormatError, NumericalError
 
 __all__ = ["PROOF", "check_unchanged", "prepared_with_proof"]
 
@@ -51,6 +53,7 @@ def prepared_with_proof(
     Raises
     ------
     SourceError : kind ``"source-changed"``; ``"not-provable"``: not even the original comes back.
+    NumericalError : kind ``"self-test"``: a brick does not decode to its source.
     StorageError : a brick is not what was written; no room to restore to.
     """
     prepared = _prepared(writer, item, source, "none" if item.options.no_proof else "restored")
@@ -60,6 +63,7 @@ def prepared_with_proof(
     check_unchanged(item, source.files)
     if wrong is None:
         return prepared, []
+    _check_bricks(prepared)
     kept = keep_originals(source, item.candidate, every=True)
     prepared = _prepared(writer, item, kept, f"original kept: {wrong}")
     again = _difference(prepared, item, kept)
@@ -71,6 +75,24 @@ def prepared_with_proof(
             hint="check memory and disk of this machine, then report this",
         )
     return prepared, [f"the original is kept beside its values, because {wrong}"]
+
+
+def _check_bricks(prepared: PreparedArchive) -> None:
+    """Decode every brick and compare it with what was to be coded: encoders leave that to us.
+
+    Raises
+    ------
+    NumericalError : one decodes to something else (kind ``"self-test"``); nothing is sealed.
+    """
+    with prepared.reader() as reader:
+        found = (f for f in verify(reader, deep=True) if f.kind != "foreign-key")
+        for finding in found:
+            raise NumericalError(
+                f"what was coded does not decode to its source ({finding.message})",
+                kind="self-test",
+                hint="check memory and disk of this machine; `psc-archive doctor --conformance` "
+                "tells whether it decodes as others do",
+            )
 
 
 def check_unchanged(item: ItemPlan, files: Sequence[FileRecord]) -> None:
@@ -143,6 +165,8 @@ def _difference(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -
             return isolation.difference(item.candidate, [file.path for file in written], bounds)
         except ProofError:
             return "the file made from its parts is not equal to it"
+        except FormatError as error:
+            return f"it cannot be decoded ({error.kind})"
         except SourceError as error:
             return f"it cannot be made from its parts ({error.message})"
 

@@ -51,9 +51,9 @@ def evaluate(
     peers: Annotated[
         str | None,
         typer.Option(
-            help="jpeg2000, htj2k, jpegxl, av1, sperr, sz3, zfp, zfp-rate, x265 (needs PyAV); "
+            help="jpeg2000, htj2k, jpegxl, av1, sperr, sz3, zfp, zfp-rate, x265 (needs PyAV), vvc; "
             "bounded: sperr, sz3, jpegls, zfp; lossless: jpegxl, jpeg2000, jpegls, htj2k, pcodec, "
-            "zfp, zstd. Default: all but zfp-rate and x265."
+            "zfp, zstd. Default: all but zfp-rate, x265 and vvc."
         ),
     ] = None,
     ours: Annotated[

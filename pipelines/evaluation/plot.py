@@ -90,7 +90,8 @@ def _style(codec: str, number: int) -> dict[str, Any]:
 
 
 _MARKER_OF = {
-    "av1", "htj2k", "jpeg2000", "jpegls", "jpegxl", "sperr", "sz3", "x265", "zfp", "zfp-rate",
+    "av1", "htj2k", "jpeg2000", "jpegls", "jpegxl", "sperr", "sz3", "vvc", "x265", "zfp",
+    "zfp-rate",
 }  # fmt: skip
 
 

@@ -34,12 +34,16 @@ class Guarantee:
         no network for them.
     coders : tuple of str, optional
         Coders to try, in the order of preference at equal size; None is all that apply.
+    is_proven_later : bool
+        Whether the caller decodes what was stored, all of it, and compares it with the source. What
+        the codec's own coders wrote is not decoded by the encoder then; that of others always is.
     """
 
     mode: str = "lossy"
     max_error: float | None = None
     reference: str = "auto"
     coders: tuple[str, ...] | None = None
+    is_proven_later: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -36,6 +36,7 @@ SAMPLED = 2  # segments on which coders are compared
 NETWORK_PENALTY = 1.05  # a reference that runs a network must save more than 5 % of the bytes
 SPARSE_SEGMENT = (8, 32, 32)  # of a lossless layer for voxels that do not fill a box
 REFERRING = ("zstd", "context")  # coders that can use the level below
+OWN = ("context",)  # coders that no foreign library decides about
 
 
 @dataclass(frozen=True)
@@ -331,8 +332,15 @@ class _Choice:
                 size = sum(map(len, pieces)) * (penalty if on_base else 1.0)
                 scored.append((size, order, coder, on_base, pieces))
         for _, _, coder, on_base, pieces in sorted(scored, key=lambda item: item[:2]):
-            whole = pieces if count <= SAMPLED else self._encode(coder, on_base, self.wanted)
-            if whole is not None and self._verified(coder, on_base, whole):
+            known = dict(zip(sample, pieces, strict=True))
+            rest = [number for number in self.wanted if number not in known]
+            others = self._encode(coder, on_base, rest)
+            if others is None:
+                continue
+            known |= zip(rest, others, strict=True)
+            whole = [known[number] for number in self.wanted]
+            trusted = guarantee.is_proven_later and coder in OWN
+            if trusted or self._verified(coder, on_base, whole):
                 return _Coded(coder, on_base, whole)
         raise ParameterError(
             f"no coder of {guarantee.allowed} can code {self.values.dtype} values of this brick",

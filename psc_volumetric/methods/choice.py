@@ -5,14 +5,16 @@ Encoder only; a reader finds the method in the header.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from psc_volumetric.arrays import Triple
-from psc_volumetric.methods.parameters import FINEST_OF_PRIOR
+from psc_volumetric.methods.parameters import FINEST_OF_PRIOR, LARGEST_STEP, SMALLEST_STEP
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 
@@ -20,6 +22,7 @@ __all__ = ["AUTO", "Choice", "encode_base"]
 
 SAMPLE_TILES = (1, 2, 2)  # that a prior is tried on
 WORTH_A_SAMPLE = 3  # times as large a brick has to be
+VERDICTS_KEPT = 256
 FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error
 
 
@@ -123,13 +126,40 @@ def _loses_on_a_sample(name: str, job: EncodeJob, resources: Resources) -> str |
 
     A network takes seconds for each tile. A few tiles of the middle are coded with it, and with
     the others at the same error; they do worse there than in the whole brick, because they learn
-    as they go and look farther than a tile.
+    as they go and look farther than a tile. Steps within a factor of two share a verdict, which is
+    remembered: a target is searched for by coding the same brick at several steps.
     """
     assert job.prior is not None
     extents = tuple(n * t for n, t in zip(SAMPLE_TILES, job.prior.tile_shape, strict=True))
     if job.header.voxels < WORTH_A_SAMPLE * math.prod(extents):
         return None
     part = _middle(job, extents, job.prior.tile_shape)
+    rounded = 4.0 ** round(math.log(job.parameters.step, 4))
+    step = min(max(rounded, SMALLEST_STEP), LARGEST_STEP)
+    part = replace(part, parameters=replace(job.parameters, step=step))
+    key = (name, job.prior.digest, part.parameters, part.mapping, _digest(part))
+    with _lock:
+        if key in _verdicts:
+            return _verdicts[key]
+    why = _verdict(name, part, resources)
+    with _lock:
+        _verdicts[key] = why
+        while len(_verdicts) > VERDICTS_KEPT:
+            _verdicts.pop(next(iter(_verdicts)))
+    return why
+
+
+_verdicts: dict[Hashable, str | None] = {}
+_lock = threading.Lock()
+
+
+def _digest(part: EncodeJob) -> bytes:
+    special = b"" if part.special is None else part.special.pack()
+    return hashlib.sha256(part.values.tobytes() + special).digest()
+
+
+def _verdict(name: str, part: EncodeJob, resources: Resources) -> str | None:
+    """Why a method with a prior loses on a part of a brick, in words; None where it does not."""
     sources = _Sources(part, resources)
     with_prior = sources.of(name)
     if with_prior is None:

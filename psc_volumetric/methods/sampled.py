@@ -92,6 +92,11 @@ class SampledSource(ABC):
         """Whether the range of the values can be coded in the finest steps."""
         return self.fields(self.finest_step).fits(self.values.dtype)
 
+    def part(self, box: Box) -> SampledSource:
+        """A brick of its own of a part."""
+        special = None if self.special is None else self.special.part(box)
+        return type(self)(np.ascontiguousarray(self.values[box]), special, self.limits)
+
     @property
     def shape(self) -> Triple:
         """Extents of the brick."""

@@ -14,17 +14,38 @@ from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
 from psc_volumetric.methods.sampled import SampledSource, Trial, decode_sampled
+from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box
 
 __all__ = ["SampledMethod", "SteppedSource"]
 
 HOPELESS = 1.35  # bytes of a quick search over the best ones; the slow one saves 5 to 25 %
-TOLERANCE = 0.03  # share of the error below the one wanted
 SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
 MOST_TRIALS = 6
-MOST_SLOW = 4  # of an encoder that takes long on a large brick, after half as many quick ones
-LARGE = 1 << 20  # voxels
+LARGE = 1 << 20  # voxels of a brick that takes long
+VARIANT_VOXELS = 1 << 18  # of its middle, on which variants are compared
+FEWEST_ROWS = 64  # and columns of that
 SLOWLY = 1.05  # quantiser step of the slow encoder over that of the quick one, at equal error
+
+
+@dataclass(frozen=True)
+class _Patience:
+    """What a search by an encoder with a quick and a slow way may take.
+
+    Attributes
+    ----------
+    quick, slow : int
+        Codings.
+    tolerance : float
+        Share of the squared error that the result may lie below the one wanted.
+    """
+
+    quick: int
+    slow: int
+    tolerance: float
+
+
+USUAL, FOR_LARGE = _Patience(2, 4, 0.03), _Patience(1, 3, 0.08)
 
 
 @dataclass(frozen=True)
@@ -122,20 +143,19 @@ class SteppedSource:
         start = math.sqrt(20 * mse)
         source = _best_variant(self.source, start)
         if not source.IS_SLOW:
-            return _Attempt(self.name, source, _search(source, mse, start, quick=True), self.tile)
-        large = source.values.size >= LARGE
-        quick, most = (MOST_SLOW // 2, MOST_SLOW) if large else (MOST_TRIALS, MOST_TRIALS)
-        trial = _search(source, mse, start, quick=True, most=quick)
+            return _Attempt(self.name, source, _search(source, mse, start), self.tile)
+        taken = FOR_LARGE if source.values.size >= LARGE else USUAL
+        trial = _search(source, mse, start, quick=True, most=taken.quick)
         far = max(trial.mse, 1e-300) / mse
         if len(trial.data) * far ** (1 / SLOPE) <= HOPELESS * limit:
-            near = trial.step * SLOWLY
-            near /= 1 if 1 - TOLERANCE <= far <= 1 else far ** (1 / SLOPE)
-            trial = _search(source, mse, near, quick=False, most=most)
+            aim = far / (1 - taken.tolerance / 2)
+            near = trial.step * SLOWLY / aim ** (1 / SLOPE)
+            trial = _search(source, mse, near, most=taken.slow, tolerance=taken.tolerance)
         return _Attempt(self.name, source, trial, self.tile)
 
 
 def _best_variant(source: SampledSource, step: float) -> SampledSource:
-    """The way of coding a brick that a quick coding at ``step`` finds cheapest.
+    """The way of coding a brick that a quick coding of it, or of its middle, finds cheapest.
 
     Bytes and error differ at a step; the slope of a rate-distortion curve puts them together. An
     error near or below that of rounding to integers is not worth what the curve says.
@@ -150,24 +170,46 @@ def _best_variant(source: SampledSource, step: float) -> SampledSource:
         trial = other.code(step, quick=True)
         return math.log(len(trial.data)) + math.log(trial.mse + rounding) / SLOPE
 
-    return min(variants, key=cost)
+    tried = variants
+    if source.values.size >= LARGE:
+        inside = source.part(_middle(source.shape)).variants()
+        tried = inside if len(inside) == len(variants) else variants
+    costs = mapped(cost, tried)
+    return variants[costs.index(min(costs))]
+
+
+def _middle(shape: Triple) -> Box:
+    """Whole depth of a brick, and the middle of its rows and columns."""
+    share = math.sqrt(VARIANT_VOXELS / math.prod(shape))
+    box = [slice(0, shape[0])]
+    for size in shape[1:]:
+        extent = min(max(round(size * share), FEWEST_ROWS), size)
+        start = (size - extent) // 2
+        box.append(slice(start, start + extent))
+    return box[0], box[1], box[2]
 
 
 def _search(
-    source: SampledSource, wanted: float, start: float, *, quick: bool, most: int = MOST_TRIALS
+    source: SampledSource,
+    wanted: float,
+    start: float,
+    *,
+    quick: bool = False,
+    most: int = MOST_TRIALS,
+    tolerance: float = USUAL.tolerance,
 ) -> Trial:
     """The coding whose squared error is nearest to the one wanted, and not above it.
 
     Secants of logarithms, kept between the nearest steps below and above once there are both: what
     an encoder makes of a step is no smooth function of it.
     """
-    slope, aim, x = SLOPE, -TOLERANCE / 2, math.log(start)
+    slope, aim, x = SLOPE, -tolerance / 2, math.log(start)
     trials: list[tuple[float, float, Trial]] = []
     for _ in range(most):
         trial = source.code(math.exp(x), quick=quick)
         gap = math.log(max(trial.mse, 1e-300) / wanted)
         trials.append((x, gap, trial))
-        if -TOLERANCE <= gap <= 0:
+        if -tolerance <= gap <= 0:
             return trial
         if len(trials) > 1 and x != trials[-2][0]:
             found = (gap - trials[-2][1]) / (x - trials[-2][0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.coders.registry import ContextCoder
 
 JOBS = (1, 3)
 CASES = {
@@ -76,3 +77,26 @@ def test_fewer_than_one_is_refused(series, tmp_path, run) -> None:
     failed = run("archive", series, tmp_path / "x.psc.zarr", "--jobs", "0")
     assert failed.code == 2 and "error[bad-jobs]" in failed.err
     assert not (tmp_path / "x.psc.zarr").exists()
+
+
+def test_what_the_proof_decodes_is_not_decoded_before(series, tmp_path, run, monkeypatch) -> None:
+    """The same bytes with and without; a fault of the encoder is found by either."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    words = ("--coders", "context", "--jobs", "1")
+    for name, more in (("proven", ()), ("unproven", ("--no-proof",))):
+        assert run("archive", series, tmp_path / f"{name}.psc.zarr", *words, *more).code == 0
+    proven, unproven = (tree(tmp_path / f"{name}.psc.zarr") for name in ("proven", "unproven"))
+    bricks = [key for key in proven if key.startswith("image/c/")]
+    assert bricks and all(proven[key] == unproven[key] for key in bricks)
+    made = ContextCoder.encode
+
+    def faulty(*given) -> bytes:
+        data = bytearray(made(*given))
+        data[len(data) // 2] ^= 1
+        return bytes(data)
+
+    monkeypatch.setattr(ContextCoder, "encode", faulty)
+    for kind, more in (("self-test", ()), ("no-coder", ("--no-proof",))):
+        failed = run("archive", series, tmp_path / f"{kind}.psc.zarr", *words, *more)
+        assert failed.code and f"error[{kind}]" in failed.err, failed.err
+        assert not (tmp_path / f"{kind}.psc.zarr" / "manifest.json").exists()

@@ -17,7 +17,7 @@ from pipelines.evaluation.peers.exact import (
     lossless_point,
 )
 from pipelines.evaluation.peers.rates import PEERS, missing_peers, peer_points
-from pipelines.evaluation.point import Reference
+from pipelines.evaluation.point import CodedSize, Reference
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.metrics import data_range
 
@@ -35,7 +35,7 @@ def reference_of(values: np.ndarray, mask: np.ndarray | None = None) -> Referenc
     return Reference(values, mask, float(values.min()), data_range(values), wants_quality=False)
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if name != "zfp"])
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in ("zfp", "vvc")])
 def test_peer_comes_close_to_the_rate_and_improves_with_it(name, stack):
     if missing_peers((name,)):
         pytest.skip(missing_peers((name,))[name])
@@ -50,6 +50,18 @@ def test_peer_comes_close_to_the_rate_and_improves_with_it(name, stack):
         assert point.decode_s > 0
     assert high.psnr_db > low.psnr_db + 3
     assert high.max_error < low.max_error
+
+
+def test_vvc_gives_slices_of_any_extent_back(stack):
+    """It takes seconds for each setting: the search is that of the others."""
+    if missing_peers(("vvc",)):
+        pytest.skip(missing_peers(("vvc",))["vvc"])
+    part = stack[:3, :71, :90]
+    coded = PEERS["vvc"].code(part, 22.0)
+    assert coded.decode().shape == part.shape
+    assert coded.nbytes < part.size / 2
+    point = reference_of(part).point(CodedSize("vvc", "", coded.nbytes, 1.0, 1.0), coded.decode())
+    assert point.psnr_db > 30
 
 
 def test_zfp_improves_with_rate_though_it_cannot_go_low(stack):

@@ -25,6 +25,7 @@ __all__ = [
     "code_jpegxl",
     "code_sperr",
     "code_sz3",
+    "code_vvc",
     "code_x265",
     "code_zfp",
     "code_zfp_rate",
@@ -185,6 +186,21 @@ def code_av1(stack: Stack, quality: float) -> Coded:
         return _from_integers(decoded, low, scale)
 
     return Coded([data], back)
+
+
+def code_vvc(stack: Stack, quantiser: float) -> Coded:
+    """VVC (libvvenc), preset slow, 10 bits, one sequence with prediction between slices.
+
+    Values use the whole of the ten bits.
+    """
+    from pipelines.evaluation.peers.vvc import decode_vvc, encode_vvc
+
+    integers, low, scale = to_integers(stack, 10, fill=True)
+    slices, rows, columns = integers.shape
+    data = encode_vvc(integers, round(quantiser))
+    return Coded(
+        [data], lambda: _from_integers(decode_vvc(data, (slices, rows, columns)), low, scale)
+    )
 
 
 def code_x265(stack: Stack, crf: float) -> Coded:

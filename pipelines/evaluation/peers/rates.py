@@ -15,10 +15,12 @@ from pipelines.evaluation.peers.codecs import (
     code_jpegxl,
     code_sperr,
     code_sz3,
+    code_vvc,
     code_x265,
     code_zfp,
     code_zfp_rate,
 )
+from pipelines.evaluation.peers.vvc import has_vvc
 from pipelines.evaluation.point import CodedSize, RatePoint, Reference, cpu_seconds
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.metrics import rate_bpv
@@ -87,6 +89,16 @@ PEERS: dict[str, Peer] = {
         Peer("zfp", "ZFP-3D accuracy", code_zfp, (1e-5, 16.0), True, "tolerance / range"),
         Peer("zfp-rate", "ZFP-3D rate", code_zfp_rate, (16.0, 0.05), True, "bpv", is_rate=True),
         Peer("x265", "x265 slow, 12-bit inter", code_x265, (1.0, 51.0), False, "crf", needs="av"),
+        Peer(
+            "vvc",
+            "VVC libvvenc slow, 10-bit inter",
+            code_vvc,
+            (1.0, 63.0),
+            False,
+            "qp",
+            whole=True,
+            needs="imageio_ffmpeg",
+        ),
     )
 }
 
@@ -106,7 +118,10 @@ def missing_peers(names: Sequence[str], known: Sequence[str] = tuple(PEERS)) -> 
             )
         needs = PEERS[name].needs if name in PEERS else "imagecodecs"
         if importlib.util.find_spec(needs) is None:
-            found[name] = f"{needs} is not installed (pip install 'psc-archive[bench]')"
+            extra = "av1" if needs == "imageio_ffmpeg" else "bench"
+            found[name] = f"{needs} is not installed (pip install 'psc-archive[{extra}]')"
+        elif name == "vvc" and not has_vvc():
+            found[name] = "the FFmpeg of imageio-ffmpeg has no libvvenc"
     return found
 
 
