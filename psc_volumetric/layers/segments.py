@@ -7,7 +7,6 @@ function, so that nothing is decoded that a layer does not need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +17,12 @@ from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coders.registry import EXACT_CODERS
 from psc_volumetric.coders.zstd import compress_lossless, decompress_lossless
-from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.errors import FormatError
+from psc_volumetric.layers.coder_choice import Coded, CoderChoice, extent_of
 from psc_volumetric.layers.grid import INDEX, choose_grid, nearest_indices, restore, within
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.interpolated import decode_interpolated_values, interpolate
 from psc_volumetric.layers.slices import shapes_to_try
-from psc_volumetric.threads import in_order, mapped
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
@@ -32,11 +31,8 @@ __all__ = ["EncodedLayer", "decode_segment", "encode_bounded", "encode_lossless"
 Values = NDArray[np.generic]
 Triple = tuple[int, int, int]
 
-SAMPLED = 2  # segments on which coders are compared
 NETWORK_PENALTY = 1.05  # a reference that runs a network must save more than 5 % of the bytes
 SPARSE_SEGMENT = (8, 32, 32)  # of a lossless layer for voxels that do not fill a box
-REFERRING = ("zstd", "context")  # coders that can use the level below
-OWN = ("context",)  # coders that no foreign library decides about
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def _indexed(
 ) -> EncodedLayer:
     """Code the indices of the nearest grid points."""
     indices = nearest_indices(measured, grid)
-    shape = _shape(values)
+    shape = extent_of(values)
     under = None if below is None else nearest_indices(below.values, grid)
     every = np.ones(shape, bool)
     segments, _, coded = _smallest(indices, under, every, guarantee, _penalty(below))
@@ -157,7 +153,7 @@ def _finished(
     if special is not None:
         far &= special.index == 0
     decoded[far] = values[far]
-    segments = TileGrid(_shape(values), fields.segment)
+    segments = TileGrid(extent_of(values), fields.segment)
     data = [
         pack_outliers(values[box], far[box]) + piece
         for box, piece in zip(map(segments.box, range(len(segments))), pieces, strict=True)
@@ -202,13 +198,13 @@ def _smallest(
     inside: NDArray[np.bool_],
     guarantee: Guarantee,
     penalty: float,
-) -> tuple[TileGrid, list[int], _Coded]:
+) -> tuple[TileGrid, list[int], Coded]:
     """Segments, those of them to code, and their code: in the usual shape or slice by slice."""
     found, usual = [], None if inside.all() else SPARSE_SEGMENT
     for shape in shapes_to_try(values, usual, is_alone=below is None):
-        segments = TileGrid(_shape(values), default_segment(_shape(values), shape))
+        segments = TileGrid(extent_of(values), default_segment(extent_of(values), shape))
         wanted = [n for n in range(len(segments)) if inside[segments.box(n)].any()]
-        coded = _Choice(values, below, segments, wanted).best(guarantee, penalty)
+        coded = CoderChoice(values, below, segments, wanted).best(guarantee, penalty)
         found.append((segments, wanted, coded))
     return min(found, key=lambda one: sum(map(len, one[2].pieces)))
 
@@ -303,105 +299,5 @@ def unpack_outliers(
     return places, exact, fields.raw(len(data) - fields.offset)
 
 
-@dataclass(frozen=True)
-class _Coded:
-    coder: str
-    on_base: bool
-    pieces: list[bytes]
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Segments to be coded, and the search for the coder that codes them in the fewest bytes."""
-
-    values: Values
-    below: Values | None
-    segments: TileGrid
-    wanted: list[int]
-
-    def best(self, guarantee: Guarantee, penalty: float) -> _Coded:
-        """Compare on a sample of segments, then code all with the best that can."""
-        count = len(self.wanted)
-        chosen = sorted({count // 3, 2 * count // 3}) if count > SAMPLED else range(count)
-        sample = [self.wanted[i] for i in chosen]
-        candidates = list(self._candidates(guarantee))
-        scored = []
-        tried = mapped(lambda candidate: self._encode(*candidate, sample), candidates)
-        for order, ((coder, on_base), pieces) in enumerate(zip(candidates, tried, strict=True)):
-            if pieces is not None:
-                size = sum(map(len, pieces)) * (penalty if on_base else 1.0)
-                scored.append((size, order, coder, on_base, pieces))
-        for _, _, coder, on_base, pieces in sorted(scored, key=lambda item: item[:2]):
-            known = dict(zip(sample, pieces, strict=True))
-            rest = [number for number in self.wanted if number not in known]
-            others = self._encode(coder, on_base, rest)
-            if others is None:
-                continue
-            known |= zip(rest, others, strict=True)
-            whole = [known[number] for number in self.wanted]
-            trusted = guarantee.is_proven_later and coder in OWN
-            if trusted or self._verified(coder, on_base, whole):
-                return _Coded(coder, on_base, whole)
-        raise ParameterError(
-            f"no coder of {guarantee.allowed} can code {self.values.dtype} values of this brick",
-            kind="no-coder",
-            hint="allow 'zstd', which takes everything",
-        )
-
-    def _candidates(self, guarantee: Guarantee) -> Iterator[tuple[str, bool]]:
-        possible, reference = self.below is not None, guarantee.reference
-        for coder in guarantee.allowed:
-            if coder in EXACT_CODERS:
-                if reference != "base" or not possible or coder not in REFERRING:
-                    yield coder, False
-                if reference != "none" and possible and coder in REFERRING:
-                    yield coder, True
-
-    def _encode(self, coder: str, on_base: bool, numbers: Sequence[int]) -> list[bytes] | None:
-        """Pieces of the segments ``numbers``; None if the coder cannot take one of them."""
-        boxes = [self.segments.box(n) for n in numbers]
-        if not all(EXACT_CODERS[coder].suits(self.values[box]) for box in boxes):
-            return None
-
-        def encode(box: Box) -> bytes:
-            return EXACT_CODERS[coder].encode(
-                self._cut(self.values, box), self._under(on_base, box)
-            )
-
-        try:
-            return mapped(encode, boxes)
-        except ParameterError:  # a library refuses an array that others take
-            return None
-
-    def _verified(self, coder: str, on_base: bool, pieces: list[bytes]) -> bool:
-        """Decode everything again with the decoder that ships, and compare every bit."""
-
-        def is_same(numbered: tuple[int, bytes]) -> bool:
-            box = self.segments.box(numbered[0])
-            source = self._cut(self.values, box)
-            try:
-                decoded = EXACT_CODERS[coder].decode(
-                    numbered[1], _shape(source), source.dtype, self._under(on_base, box), what=coder
-                )
-            except FormatError:
-                return False
-            return decoded.tobytes() == source.tobytes()
-
-        with in_order(is_same, zip(self.wanted, pieces, strict=True)) as same:
-            return all(same)
-
-    def _under(self, on_base: bool, box: Box) -> Values | None:
-        return self._cut(self.below, box) if on_base and self.below is not None else None
-
-    @staticmethod
-    def _cut(values: Values, box: Box) -> Values:
-        return np.ascontiguousarray(values[box])
-
-
 def _penalty(below: Below | None) -> float:
     return NETWORK_PENALTY if below is not None and below.needs_network else 1.0
-
-
-def _shape(values: Values) -> Triple:
-    z, y, x = values.shape
-    return z, y, x
