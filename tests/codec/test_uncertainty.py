@@ -105,6 +105,22 @@ def test_a_fit_finds_sigmas_that_differ_a_hundredfold(rounded: bool) -> None:
         assert np.median(np.abs(np.log2(sigma / true))) < 0.3
 
 
+def test_no_class_pays_with_a_wrong_sigma_for_a_small_table() -> None:
+    """Few bytes for the tables, rare classes, heavy tails: each sigma stays near its errors."""
+    rng = np.random.default_rng(11)
+    odds = np.array([0.03, 0.9, 0.04, 0.03])
+    kinds = rng.choice(4, 200_000, p=odds)
+    classes = (np.array([3, 7, 11, 15])[kinds] * 64 + 20 + 3 * (kinds % 2)).astype(np.uint16)
+    errors = np.abs(rng.standard_t(3, classes.size))
+    tables = fit_tables([LevelErrors(classes, errors)], unit=1.0, rounded=False, nbytes=0)
+    assert tables is not None
+    sigma = tables.sigma(0, classes)
+    for one in np.unique(classes):
+        inside = classes == one
+        typical = np.quantile(errors[inside], NOMINAL[0])
+        assert 0.7 < sigma[inside][0] / typical < 1.5
+
+
 def test_nothing_measured_is_no_table() -> None:
     empty = LevelErrors(np.zeros(0, np.uint16), np.zeros(0))
     assert fit_tables([empty], unit=1.0, rounded=True, nbytes=0) is None
