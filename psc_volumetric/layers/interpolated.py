@@ -60,19 +60,41 @@ def interpolate(values: Values, grid: GridFields, *, rival: int | None) -> Inter
     rival : int or None
         Bytes that the coder `context` takes, if it is the best of the others.
     """
+    fineness = _fineness(values, grid)
+    limit = math.inf if rival is None else 8 * rival / values.size
+    if fineness is None or TRIED_BELOW < limit < math.inf:
+        return None
+    fine = nearest_indices(values, _finer(grid, fineness, values.dtype))
+    tried = [WIDEST_SEGMENT, SLICE_SEGMENT] if lie_far_apart(fine) else [WIDEST_SEGMENT]
+    found = filter(None, (_pieces(fine, fineness, widest, limit) for widest in tried))
+    best = min(found, key=lambda one: sum(map(len, one[1])), default=None)
+    if best is None:
+        return None
+    segments, pieces = best
+    boxes = [segments.box(number) for number in range(len(segments))]
+    decoded = np.empty_like(values)
+    for box, piece in zip(boxes, pieces, strict=True):
+        decoded[box] = decode_interpolated_values(
+            piece, fine[box].shape, grid, values.dtype, what="interpolation"
+        )
+    return Interpolated(segments, pieces, decoded)
+
+
+def _pieces(
+    fine: NDArray[np.integer], fineness: int, widest: Triple, limit: float
+) -> tuple[TileGrid, list[bytes]] | None:
+    """Segments no longer than ``widest``, and their code; None if it is no coder for them.
+
+    ``limit`` are bits per voxel of the rival.
+    """
     from psc_volumetric.coders.interpolation.fit import (
         encode_smallest,
         rank_orders,
         suits_interpolation,
     )
 
-    fineness = _fineness(values, grid)
-    limit = math.inf if rival is None else 8 * rival / values.size
-    if fineness is None or TRIED_BELOW < limit < math.inf:
-        return None
-    fine = nearest_indices(values, _finer(grid, fineness, values.dtype))
-    shape = _segment(fine.shape, apart=lie_far_apart(fine))
-    segments = TileGrid((fine.shape[0], fine.shape[1], fine.shape[2]), shape)
+    shape = (fine.shape[0], fine.shape[1], fine.shape[2])
+    segments = TileGrid(shape, _segment(shape, widest))
     boxes = [segments.box(number) for number in range(len(segments))]
     if not all(suits_interpolation(fine[box], fineness) for box in boxes):
         return None
@@ -80,15 +102,9 @@ def interpolate(values: Values, grid: GridFields, *, rival: int | None) -> Inter
         ranked, rate = rank_orders(fine[boxes[len(boxes) // 2]], fineness)
         if rate > GIVES_UP * limit:
             return None
-        pieces = [encode_smallest(fine[box], fineness, ranked) for box in boxes]
+        return segments, [encode_smallest(fine[box], fineness, ranked) for box in boxes]
     except ParameterError:  # it is no coder for noise
         return None
-    decoded = np.empty_like(values)
-    for box, piece in zip(boxes, pieces, strict=True):
-        decoded[box] = decode_interpolated_values(
-            piece, fine[box].shape, grid, values.dtype, what="interpolation"
-        )
-    return Interpolated(segments, pieces, decoded)
 
 
 def decode_interpolated_values(
@@ -133,9 +149,8 @@ def _finer(grid: GridFields, fineness: int, dtype: np.dtype[np.generic]) -> Grid
     return GridFields(grid.bound, grid.step / (2 * fineness + 1), grid.offset)
 
 
-def _segment(shape: tuple[int, ...], *, apart: bool) -> Triple:
-    """Equal parts of each axis, none longer than ``WIDEST_SEGMENT``; or slices."""
-    widest = SLICE_SEGMENT if apart else WIDEST_SEGMENT
+def _segment(shape: Triple, widest: Triple) -> Triple:
+    """Equal parts of each axis, none longer than ``widest``."""
     z, y, x = (math.ceil(n / math.ceil(n / most)) for n, most in zip(shape, widest, strict=True))
     nz, ny, nx = shape
     return default_segment((nz, ny, nx), (z, y, x))
