@@ -115,7 +115,7 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
             if len(served.requests) % 2:
                 return self.answer(503, b"later")
             self.send_response(200)
-            self.send_header("Content-Length", str(len(data) + 1))
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
