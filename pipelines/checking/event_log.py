@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psc_volumetric
-from psc_volumetric.archive.stores import is_url
+from psc_volumetric.archive.stores import is_url, target_text
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = ["EventLog", "utc_now", "who"]
@@ -116,7 +116,7 @@ class EventLog:
             "who": who(),
             "program": f"psc-archive {psc_volumetric.__version__}",
             "event": event,
-            "archive": archive,
+            "archive": target_text(archive),
             "outcome": outcome,
             **details,
         }

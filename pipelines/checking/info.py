@@ -10,6 +10,7 @@ from pipelines.archiving.succession import SUPERSEDES
 from pipelines.checking.catalogue import catalogue
 from pipelines.collection import refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.stores import target_text
 
 __all__ = ["archive_info", "info_lines", "list_lines", "list_target", "size_text"]
 
@@ -28,7 +29,7 @@ def archive_info(archive: str) -> dict[str, Any]:
         info = reader.info()
     for entry in info["variables"].values():
         _name_levels(entry)
-    return {"archive": archive, **info}
+    return {"archive": target_text(archive), **info}
 
 
 def size_text(nbytes: float) -> str:

@@ -21,6 +21,7 @@ from pipelines.collection import archives_at
 from pipelines.log_lines import tell
 from pipelines.progress import Progress
 from psc_volumetric.archive.checking import Finding, Sample
+from psc_volumetric.archive.stores import target_text
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = ["ScrubOptions", "archives_to_scrub", "log_scrub", "scrub", "scrub_archive"]
@@ -136,7 +137,8 @@ def scrub_archive(
         )
     except PscError as error:
         finding = Finding("", error.kind, str(error))
-        return VerifyReport(archive, options.deep, options.sample, {}, (finding,))
+        name = target_text(archive)
+        return VerifyReport(name, options.deep, options.sample, {}, (finding,))
 
 
 def log_scrub(

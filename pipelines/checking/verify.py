@@ -12,7 +12,7 @@ from pipelines.collection import archives_at, archives_in, folder_of
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.access import SealedStore, read_manifest
 from psc_volumetric.archive.checking import Finding, verify_sealed
-from psc_volumetric.archive.stores import open_store
+from psc_volumetric.archive.stores import open_store, target_text
 from psc_volumetric.errors import ExtraMissingError, ParameterError, PscError, StorageError
 
 __all__ = [
@@ -118,7 +118,8 @@ def verify(
         )
     finally:
         store.close()
-    return VerifyReport(archive, deep, sample, checked, tuple(findings), manifest.digest)
+    name = target_text(archive)
+    return VerifyReport(name, deep, sample, checked, tuple(findings), manifest.digest)
 
 
 def verify_all(

@@ -31,9 +31,11 @@ def report(
     """Write one page that shows an archive: pictures, errors, bytes and promises."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.reporting.page import page_name, report_page, write_page
+        from psc_volumetric.archive.stores import target_text
 
-        page = output or Path(page_name(archive))
+        name = target_text(archive)
+        page = output or Path(page_name(name))
         text = report_page(archive, source, peers=peers)
         write_page(text, page)
-        document = {"archive": archive, "page": str(page), "bytes": len(text.encode())}
+        document = {"archive": name, "page": str(page), "bytes": len(text.encode())}
         session.result(document, lambda: [f"page      {page} ({document['bytes']} bytes)"])

@@ -160,8 +160,14 @@ def test_from_the_command_line(serve: Serve, tmp_path: Path) -> None:
         done = command("restore", f"{running.url}/{archive.name}", tmp_path / "out/")
         assert done.returncode == 0, done.stderr
         nothing = command("ls", running.url)
+        running.manner = "token"
+        signed = f"{running.url}/{archive.name}?key=secret"
+        told = [command("info", signed), command("scrub", signed, "--event-log", tmp_path / "log")]
     (restored,) = (tmp_path / "out").rglob("*.nii")
     assert restored.read_bytes() == (tmp_path / "a.nii").read_bytes()
+    assert [run.returncode for run in told] == [0, 0]
+    said = "".join(run.stdout + run.stderr for run in told) + (tmp_path / "log").read_text()
+    assert archive.name in said and "secret" not in said
     assert nothing.returncode == 6 and "name one archive" in nothing.stderr
 
 
