@@ -44,6 +44,7 @@ def tell(
     """
     said = {**fields, **(private or {})}
     text = ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
+    text = text.encode("utf-8", "replace").decode()  # names of files may be no text
     log.log(level, "%s: %s", event, text, extra={"told": (event, fields, dict(private or {}))})
 
 

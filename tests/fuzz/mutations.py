@@ -23,6 +23,7 @@ from psc_volumetric.bitstream.index import PROLOGUE
 from psc_volumetric.conformance import load_cases
 from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
 from psc_volumetric.golden import Case
+from psc_volumetric.methods.posterior.fields import PosteriorFields
 from psc_volumetric.methods.psc.fields import PscFields, StreamParameters
 from psc_volumetric.prior import load_prior
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
@@ -272,9 +273,13 @@ def _mapping(parts: Parts, rng: random.Random) -> Parts:
 
 def _sampled(parts: Parts, rng: random.Random) -> Parts:
     assert isinstance(parts.fields, StoredSamples)
+    if isinstance(parts.fields, PosteriorFields) and parts.fields.view and rng.random() < 0.4:
+        name = rng.choice(("gain", "level"))
+        changed = replace(parts.fields.view, **{name: rng.choice((0, 1, 3, 16, 32, 33, 255))})
+        return parts.with_fields(view=changed)
     name = rng.choice(("low", "step", "sigma", "detail"))
     if name == "detail":
-        name = "shift" if parts.header.method == "wavelet" else "frame_axis"
+        name = "frame_axis" if parts.header.method == "av1" else "shift"
         return parts.with_fields(**{name: rng.choice((0, 1, 2, 3, 12, 40, 41, 255))})
     value = _bytes(parts.fields.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
     return parts.with_fields(**{name: value})

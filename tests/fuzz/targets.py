@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import FormatError, NumericalError, PriorMismatchError
+from psc_volumetric.methods.posterior.network import estimator_for
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.methods.psc.trust import offering
 from psc_volumetric.methods.registry import read_index
-from psc_volumetric.prior import load_prior, prior_from_files, resolve_prior
-from psc_volumetric.prior.bundle import METADATA, WEIGHTS
+from psc_volumetric.prior import Prior, load_prior, prior_from_files, resolve_prior
+from psc_volumetric.prior.bundle import METADATA, POSTERIOR, WEIGHTS
 from psc_volumetric.prior.runtime import TorchRuntime
 
 __all__ = ["ALLOWED", "TARGETS", "join_prior", "split_prior"]
@@ -37,6 +39,13 @@ def _tiny() -> Denoiser:
     if not _denoisers:
         _denoisers.append(Denoiser(load_prior("test-tiny"), "cpu"))
     return _denoisers[0]
+
+
+def _offered(prior: Prior, device: str) -> Any:
+    """One tiny denoiser for whatever a stream names, and the estimator of its posterior network."""
+    if prior.kind == POSTERIOR:
+        return estimator_for(prior, "cpu")
+    return offering(_tiny())(prior, device)
 
 
 def brick_header(data: bytes) -> None:
@@ -73,7 +82,7 @@ def brick_decode(data: bytes) -> None:
                 level=level,
                 prior=resolve_prior,
                 spread=True,
-                denoisers=offering(_tiny()),
+                denoisers=_offered,
             )
         assert decoded.values.shape == index.valid and decoded.values.dtype == index.dtype
         assert decoded.spread is not None and bool(np.isfinite(decoded.spread).all())

@@ -138,7 +138,12 @@ def _estimator(prior: Prior, resources: Resources) -> Estimator:
     if resources.denoisers is None:
         return estimator_for(prior, resources.device)
     given = resources.denoisers(prior, resources.device)
-    assert isinstance(given, Estimator)
+    if not isinstance(given, Estimator):
+        raise PriorMismatchError(
+            f"method posterior: expected an estimator for {prior.name!r}, was offered "
+            f"{type(given).__name__}",
+            kind="prior-mismatch",
+        )
     return given
 
 
