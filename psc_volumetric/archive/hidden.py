@@ -8,7 +8,9 @@ again, byte for byte, and its own manifest vouches for it.
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from zarr.abc.buffer import Buffer, BufferPrototype
@@ -97,6 +99,18 @@ def _foreign(where: str, found: str) -> FormatError:
     )
 
 
+# RuntimeError: a member is encrypted, or packed in a way that is not known
+UNREADABLE = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    UnicodeError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+)
+
+
 def _unpacked(data: bytes, where: str) -> dict[str, bytes]:
     """Members of the zip file; bounded before they are unpacked."""
     try:
@@ -104,7 +118,7 @@ def _unpacked(data: bytes, where: str) -> dict[str, bytes]:
             if sum(info.file_size for info in archive.infolist()) > MAX_OBJECT:
                 raise LimitExceededError(f"{where}: too much is packed in it", kind="limit")
             return {info.filename: archive.read(info) for info in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise FormatError(
             f"{where}: expected a zip file in it, found none ({error})", kind="bad-encryption"
         ) from error

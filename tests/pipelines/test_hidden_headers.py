@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from psc_volumetric.archive import ArchiveReader, verify_archive
 from psc_volumetric.archive.age import Identity, Recipient, decrypt, encrypt, identities_in
-from psc_volumetric.archive.hidden import HIDDEN_KEY, reveal
+from psc_volumetric.archive.hidden import HIDDEN_KEY, _unpacked, reveal
 from psc_volumetric.errors import FormatError, ParameterError
 from tests.pipelines.conftest import run_in_process
 
@@ -175,3 +176,24 @@ def test_the_extra_is_named_where_it_is_missing(shared, tmp_path, monkeypatch, r
     ):
         outcome = run(*words)
         assert outcome.code == 9 and "pip install 'psc-archive[sign]'" in outcome.err
+
+
+@pytest.mark.parametrize("harm", ["deflate", "encrypted", "method", "cut", "no zip"])
+def test_what_is_decrypted_and_is_no_sound_zip_file_is_refused(harm: str) -> None:
+    """Whoever knows the recipient's public key can encrypt anything for them."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("manifest.json", bytes(range(256)) * 40)
+    data = bytearray(out.getvalue())
+    directory = data.rindex(b"PK\x01\x02")
+    if harm == "deflate":
+        data[60:80] = b"\xff" * 20
+    elif harm == "encrypted":
+        data[6] |= 1
+        data[directory + 8] |= 1
+    elif harm == "method":
+        data[8] = data[directory + 10] = 97
+    data = {"cut": data[:-40], "no zip": bytearray(b"text")}.get(harm, data)
+    with pytest.raises(FormatError) as caught:
+        _unpacked(bytes(data), "a.psc.zarr")
+    assert caught.value.kind == "bad-encryption"
