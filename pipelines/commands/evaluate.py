@@ -67,6 +67,12 @@ def evaluate(
     psnr_only: Annotated[
         bool, typer.Option("--psnr-only", help="Lossy: no SSIM, HaarPSI and spectra; faster.")
     ] = False,
+    perception: Annotated[
+        bool,
+        typer.Option(
+            "--perception", help="Lossy: whether it looks like a real scan (SWD, kernel distance)."
+        ),
+    ] = False,
     decode: Annotated[
         bool, typer.Option("--decode", help="Lossy: decode ours from its bytes too, for times.")
     ] = False,
@@ -103,6 +109,7 @@ def evaluate(
             peers=_words(peers),
             ours=_words(ours),
             wants_quality=not psnr_only,
+            wants_perception=perception,
             decodes=decode,
             jobs=jobs,
             archive=ArchiveOptions(

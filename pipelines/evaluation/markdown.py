@@ -88,6 +88,7 @@ def _lossy(results: Sequence[VolumeResult], options: EvaluateOptions) -> list[st
     lines = ["PSNR in dB at a rate, read from each curve between its points:", ""]
     lines += _table(["volume", "bpv", *titles], rows)
     lines += _likeness(results, options, codecs, titles)
+    lines += _perception(results, options, codecs, titles)
     lines += ["BD-rate (negative: ours needs fewer bytes) and BD-PSNR of ours over each peer:", ""]
     return [*lines, *_differences(results, "lossy"), *_methods(results, "lossy")]
 
@@ -119,6 +120,35 @@ def _likeness(
             rows.append([result.name, name, *shown])
     lines = [f"Likeness at {rate:g} bpv (spectrum: mean absolute gap, smaller is better):", ""]
     return lines + _table(["volume", "measure", *titles], rows)
+
+
+def _perception(
+    results: Sequence[VolumeResult],
+    options: EvaluateOptions,
+    codecs: Sequence[str],
+    titles: Sequence[str],
+) -> list[str]:
+    """Distances between distributions at every rate; the least of each row is bold."""
+    if not options.wants_perception:
+        return []
+    reads: list[tuple[str, int, Callable[[RatePoint], float | None]]] = [
+        ("SWD", 1, lambda p: p.perception.swd if p.perception else None),
+        ("kernel distance", 1, lambda p: p.perception.kernel_distance if p.perception else None),
+        ("noise, octaves", 2, lambda p: p.perception.noise_gap_octaves if p.perception else None),
+        ("gradients", 3, lambda p: p.perception.gradient_gap if p.perception else None),
+    ]
+    rows = []
+    for result in results:
+        for rate in options.bpv:
+            for name, digits, read in reads:
+                cells = [_at_rate(result, codec, rate, read) for codec in codecs]
+                best = min((cell for cell in cells if cell is not None), default=None)
+                shown = [
+                    _bold(f"{c:.{digits}f}", c == best) if c is not None else _DASH for c in cells
+                ]
+                rows.append([result.name, f"{rate:g}", name, *shown])
+    lines = ["Distance from how the source looks (0: like it), read from each curve:", ""]
+    return lines + _table(["volume", "bpv", "measure", *titles], rows)
 
 
 def _differences(results: Sequence[VolumeResult], mode: str) -> list[str]:

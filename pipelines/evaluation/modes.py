@@ -58,10 +58,19 @@ class ModeWork:
     run: Run
     progress: Progress
 
-    def reference(self, *, wants_quality: bool) -> Reference:
+    def reference(self, *, wants_quality: bool, wants_perception: bool = False) -> Reference:
         """The volume that points are compared with."""
-        mask = None if self.measured.all() else self.measured.reshape(self.stack.shape)
-        return Reference(self.stack, mask, float(self.stack.min()), self.peak, wants_quality)
+        low, sampled = float(self.stack.min()), self.variable.range
+        return Reference(
+            self.stack,
+            None if self.measured.all() else self.measured.reshape(self.stack.shape),
+            low,
+            self.peak,
+            wants_quality,
+            wants_perception,
+            self.prior,
+            (low, low + self.peak) if sampled is None else (sampled.low, sampled.high),
+        )
 
     def ours(
         self,
@@ -91,7 +100,9 @@ class ModeWork:
 
 def measure_lossy(work: ModeWork, options: EvaluateOptions) -> Measured:
     """Ours at every step and level; every peer at every rate."""
-    reference = work.reference(wants_quality=options.wants_quality)
+    reference = work.reference(
+        wants_quality=options.wants_quality, wants_perception=options.wants_perception
+    )
     points: list[RatePoint] = []
     methods: Methods = {}
     steps = options.steps if work.variable.is_lossy else options.steps[:1]
@@ -140,7 +151,7 @@ def _levels(
                 point,
                 encode_s=coded.encode_s,
                 decode_s=coded.decode_s or None,
-                quality=reference.quality(decoded) if reference.wants_quality else None,
+                **reference.likeness(decoded),
             )
         points.append(point)
     return points

@@ -50,6 +50,8 @@ class EvaluateOptions:
         and ``none`` and ``none:fast`` for the exact modes.
     wants_quality : bool
         Lossy: SSIM, HaarPSI and power spectra as well.
+    wants_perception : bool
+        Lossy: distances between distributions as well (`pipelines.evaluation.perception`).
     decodes : bool
         Lossy: also decode ours from its bytes, as proof and for times. The exact modes always do.
     jobs : int
@@ -69,6 +71,7 @@ class EvaluateOptions:
     peers: tuple[str, ...] | None = None
     ours: tuple[str, ...] | None = None
     wants_quality: bool = True
+    wants_perception: bool = False
     decodes: bool = False
     jobs: int = 1
     archive: ArchiveOptions = field(default_factory=lambda: ArchiveOptions(mode="lossy"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.evaluation.compare import codecs_of, curve_of
+from pipelines.evaluation.point import RatePoint
 from pipelines.evaluation.report import codec_title
 from pipelines.evaluation.results import VolumeResult
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.extras import require
 
 __all__ = ["draw_results"]
+
+Draw = Callable[[VolumeResult, Any], None]
 
 _COLUMNS = 2
 _PANEL = (6.4, 4.4)  # inches
@@ -21,6 +24,8 @@ _MARKERS = "osv^<>DPX*"
 
 def draw_results(results: Sequence[VolumeResult], mode: str, target: Path) -> None:
     """Draw PSNR over rate, rate over bound, or bars of rates, by mode.
+
+    Where perception was measured, the distance of patches over rate stands beside the PSNR.
 
     Parameters
     ----------
@@ -39,14 +44,18 @@ def draw_results(results: Sequence[VolumeResult], mode: str, target: Path) -> No
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [result for result in results if result.points]
+    draws: dict[str, Draw] = {"lossy": _curves, "bounded": _bounds, "lossless": _bars}
+    shown: list[tuple[VolumeResult, Draw]] = []
+    for result in (result for result in results if result.points):
+        shown.append((result, draws[mode]))
+        if any(point.perception is not None for point in result.points):
+            shown.append((result, _distances))
     columns = min(_COLUMNS, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(_PANEL[0] * columns, _PANEL[1] * rows), squeeze=False
     )
-    draw = {"lossy": _curves, "bounded": _bounds, "lossless": _bars}[mode]
-    for result, axis in zip(shown, axes.flat, strict=False):
+    for (result, draw), axis in zip(shown, axes.flat, strict=False):
         draw(result, axis)
         title = f"{result.group}: {result.name}" if result.group else result.name
         axis.set_title(f"{title}, {' x '.join(map(str, result.shape))}", fontsize="small")
@@ -96,18 +105,28 @@ _MARKER_OF = {
 
 
 def _curves(result: VolumeResult, axis: Any) -> None:
+    _over_rate(result, axis, lambda point: point.psnr_db)
+    axis.set(ylabel="PSNR, dB")
+
+
+def _distances(result: VolumeResult, axis: Any) -> None:
+    _over_rate(result, axis, lambda p: p.perception.swd if p.perception else None)
+    axis.set(ylabel="distance of patches (SWD), less is better", yscale="log")
+
+
+def _over_rate(result: VolumeResult, axis: Any, read: Callable[[RatePoint], float | None]) -> None:
+    """A line per codec."""
     for number, codec in enumerate(_order(result)):
-        curve = curve_of(result.points, codec)
-        if curve:
+        found = [(p.rate_bpv, read(p)) for p in curve_of(result.points, codec)]
+        known = [(rate, value) for rate, value in found if value is not None]
+        if known:
             axis.plot(
-                [point.rate_bpv for point in curve],
-                [point.psnr_db for point in curve],
+                *zip(*known, strict=True),
                 label=codec_title(codec, result.mode),
                 markersize=4,
                 **_style(codec, number),
             )
     _plain_logarithm(axis, "rate, bits per voxel (all bytes)")
-    axis.set(ylabel="PSNR, dB")
     axis.legend(fontsize="x-small")
 
 

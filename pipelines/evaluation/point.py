@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.evaluation.perception.features import FeatureNetwork, Features, feature_network
+from pipelines.evaluation.perception.measure import Perception, measure_perception
 from pipelines.evaluation.quality import Quality, measure_quality
 from psc_volumetric.metrics import max_error, psnr_db, rate_bpv
 
@@ -48,6 +52,8 @@ class RatePoint:
         Quality level of our stream.
     quality : Quality or None
         None when only PSNR was asked for.
+    perception : Perception or None
+        None when it was not asked for.
     """
 
     codec: str
@@ -62,11 +68,13 @@ class RatePoint:
     holds: bool = True
     level: int | None = None
     quality: Quality | None = None
+    perception: Perception | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The point as plain JSON values."""
         quality = None if self.quality is None else dict(vars(self.quality))
-        return {**vars(self), "quality": quality}
+        perception = None if self.perception is None else dict(vars(self.perception))
+        return {**vars(self), "quality": quality, "perception": perception}
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,12 @@ class Reference:
         Smallest measured value and data range, stored units.
     wants_quality : bool
         Whether points get more than PSNR and the largest error.
+    wants_perception : bool
+        Whether they get distances between distributions.
+    prior : str or None
+        Prior of the volume's domain, whose denoiser gives features.
+    window : (low, high)
+        Stored values that are -1 and 1 to it.
     """
 
     stack: NDArray[np.generic]
@@ -103,6 +117,9 @@ class Reference:
     low: float
     peak: float
     wants_quality: bool = True
+    wants_perception: bool = False
+    prior: str | None = None
+    window: tuple[float, float] = (0.0, 1.0)
 
     def point(
         self, size: CodedSize, decoded: NDArray[np.generic], bound: float | None = None
@@ -118,11 +135,31 @@ class Reference:
             psnr_db=psnr_db(self.stack, decoded, self.peak, self.mask),
             max_error=largest,
             holds=bound is None or largest <= bound,
-            quality=self.quality(decoded) if self.wants_quality else None,
+            **self.likeness(decoded),
         )
 
-    def quality(self, decoded: NDArray[np.generic]) -> Quality:
-        """Likeness of decoded values; voxels that are no measurements count as equal."""
-        if self.mask is not None:
+    def likeness(self, decoded: NDArray[np.generic]) -> dict[str, Any]:
+        """``quality`` and ``perception`` of decoded values, as far as they are wanted.
+
+        Voxels that are no measurements count as equal.
+        """
+        if self.mask is not None and (self.wants_quality or self.wants_perception):
             decoded = np.where(self.mask, decoded, self.stack)
-        return measure_quality(self.stack, decoded, self.low, self.peak)
+        found: dict[str, Any] = {"quality": None, "perception": None}
+        if self.wants_quality:
+            found["quality"] = measure_quality(self.stack, decoded, self.low, self.peak)
+        if self.wants_perception:
+            found["perception"] = measure_perception(
+                self.stack, decoded, self.low, self.peak, self.features, self._network
+            )
+        return found
+
+    @property
+    def _network(self) -> FeatureNetwork | None:
+        return None if self.prior is None else feature_network(self.prior, *self.window)
+
+    @cached_property
+    def features(self) -> Features | None:
+        """What the denoiser sees in the source; None without one."""
+        network = self._network
+        return None if network is None else network.features(self.stack)

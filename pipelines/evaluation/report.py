@@ -90,7 +90,7 @@ def _optional(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _lossy_row(point: RatePoint) -> list[str]:
+def _lossy_row(point: RatePoint, *, perceived: bool) -> list[str]:
     likeness = point.quality
     parts = ("-", "-", "-")
     if likeness is not None:
@@ -103,10 +103,32 @@ def _lossy_row(point: RatePoint) -> list[str]:
         f"{point.rate_bpv:.4f}",
         _psnr(point.psnr_db),
         *parts,
+        *(_perceived(point) if perceived else ()),
         str(point.nbytes),
         _optional(point.encode_s, 1),
         _optional(point.decode_s, 1),
     ]
+
+
+def _perceived(point: RatePoint) -> list[str]:
+    """Cells of `_PERCEIVED_HEAD`."""
+    seen = point.perception
+    if seen is None:
+        return ["-"] * len(_PERCEIVED_HEAD)
+    return [
+        _optional(seen.swd, 1),
+        _optional(seen.kernel_distance, 1),
+        _optional(seen.noise_gap_octaves, 2),
+        _optional(seen.gradient_gap, 3),
+    ]
+
+
+def _lossy_table(points: Sequence[RatePoint]) -> list[str]:
+    perceived = any(point.perception is not None for point in points)
+    head = list(_LOSSY_HEAD)
+    if perceived:
+        head[8:8] = _PERCEIVED_HEAD
+    return _aligned(head, [_lossy_row(point, perceived=perceived) for point in points])
 
 
 def _exact_row(result: VolumeResult, point: RatePoint) -> list[str]:
@@ -129,6 +151,7 @@ _LOSSY_HEAD = (
     "codec", "setting", "target", "bpv", "PSNR", "SSIM", "HaarPSI", "spec", "bytes",
     "enc s", "dec s",
 )  # fmt: skip
+_PERCEIVED_HEAD = ("SWD", "KD", "noise", "grad")
 _EXACT_HEAD = (
     "codec", "promise", "bpv", "ratio", "max error", "kept", "PSNR", "bytes",
     "enc MB/s", "dec MB/s",
@@ -157,7 +180,7 @@ def result_lines(result: VolumeResult) -> list[str]:
         f"{name}: {shape} {result.dtype}, range {result.peak:g}, prior {result.prior or 'not used'}"
     ]
     if result.mode == "lossy":
-        lines += _aligned(_LOSSY_HEAD, [_lossy_row(point) for point in result.points])
+        lines += _lossy_table(result.points)
     else:
         lines += _aligned(_EXACT_HEAD, [_exact_row(result, point) for point in result.points])
     for entry in result.comparisons:

@@ -262,13 +262,21 @@ class TorchRuntime:
 
     def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
         """Run the network on integer tiles (b, slices, tile, tile); int32 in, int32 out."""
+        (out,) = self.registers(x, level, (self.program.steps[-1].out,))
+        return out.to(torch.int32)
+
+    def registers(self, x: torch.Tensor, level: int, names: Sequence[str]) -> list[torch.Tensor]:
+        """What the network writes into some registers on its way, integers in the carrier."""
         with exact_float():
             registers: dict[str, torch.Tensor] = {"x": x.to(self.device, self.carrier)}
+            kept: dict[str, torch.Tensor] = {}
             for step, dying in zip(self.program.steps, self._dying, strict=True):
                 registers[step.out] = getattr(self, "_" + step.op)(step, registers, level)
+                if step.out in names:
+                    kept[step.out] = registers[step.out]
                 for name in dying:
                     del registers[name]
-            return registers[self.program.steps[-1].out].to(torch.int32)
+            return [kept[name] for name in names]
 
     def _unfold(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:
         return F.pixel_unshuffle(r[step.inputs[0]], step.factor)

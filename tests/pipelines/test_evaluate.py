@@ -58,6 +58,23 @@ def test_lossy_counts_what_the_archive_stores(archives, sources, tmp_path, run):
     assert "HaarPSI" in text
 
 
+def test_perception_is_measured_shown_and_drawn(sources, tmp_path, run):
+    picture, tables = tmp_path / "curves.png", tmp_path / "tables.md"
+    words = [*TINY, "--ours", "wavelet", "--step", "0.3,0.8", "--bpv", "0.5,1"]
+    words += ["--peers", "sperr", "--psnr-only", "--perception"]
+    outcome = run("evaluate", sources["nifti"], *words, "--plot", picture, "--markdown", tables)
+    assert outcome.code == 0, outcome.err
+    _, head, *rows = outcome.out.splitlines()[:6]
+    assert head.split()[-9:-5] == ["SWD", "KD", "noise", "grad"]  # then bytes, enc s, dec s
+    distances = [[float(cell) for cell in row.split()[-7:-3]] for row in rows]
+    assert all(min(row) > 0 for row in distances)
+    assert distances[0][0] < distances[1][0]  # the finer step of ours looks more like the source
+    assert picture.stat().st_size > 1000
+    text = tables.read_text("utf-8")
+    assert "| kernel distance |" in text
+    assert "Distance from how the source looks" in text
+
+
 def test_lossless_sizes_are_checked_and_drawn(sources, tmp_path, run):
     picture, tables = tmp_path / "sizes.svg", tmp_path / "sizes.md"
     words = ["--mode", "lossless", *TINY, "--plot", picture, "--markdown", tables, "--json"]

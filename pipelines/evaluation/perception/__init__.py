@@ -1,0 +1,1 @@
+"""Whether decoded volumes look like real ones: distances between distributions, without weights."""
