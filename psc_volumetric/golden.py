@@ -1,7 +1,7 @@
 """Golden vectors on disk: a stream, what is known about it, and what must come out.
 
-``conformance/vectors/v0/index.json`` lists every case; each has a folder with ``stream.bin`` and
-``case.json``. Decoded arrays are kept as SHA-256 only. ``networks.json`` holds digests of the
+``conformance/vectors/v<format>/index.json`` lists every case; each has a folder with ``stream.bin``
+and ``case.json``. Decoded arrays are kept as SHA-256 only. ``networks.json`` holds digests of the
 integers each shipped prior and each primitive must give.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.bitstream.constants import FORMAT_VERSION
 from psc_volumetric.errors import FormatError
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "load_cases",
 ]
 
-VECTORS = Path(__file__).resolve().parent / "conformance" / "vectors" / "v0"
+VECTORS = Path(__file__).resolve().parent / "conformance" / "vectors" / f"v{FORMAT_VERSION}"
 INDEX, NETWORKS, STREAM, CASE = "index.json", "networks.json", "stream.bin", "case.json"
 
 

@@ -21,8 +21,8 @@ from zarr.codecs import BytesCodec, VLenUTF8Codec, ZstdCodec
 
 from psc_volumetric.archive.access import MAX_OBJECT, readable
 from psc_volumetric.archive.documents import convert
-from psc_volumetric.archive.manifest import check_format
 from psc_volumetric.archive.plain_arrays import CHECKED_NAME, DIFFERENCES
+from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.errors import FormatError
 from psc_volumetric.zarr_archive import ListedArray, find_array, read_only
 from psc_volumetric.zarr_codec import not_alone, place_of
@@ -57,7 +57,7 @@ class CheckedCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     )
 
     def __post_init__(self) -> None:
-        check_format(self.format, f"codec {CHECKED_NAME}")
+        check_version(self.format, f"codec {CHECKED_NAME}")
         names = [codec.get("name") for codec in self.codecs]
         if names not in (["bytes", "zstd"], ["vlen-utf8", "zstd"], [DIFFERENCES["name"]]):
             raise FormatError(

@@ -32,12 +32,12 @@ from psc_volumetric.archive.brick_checks import check_index
 from psc_volumetric.archive.decoded import DecodedRegion, decoded_regions
 from psc_volumetric.archive.fetched import Fetched
 from psc_volumetric.archive.layout import CODEC_NAME
-from psc_volumetric.archive.manifest import check_format
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.selection import Bounds, bounds_of, relative_to
 from psc_volumetric.bitstream.constants import DTYPES, HEADER_READ_AHEAD
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
+from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.errors import FormatError, ParameterError, PscError
 from psc_volumetric.zarr_archive import ListedArray, executor, find_array, read_only
 
@@ -80,7 +80,7 @@ class PscCodec(
     )
 
     def __post_init__(self) -> None:
-        check_format(self.format, f"codec {CODEC_NAME}")
+        check_version(self.format, f"codec {CODEC_NAME}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -73,6 +73,8 @@ class ArchiveOptions:
         share of its bricks.
     no_proof : bool
         Seal without restoring the files and comparing them with their source.
+    self_contained : bool
+        Put the specification of the format and its tables into the archive.
 
     Raises
     ------
@@ -97,6 +99,7 @@ class ArchiveOptions:
     device: str = "auto"
     no_proof: bool = False
     preview_size: int | None = None
+    self_contained: bool = False
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)

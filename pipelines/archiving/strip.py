@@ -36,6 +36,7 @@ from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.naming import node_path
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.readme import SPECIFICATION_PREFIX
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import write_source
 from psc_volumetric.archive.stores import ArchiveStore
@@ -59,7 +60,7 @@ KEPT_COORDINATES = frozenset(
     """.split()  # noqa: SIM905
 )
 TYPES = "attribute_types"  # exact types of a node's attributes, see `archive.attributes`
-COPIED = ("tiles/", "preview/", "priors/")
+COPIED = ("tiles/", "preview/", "priors/", SPECIFICATION_PREFIX)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def begin_writing(item: ItemPlan, source: SourceItem, target: Target) -> Archive
             {v.spec.name: volumes[v.volume].coordinates for v in item.variables},
             source.arrays,
             source.groups,
+            item.options.self_contained,
         ),
         sources=source.files,
         created=created_now(),

@@ -24,6 +24,7 @@ from pipelines.commands.options import (
     PreviewSize,
     PriorName,
     Psnr,
+    SelfContained,
     Setting,
     Step,
 )
@@ -56,6 +57,7 @@ def archive_options(
     keep_original: KeepOriginal = False,
     preview_size: PreviewSize = None,
     no_proof: NoProof = False,
+    self_contained: SelfContained = False,
     effort: Effort = 5,
     setting: Setting = "fast",
     prior: PriorName = None,
@@ -84,6 +86,7 @@ def archive_options(
         keep_original=keep_original,
         preview_size=preview_size,
         no_proof=no_proof,
+        self_contained=self_contained,
         effort=effort,
         setting=setting,
         prior=prior,

@@ -59,6 +59,7 @@ __all__ = [
     "RetryRefused",
     "Roi",
     "Sample",
+    "SelfContained",
     "Setting",
     "Step",
     "choice",
@@ -178,6 +179,12 @@ KeepOriginal = Annotated[
 ]
 NoProof = Annotated[
     bool, typer.Option("--no-proof", help="Seal without restoring the files and comparing them.")
+]
+SelfContained = Annotated[
+    bool,
+    typer.Option(
+        "--self-contained", help="Put the specification of the format and its tables inside."
+    ),
 ]
 PriorName = Annotated[
     str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")

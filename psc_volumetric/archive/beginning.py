@@ -12,9 +12,9 @@ from zarr.abc.store import Store
 from psc_volumetric.archive import packing
 from psc_volumetric.archive.documents import Head, decode
 from psc_volumetric.archive.layout import PARTIAL_KEY
-from psc_volumetric.archive.manifest import check_format
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_url, is_zip_name, open_store
 from psc_volumetric.archive.targets import refuse_within_archive, target_state, tidy_up
+from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.errors import FormatError, StorageError
 
 __all__ = ["check_place", "read_head", "sealed_already", "target_exists"]
@@ -39,7 +39,7 @@ def read_head(store: ArchiveStore) -> dict[str, Any] | None:
     where = f"{store.name}: {PARTIAL_KEY}"
     try:
         found = decode(data, Head, where=where, kind="journal-damaged")
-        check_format(found.format, where)
+        check_version(found.format, where)
     except FormatError as error:
         raise FormatError(
             f"{error}",

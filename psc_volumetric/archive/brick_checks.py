@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.bitstream.index import BrickIndex
-from psc_volumetric.errors import FormatError, PriorMismatchError, PscError
+from collections.abc import Iterable
 
-__all__ = ["check_index", "placed"]
+from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.bitstream.constants import CODER_CODES
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.errors import (
+    FormatError,
+    PriorMismatchError,
+    PscError,
+    UnsupportedVersionError,
+)
+from psc_volumetric.methods.entries import CODES
+from psc_volumetric.methods.registry import REGISTRY
+
+__all__ = ["check_index", "named", "placed"]
 
 Box = tuple[slice, slice, slice]
 
@@ -35,6 +45,30 @@ def check_index(index: BrickIndex, spec: VariableSpec, position: tuple[int, ...]
             kind="prior-mismatch",
             hint=f"{key} belongs to another archive; get it from another copy",
         )
+
+
+def named(error: UnsupportedVersionError, codings: Iterable[str]) -> UnsupportedVersionError:
+    """The same error, with the names that the archive has for what this reader does not know.
+
+    Parameters
+    ----------
+    error : UnsupportedVersionError
+        A brick has the number of a method or coder that nobody here has.
+    codings : iterable of str
+        What the archive's table of tiles says of its bricks: ``toy+lossless:context``.
+    """
+    parts = [part for coding in codings for part in coding.split("+")]
+    methods = {part for part in parts if ":" not in part} - {*REGISTRY.names, *CODES.values()}
+    coders = {part.partition(":")[2] for part in parts if ":" in part} - set(CODER_CODES)
+    unknown = [f"method {name!r}" for name in sorted(methods)]
+    unknown += [f"coder {name!r}" for name in sorted(coders)]
+    if not unknown:
+        return error
+    found = UnsupportedVersionError(
+        f"{error}; the archive calls it {' or '.join(unknown)}", kind=error.kind
+    )
+    found.hint = error.hint
+    return found
 
 
 def placed(

@@ -50,7 +50,7 @@ __all__ = [
     "told",
 ]
 
-FORMAT = 0
+FORMAT = constants.FORMAT_VERSION
 CODEC_NAME = "psc_archive.psc"
 ATTRIBUTE = "psc_archive"
 METADATA_KEY = "zarr.json"

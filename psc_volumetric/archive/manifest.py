@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from psc_volumetric.archive.documents import MAX_MANIFEST, ManifestDocument, check_key, decode
 from psc_volumetric.archive.layout import FORMAT, MANIFEST_KEY, encode_json
-from psc_volumetric.errors import ChecksumError, UnsupportedVersionError
+from psc_volumetric.bitstream.versions import check_version
+from psc_volumetric.errors import ChecksumError
 
-__all__ = ["Entry", "Manifest", "check_format", "sha256_hex"]
+__all__ = ["Entry", "Manifest", "sha256_hex"]
 
 DAMAGED = "manifest-damaged"
 
@@ -23,16 +24,6 @@ DAMAGED = "manifest-damaged"
 def sha256_hex(data: bytes) -> str:
     """SHA-256 as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-def check_format(number: object, where: str) -> None:
-    """Refuse a format number this reader does not know (UnsupportedVersionError)."""
-    if number != FORMAT or isinstance(number, bool):
-        raise UnsupportedVersionError(
-            f"{where}: this reader knows archive format {FORMAT}, found {repr(number)[:80]}",
-            kind="unsupported-version",
-            hint="use the psc-archive release named in the archive's README.txt",
-        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +106,7 @@ class Manifest:
             Not a manifest; ChecksumError when its own digest disagrees.
         """
         where = f"{where}: {MANIFEST_KEY}"
-        check_format(_format_of(data, where), where)
+        check_version(_format_of(data, where), where)
         found = decode(data, ManifestDocument, where=where, kind=DAMAGED, limit=MAX_MANIFEST)
         for key in found.keys:
             check_key(key, where=where)

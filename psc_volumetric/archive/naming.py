@@ -21,6 +21,7 @@ RESERVED = frozenset(
         "preview",
         "source",
         "priors",
+        "specification",
         "partial",
         "partial.json",
         "manifest.json",

@@ -20,7 +20,7 @@ from psc_volumetric.archive.documents import (
     convert,
 )
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec
-from psc_volumetric.archive.manifest import Manifest, check_format
+from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.naming import node_path
 from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.priors import EmbeddedPriors
@@ -28,6 +28,7 @@ from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import SourceRecord, read_source
 from psc_volumetric.archive.tiles import TileTable, read_tile_table
 from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
+from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
 
 __all__ = ["OpenArchive"]
@@ -61,7 +62,7 @@ class OpenArchive:
         self.metadata: dict[str, Any] = convert(
             attributes[ATTRIBUTE], dict[str, Any], where=f"{where}: {ATTRIBUTE}"
         )
-        check_format(self.metadata.get("format"), where)
+        check_version(self.metadata.get("format"), where)
         own = convert(self.metadata, RootDocument, where=f"{where}: {ATTRIBUTE}")
         self.document = own
         self.attrs = checked_attributes(attributes, where)
@@ -109,10 +110,18 @@ class OpenArchive:
 
     def tile_table(self, variable: str) -> TileTable:
         """Bytes, errors and digests per tile, checked."""
-        path = f"tiles/{self.spec(variable).node}"
-        attributes = self._sealed.read_document(f"{path}/{METADATA_KEY}", PlainNode).attributes
+        path, attributes = self._tile_attributes(variable)
         where = f"{self.name}: {path}"
         return read_tile_table(self._sealed.array(path), attributes, self.spec(variable), where)
+
+    def codings(self, variable: str) -> tuple[str, ...]:
+        """How bricks of a variable are coded, in words: ``wavelet+lossless:context``."""
+        _, attributes = self._tile_attributes(variable)
+        return tuple(convert(attributes.get("codes"), dict[str, int], where=self.name))
+
+    def _tile_attributes(self, variable: str) -> tuple[str, dict[str, Any]]:
+        path = f"tiles/{self.spec(variable).node}"
+        return path, self._sealed.read_document(f"{path}/{METADATA_KEY}", PlainNode).attributes
 
     def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
         """Coordinate arrays that belong to a variable, in memory."""

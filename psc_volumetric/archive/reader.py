@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.access import SealedStore, load_manifest
-from psc_volumetric.archive.brick_checks import check_index, placed
+from psc_volumetric.archive.brick_checks import check_index, named, placed
 from psc_volumetric.archive.decoded import DecodedRegion, decoded_regions, new_owner
 from psc_volumetric.archive.fetched import NOTHING_FETCHED, Fetched, fetch
 from psc_volumetric.archive.layout import VariableSpec, chunk_key
@@ -32,7 +32,12 @@ from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.summary import summarise
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ByteRange
-from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
+from psc_volumetric.errors import (
+    FormatError,
+    ParameterError,
+    PriorMismatchError,
+    UnsupportedVersionError,
+)
 from psc_volumetric.threads import in_order
 
 __all__ = ["ArchiveReader", "DecodedRegion"]
@@ -243,7 +248,12 @@ class ArchiveReader(OpenArchive):
         known = self._known_index(key)
         if known is not None:
             return known
-        index = self._sealed.read_index(key, lambda i: check_index(i, spec, position, key), fetched)
+        try:
+            index = self._sealed.read_index(
+                key, lambda i: check_index(i, spec, position, key), fetched
+            )
+        except UnsupportedVersionError as error:
+            raise named(error, self.codings(variable)) from error
         with self._lock:
             self._indices[key] = index
             while len(self._indices) > INDICES_KEPT:

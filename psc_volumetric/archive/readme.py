@@ -1,4 +1,7 @@
-"""The plain-text note at the root of an archive, for a finder without our software."""
+"""What an archive says to a finder without our software: a plain text, and the whole specification.
+
+Part of the format (SPEC section 11).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,31 @@ from importlib.resources import files
 
 from psc_volumetric import __version__
 from psc_volumetric.archive.layout import FORMAT, VariableSpec
+from psc_volumetric.errors import StorageError
 
-__all__ = ["readme_text", "specification_digest"]
+__all__ = ["SPECIFICATION_PREFIX", "readme_text", "specification_digest", "specification_files"]
 
+SPECIFICATION_PREFIX = "specification/"
 SPECIFICATION = "SPEC-v1.md"
+TABLES = "tables.safetensors"
 
 TEXT = """\
 psc-archive, format {number}, {mode}: a Zarr v3 group. manifest.json lists every object; source/ may
 hold names of people. {warning}
 {variables}
 
-Read it with the Python package psc-archive (written by release {release}):
-  psc-archive restore THIS FOLDER
+Read it with the Python package psc-archive (written by release {release}), where ARCHIVE is this
+folder or file and TARGET is new:
+  psc-archive restore ARCHIVE TARGET
 or write a reader from its specification, {specification}, SHA-256
 {digest}.
 """
 
 WARNING = "Lossy: may show detail that was never there; not for primary diagnosis."
+INSIDE = f"""
+The specification and its tables are in {SPECIFICATION_PREFIX}, networks in priors/: with the
+standards it names, no other document or program is needed.
+"""
 
 
 def specification_digest() -> str:
@@ -35,14 +46,41 @@ def specification_digest() -> str:
     return hashlib.sha256(document.read_bytes()).hexdigest()
 
 
-def readme_text(mode: str, variables: Sequence[VariableSpec]) -> str:
-    """Text of ``README.txt``; depends on format, mode and the arrays only."""
+def specification_files() -> dict[str, bytes]:
+    """Key in an archive -> content, of the specification and of the tables that belong to it.
+
+    Raises
+    ------
+    StorageError : this copy of the package lacks one, or has other tables than the text says (kind
+        ``"no-specification"``).
+    """
+    text = files("psc_volumetric.bitstream").joinpath(SPECIFICATION)
+    tables = files("psc_volumetric.entropy").joinpath(TABLES)
+    found = {f"{SPECIFICATION_PREFIX}{p.name}": p for p in (text, tables)}
+    lacking = [key for key, place in found.items() if not place.is_file()]
+    contents = {key: place.read_bytes() for key, place in found.items() if key not in lacking}
+    said = contents.get(SPECIFICATION_PREFIX + SPECIFICATION, b"")
+    stored = contents.get(SPECIFICATION_PREFIX + TABLES, b"")
+    if lacking or hashlib.sha256(stored).hexdigest().encode() not in said:
+        raise StorageError(
+            f"expected {SPECIFICATION} and the {TABLES} that it names in this installation, found "
+            f"{'other tables' if not lacking else 'none of ' + ', '.join(lacking)}",
+            kind="no-specification",
+            hint="install psc-archive again",
+        )
+    return contents
+
+
+def readme_text(
+    mode: str, variables: Sequence[VariableSpec], *, self_contained: bool = False
+) -> str:
+    """Text of ``README.txt``; depends on format, mode, the arrays and what is inside only."""
     lines = (
         f"  {v.name}: {v.dtype.name}, "
         + ", ".join(f"{dim}={size}" for dim, size in zip(v.dims, v.shape, strict=True))
         for v in variables
     )
-    return TEXT.format(
+    text = TEXT.format(
         number=FORMAT,
         release=__version__,
         mode=mode,
@@ -51,3 +89,4 @@ def readme_text(mode: str, variables: Sequence[VariableSpec]) -> str:
         digest=specification_digest(),
         variables="\n".join(lines),
     )
+    return text + INSIDE if self_contained else text

@@ -26,6 +26,7 @@ from psc_volumetric.archive.layout import (
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.preview import SHARE, plan_preview, write_preview
 from psc_volumetric.archive.priors import prior_prefix
+from psc_volumetric.archive.readme import SPECIFICATION_PREFIX
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table
@@ -33,7 +34,7 @@ from psc_volumetric.errors import StorageError
 
 __all__ = ["clean_up", "commit", "consolidate", "is_journal", "prepare", "remove_tree"]
 
-SIDECARS = ("tiles/", "preview/", "source/", "priors/")
+SIDECARS = ("tiles/", "preview/", "source/", "priors/", SPECIFICATION_PREFIX)
 
 
 def prepare(

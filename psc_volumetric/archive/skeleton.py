@@ -29,7 +29,7 @@ from psc_volumetric.archive.naming import (
     settle_dims,
 )
 from psc_volumetric.archive.plain import ArrayLike, stage_array
-from psc_volumetric.archive.readme import readme_text
+from psc_volumetric.archive.readme import readme_text, specification_files
 from psc_volumetric.archive.source import FileLike, source_digest
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.errors import ParameterError
@@ -101,11 +101,14 @@ class Beside:
         Other arrays of the source; written when the archive is begun, block by block.
     groups : mapping
         Path of each group of the source (``""`` is the root) -> its attributes.
+    specification : bool
+        The specification of the format and its tables.
     """
 
     coordinates: Mapping[str, Sequence[CoordinateLike]] = field(default_factory=dict)
     arrays: Sequence[ArrayLike] = ()
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    specification: bool = False
 
 
 NOTHING_BESIDE = Beside()
@@ -117,7 +120,7 @@ class Skeleton:
 
     ``coordinates`` were made or merged for these variables; ``arrays`` are arrays of the source
     under their own names; ``groups`` maps the path of each group (``""`` is the root) to its
-    attributes.
+    attributes. With ``self_contained`` the specification and its tables are in the tree.
     """
 
     mode: str
@@ -127,6 +130,7 @@ class Skeleton:
     groups: Mapping[str, Mapping[str, Any]]
     source: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    self_contained: bool = False
 
     @property
     def identity(self) -> str:
@@ -134,7 +138,7 @@ class Skeleton:
 
         Values of ``arrays`` are not in it: they are the source's, whose digest is.
         """
-        document = {
+        document: dict[str, Any] = {
             "mode": self.mode,
             "root": self.root_metadata(None),
             "variables": {v.name: v.metadata(self.mode) for v in self.variables},
@@ -145,6 +149,8 @@ class Skeleton:
             ],
             "groups": {path: typed_attributes(attrs) for path, attrs in self.groups.items()},
         }
+        if self.self_contained:
+            document["self_contained"] = True
         return sha256_hex(encode_json(document))
 
     @property
@@ -184,7 +190,11 @@ class Skeleton:
             if path:
                 document = _group_document(typed_attributes(attrs))
                 put(f"{node_path(path)}/{METADATA_KEY}", encode_json(document))
-        put(README_KEY, readme_text(self.mode, self.variables).encode())
+        inside = specification_files() if self.self_contained else {}
+        for key, content in inside.items():
+            put(key, content)
+        text = readme_text(self.mode, self.variables, self_contained=self.self_contained)
+        put(README_KEY, text.encode())
         put(METADATA_KEY, encode_json(self.root_metadata(created)))
 
 
@@ -244,6 +254,7 @@ def build_skeleton(
         _with_parents(beside.groups, names),
         source_digest(sources),
         provenance,
+        beside.specification,
     )
 
 

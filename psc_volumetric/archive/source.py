@@ -1,4 +1,4 @@
-"""The source format's own words inside an archive: document, blobs (SPEC 11.4).
+"""The source format's own words inside an archive: document, blobs (SPEC 11.4, 11.6).
 
     source/document       one Zstandard frame: length of the JSON (u32), the JSON, small blobs
     source/blobs/<n>      only where blobs are large: 16 MiB each of all blobs joined, a frame

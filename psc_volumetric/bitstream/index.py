@@ -23,13 +23,9 @@ from psc_volumetric.bitstream.layer_fields import LayerFields, check_layers
 from psc_volumetric.bitstream.methods import MethodFields, Methods
 from psc_volumetric.bitstream.sections import ReadRange, Section
 from psc_volumetric.bitstream.value_limits import ValueLimits
+from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter, crc32c
-from psc_volumetric.errors import (
-    ChecksumError,
-    FormatError,
-    LimitExceededError,
-    UnsupportedVersionError,
-)
+from psc_volumetric.errors import ChecksumError, FormatError, LimitExceededError
 from psc_volumetric.tiling import TileGrid
 
 __all__ = ["BrickIndex", "read_index", "write_brick"]
@@ -236,12 +232,7 @@ def read_index(read: ReadRange, size: int | None = None, *, methods: Methods) ->
             hint="this is not a PSC brick, or its first bytes are damaged",
         )
     version, header_size = prologue.unpack("II")
-    if version != c.FORMAT_VERSION:
-        raise UnsupportedVersionError(
-            f"brick: this reader knows format {c.FORMAT_VERSION}, found {version}",
-            kind="unsupported-version",
-            hint="use the psc-archive release named in the archive's README.txt",
-        )
+    check_version(version, "brick")
     if not PROLOGUE + 4 <= header_size <= c.MAX_HEADER_SIZE:
         raise LimitExceededError(f"brick: header size {header_size}", kind="limit")
     if header_size > len(ahead):

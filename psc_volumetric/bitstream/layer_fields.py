@@ -6,6 +6,7 @@ region at an exact level reads the segments it touches and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -154,12 +155,18 @@ class LayerFields:
     ) -> LayerFields:
         """Parse and check one layer by itself; :func:`check_layers` checks them together."""
         kind, reference, coder = data.unpack("BBB")
-        if kind not in c.LAYERS or reference > 1 or coder not in c.CODERS:
-            raise UnsupportedVersionError(
-                f"brick header: unknown layer {kind}, reference {reference} or coder {coder}",
-                kind="unknown-layer",
-                hint="the stream was written by a newer version or is damaged",
-            )
+        known: tuple[tuple[str, int, Collection[int]], ...] = (
+            ("layer", kind, c.LAYERS),
+            ("reference of a layer", reference, (0, 1)),
+            ("coder", coder, c.CODERS),
+        )
+        for what, code, codes in known:
+            if code not in codes:
+                raise UnsupportedVersionError(
+                    f"brick header: unknown {what} {code}",
+                    kind="unknown-layer",
+                    hint="the stream was written by a newer version or is damaged",
+                )
         grid = GridFields.read(data, dtype) if c.LAYERS[kind] == "bounded" else None
         cover = _read_cover(data, valid) if c.LAYERS[kind] == "lossless" else None
         z, y, x = (data.varint(limit=c.MAX_BRICK_VOXELS, name="segment extent") for _ in range(3))

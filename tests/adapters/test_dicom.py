@@ -5,40 +5,17 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from opened_items import open_only, positions, restored, whole
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 import adapters
-from adapters import RestoredVolume, RestoreInfo, SourceError
+from adapters import RestoreInfo, SourceError
 from adapters.base import Candidate
 from adapters.dicom.terms import archive_name
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-LOSSLESS = RestoreInfo(lossless=True, ratio=None, method="psc", level=None)
-
-
-def whole(volume):
-    return volume.array[tuple(slice(None) for _ in volume.array.shape)]
-
-
-def open_only(path):
-    (candidate,) = adapters.discover(path).candidates
-    return adapters.open_source(candidate)
-
-
-def restore(item, target, *, key=None, info=LOSSLESS):
-    volumes = []
-    for volume in item.volumes:
-        parts = key or tuple(slice(0, n) for n in volume.array.shape)
-        start = tuple(part.start for part in parts)
-        volumes.append(RestoredVolume(volume.name, volume.array[parts], start, volume.array.shape))
-    made = adapters.restore_source("dicom", item.document, item.blobs, volumes, target, info)
-    return [file.path for file in made]
-
-
-def along_z(distances):
-    return [np.array([0.0, 0.0, float(z)]) for z in distances]
 
 
 def test_slices_are_sorted_by_position_whatever_names_and_numbers_say(tmp_path, write_series):
@@ -106,7 +83,7 @@ def test_names_and_messages_hold_no_identifiers(tmp_path, write_series):
 def test_echoes_times_and_kinds_at_one_place_become_an_axis(
     tmp_path, write_series, trait, axis, coordinate, expected
 ):
-    values = write_series(tmp_path, positions=along_z([0, 0, 2, 2, 4, 4]), per_slice=trait)
+    values = write_series(tmp_path, positions=positions([0, 0, 2, 2, 4, 4]), per_slice=trait)
     (volume,) = open_only(tmp_path).volumes
     assert volume.dims == (axis, "z", "y", "x")
     np.testing.assert_array_equal(whole(volume), np.stack([values[0::2], values[1::2]]))
@@ -116,7 +93,7 @@ def test_echoes_times_and_kinds_at_one_place_become_an_axis(
 
 
 def test_slices_that_fit_no_grid_are_kept_as_a_list(tmp_path, write_series):
-    values = write_series(tmp_path / "in", positions=along_z([0, 2, 2, 4, 6, 8]))
+    values = write_series(tmp_path / "in", positions=positions([0, 2, 2, 4, 6, 8]))
     item = open_only(tmp_path / "in")
     (volume,) = item.volumes
     assert volume.dims == ("frame", "y", "x") and volume.affine is None
@@ -124,7 +101,7 @@ def test_slices_that_fit_no_grid_are_kept_as_a_list(tmp_path, write_series):
     places = {c.name: c.values for c in volume.coordinates}["slice_position"]
     np.testing.assert_allclose(places, [0, 2, 2, 4, 6, 8])
     assert {plane.tobytes() for plane in whole(volume)} == {plane.tobytes() for plane in values}
-    for path in restore(item, tmp_path / "out"):
+    for path in restored(item, tmp_path / "out"):
         assert path.read_bytes() == (tmp_path / "in" / path.name).read_bytes()
 
 
@@ -141,7 +118,7 @@ def test_orientation_size_and_pixel_format_split_a_series(tmp_path, write_series
 
 
 def test_gaps_give_no_affine_but_keep_every_position(tmp_path, write_series):
-    write_series(tmp_path, positions=along_z([0, 2, 4, 8, 10, 12]))
+    write_series(tmp_path, positions=positions([0, 2, 4, 8, 10, 12]))
     item = open_only(tmp_path)
     (volume,) = item.volumes
     assert volume.affine is None and volume.spacing_mm is None
@@ -152,7 +129,7 @@ def test_gaps_give_no_affine_but_keep_every_position(tmp_path, write_series):
 
 
 def test_rounded_positions_are_regular(tmp_path, write_series):
-    write_series(tmp_path, positions=along_z(np.round(np.arange(6) * 1.2345678, 2)))
+    write_series(tmp_path, positions=positions(np.round(np.arange(6) * 1.2345678, 2)))
     assert open_only(tmp_path).volumes[0].affine is not None
 
 
@@ -202,7 +179,7 @@ def test_bits_above_the_stored_ones_survive(tmp_path, write_series):
     np.testing.assert_array_equal(whole(item.volumes[0]), values & 0x0FFF)
     assert item.volumes[0].limits == (0, 4095)
     assert any("bits above" in note for note in item.notes)
-    for path in restore(item, tmp_path / "out"):
+    for path in restored(item, tmp_path / "out"):
         assert path.read_bytes() == (tmp_path / "in" / path.name).read_bytes()
 
 
@@ -212,7 +189,7 @@ def test_signed_words_without_sign_extension_become_signed_values(tmp_path, writ
     item = open_only(tmp_path / "in")
     np.testing.assert_array_equal(whole(item.volumes[0]), values)
     np.testing.assert_array_equal(item.volumes[0].array[1:2, 3:5, 2:7], values[1:2, 3:5, 2:7])
-    for path in restore(item, tmp_path / "out"):
+    for path in restored(item, tmp_path / "out"):
         assert path.read_bytes() == (tmp_path / "in" / path.name).read_bytes()
 
 
@@ -228,7 +205,7 @@ def test_enhanced_frames_are_ordered_in_space_and_time(tmp_path, write_enhanced)
     np.testing.assert_array_equal(whole(volume), values[[[1, 3, 2], [5, 0, 4]]])
     np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], [9, -4.5, 0, 1])
     key = (slice(1, 2), slice(1, 3), slice(4, 9), slice(5, 18))
-    (path,) = restore(item, tmp_path / "out", key=key)
+    (path,) = restored(item, tmp_path / "out", keys=key)
     cut = pydicom.dcmread(path)
     assert cut.NumberOfFrames == 2 and (cut.Rows, cut.Columns) == (5, 13)
     np.testing.assert_array_equal(cut.pixel_array, values[[0, 4], 4:9, 5:18])
@@ -244,7 +221,7 @@ def test_enhanced_file_with_two_orientations_gives_two_volumes(tmp_path, write_e
     assert [volume.name for volume in item.volumes] == ["image_0", "image_1"]
     assert [volume.array.shape[0] for volume in item.volumes] == [3, 4]
     np.testing.assert_array_equal(whole(item.volumes[0]), values[:3])
-    (path,) = restore(item, tmp_path / "out")
+    (path,) = restored(item, tmp_path / "out")
     assert path.read_bytes() == (tmp_path / "in" / "e.dcm").read_bytes()
 
 
@@ -255,7 +232,7 @@ def test_enhanced_frames_missing_at_a_position_are_kept_as_a_list(tmp_path, writ
     (volume,) = item.volumes
     assert volume.dims == ("frame", "y", "x") and volume.affine is None
     np.testing.assert_array_equal(whole(volume), values)
-    (path,) = restore(item, tmp_path / "out")
+    (path,) = restored(item, tmp_path / "out")
     assert path.read_bytes() == (tmp_path / "in" / "e.dcm").read_bytes()
 
 
@@ -277,12 +254,12 @@ def test_dose_grid_has_the_offsets_of_its_frames():
 
 def test_compressed_files_come_back_native_under_their_own_uids(tmp_path):
     source = pydicom.dcmread(get_testdata_file("MR_small_RLE.dcm"))
-    (path,) = restore(open_only(Path(source.filename)), tmp_path / "out")
-    restored = pydicom.dcmread(path)
-    assert restored.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
-    assert restored.SOPInstanceUID == source.SOPInstanceUID
-    assert "LossyImageCompression" not in restored
-    np.testing.assert_array_equal(restored.pixel_array, source.pixel_array)
+    (path,) = restored(open_only(Path(source.filename)), tmp_path / "out")
+    again = pydicom.dcmread(path)
+    assert again.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert again.SOPInstanceUID == source.SOPInstanceUID
+    assert "LossyImageCompression" not in again
+    np.testing.assert_array_equal(again.pixel_array, source.pixel_array)
 
 
 def test_lossy_files_say_so_and_get_new_uids(tmp_path, write_series):
@@ -297,7 +274,7 @@ def test_lossy_files_say_so_and_get_new_uids(tmp_path, write_series):
     item = open_only(tmp_path / "in")
     assert "the source was already compressed with loss" in item.notes
     info = RestoreInfo(lossless=False, ratio=42.0, method="psc-fast", level=2)
-    paths = restore(item, tmp_path / "out", info=info)
+    paths = restored(item, tmp_path / "out", info=info)
     made = [pydicom.dcmread(path) for path in paths]
     sources = {pydicom.dcmread(path).SOPInstanceUID for path in (tmp_path / "in").iterdir()}
     assert len({dataset.SeriesInstanceUID for dataset in made}) == 1
@@ -316,7 +293,7 @@ def test_lossy_files_say_so_and_get_new_uids(tmp_path, write_series):
         origin = dataset.SourceImageSequence[0]
         assert origin.ReferencedSOPInstanceUID in sources
         assert dataset.SmallestImagePixelValue == dataset.pixel_array.min()
-    again = [pydicom.dcmread(p) for p in restore(item, tmp_path / "again", info=info)]
+    again = [pydicom.dcmread(p) for p in restored(item, tmp_path / "again", info=info)]
     assert [d.SOPInstanceUID for d in again] == [d.SOPInstanceUID for d in made]
 
 
@@ -324,7 +301,7 @@ def test_cut_files_are_derived_but_not_lossy(tmp_path, write_series):
     write_series(tmp_path / "in")
     item = open_only(tmp_path / "in")
     key = (slice(1, 4), slice(2, 12), slice(3, 20))
-    made = [pydicom.dcmread(p) for p in restore(item, tmp_path / "out", key=key)]
+    made = [pydicom.dcmread(p) for p in restored(item, tmp_path / "out", keys=key)]
     assert len(made) == 3 and "LossyImageCompression" not in made[0]
     assert made[0].ImageType[0] == "DERIVED" and "cut to a region" in made[0].DerivationDescription
     np.testing.assert_allclose(
@@ -335,7 +312,7 @@ def test_cut_files_are_derived_but_not_lossy(tmp_path, write_series):
 def test_whole_slices_of_a_series_keep_their_identity(tmp_path, write_series):
     write_series(tmp_path / "in")
     item = open_only(tmp_path / "in")
-    paths = restore(item, tmp_path / "out", key=(slice(2, 5), slice(0, 20), slice(0, 24)))
+    paths = restored(item, tmp_path / "out", keys=(slice(2, 5), slice(0, 20), slice(0, 24)))
     assert len(paths) == 3
     for path in paths:
         assert path.read_bytes() == (tmp_path / "in" / path.name).read_bytes()
@@ -344,7 +321,7 @@ def test_whole_slices_of_a_series_keep_their_identity(tmp_path, write_series):
 def test_overlays_move_with_the_cut(tmp_path):
     item = open_only(Path(get_testdata_file("examples_overlay.dcm")))
     key = (slice(0, 1), slice(10, 110), slice(20, 220))
-    (path,) = restore(item, tmp_path / "out", key=key)
+    (path,) = restored(item, tmp_path / "out", keys=key)
     assert list(pydicom.dcmread(path)[0x6000, 0x0050].value) == [1 - 10, 1 - 20]
 
 
@@ -359,7 +336,7 @@ def test_real_series_come_back_byte_for_byte(data_folder, tmp_path):
     item = open_only(folder)
     assert any("irregularly spaced" in note for note in item.notes)
     assert any("gantry tilt" in note for note in item.notes)
-    for path in restore(item, tmp_path / "out"):
+    for path in restored(item, tmp_path / "out"):
         assert path.read_bytes() == (folder / path.name).read_bytes()
 
 
@@ -367,7 +344,7 @@ def test_real_compressed_series_cut(data_folder, tmp_path):
     item = open_only(data_folder / "ct" / "totalsegmentator-dicom-j2k")
     (volume,) = item.volumes
     key = (slice(3, 5), slice(100, 180), slice(200, 300))
-    restore(item, tmp_path / "out", key=key)
+    restored(item, tmp_path / "out", keys=key)
     again = open_only(tmp_path / "out").volumes[0]
     np.testing.assert_array_equal(whole(again), volume.array[key])
     np.testing.assert_allclose(
@@ -385,7 +362,7 @@ def test_data_set_without_prefix_is_recognised(tmp_path, name):
     item = open_only(source)
     expected = pydicom.dcmread(get_testdata_file(name)).pixel_array
     np.testing.assert_array_equal(whole(item.volumes[0])[0], expected)
-    (path,) = restore(item, tmp_path / "out")
+    (path,) = restored(item, tmp_path / "out")
     assert path.read_bytes() == source.read_bytes()
 
 

@@ -4,23 +4,14 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import AXIAL, base_dataset, save
+from opened_items import EXACT, open_only, whole
 from pydicom.dataset import Dataset
-from test_dicom_axes import write_segments
+from test_dicom_frames import write_segments
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
 
-EXACT = RestoreInfo(lossless=True, ratio=None, method="psc", level=None)
 RANDOM = np.random.default_rng(31)
-
-
-def open_only(path):
-    (candidate,) = adapters.discover(path).candidates
-    return adapters.open_source(candidate)
-
-
-def whole(volume):
-    return volume.array[tuple(slice(0, n) for n in volume.array.shape)]
 
 
 def cut(item, target, *key):

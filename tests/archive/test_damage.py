@@ -15,6 +15,8 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, Manifest, verify, verify_archive
+from psc_volumetric.bitstream import versions
+from psc_volumetric.bitstream.constants import FORMAT_VERSION
 from psc_volumetric.errors import FormatError, PscError, StorageError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
@@ -176,11 +178,23 @@ def test_an_unsealed_archive_is_not_read(folder: Path) -> None:
 
 def test_an_unknown_format_number_is_refused(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format":0', '"format":7'))
+    path.write_text(path.read_text().replace(f'"format":{FORMAT_VERSION}', '"format":7'))
     with pytest.raises(FormatError) as caught:
         ArchiveReader.open(folder)
     assert caught.value.kind == "unsupported-version"
-    assert "7" in str(caught.value)
+    assert "found 7; use the release named in the archive's README.txt" in str(caught.value)
+
+
+def test_an_earlier_format_names_the_release_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "FORMAT_VERSION", 2)
+    with pytest.raises(FormatError) as caught:
+        versions.check_version(0, "old.psc.zarr")
+    assert caught.value.kind == "unsupported-version"
+    assert "format 0 is read by psc-archive 0.1: restore with that" in str(caught.value)
+    versions.check_version(2, "new.psc.zarr")
+    for odd in (True, "2", None, -1):
+        with pytest.raises(FormatError, match="damaged, or no archive"):
+            versions.check_version(odd, "odd.psc.zarr")
 
 
 def test_a_changed_manifest_is_refused(folder: Path) -> None:

@@ -225,7 +225,7 @@ def test_readme_names_format_mode_and_specification(kept: Path) -> None:
     assert "psc-archive, format 0" in text
     assert "lossless" in text
     assert "SPEC-v1.md" in text and __version__ in text
-    assert "psc-archive restore THIS FOLDER" in text
+    assert "psc-archive restore ARCHIVE TARGET" in text
     assert "volume: int16, z=11, y=40, x=70" in text
 
 

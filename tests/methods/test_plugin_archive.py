@@ -15,6 +15,7 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, VariableSpec, verify
+from psc_volumetric.archive.brick_checks import named
 from psc_volumetric.codec import (
     BrickOptions,
     CodecParameters,
@@ -22,6 +23,9 @@ from psc_volumetric.codec import (
     IntensityMapping,
     encode_brick,
 )
+from psc_volumetric.errors import UnsupportedVersionError
+from psc_volumetric.methods.entries import OWN
+from psc_volumetric.methods.registry import REGISTRY
 
 PLUGIN = Path(__file__).parent / "plugin"
 SHAPE, BRICK, TILE = (20, 70, 50), (16, 64, 64), (8, 64, 64)
@@ -66,6 +70,24 @@ def test_it_is_archived_verified_and_read(archive: Path) -> None:
         best = reader.read("image")
     assert np.abs(best.astype(int) - values).max() <= 2
     assert 2 < np.abs(fine.astype(int) - values).max() < np.abs(coarse.astype(int) - values).max()
+
+
+def test_a_reader_without_it_names_it(archive: Path) -> None:
+    REGISTRY.__dict__["entries"] = {entry.name: entry for entry in OWN}
+    with (
+        ArchiveReader.open(archive) as reader,
+        pytest.raises(UnsupportedVersionError, match="the archive calls it method 'toy'") as caught,
+    ):
+        reader.read("image")
+    assert caught.value.kind == "unknown-method"
+    assert str(caught.value.hint).startswith("install the package")
+
+
+def test_a_coder_that_nobody_here_has_is_named() -> None:
+    error = UnsupportedVersionError("brick header: unknown coder 12", kind="unknown-layer")
+    told = named(error, ["wavelet+lossless:context", "none+bounded:newer+lossless:zstd"])
+    assert str(told) == "brick header: unknown coder 12; the archive calls it coder 'newer'"
+    assert named(error, ["none+lossless:zstd"]) is error
 
 
 def psc_archive(*words: object) -> subprocess.CompletedProcess[str]:

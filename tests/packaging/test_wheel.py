@@ -13,6 +13,8 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+from psc_volumetric.bitstream.constants import FORMAT_VERSION
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["adapters", "flows", "pipelines", "psc_volumetric"]
 ENTRY_POINTS = """
@@ -101,7 +103,7 @@ print(json.dumps({"cases": len(load_cases()), "folder": str(VECTORS)}))
 """
     found = run_on_wheel(installed, program)
     assert str(found["folder"]).startswith(str(installed))
-    streams = ROOT.glob("psc_volumetric/conformance/vectors/v0/*/stream.bin")
+    streams = ROOT.glob(f"psc_volumetric/conformance/vectors/v{FORMAT_VERSION}/*/stream.bin")
     assert found["cases"] == len(list(streams))
 
 

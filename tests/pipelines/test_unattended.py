@@ -1,21 +1,16 @@
-"""Runs by a timer: refused files are told once, logs are JSON, the status knows it all."""
+"""Runs by a timer: refused files are told once, logs are JSON."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from typer.testing import CliRunner
+from inboxes import QUICK, archive, image, make_inbox, run, samples
 
 from adapters.base import Skipped
 from adapters.errors import SourceError
@@ -24,9 +19,7 @@ from pipelines.archiving.locking import hold
 from pipelines.archiving.plan import plan
 from pipelines.archiving.refused import PATIENCE, RefusedSources, is_about_source
 from pipelines.checking.runs import write_metrics
-from pipelines.cli import app
 from pipelines.commands.failures import (
-    EXIT_DAMAGE,
     EXIT_INCOMPLETE,
     EXIT_OK,
     EXIT_STORAGE,
@@ -34,31 +27,10 @@ from pipelines.commands.failures import (
 )
 from psc_volumetric.errors import ExtraMissingError, ParameterError, StorageError
 
-QUICK = ("--coders", "zstd")
-
-
-def image(path: Path, value: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(np.full((6, 7, 8), value, np.int16), np.eye(4)), path)
-    return path
-
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Path:
-    """A good file, and one that is cut."""
-    image(tmp_path / "in" / "good.nii", 1)
-    whole = image(tmp_path / "in" / "cut.nii", 2).read_bytes()
-    (tmp_path / "in" / "cut.nii").write_bytes(whole[:500])
-    return tmp_path / "in"
-
-
-def run(*words: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    return done.exit_code, done.stdout, done.stderr
-
-
-def archive(inbox: Path, *words: object) -> tuple[int, str, str]:
-    return run("archive", inbox, inbox.with_name("out"), *QUICK, "--inbox", *words)
+    return make_inbox(tmp_path)
 
 
 def test_a_bad_file_is_told_once_and_tried_again_when_it_changes(inbox: Path) -> None:
@@ -231,17 +203,6 @@ def test_people_are_told_in_lines_and_not_in_events(inbox: Path) -> None:
     assert "item:" not in done.stderr and "run-end" not in done.stderr
 
 
-def samples(path: Path) -> dict[tuple[str, ...], float]:
-    """Samples of a file as Prometheus' own parser reads it."""
-    families = text_string_to_metric_families(path.read_text("utf-8"))
-    assert path.read_text("utf-8").endswith("\n")
-    return {
-        (s.name.removeprefix("psc_archive_"), *s.labels.values()): s.value
-        for family in families
-        for s in family.samples
-    }
-
-
 def test_metrics_have_the_last_run_of_each_command(inbox: Path, tmp_path: Path) -> None:
     file = tmp_path / "psc.prom"
     begin = time.time()
@@ -283,123 +244,6 @@ def test_metrics_that_cannot_be_written_are_an_error_after_the_work(
 def test_a_mistyped_command_leaves_nothing(inbox: Path, tmp_path: Path) -> None:
     assert run("archive", tmp_path / "inn", tmp_path / "out")[0] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def status(folder: Path, *words: object) -> tuple[int, dict[str, object]]:
-    code, shown, said = run("status", folder, "--json", *words)
-    assert shown, said
-    found: dict[str, object] = json.loads(shown)
-    return code, found
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("PSC_ARCHIVE_CACHE", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-
-
-@pytest.mark.usefixtures("cache")
-def test_status_of_a_folder_from_its_first_run_on(inbox: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert run("status", out)[0] == EXIT_STORAGE
-    archive(inbox)
-    code, found = status(out)
-    assert code == EXIT_INCOMPLETE  # the last run left something out
-    assert (found["archives"], found["unchecked"], found["last_scrub"]) == (1, 1, None)
-    (bad,) = found["refused"]  # type: ignore[misc]
-    assert bad["paths"] == [str(inbox / "cut.nii")]
-    assert found["missing"] == []
-
-    (inbox / "cut.nii").unlink()
-    archive(inbox)
-    image(inbox / "new.nii", 5)
-    code, found = status(out)
-    assert code == EXIT_OK
-    (new,) = found["missing"]  # type: ignore[misc]
-    assert (new["path"], new["late"]) == (str(inbox / "new.nii"), False)
-    archive(inbox)
-    assert status(out)[1]["missing"] == []
-
-    run("scrub", out)
-    code, found = status(out)
-    assert (code, found["unchecked"]) == (EXIT_OK, 0)
-    brick = next(out.glob("new.psc.zarr/*/c/0/0/0"))
-    whole = brick.read_bytes()
-    brick.write_bytes(whole[:-1])
-    run("scrub", out)
-    code, found = status(out)
-    (damage,) = found["damaged"]  # type: ignore[misc]
-    assert (code, damage["archive"]) == (EXIT_DAMAGE, "new.psc.zarr")
-    brick.write_bytes(whole)
-    run("scrub", out, "--sample", "1%")
-    assert status(out)[0] == EXIT_DAMAGE, "a sample does not show that all is well"
-    run("scrub", out)
-    assert status(out)[0] == EXIT_OK
-
-
-def test_status_knows_sources_without_the_cache_and_folders_by_other_paths(
-    inbox: Path, tmp_path: Path, cache: Path
-) -> None:
-    out = tmp_path / "out"
-    (inbox / "cut.nii").unlink()
-    archive(inbox)
-    run("scrub", out)
-    for file in cache.iterdir():
-        file.unlink()
-    code, found = status(out)
-    assert (code, found["missing"]) == (EXIT_OK, [])
-    (tmp_path / "mnt").mkdir()
-    out.rename(tmp_path / "mnt" / "archives")
-    log = tmp_path / "out.events.jsonl"
-    code, found = status(tmp_path / "mnt" / "archives", "--event-log", log, "--source", inbox)
-    assert (code, found["unchecked"], found["missing"]) == (EXIT_OK, 0, [])
-
-
-@pytest.mark.usefixtures("cache")
-def test_status_tells_what_a_run_passed_over(inbox: Path, tmp_path: Path) -> None:
-    """An archive that is removed by hand leaves its source without one."""
-    (inbox / "cut.nii").unlink()
-    archive(inbox)
-    time.sleep(0.1)
-    run("archive", inbox, tmp_path / "out", *QUICK)
-    (tmp_path / "out" / "good.psc.zarr").rename(tmp_path / "gone.psc.zarr")
-    code, found = status(tmp_path / "out")
-    (late,) = found["missing"]  # type: ignore[misc]
-    assert (code, late["late"]) == (EXIT_INCOMPLETE, True)
-
-
-@pytest.mark.usefixtures("cache")
-def test_status_tells_runs_at_work_and_killed_ones(inbox: Path, tmp_path: Path) -> None:
-    (inbox / "cut.nii").unlink()
-    archive(inbox)
-    out = tmp_path / "out"
-    with hold(str(out)):
-        code, found = status(out)
-        assert (code, found["killed"]) == (EXIT_OK, None)
-        assert found["at_work"]["pid"] == os.getpid()  # type: ignore[index]
-        text = (tmp_path / "out.lock").read_bytes()
-    dead = subprocess.run(["true"], check=True, timeout=10)
-    assert dead.returncode == 0
-    owner = json.loads(text)
-    (tmp_path / "out.lock").write_text(json.dumps({**owner, "pid": 2**22 - 1, "started": 1}))
-    code, found = status(out)
-    assert (code, found["at_work"]) == (EXIT_INCOMPLETE, None)
-    assert found["killed"]["pid"] == 2**22 - 1  # type: ignore[index]
-
-
-def test_status_metrics(inbox: Path, tmp_path: Path) -> None:
-    file = tmp_path / "status.prom"
-    archive(inbox)
-    run("status", tmp_path / "out", "--metrics", file)
-    found = samples(file)
-    assert found["sealed_archives", "status"] == found["refused_sources", "status"] == 1
-    assert found["damaged_archives", "status"] == 0
-
-
-def test_status_refuses_one_archive(inbox: Path, tmp_path: Path) -> None:
-    archive(inbox)
-    code, _, said = run("status", tmp_path / "out" / "good.psc.zarr")
-    assert (code, "not-a-folder" in said) == (EXIT_USAGE, True)
 
 
 def test_planning_an_inbox_writes_nothing(inbox: Path, tmp_path: Path) -> None:

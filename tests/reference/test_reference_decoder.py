@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,11 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import FormatError
+from psc_volumetric.golden import VECTORS
 from psc_volumetric.methods.av1.frames import decode_frames
 from psc_volumetric.methods.psc.fields import StreamParameters
 from psc_volumetric.methods.psc.parameters import stream_parameters
 from psc_volumetric.prior import Prior, load_prior, resolve_prior
-
-VECTORS = Path(__file__).parents[2] / "psc_volumetric" / "conformance" / "vectors" / "v0"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""Compile every loop of the codec before the tests: ``python -m tests.compile_loops``.
+
+Machine code is kept beside the sources, for all processes. Without this each of the test processes
+compiles the same loops at its first use; ``make test`` does it while mypy has the other core.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    Guarantee,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
+from psc_volumetric.prior import load_prior
+
+SHAPE = (2, 12, 16)
+
+
+def values(code: str) -> np.ndarray:
+    """A slope with something like noise."""
+    z, y, x = np.indices(SHAPE)
+    return (40 * z + 9 * y + 5 * x + ((x * 40503 + y * 7919) >> 4 & 31)).astype(code)
+
+
+def there_and_back(
+    given: np.ndarray, guarantee: Guarantee, *, base: str = "psc", prior: str | None = None
+) -> None:
+    """Encode and decode one brick, sigma too."""
+    loaded = None if prior is None else load_prior(prior)
+    lossy = base != "psc" or prior is not None
+    coded = encode_brick(
+        given,
+        position=(0, 0, 0),
+        shape=(8, 64, 64),
+        mapping=IntensityMapping(0, 600) if lossy else None,
+        parameters=CodecParameters(effort=1),
+        prior=loaded,
+        guarantee=guarantee,
+        options=BrickOptions(base=base),
+    ).data
+    decode_brick(
+        lambda start, length: coded[start : start + length],
+        selection=(slice(None), slice(None), slice(None)),
+        prior=lambda _: loaded,
+        spread=True,
+    )
+
+
+def main() -> None:
+    begin = time.process_time()
+    plain, context = Guarantee(coders=("zstd",)), ("context",)
+    for code in ("<i2", "<f4"):
+        there_and_back(values(code), Guarantee("lossless", coders=context))
+        there_and_back(values(code), Guarantee("bounded", 3.0, coders=("interpolation",)))
+    there_and_back(values("<i2"), Guarantee("lossless", 3.0, "base", context), base="wavelet")
+    there_and_back(values("<i2"), plain, prior="test-tiny")
+    there_and_back(values("<i2"), plain, base="posterior", prior="test-tiny-posterior")
+    print(f"loops are compiled ({time.process_time() - begin:.0f} s of CPU time)")
+
+
+if __name__ == "__main__":
+    main()
