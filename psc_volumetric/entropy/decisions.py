@@ -1,27 +1,31 @@
-"""A value as binary decisions of the residual coder. Part of the format (SPEC section 15.9).
+"""A value as binary decisions of the context coder. Part of the format (SPEC section 15.9).
 
 A value is an offset from the rounded prediction: first the number of digits of its magnitude,
-then its sign, then the digits below the first. Each distribution says how likely the values on
-either side of a decision are.
+then its sign, then the digits below the first. Each of three distributions says how likely the
+values on either side of a decision are. What is known of them stays in local variables: machine
+code keeps those in registers, which arrays that might overlap cannot be.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from psc_volumetric.entropy.binary import (
     DECODE,
-    bit_mixer,
+    LEARNING_SHIFT,
+    PROBABILITY_MARGIN,
+    WEIGHT_LIMIT,
     compiled,
+    inlined,
     plain_bit,
     plain_bits,
     quotient,
 )
-from psc_volumetric.entropy.binary_tables import CDF_HALF, FRACTION, LOGIT_LIMIT
+from psc_volumetric.entropy.binary_tables import CDF_HALF, COUNT_LIMIT, FRACTION, LOGIT_LIMIT
 
-__all__ = ["COUNTERS", "DISTRIBUTIONS", "INPUTS", "NODES", "bit_length", "code_value"]
+__all__ = ["INPUTS", "NODES", "bit_length", "code_value"]
 
-DISTRIBUTIONS = 3
-COUNTERS = 2
-INPUTS = DISTRIBUTIONS + COUNTERS + 1
+INPUTS = 6  # three distributions, two counters, a constant
 
 HALF = 1 << (FRACTION - 1)
 SIZE_DOWN = 40  # nodes: sizes asked upwards from 1, downwards from 41, signs, second digits
@@ -32,7 +36,7 @@ STEEPEST = 320  # largest logit of a third digit; far from the mean the tails ar
 FARTHEST = 1 << 20
 
 
-@compiled(inline="always")
+@inlined
 def bit_length(value):  # type: ignore[no-untyped-def]
     """Number of binary digits of a non-negative integer below 2^62."""
     count = 0
@@ -43,112 +47,65 @@ def bit_length(value):  # type: ignore[no-untyped-def]
     return count + value
 
 
-@compiled(inline="always")
-def _below(m, k, distance):  # type: ignore[no-untyped-def]
-    """30-bit probability that distribution k lies below ``distance`` from the centre."""
-    moved = min(max((distance + m.offset[k]) >> m.scale[1], -FARTHEST), FARTHEST)
-    return int(m.cdf[min(max(((moved * m.scale[2]) >> 23) + CDF_HALF, 0), 2 * CDF_HALF)])
+@inlined
+def _below(m, offset, down, inverse, distance):  # type: ignore[no-untyped-def]
+    """30-bit probability that a distribution lies below ``distance`` from the centre."""
+    moved = min(max((distance + offset) >> down, -FARTHEST), FARTHEST)
+    place = min(max(((moved * inverse) >> 23) + CDF_HALF, 0), 2 * CDF_HALF)
+    return int(m.cdf[np.uint64(place)])
 
 
-@compiled(inline="always")
+@inlined
 def _logit(m, part, whole):  # type: ignore[no-untyped-def]
-    return int(m.stretch[quotient((part + 1) << 12, whole + 2)])
+    return int(m.stretch[np.uint64(quotient((part + 1) << 12, whole + 2))])
 
 
-_mixed_bit = bit_mixer(DISTRIBUTIONS, COUNTERS)
+@inlined
+def _weighed(m, at, error, opinion):  # type: ignore[no-untyped-def]
+    """Move the weight of an opinion by what it had to do with an error."""
+    step = (opinion * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
+    place = np.uint64(at)
+    m.weights[place] = min(max(m.weights[place] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
 
 
-@compiled(inline="always")
-def _modelled_bit(m, bit, node, mixer, speed):  # type: ignore[no-untyped-def]
-    """Code one bit; ``m.inputs`` begins with what the distributions say."""
-    return _mixed_bit(m, bit, node, mixer * INPUTS, 0, 0, speed)
+@inlined
+def _counted(m, at, bit):  # type: ignore[no-untyped-def]
+    """Move a counter towards the bit."""
+    place = np.uint64(at)
+    state = int(m.counters[place])
+    count, probability = state & 511, state >> 9
+    probability += ((bit * 0x3FFFFF - probability) * int(m.rate[np.uint64(count)])) >> 16
+    m.counters[place] = (probability << 9) | min(count + 1, COUNT_LIMIT)
 
 
-@compiled(inline="always")
-def _centre(m, centre, last):  # type: ignore[no-untyped-def]
-    """Place the distributions around ``centre`` and cut them to the values 0 .. ``last``."""
-    m.scale[1] = max(bit_length(m.scale[0]) - 14, 0)
-    m.scale[2] = quotient(1 << 30, m.scale[0] >> m.scale[1])
-    for k in range(DISTRIBUTIONS):
-        m.offset[k] = centre - m.means[k]
-        m.outer_left[k] = _below(m, k, -centre - HALF)
-        m.outer_right[k] = _below(m, k, last + HALF - centre)
-        m.inner_left[k] = 0
-        m.inner_right[k] = 0
+@inlined
+def _modelled_bit(m, bit, node, slots, mixer, speed, x0, x1, x2):  # type: ignore[no-untyped-def]
+    """Code one bit by what the distributions say, and teach those who had an opinion."""
+    a, b = slots[0] + node, slots[1] + node
+    x3 = int(m.stretch[np.uint64(m.counters[np.uint64(a)] >> 19)])
+    x4 = int(m.stretch[np.uint64(m.counters[np.uint64(b)] >> 19)])
+    w, at = m.weights, mixer * INPUTS
+    total = w[np.uint64(at)] * x0 + w[np.uint64(at + 1)] * x1 + w[np.uint64(at + 2)] * x2
+    total += w[np.uint64(at + 3)] * x3 + w[np.uint64(at + 4)] * x4 + w[np.uint64(at + 5)] * 256
+    logit = min(max(total >> 16, -LOGIT_LIMIT), LOGIT_LIMIT) + LOGIT_LIMIT
+    p = int(m.squash[np.uint64(logit)])
+    p = min(max(p, PROBABILITY_MARGIN), 65536 - PROBABILITY_MARGIN)
+    bit = plain_bit(m, bit, p)
+    error = ((bit << 16) - p) * speed
+    _weighed(m, at, error, x0)
+    _weighed(m, at + 1, error, x1)
+    _weighed(m, at + 2, error, x2)
+    _weighed(m, at + 3, error, x3)
+    _weighed(m, at + 4, error, x4)
+    _weighed(m, at + 5, error, 256)
+    _counted(m, a, bit)
+    _counted(m, b, bit)
+    return bit
 
 
-@compiled(inline="always")
-def _code_size(m, size, high, group, speed):  # type: ignore[no-untyped-def]
-    """Number of digits of the magnitude, 0 .. ``high``, asked from the expected one onwards."""
-    low = 0
-    probe = min(max(bit_length(m.scale[0] >> FRACTION), 1), high)
-    nodes = 0
-    while low < high:
-        edge = ((1 << probe) >> 1 << FRACTION) - HALF
-        for k in range(DISTRIBUTIONS):
-            m.left[k] = max(_below(m, k, -edge), m.outer_left[k])
-            m.right[k] = min(_below(m, k, edge), m.outer_right[k])
-            whole = m.outer_right[k] - m.outer_left[k]
-            m.inputs[k] = _logit(
-                m,
-                whole - m.right[k] + m.left[k],
-                whole - m.inner_right[k] + m.inner_left[k],
-            )
-        bit = 1 if size >= probe else 0
-        bit = _modelled_bit(m, bit, nodes + probe, 3 * group + min(probe - 1, 1), speed)
-        if bit:
-            low = probe
-            probe += 1
-            for k in range(DISTRIBUTIONS):
-                m.inner_left[k], m.inner_right[k] = m.left[k], m.right[k]
-        else:
-            high = probe - 1
-            probe -= 1
-            if low < high:
-                nodes = SIZE_DOWN
-            for k in range(DISTRIBUTIONS):
-                m.outer_left[k], m.outer_right[k] = m.left[k], m.right[k]
-    return low
-
-
-@compiled(inline="always")
-def _code_sign(m, sign, size, group, speed):  # type: ignore[no-untyped-def]
-    for k in range(DISTRIBUTIONS):
-        up = m.outer_right[k] - m.inner_right[k]
-        down = m.inner_left[k] - m.outer_left[k]
-        m.inputs[k] = _logit(m, up, up + down)
-    return _modelled_bit(m, sign, SIGN + min(size, 7), 3 * group + 2, speed)
-
-
-@compiled(inline="always")
-def _code_digits(m, magnitude, size, sign, group, speed):  # type: ignore[no-untyped-def]
-    """Digits of the magnitude below the first, from the upper down; returns the magnitude."""
-    if size < 2:
-        return size
-    side = 2 * sign - 1  # products with signs and bits are no branches: nobody can foresee those
-    edge = (3 << (size - 2) << FRACTION) - HALF
-    for k in range(DISTRIBUTIONS):
-        near = m.inner_left[k] + sign * (m.inner_right[k] - m.inner_left[k])
-        far = m.outer_left[k] + sign * (m.outer_right[k] - m.outer_left[k])
-        middle = _below(m, k, side * edge)
-        m.left[k] = min(max(middle, min(near, far)), max(near, far))
-        m.inputs[k] = _logit(m, abs(far - m.left[k]), abs(far - near))
-    bit = (magnitude >> (size - 2)) & 1
-    bit = _modelled_bit(m, bit, DIGIT + min(size, 15), 3 * group + 2, speed)
-    known = 2 + bit
-    if size < 3:
-        return known
-    near = m.inner_left[0] + sign * (m.inner_right[0] - m.inner_left[0])
-    far = m.outer_left[0] + sign * (m.outer_right[0] - m.outer_left[0])
-    near += bit * (m.left[0] - near)
-    far += (1 - bit) * (m.left[0] - far)
-    edge = ((2 * known + 1) << (size - 3) << FRACTION) - HALF
-    middle = _below(m, 0, side * edge)
-    middle = min(max(middle, min(near, far)), max(near, far))
-    logit = _logit(m, abs(far - middle), abs(far - near))
-    p = int(m.squash[min(max(logit, -STEEPEST), STEEPEST) + LOGIT_LIMIT])
-    known = 2 * known + plain_bit(m, (magnitude >> (size - 3)) & 1, p)
-    rest = size - 3
+@compiled
+def _code_low_digits(m, known, magnitude, rest):  # type: ignore[no-untyped-def]
+    """Digits that nothing is known about, eight at a time."""
     while rest > 0:
         count = min(rest, 8)
         rest -= count
@@ -157,18 +114,56 @@ def _code_digits(m, magnitude, size, sign, group, speed):  # type: ignore[no-unt
     return known
 
 
-@compiled(inline="always")
-def code_value(m, value, top, group, speed):  # type: ignore[no-untyped-def]
-    """Code one value of 0 .. ``top`` around ``m.means``; returns it.
+@inlined
+def code_value(m, value, top, means, scale, slots, group, speed):  # type: ignore[no-untyped-def]
+    """Code one value of 0 .. ``top``; returns it.
 
-    When reading damaged bytes the result may lie outside 0 .. ``top``.
+    ``means`` are the centres of the distributions, ``slots`` where the counters of both contexts
+    begin. When reading damaged bytes the result may lie outside 0 .. ``top``.
     """
-    base = min(max((m.means[0] + HALF) >> FRACTION, 0), top)
-    _centre(m, base << FRACTION, top << FRACTION)
+    # long: what is known of the distributions stays in local variables
+    base = min(max((means[0] + HALF) >> FRACTION, 0), top)
+    centre, last = base << FRACTION, top << FRACTION
+    down = max(bit_length(scale) - 14, 0)
+    inverse = quotient(1 << 30, scale >> down)
+    o0, o1, o2 = centre - means[0], centre - means[1], centre - means[2]
+    first, end = -centre - HALF, last + HALF - centre
+    a0, d0 = _below(m, o0, down, inverse, first), _below(m, o0, down, inverse, end)
+    a1, d1 = _below(m, o1, down, inverse, first), _below(m, o1, down, inverse, end)
+    a2, d2 = _below(m, o2, down, inverse, first), _below(m, o2, down, inverse, end)
+    b0 = b1 = b2 = c0 = c1 = c2 = 0  # a, b: left of the decision; c, d: right of it
     magnitude = 0 if m.coder[DECODE] else abs(value - base)
-    size = _code_size(m, bit_length(magnitude), bit_length(max(base, top - base)), group, speed)
+    size = bit_length(magnitude)
+    low, high = 0, bit_length(max(base, top - base))
+    probe = min(max(bit_length(scale >> FRACTION), 1), high)
+    nodes = 0
+    while low < high:
+        edge = ((1 << probe) >> 1 << FRACTION) - HALF
+        l0 = max(_below(m, o0, down, inverse, -edge), a0)
+        r0 = min(_below(m, o0, down, inverse, edge), d0)
+        l1 = max(_below(m, o1, down, inverse, -edge), a1)
+        r1 = min(_below(m, o1, down, inverse, edge), d1)
+        l2 = max(_below(m, o2, down, inverse, -edge), a2)
+        r2 = min(_below(m, o2, down, inverse, edge), d2)
+        x0 = _logit(m, d0 - a0 - r0 + l0, d0 - a0 - c0 + b0)
+        x1 = _logit(m, d1 - a1 - r1 + l1, d1 - a1 - c1 + b1)
+        x2 = _logit(m, d2 - a2 - r2 + l2, d2 - a2 - c2 + b2)
+        bit = 1 if size >= probe else 0
+        mixer = 3 * group + min(probe - 1, 1)
+        if _modelled_bit(m, bit, nodes + probe, slots, mixer, speed, x0, x1, x2):
+            low = probe
+            probe += 1
+            b0, c0, b1, c1, b2, c2 = l0, r0, l1, r1, l2, r2
+        else:
+            high = probe - 1
+            probe -= 1
+            if low < high:
+                nodes = SIZE_DOWN
+            a0, d0, a1, d1, a2, d2 = l0, r0, l1, r1, l2, r2
+    size = low
     if size == 0:
         return base
+    mixer = 3 * group + 2
     smallest = (1 << size) >> 1
     sign = 1 if value > base else 0
     if base + smallest > top:
@@ -176,6 +171,34 @@ def code_value(m, value, top, group, speed):  # type: ignore[no-untyped-def]
     elif base - smallest < 0:
         sign = 1
     else:
-        sign = _code_sign(m, sign, size, group, speed)
-    magnitude = _code_digits(m, magnitude, size, sign, group, speed)
-    return base + (2 * sign - 1) * magnitude
+        x0 = _logit(m, d0 - c0, d0 - c0 + b0 - a0)
+        x1 = _logit(m, d1 - c1, d1 - c1 + b1 - a1)
+        x2 = _logit(m, d2 - c2, d2 - c2 + b2 - a2)
+        sign = _modelled_bit(m, sign, SIGN + min(size, 7), slots, mixer, speed, x0, x1, x2)
+    side = 2 * sign - 1  # products with signs and bits are no branches: nobody can foresee those
+    if size < 2:
+        return base + side
+    n0, f0 = b0 + sign * (c0 - b0), a0 + sign * (d0 - a0)
+    n1, f1 = b1 + sign * (c1 - b1), a1 + sign * (d1 - a1)
+    n2, f2 = b2 + sign * (c2 - b2), a2 + sign * (d2 - a2)
+    edge = side * ((3 << (size - 2) << FRACTION) - HALF)
+    m0 = min(max(_below(m, o0, down, inverse, edge), min(n0, f0)), max(n0, f0))
+    m1 = min(max(_below(m, o1, down, inverse, edge), min(n1, f1)), max(n1, f1))
+    m2 = min(max(_below(m, o2, down, inverse, edge), min(n2, f2)), max(n2, f2))
+    x0 = _logit(m, abs(f0 - m0), abs(f0 - n0))
+    x1 = _logit(m, abs(f1 - m1), abs(f1 - n1))
+    x2 = _logit(m, abs(f2 - m2), abs(f2 - n2))
+    bit = (magnitude >> (size - 2)) & 1
+    bit = _modelled_bit(m, bit, DIGIT + min(size, 15), slots, mixer, speed, x0, x1, x2)
+    known = 2 + bit
+    if size > 2:
+        n0 += bit * (m0 - n0)
+        f0 += (1 - bit) * (m0 - f0)
+        edge = ((2 * known + 1) << (size - 3) << FRACTION) - HALF
+        m0 = _below(m, o0, down, inverse, side * edge)
+        m0 = min(max(m0, min(n0, f0)), max(n0, f0))
+        logit = min(max(_logit(m, abs(f0 - m0), abs(f0 - n0)), -STEEPEST), STEEPEST)
+        p = int(m.squash[np.uint64(logit + LOGIT_LIMIT)])
+        known = 2 * known + plain_bit(m, (magnitude >> (size - 3)) & 1, p)
+        known = _code_low_digits(m, known, magnitude, size - 3)
+    return base + side * known

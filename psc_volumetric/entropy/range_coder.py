@@ -22,6 +22,7 @@ __all__ = [
     "STATE_SIZE",
     "compiled",
     "end",
+    "inlined",
     "plain_bits",
     "scale_of",
     "start",
@@ -35,10 +36,15 @@ LARGEST_WORD = np.uint64(0xFFFFFFFF)
 ONE_WORD = 4  # bytes
 
 
-def compiled(function: Any = None, *, inline: str = "never") -> Any:
+def compiled(function: Any = None, **options: Any) -> Any:
     """Compile to machine code that holds no lock and counts no references."""
-    decorate = machine_code.compiled(error_model="numpy", _nrt=False, inline=inline)
+    decorate = machine_code.compiled(error_model="numpy", _nrt=False, **options)
     return decorate if function is None else decorate(function)
+
+
+def inlined(function: Any) -> Any:
+    """Compile into every loop that calls it, with nothing between that costs a call."""
+    return compiled(forceinline=True)(function)
 
 
 @compiled

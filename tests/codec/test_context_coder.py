@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from psc_volumetric.coders.context import coder
 from psc_volumetric.coders.context.coder import decode_integers, encode_integers
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.values.ordered_floats import (
@@ -39,6 +40,15 @@ def round_trip(values: Integers, **given: NDArray[np.integer]) -> bytes:
     back = decode_integers(data, values.shape, what="test", **given)
     np.testing.assert_array_equal(back, values)
     return data
+
+
+def test_32_and_64_bits_of_memory_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).integers(0, 1 << 22, (3, 20, 30))
+    values[:, 5:7, 7] = 0, (1 << 22) - 1  # the largest that is coded in 32 bits
+    near = np.roll(values, 1, axis=0) << 4
+    narrow = [encode_integers(values), encode_integers(values, reference=near)]
+    monkeypatch.setattr(coder, "NARROW", 1)
+    assert narrow == [encode_integers(values), encode_integers(values, reference=near)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,7 +7,7 @@ A segment (z, y, x) of integers becomes one byte string that decodes alone. The 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,10 @@ from psc_volumetric.coders.context.layout import (
     FRONT,
     MAX_PADDED,
     MAX_SHIFT,
+    NARROW,
     NEIGHBOURS,
     PAD,
+    WORK_SIZE,
 )
 from psc_volumetric.coders.context.occurring import Levels
 from psc_volumetric.coders.context.predictors import read_predictors, write_predictors
@@ -31,6 +33,7 @@ from psc_volumetric.errors import FormatError, LimitExceededError, ParameterErro
 __all__ = ["Model", "decode_integers", "encode_integers"]
 
 Integers = NDArray[np.int64]
+Signed = NDArray[np.signedinteger]
 Shape = tuple[int, int, int]
 AnyLevels = Levels | LevelTable
 MIXED, LISTED = 1, 2  # bits of the first byte
@@ -165,9 +168,14 @@ def _decode(
 
 
 class Model(NamedTuple):
-    """Memory of the compiled coder, all of it allocated by :func:`_run`; see SPEC section 15."""
+    """Memory of the compiled coder, all of it allocated by :func:`_run`; see SPEC section 15.
 
-    volume: NDArray[np.int64]
+    ``volume``, ``final`` and ``work`` have 32 bits where all their numbers fit, else 64.
+    """
+
+    volume: NDArray[np.signedinteger]
+    final: NDArray[np.signedinteger]
+    work: NDArray[np.signedinteger]
     data: NDArray[np.uint8]
     coder: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -175,28 +183,13 @@ class Model(NamedTuple):
     others: NDArray[np.int64]
     extra: NDArray[np.int64]
     errors: NDArray[np.int32]
-    final: NDArray[np.int64]
-    differences: NDArray[np.int64]
-    fast: NDArray[np.int64]
-    slow: NDArray[np.int64]
+    sums: NDArray[np.int32]
     guesses: NDArray[np.int64]
-    sums: NDArray[np.int64]
     bias_sum: NDArray[np.int64]
     bias_count: NDArray[np.int64]
     counters: NDArray[np.int32]
     weights: NDArray[np.int32]
-    inputs: NDArray[np.int64]
-    slots: NDArray[np.int64]
     check: NDArray[np.int64]
-    scale: NDArray[np.int64]
-    means: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    inner_left: NDArray[np.int64]
-    inner_right: NDArray[np.int64]
-    outer_left: NDArray[np.int64]
-    outer_right: NDArray[np.int64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
     squash: NDArray[np.int32]
     stretch: NDArray[np.int32]
     cdf: NDArray[np.int32]
@@ -204,7 +197,7 @@ class Model(NamedTuple):
 
 
 def _run(
-    padded: Integers,
+    padded: Signed,
     top: int,
     shift: int,
     predictors: tuple[Integers, Integers],
@@ -223,22 +216,18 @@ def _run(
     weights = np.full((3 * kernel.WEIGHT_SETS, decisions.INPUTS), 8000, np.int32)
     weights[:, 0], weights[:, -1] = 32000, 0
     nodes = sum(kernel.CONTEXTS) * decisions.NODES
-    scratch: list[Any] = list(np.zeros((8, decisions.DISTRIBUTIONS), np.int64))
 
     def zeros(count: int) -> Integers:
         return np.zeros(count, np.int64)
 
     model = Model(
-        padded.reshape(-1), data, zeros(coder.STATE_SIZE),
-        NEIGHBOURS @ np.array([plane, row, 1], np.int64), *predictors, extra,
-        np.zeros(2 * plane * EXPERTS, np.int32), zeros(2 * plane),
-        zeros(len(NEIGHBOURS) + extra.shape[1]), zeros(len(NEIGHBOURS)), zeros(len(NEIGHBOURS)),
-        zeros(EXPERTS), zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS),
-        zeros(2 * kernel.BIAS_CONTEXTS), np.full(nodes, coder.NEW_COUNTER, np.int32),
-        weights.reshape(-1), zeros(decisions.INPUTS), zeros(decisions.COUNTERS), zeros(1),
-        zeros(3), *scratch, *list(decision_tables()),
+        padded.reshape(-1), np.zeros(2 * plane, padded.dtype), np.zeros(WORK_SIZE, padded.dtype),
+        data, zeros(coder.STATE_SIZE), NEIGHBOURS @ np.array([plane, row, 1], np.int64),
+        *predictors, extra, np.zeros(2 * plane * EXPERTS, np.int32), np.zeros(EXPERTS, np.int32),
+        zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS), zeros(2 * kernel.BIAS_CONTEXTS),
+        np.full(nodes, coder.NEW_COUNTER, np.int32), weights.reshape(-1), zeros(1),
+        *decision_tables(),
     )  # fmt: skip
-    model.inputs[-1] = coder.CONSTANT_INPUT
     model.coder[coder.DECODE] = decode
     size = depth - FRONT, rows - 2 * PAD, row - 2 * PAD
     return int(kernel.code_segment(model, *size, top, shift))
@@ -251,7 +240,7 @@ def _encode_mixed(index: Integers, top: int, extra: Integers) -> bytes:
     out = FieldWriter()
     out.pack("B", shift)
     predictors = write_predictors(out, predictors, index.size)
-    padded = _padded(index.shape)
+    padded = _padded(index.shape, top)
     padded[FRONT:, PAD:-PAD, PAD:-PAD] = index
     room = np.zeros(index.size * ((top.bit_length() + 7) // 8), np.uint8)
     size = _run(padded, top, shift, predictors, extra, room, decode=False)
@@ -274,7 +263,7 @@ def _decode_mixed(
         raise FormatError(f"{what}: impossible header of a context stream", kind="bad-payload")
     predictors = read_predictors(fields, extra.shape[1], shape[0] > 1, what)
     body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
-    padded = _padded(shape)
+    padded = _padded(shape, top)
     size = _run(padded, top, shift, predictors, extra, body, decode=True)
     if size != len(body):
         raise FormatError(
@@ -282,7 +271,7 @@ def _decode_mixed(
             kind="bad-symbol",
             hint="the stream is cut or damaged, run `psc-archive verify`",
         )
-    return padded[FRONT:, PAD:-PAD, PAD:-PAD].copy()
+    return padded[FRONT:, PAD:-PAD, PAD:-PAD].astype(np.int64)
 
 
 def _decode_packed(data: bytes, top: int, shape: Shape, what: str) -> Integers:
@@ -300,9 +289,11 @@ def _decode_packed(data: bytes, top: int, shape: Shape, what: str) -> Integers:
     return index
 
 
-def _padded(shape: tuple[int, ...]) -> Integers:
+def _padded(shape: tuple[int, ...], top: int) -> Signed:
+    """Room for a segment of integers up to ``top`` and what lies around it."""
     z, y, x = shape
-    return np.zeros((z + FRONT, y + 2 * PAD, x + 2 * PAD), np.int64)
+    dtype = np.int32 if top < NARROW else np.int64
+    return np.zeros((z + FRONT, y + 2 * PAD, x + 2 * PAD), dtype)
 
 
 def _shape_problem(shape: tuple[int, ...]) -> str | None:

@@ -7,14 +7,22 @@ import numpy as np
 __all__ = [
     "COEFFICIENT_BITS",
     "EXPERTS",
+    "FAST_AT",
+    "FLAT_LANES",
     "FLAT_NEIGHBOURS",
     "FRONT",
+    "LANES",
     "MAX_COEFFICIENT",
     "MAX_PADDED",
     "MAX_SETS",
     "MAX_SHIFT",
+    "NARROW",
     "NEIGHBOURS",
     "PAD",
+    "PREDICTORS_AT",
+    "ROOM",
+    "SLOW_AT",
+    "WORK_SIZE",
 ]
 
 # (dz, dy, dx) of the causal neighbours; the first is the base of all differences
@@ -40,3 +48,11 @@ MAX_COEFFICIENT = (1 << 15) - 1
 EXPERTS = 8  # fitted predictors, and three more
 MAX_SETS = EXPERTS - 3
 MAX_SHIFT = 17
+
+# In memory, not in the stream: rows of numbers that are multiplied with one another, filled with
+# zeros to whole vectors. The differences come first, then the regressors that the reference gives.
+LANES, FLAT_LANES = 48, 32  # for all neighbours, and for those of the same slice
+ROOM = LANES + 8
+FAST_AT, SLOW_AT, PREDICTORS_AT = ROOM, ROOM + LANES, ROOM + 2 * LANES
+WORK_SIZE = PREDICTORS_AT + MAX_SETS * ROOM
+NARROW = 1 << 22  # coded integers below it fit into 32 bits with their fraction and a sign

@@ -69,8 +69,9 @@ class Levels:
         index = values.astype(np.int64) - lowest
         present = present_in(index)
         divisor = max(1, int(np.gcd.reduce(present)))
-        index //= divisor
-        present //= divisor
+        if divisor > 1:
+            index //= divisor
+            present //= divisor
         longest = _long_gaps(present)
         gaps, gone = [], 0
         for i in longest:
@@ -78,12 +79,17 @@ class Levels:
             gaps.append((int(present[i]) + 1 - gone, length))
             gone += length
         levels = cls(lowest, divisor, int(present[-1]) - gone, tuple(gaps))
+        if not gaps:
+            return levels, index
         ends = present[longest + 1]
         removed = np.cumsum([0, *(length for _, length in gaps)])
         return levels, index - removed[np.searchsorted(ends, index, side="right")]
 
     def values(self, index: Integers) -> Integers:
         """Values of coded integers."""
+        if not self.gaps:
+            plain: Integers = index * self.divisor + self.lowest
+            return plain
         starts = [start for start, _ in self.gaps]
         added = np.cumsum([0, *(length for _, length in self.gaps)])
         full = index + added[np.searchsorted(starts, index, side="right")]

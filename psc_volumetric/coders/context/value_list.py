@@ -23,6 +23,7 @@ Integers = NDArray[np.int64]
 MAX_TABLE = 1 << 17  # entries
 VOXELS_PER_ENTRY = 8  # encoder only: fewer voxels do not pay for a list
 SMALLEST_STEP = 3  # encoder only: median over voxels of the distance to the next in the list
+MEDIAN_OF = 1 << 13  # encoder only: voxels that this is taken of
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ class LevelTable:
         table = present_in(index)
         if not 2 < len(table) <= min(MAX_TABLE, index.size // VOXELS_PER_ENTRY):
             return None
-        places = np.searchsorted(table, index)
         steps = np.diff(table, append=table[-1] + 1)
-        if float(np.median(steps[places])) < SMALLEST_STEP:
+        some = index.reshape(-1)[:: max(1, index.size // MEDIAN_OF)]
+        if float(np.median(steps[np.searchsorted(table, some)])) < SMALLEST_STEP:
             return None
-        return cls(table + lowest), places
+        return cls(table + lowest), np.searchsorted(table, index)
 
     def values(self, index: Integers) -> Integers:
         """Values of coded integers."""
