@@ -19,23 +19,25 @@ from pipelines.commands.archive_options import Chosen, takes_archive_options
 from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE
 from pipelines.commands.options import (
     Debug,
-    Deep,
+    Deidentify,
     EventLogFile,
-    Level,
     LogJson,
     Metrics,
     Part,
     PseudonymKey,
     RetryRefused,
-    Roi,
-    Sample,
 )
+from pipelines.commands.restore_options import restore_options
+from pipelines.commands.scrub import scrub_options
 from pipelines.commands.session import Session
+from pipelines.commands.taken import taking
 from pipelines.log_lines import NamelessJsonLines
 from psc_volumetric.extras import require
 
 if TYPE_CHECKING:
     from flows.records import ArchiveOutcome, FolderReport, Intake
+    from pipelines.checking.scrub import ScrubOptions
+    from pipelines.restoring.options import RestoreOptions
 
 app = typer.Typer(
     add_completion=False,
@@ -74,6 +76,7 @@ def archive(
     target: Target,
     chosen: Chosen,
     pseudonyms: PseudonymKey = None,
+    deidentify: Deidentify = None,
     quiet_for: Quiet = 0.0,
     check: Check = "shallow",
     move_to: MoveTo = None,
@@ -92,7 +95,7 @@ def archive(
         from flows.cluster import Workers
         from flows.records import ItemsFailedError
 
-        intake = _intake(quiet_for, check, move_to, pseudonyms, retry_refused, pages)
+        intake = _intake(quiet_for, check, move_to, pseudonyms, retry_refused, pages, deidentify)
         try:
             report = archive_folder(
                 str(source.absolute()),
@@ -111,11 +114,10 @@ def archive(
 
 
 @app.command()
+@taking(scrub_options, ScrubOptions=object)
 def scrub(
     archives: Archives,
-    deep: Deep = False,
-    sample: Sample = "100%",
-    part: Part = None,
+    chosen: Callable[[], ScrubOptions],
     event_log: EventLogFile = None,
     scheduler: Scheduler = None,
     notify: Notify = None,
@@ -127,22 +129,20 @@ def scrub(
     with _session(debug, log_json) as session:
         from flows.cluster import Workers
         from flows.scrub import scrub_archives
-        from pipelines.checking.scrub import ScrubOptions
 
-        options = ScrubOptions(deep, sample, part)
-        given = (_absolute(archives), options, _text(event_log), Workers(scheduler), notify)
+        given = (_absolute(archives), chosen(), _text(event_log), Workers(scheduler), notify)
         _show(lambda: scrub_archives(*given, _text(metrics)), session)
 
 
 @app.command()
+@taking(restore_options, RestoreOptions=object)
 def restore(
     archives: Archives,
     target: Annotated[Path, typer.Argument(help="Folder that gets one folder per archive.")],
+    chosen: Callable[[], RestoreOptions],
     wanted: Annotated[
         Path | None, typer.Option(help="Text file that lists archives; default: all.")
     ] = None,
-    roi: Roi = None,
-    level: Level = None,
     scheduler: Scheduler = None,
     notify: Notify = None,
     log_json: LogJson = False,
@@ -152,10 +152,8 @@ def restore(
     with _session(debug, log_json) as session:
         from flows.cluster import Workers
         from flows.restore import restore_archives
-        from pipelines.restoring.restore import RestoreOptions
-        from psc_volumetric.archive.levels import parse_level
 
-        options = RestoreOptions(roi=roi, level=parse_level(level))
+        options = chosen()
         workers, listed = Workers(scheduler), _text(wanted)
         found, to = _absolute(archives), str(target.absolute())
         _show(lambda: restore_archives(found, to, options, listed, workers, notify), session)
@@ -189,6 +187,7 @@ def serve(
     target: Target,
     chosen: Chosen,
     pseudonyms: PseudonymKey = None,
+    deidentify: Deidentify = None,
     quiet_for: Quiet = 60.0,
     check: Check = "shallow",
     move_to: MoveTo = None,
@@ -217,7 +216,9 @@ def serve(
             source=str(source.absolute()),
             target=_absolute(target),
             options=chosen(),
-            intake=_intake(quiet_for, check, move_to, pseudonyms, pages=pages),
+            intake=_intake(
+                quiet_for, check, move_to, pseudonyms, pages=pages, deidentify=deidentify
+            ),
             archive_at=archive_at,
             scrub_at=scrub_at,
             scrub_part=scrub_part,
@@ -249,10 +250,19 @@ def _intake(
     pseudonyms: Path | None,
     retry_refused: bool = False,
     pages: Path | None = None,
+    deidentify: str | None = None,
 ) -> Intake:
     from flows.records import Intake
 
-    return Intake(quiet_for, check, _text(move_to), _text(pseudonyms), retry_refused, _text(pages))
+    return Intake(
+        quiet_for,
+        check,
+        _text(move_to),
+        _text(pseudonyms),
+        retry_refused,
+        _text(pages),
+        deidentify,
+    )
 
 
 def _absolute(target: str) -> str:

@@ -7,11 +7,14 @@ is the archive's own: run the flow again after a crash and it does the bricks th
 # No `from __future__ import annotations` here: Prefect also loads a flow by the path of its file,
 # and cannot look up annotations that are words.
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
 
+from adapters.base import Candidate
 from flows.cluster import GPU, SLOT, Call, Workers, started
 from flows.lost_runs import mark_lost_runs
 from flows.records import (
@@ -24,7 +27,7 @@ from flows.records import (
     ItemTaskError,
     ItemWork,
 )
-from flows.run_record import count_items, log_of_runs, recorded, run_details, tell_item
+from flows.run_record import count_items, recorded, run_details, tell_item
 from flows.stages import Stages, work_through
 from flows.tasks import (
     ToldByNumber,
@@ -38,12 +41,15 @@ from flows.tasks import (
 from flows.telling import NamesFile, publish, tell_failure
 from pipelines.archiving.archive import ArchiveOptions, ItemReport, resumed_bricks
 from pipelines.archiving.arrivals import move_sources
+from pipelines.archiving.deidentified import Deidentifier, deidentifying
 from pipelines.archiving.item_report import ItemError
-from pipelines.archiving.known_sources import KnownSources, fingerprint
+from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.locking import hold
-from pipelines.archiving.planned import provenance_of
+from pipelines.archiving.planned import seen_of
+from pipelines.archiving.pseudonyms import Pseudonyms
 from pipelines.archiving.refused import RefusedSources
 from pipelines.archiving.targets import is_archive_name
+from pipelines.checking.event_log import EventLog
 from pipelines.checking.scrub import ScrubOptions
 from psc_volumetric import extras
 from psc_volumetric.errors import ParameterError
@@ -115,12 +121,18 @@ def archive_folder(
     _refuse_places(source, target, intake)
     if intake.pages is not None:
         extras.require("report", "pages about archives")
-    log = log_of_runs(target, event_log)
-    with recorded("archive", target, log, metrics) as run, hold(target):
-        run.details = run_details(source, options, intake)
+    log = EventLog.of(target, event_log)
+    with (
+        recorded("archive", target, log, metrics) as run,
+        hold(target),
+        ExitStack() as stack,
+    ):
         if "://" not in target:
             mark_lost_runs(NAME, target=target)
-        found = find_items(source, target, options, intake)
+        cleaner = stack.enter_context(_cleaning(target, options, intake, workers))
+        stamp = None if cleaner is None else cleaner.stamp
+        run.details = run_details(source, options, intake, stamp)
+        found = find_items(source, target, options, intake, stamp)
         # names that a key keeps apart from the archives stay with the key
         names = NamesFile.of_this_run(intake.pseudonyms or target)
         names.write(_named(request) for request in found.requests)
@@ -130,7 +142,7 @@ def archive_folder(
             found.waiting,
             found.skipped,
         )
-        items = _ItemRun(source, target, options, intake)
+        items = _ItemRun(source, target, options, intake, cleaner)
         report = FolderReport(_outcomes(items, found, workers), found.skipped, found.waiting)
         names.write(_row_with_names(item) for item in report.items)
         _publish(report, names)
@@ -154,6 +166,21 @@ def _refuse_places(source: str, target: str, intake: Intake) -> None:
             kind="move-within-source",
             hint="name a folder outside it",
         )
+
+
+def _cleaning(
+    target: str, options: ArchiveOptions, intake: Intake, workers: Workers
+) -> AbstractContextManager[Deidentifier | None]:
+    """Copies without what names a person; workers of a cluster see them beside the target."""
+    if intake.deidentify is not None and workers.scheduler is not None and "://" in target:
+        raise ParameterError(
+            "the workers of a cluster do not see de-identified copies that stand on this machine",
+            kind="bad-deidentify",
+            hint="archive to a folder, then `psc-archive sync` it to the bucket",
+        )
+    with ToldByNumber(0):
+        key = None if intake.pseudonyms is None else Pseudonyms.load(Path(intake.pseudonyms))
+    return deidentifying(intake.deidentify, key, options, target, beside=True)
 
 
 def _outcomes(run: "_ItemRun", found: Found, workers: Workers) -> tuple[ItemOutcome, ...]:
@@ -181,8 +208,16 @@ def _outcomes(run: "_ItemRun", found: Found, workers: Workers) -> tuple[ItemOutc
 class _ItemRun:
     """What happens to the items of one run."""
 
-    def __init__(self, source: str, target: str, options: ArchiveOptions, intake: Intake) -> None:
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        options: ArchiveOptions,
+        intake: Intake,
+        cleaner: Deidentifier | None,
+    ) -> None:
         self.source = Path(source)
+        self.cleaner = cleaner
         self.options = options
         self.intake = intake
         self.brick_needs = (SLOT, GPU) if options.device == "cuda" else (SLOT,)
@@ -218,39 +253,47 @@ class _ItemRun:
             return self.known(request)
         try:
             with ToldByNumber(number):
-                seen = fingerprint(
-                    request.candidate.paths, provenance_of(request.candidate, self.options)
-                )
+                seen = self._seen(request.candidate)
             if target is None:
-                begun = Call(
-                    begin_item, {"request": request, "options": self.options}, self.search_needs
-                )
-                (work,) = yield [begun]
-                target = work.target
-                report = yield from self._sealed(number, work)
+                target, report = yield from self._made(request)
                 self.index.add(seen, target)
             if (report is not None or self.intake.move_to) and self.intake.check != "none":
                 yield from self._checked(number, target)
             if report is not None and self.intake.pages is not None:
-                shown = {"archive": target, "paths": paths, "folder": self.intake.pages}
+                compared = paths if self.cleaner is None else ()
+                shown = {"archive": target, "paths": compared, "folder": self.intake.pages}
                 yield [Call(show_archive, {"number": number, **shown}, ())]
             moved = self._moved(request, seen)
         except ItemTaskError as error:
             if error.of_source:
                 why = ItemError(error.kind, error.detail, None)
                 self.refused.add(seen, paths, why)
-            return ItemOutcome(
-                number,
-                kind,
-                "failed",
-                paths,
-                target,
-                report,
-                error_kind=error.kind,
-                error=error.detail,
-            )
+            made = ItemOutcome(number, kind, "failed", paths, target, report)
+            return replace(made, error_kind=error.kind, error=error.detail)
         status = "already-archived" if report is None else "archived"
         return ItemOutcome(number, kind, status, paths, target, report, moved=moved)
+
+    def _seen(self, candidate: Candidate) -> str:
+        stamp = None if self.cleaner is None else self.cleaner.stamp
+        return seen_of(candidate, self.options, stamp)
+
+    def _made(self, request: ItemRequest) -> Stages[tuple[str, ItemReport | None]]:
+        """Begin, bricks, seal; of a de-identified copy where that is asked for."""
+        number, warnings = request.number, tuple[str, ...]()
+        if self.cleaner is not None:
+            with ToldByNumber(number):
+                clean, warnings = self.cleaner.copy_of(request.candidate)
+            request = replace(request, candidate=clean)
+        try:
+            begun = {"request": request, "options": self.options}
+            (work,) = yield [Call(begin_item, begun, self.search_needs)]
+            report = yield from self._sealed(number, work)
+        finally:
+            if self.cleaner is not None:
+                self.cleaner.drop(request.candidate)
+        if report is not None:
+            report = replace(report, notes=(*report.notes, *warnings))
+        return work.target, report
 
     def _sealed(self, number: int, work: ItemWork) -> Stages[ItemReport | None]:
         """Do the bricks and seal; None when the archive was sealed already."""
@@ -287,8 +330,7 @@ class _ItemRun:
             return False
         with ToldByNumber(request.number):
             candidate = request.candidate
-            now = fingerprint(candidate.paths, provenance_of(candidate, self.options))
-            if now != seen:
+            if self._seen(candidate) != seen:
                 what = "the source changed while it was archived, so it stays"
                 raise ItemTaskError(request.number, "source-changed", what, lasting=True)
             move_sources(candidate.paths, self.source, Path(self.intake.move_to))
@@ -303,6 +345,8 @@ def _named(request: ItemRequest) -> dict[str, Any]:
 def _row_with_names(item: ItemOutcome) -> dict[str, Any]:
     row: dict[str, Any] = {"item": item.number, "kind": item.kind, "status": item.status}
     row |= {"source": list(item.paths), "archive": item.target, "moved": item.moved}
+    if item.report is not None and item.report.notes:
+        row["notes"] = list(item.report.notes)
     return row | ({} if item.error is None else {"error": item.error_kind, "why": item.error})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from adapters.base import Candidate, Skipped
 from adapters.errors import SourceError
 from pipelines.archiving.archive import BrickJob, ItemReport
+from pipelines.archiving.deidentified import check_profile
 from pipelines.archiving.plan import ItemPlan
 from pipelines.archiving.refused import Refused, is_about_source
 from pipelines.archiving.targets import Naming
@@ -56,11 +57,15 @@ class Intake:
     pages : str or None
         Folder that gets a page about each new archive, see `pipelines.reporting`. Pages show the
         data, so Prefect is told their number only.
+    deidentify : str or None
+        Profile: de-identified copies are archived, under the key of the pseudonyms, see
+        `pipelines.archiving.deidentified`. The key itself is read where the flow runs, from its
+        file; neither Prefect nor a worker gets it.
 
     Raises
     ------
     ParameterError : kind ``"bad-check"``, ``"bad-quiet"``; ``"unchecked-move"``, files would move
-        away unchecked.
+        away unchecked; ``"bad-deidentify"``, there is no such profile, or no key file.
     """
 
     quiet_s: float = 0.0
@@ -69,8 +74,10 @@ class Intake:
     pseudonyms: str | None = None
     retry_refused: bool = False
     pages: str | None = None
+    deidentify: str | None = None
 
     def __post_init__(self) -> None:
+        check_profile(self.deidentify, has_key=self.pseudonyms is not None)
         if self.check not in CHECKS:
             raise ParameterError(
                 f"check must be one of {', '.join(CHECKS)}, found {self.check!r}", kind="bad-check"

@@ -57,7 +57,8 @@ def restore_archives(
     Raises
     ------
     ArchivesFailedError
-        Kind ``"not-restored"``, after all archives were tried.
+        Kind ``"not-restored"``, after all archives were tried; ``"damage-found"``: all were, and
+        values that could not be read were filled.
     ItemTaskError
         There is no archive, or the list is wrong.
     ParameterError, StorageError
@@ -75,8 +76,9 @@ def restore_archives(
             outcomes = work_through(cluster, (_stages(n, one, options) for n, one in numbered))
         names.write(outcome.row_with_names() for outcome in outcomes)
         _publish(outcomes, names)
-    if any(outcome.status == "failed" for outcome in outcomes):
-        raise ArchivesFailedError(tuple(outcomes), "not-restored")
+    if any(outcome.error_kind for outcome in outcomes):
+        failed = any(outcome.status == "failed" for outcome in outcomes)
+        raise ArchivesFailedError(tuple(outcomes), "not-restored" if failed else "damage-found")
     return tuple(outcomes)
 
 
@@ -90,7 +92,16 @@ def _stages(number: int, one: Restoration, options: RestoreOptions) -> Stages[Ar
         )
     if report is None:
         return ArchiveOutcome(number, one.archive, "restored-before")
-    numbers = {"files": len(report.files), "lossless": "yes" if report.lossless else "no"}
+    numbers: dict[str, int | float | str | None] = {
+        "files": len(report.files),
+        "lossless": "yes" if report.lossless else "no",
+    }
+    if report.damage:
+        first = report.damage.findings[0]
+        numbers["lost tiles"] = len(report.damage.findings)
+        return ArchiveOutcome(
+            number, one.archive, "restored", numbers, first.kind, f"{first.place}: {first.message}"
+        )
     return ArchiveOutcome(number, one.archive, "restored", numbers)
 
 
@@ -103,5 +114,5 @@ def _publish(outcomes: list[ArchiveOutcome], names: NamesFile) -> None:
         "failed": len(failed),
     }
     title = f"{totals['restored']} restored, {len(failed)} failed of {len(outcomes)} archives"
-    kinds = [outcome.error_kind or "" for outcome in failed]
+    kinds = [outcome.error_kind for outcome in outcomes if outcome.error_kind]
     publish("psc-restore", title, totals, kinds, [outcome.row() for outcome in outcomes], names)

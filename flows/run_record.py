@@ -20,9 +20,8 @@ from pipelines.checking.runs import Run
 from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE, EXIT_TERMINATED
 from pipelines.commands.run_record import Recorded
 from pipelines.log_lines import tell
-from psc_volumetric.archive.stores import is_url
 
-__all__ = ["count_items", "log_of_runs", "recorded", "run_details", "tell_item"]
+__all__ = ["count_items", "recorded", "run_details", "tell_item"]
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +46,13 @@ def recorded(
             raise
 
 
-def log_of_runs(target: str, path: str | None) -> EventLog | None:
-    """The event log of a target; a URL has one only when it is named."""
-    if path is None and is_url(target.removeprefix("file://")):
-        return None
-    return EventLog.of(target, path)
-
-
-def run_details(source: str, options: ArchiveOptions, intake: Intake) -> dict[str, Any]:
+def run_details(
+    source: str, options: ArchiveOptions, intake: Intake, stamp: str | None
+) -> dict[str, Any]:
     """What `psc-archive status` needs to find what is missing; nothing where names are secret."""
     details: dict[str, Any] = {"options": options.chosen(), "quiet_s": intake.quiet_s}
+    if stamp is not None:
+        details["deidentified"] = stamp
     return details if intake.pseudonyms is not None else {**details, "source": source}
 
 

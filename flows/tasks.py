@@ -18,15 +18,14 @@ from prefect.client.schemas.objects import State
 from prefect.tasks import exponential_backoff
 
 from adapters import isolation
-from adapters.base import Candidate
 from flows.records import Found, Intake, ItemRequest, ItemTaskError, ItemWork
 from pipelines.archiving.archive import ArchiveOptions, BrickJob, ItemReport, begin, finish
 from pipelines.archiving.arrivals import is_quiet
 from pipelines.archiving.bricks import BrickResult, encode_brick_job, stored_brick
 from pipelines.archiving.item_report import holds_data
-from pipelines.archiving.known_sources import KnownSources, fingerprint
+from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.plan import ItemPlan, plan_named
-from pipelines.archiving.planned import KnownItem, provenance_of
+from pipelines.archiving.planned import KnownItem, seen_of
 from pipelines.archiving.pseudonyms import Pseudonyms
 from pipelines.archiving.refused import RefusedSources
 from pipelines.archiving.targets import SAME, namings
@@ -110,10 +109,13 @@ class ToldByNumber:
 
 
 @_retried("find")
-def find_items(source: str, target: str, options: ArchiveOptions, intake: Intake) -> Found:
+def find_items(
+    source: str, target: str, options: ArchiveOptions, intake: Intake, stamp: str | None = None
+) -> Found:
     """Find what can be archived in a folder and name an archive for each item.
 
-    Runs in the process of the flow, whose user has the index of known sources.
+    Runs in the process of the flow, whose user has the index of known sources. `stamp` says how
+    the items will be de-identified.
 
     Raises
     ------
@@ -126,23 +128,19 @@ def find_items(source: str, target: str, options: ArchiveOptions, intake: Intake
         keyfile = None if intake.pseudonyms is None else Path(intake.pseudonyms)
         refused = RefusedSources.load(target, keyfile, retry=intake.retry_refused)
         told, aside = refused.sort_out(skipped)
-        before = [refused.pass_over(_seen(candidate, options)) for candidate in quiet]
+        before = [refused.pass_over(seen_of(candidate, options, stamp)) for candidate in quiet]
         aside += [row for row in before if row is not None]
         fresh = [c for c, row in zip(quiet, before, strict=True) if row is None]
         namer = None if keyfile is None else Pseudonyms.load(keyfile).assign
         names = namings(fresh, target, namer)
         index = KnownSources.load(target, is_folder=True)
         requests = tuple(
-            ItemRequest(number, candidate, naming, index.find(_seen(candidate, options)))
-            for number, (candidate, naming) in enumerate(zip(fresh, names, strict=True), start=1)
+            ItemRequest(number, one, naming, index.find(seen_of(one, options, stamp)))
+            for number, (one, naming) in enumerate(zip(fresh, names, strict=True), start=1)
         )
     failed = tuple(entry for entry in told if holds_data(entry))
     waiting = len(found.candidates) - len(quiet) + len(found.skipped) - len(skipped)
     return Found(requests, failed, tuple(aside), len(told) - len(failed), waiting)
-
-
-def _seen(candidate: Candidate, options: ArchiveOptions) -> str:
-    return fingerprint(candidate.paths, provenance_of(candidate, options))
 
 
 @_retried("begin-{request.number}")

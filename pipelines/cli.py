@@ -23,24 +23,20 @@ from pipelines.commands.completion import (
     show_completion,
 )
 from pipelines.commands.evaluate import evaluate
-from pipelines.commands.failures import EXIT_CODES, EXIT_DAMAGE, EXIT_INTERNAL, EXIT_USAGE
+from pipelines.commands.failures import EXIT_CODES, EXIT_INTERNAL, EXIT_USAGE
 from pipelines.commands.init_service import init_service
 from pipelines.commands.keeping import copy, repair, retire, sign, sync
 from pipelines.commands.ls import ls
 from pipelines.commands.options import (
     ArchivePath,
     Debug,
-    Device,
-    DryRun,
-    Jobs,
     Json,
-    Level,
     Quiet,
-    Roi,
     choice,
 )
 from pipelines.commands.privacy import identity_make, pseudonyms_make, pseudonyms_show, strip
 from pipelines.commands.report import report
+from pipelines.commands.restore import restore
 from pipelines.commands.scrub import scrub
 from pipelines.commands.session import Session
 from pipelines.commands.sigma import sigma
@@ -115,73 +111,7 @@ def program(
 app.command(epilog=_EPILOG)(archive)
 
 
-@app.command(epilog=_EPILOG)
-def restore(
-    source: ArchivePath,
-    target: Annotated[
-        Path, typer.Argument(help="DICOM: new folder. NIfTI, NetCDF: file name or folder.")
-    ],
-    roi: Roi = None,
-    roi_mm: Annotated[
-        str | None, typer.Option(help='World box in mm, RAS+: "x=-20:30,y=0:50,z=-10:35".')
-    ] = None,
-    roi_coords: Annotated[
-        str | None, typer.Option(help='Coordinate values, ends included: "lat=40:60,lon=0:30".')
-    ] = None,
-    level: Level = None,
-    variable: Annotated[
-        list[str] | None, typer.Option(help="Restore only this variable; may be repeated.")
-    ] = None,
-    unproven: Annotated[
-        bool, typer.Option("--unproven", help="Do not compare files with their sources' digests.")
-    ] = False,
-    skip_damaged: Annotated[
-        bool,
-        typer.Option("--skip-damaged", help="Fill what cannot be read, and write a mask of it."),
-    ] = False,
-    fill: Annotated[
-        float | None, typer.Option(help="Stored value for it; default: the variable's fill value.")
-    ] = None,
-    identity: Annotated[
-        Path | None, typer.Option(metavar="KEYFILE", help="Key that opens encrypted headers.")
-    ] = None,
-    device: Device = "auto",
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Write the source format again: whole or a region, at any quality level."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.commands.archive_report import restore_lines, restore_plan_lines
-        from pipelines.progress import progress_bars
-        from pipelines.restoring.restore import RestoreOptions, dry_restore
-        from pipelines.restoring.restore import restore as write_source
-        from psc_volumetric.archive.levels import parse_level
-        from psc_volumetric.threads import at_most
-
-        options = RestoreOptions(
-            roi,
-            roi_mm,
-            roi_coords,
-            parse_level(level),
-            tuple(variable or ()),
-            device,
-            prove=not unproven,
-            skip_damaged=skip_damaged,
-            fill=fill,
-            identity=identity,
-        )
-        if dry_run:
-            planned = dry_restore(source, target, options)
-            session.result(planned.to_dict(), lambda: restore_plan_lines(planned))
-            return
-        with at_most(jobs), progress_bars(enabled=session.shows_progress) as progress:
-            report = write_source(source, target, options, progress)
-        session.result(report.to_dict(), lambda: restore_lines(report))
-        if report.damage:
-            raise typer.Exit(EXIT_DAMAGE)
+app.command(epilog=_EPILOG)(restore)
 
 
 @app.command(epilog=_EPILOG)

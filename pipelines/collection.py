@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
-from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
-from psc_volumetric.archive.stores import is_url, open_store
+from psc_volumetric.archive.layout import MANIFEST_KEY, PARTIAL_KEY, SUFFIXES
+from psc_volumetric.archive.stores import is_url, is_web, open_store, target_text
 from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
 
@@ -35,7 +36,7 @@ def folder_of(target: str) -> Path | None:
 
 def folder_around(archive: str) -> str:
     """The folder, or part of a bucket, that an archive is in."""
-    text = archive.rstrip("/")
+    text = (target_text(archive) if is_web(archive) else archive).rstrip("/")
     return text.rpartition("/")[0] if is_url(text) else str(Path(text).absolute().parent)
 
 
@@ -59,13 +60,9 @@ def names_in(target: str) -> list[str]:
     if folder is not None:
         found = [here / name for here, _, files in _walk(folder) for name in files]
         return sorted(path.relative_to(folder).as_posix() for path in found)
-    if not is_url(target) or target.startswith(("http://", "https://")):
+    if not is_url(target) or is_web(target):
         return []
-    store = open_store(target.rstrip("/"))
-    try:
-        keys = store.listing()
-    finally:
-        store.close()
+    keys = _keys_below(target.rstrip("/"))
     inside = tuple(
         f"{key.removesuffix(MANIFEST_KEY)}" for key in keys if key.endswith(MANIFEST_KEY)
     )
@@ -109,13 +106,9 @@ def archives_at(target: str) -> list[str] | None:
         found = [path for path in archives_in(folder) if target_state(path) != UNFINISHED]
         return [f"{target.rstrip('/')}/{path.relative_to(folder).as_posix()}" for path in found]
     base = target.rstrip("/")
-    if not is_url(base) or base.startswith(("http://", "https://")) or _has_suffix(base):
+    if not is_url(base) or is_web(base) or _has_suffix(base):
         return None
-    store = open_store(base)
-    try:
-        keys = store.listing()
-    finally:
-        store.close()
+    keys = _keys_below(base)
     if MANIFEST_KEY in keys:
         return None
     sealed = {key.removesuffix(f"/{MANIFEST_KEY}") for key in keys if key.endswith(MANIFEST_KEY)}
@@ -123,13 +116,23 @@ def archives_at(target: str) -> list[str] | None:
     return [f"{base}/{name}" for name in sorted(sealed | packed)]
 
 
-def unfinished_in(folder: Path) -> list[str]:
-    """Archives in a folder that were begun and not sealed, by their names below it; sorted."""
+def unfinished_in(target: str) -> list[str]:
+    """Archives in a folder or bucket that were begun and not sealed, by their names; sorted."""
+    folder = folder_of(target)
+    if folder is None:
+        keys = set(_keys_below(target.rstrip("/")))
+        begun = {key.removesuffix(PARTIAL_KEY) for key in keys if key.endswith(PARTIAL_KEY)}
+        return sorted(name.rstrip("/") for name in begun if name + MANIFEST_KEY not in keys)
     return [
         path.relative_to(folder).as_posix()
         for path in archives_in(folder)
         if target_state(path) == UNFINISHED
     ]
+
+
+def _keys_below(url: str) -> list[str]:
+    with closing(open_store(url)) as store:
+        return store.listing()
 
 
 def _has_suffix(name: str) -> bool:

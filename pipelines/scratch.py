@@ -26,7 +26,11 @@ _SPARE_BYTES = 64 << 20
 
 @contextmanager
 def scratch_folder(
-    target: str, nbytes: int, *, purpose: str = "restoring what is to be compared"
+    target: str,
+    nbytes: int,
+    *,
+    purpose: str = "restoring what is to be compared",
+    beside: bool = False,
 ) -> Iterator[Path]:
     """Give an empty folder with room for some bytes; it is removed at the end of the block.
 
@@ -37,6 +41,8 @@ def scratch_folder(
     nbytes : int
     purpose : str
         What it is for, as the subject of a sentence.
+    beside : bool
+        Beside a target that is a folder and nowhere else: other machines reach it there.
 
     Raises
     ------
@@ -44,6 +50,8 @@ def scratch_folder(
     """
     places = [Path(tempfile.gettempdir())]
     if not is_url(target):
+        if beside:
+            places.clear()
         places.append(Path(target).absolute().parent)
     for place in places:
         _remove_abandoned(place)

@@ -49,6 +49,28 @@ __all__ = ["restore_dicom"]
 Box = tuple[int, int, int, int]  # first row, end row, first column, end column
 _SLAB_BYTES = 8 << 20
 _BODIES = ".bodies"
+_OF_ALL_FILES = ("headers", "bits")
+
+
+class _Shared(Mapping[str, bytes]):
+    """Blobs; those that hold a piece of every file are asked for once, not once for each."""
+
+    def __init__(self, blobs: Mapping[str, bytes]) -> None:
+        self._blobs = blobs
+        self._kept: dict[str, bytes] = {}
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in _OF_ALL_FILES:
+            return self._blobs[name]
+        if name not in self._kept:
+            self._kept[name] = self._blobs[name]
+        return self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blobs)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
 
 
 @dataclass
@@ -86,6 +108,7 @@ def restore_dicom(
     """
     try:
         plans = _plans(document, volumes)
+        blobs = _Shared(blobs)
         blobs["headers"]
         for volume in volumes:
             check_stored_type(volume.array.dtype, np.dtype(document["dtype"]), "pixels")

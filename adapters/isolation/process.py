@@ -29,6 +29,7 @@ CRASHED, TIMEOUT, MEMORY = "reader-crashed", "reader-timeout", "reader-memory"
 FAILED = "reader-failed"  # an exception that nobody foresaw
 
 _BYTES_PER_S = 4e6  # the slowest disk and decoder we wait for
+_FILE_S = 0.1  # for the header of each of thousands of files, on a busy machine
 _START_S = 120.0  # an interpreter that starts on a busy machine
 _WATCH_S = 0.1
 _QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -44,7 +45,7 @@ class ReadingProcess:
     memory_mb : int
         What it may allocate, in MiB.
     seconds : float
-        How long one answer may take; large files get more.
+        How long one answer may take; large and many files get more.
 
     Notes
     -----
@@ -88,6 +89,7 @@ class ReadingProcess:
             ``"reader-memory"`` or ``"reader-failed"``.
         """
         allowed = self.seconds + (sum(map(_size, files)) + extra_bytes) / _BYTES_PER_S
+        allowed += _FILE_S * len(files)
         room = self.memory_mb << 20
         with self._lock:
             child = self._running()

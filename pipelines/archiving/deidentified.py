@@ -23,7 +23,7 @@ from pipelines.scratch import scratch_folder
 from psc_volumetric.errors import ParameterError, StorageError
 from psc_volumetric.extras import require
 
-__all__ = ["Deidentifier", "deidentifying"]
+__all__ = ["Deidentifier", "check_profile", "deidentifying"]
 
 _SPARE_BYTES = 64 << 20
 
@@ -83,6 +83,10 @@ class Deidentifier:
             )
         return found[0], notes
 
+    def drop(self, copy: Candidate) -> None:
+        """Remove copies that `copy_of` made, before all go."""
+        shutil.rmtree(copy.paths[0].parent, ignore_errors=True)
+
     def _check_room(self, candidate: Candidate) -> None:
         needed = sum(path.stat().st_size for path in candidate.paths) + _SPARE_BYTES
         free = shutil.disk_usage(self._folder).free
@@ -95,11 +99,35 @@ class Deidentifier:
             )
 
 
+def check_profile(profile: str | None, *, has_key: bool) -> None:
+    """Refuse a profile that there is not, or one without a key (kind ``"bad-deidentify"``)."""
+    if profile is None:
+        return
+    if profile not in DEIDENTIFY:
+        raise ParameterError(
+            f"deidentify must be one of {', '.join(DEIDENTIFY)}, found {profile!r}",
+            kind="bad-deidentify",
+        )
+    if not has_key:
+        raise ParameterError(
+            "UIDs and patient ids are mapped by a keyed hash, found no key",
+            kind="bad-deidentify",
+            hint="make one with `psc-archive pseudonyms make KEYFILE`, name it with --pseudonyms",
+        )
+
+
 @contextmanager
 def deidentifying(
-    profile: str | None, key: Pseudonyms | None, options: ArchiveOptions, target: str
+    profile: str | None,
+    key: Pseudonyms | None,
+    options: ArchiveOptions,
+    target: str,
+    *,
+    beside: bool = False,
 ) -> Iterator[Deidentifier | None]:
     """Give a `Deidentifier` whose copies are gone after the block; None without a profile.
+
+    With `beside` they stand beside a target that is a folder, where other machines reach them.
 
     Raises
     ------
@@ -110,17 +138,8 @@ def deidentifying(
     if profile is None:
         yield None
         return
-    if profile not in DEIDENTIFY:
-        raise ParameterError(
-            f"deidentify must be one of {', '.join(DEIDENTIFY)}, found {profile!r}",
-            kind="bad-deidentify",
-        )
-    if key is None:
-        raise ParameterError(
-            "UIDs and patient ids are mapped by a keyed hash, found no key",
-            kind="bad-deidentify",
-            hint="make one with `psc-archive pseudonyms make KEYFILE`, name it with --pseudonyms",
-        )
+    check_profile(profile, has_key=key is not None)
+    assert key is not None
     if options.keep_original:
         raise ParameterError(
             "files are either kept as they are or de-identified",
@@ -128,5 +147,5 @@ def deidentifying(
             hint="leave --keep-original or --deidentify out",
         )
     require("deidentify", "--deidentify")
-    with scratch_folder(target, 0) as folder:
+    with scratch_folder(target, 0, purpose="de-identifying", beside=beside) as folder:
         yield Deidentifier(key.key, profile, folder)

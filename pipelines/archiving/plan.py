@@ -22,7 +22,7 @@ from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
 from adapters.source_files import FileStates, file_states
 from pipelines.archiving.deidentified import Deidentifier
 from pipelines.archiving.item_report import ITEM_ERRORS, ItemError
-from pipelines.archiving.known_sources import KnownSources, fingerprint
+from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.modes import VariableMode, decide
 from pipelines.archiving.options import CT_PRIOR, ArchiveOptions, choose_prior
 from pipelines.archiving.planned import (
@@ -30,7 +30,7 @@ from pipelines.archiving.planned import (
     ItemPlan,
     KnownItem,
     VariablePlan,
-    provenance_of,
+    seen_of,
 )
 from pipelines.archiving.refused import Refused, RefusedSources, is_about_source
 from pipelines.archiving.targets import Namer, Naming, is_archive_name, namings, place_of
@@ -116,12 +116,11 @@ def plan(
     errors: list[Exception] = []
     names = namings(found.candidates, target, namer)
 
-    def seen_of(candidate: Candidate) -> str:
-        return _seen(candidate, options, deidentifier)
+    stamp = None if deidentifier is None else deidentifier.stamp
 
     for candidate, naming in zip(found.candidates, names, strict=True):
         try:
-            old = None if refused is None else refused.pass_over(seen_of(candidate))
+            old = None if refused is None else refused.pass_over(seen_of(candidate, options, stamp))
             if old is not None:
                 aside.append(old)
                 continue
@@ -136,7 +135,8 @@ def plan(
             why = ItemError.of(error)
             skipped.append(Skipped(candidate.paths[0], why.message, why.kind, why.hint))
             if refused is not None and is_about_source(error):
-                refused.add(seen_of(candidate), [*map(str, candidate.paths)], why)
+                seen = seen_of(candidate, options, stamp)
+                refused.add(seen, [*map(str, candidate.paths)], why)
     if not items and not known and refused is None:
         for other in errors[1:]:
             errors[0].add_note(str(other))
@@ -153,13 +153,6 @@ def _told(
     return refused.sort_out(left_out)
 
 
-def _seen(candidate: Candidate, options: ArchiveOptions, deidentifier: Deidentifier | None) -> str:
-    how = provenance_of(candidate, options)
-    if deidentifier is not None:
-        how["deidentified"] = deidentifier.stamp
-    return fingerprint(candidate.paths, how)
-
-
 def plan_named(
     candidate: Candidate,
     naming: Naming,
@@ -174,7 +167,7 @@ def plan_named(
     ------
     SourceError, PscError : as `plan_item`.
     """
-    seen = _seen(candidate, options, deidentifier)
+    seen = seen_of(candidate, options, None if deidentifier is None else deidentifier.stamp)
     archive = index.find(seen)
     if archive is not None:
         return KnownItem(candidate.label, candidate.kind, archive)

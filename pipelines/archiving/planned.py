@@ -9,6 +9,7 @@ from typing import Any
 
 from adapters.base import Candidate, FileRecord, Skipped
 from pipelines.archiving.item_report import holds_data
+from pipelines.archiving.known_sources import fingerprint
 from pipelines.archiving.modes import VariableMode
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.refused import Refused
@@ -247,6 +248,26 @@ class ArchivePlan:
                 for entry in self.skipped
             ],
         }
+
+
+def seen_of(candidate: Candidate, options: ArchiveOptions, deidentified: str | None = None) -> str:
+    """What the index of a target knows a source by: its files as they are seen, and how.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    options : ArchiveOptions
+    deidentified : str, optional
+        `Deidentifier.stamp`, where de-identified copies are archived.
+
+    Raises
+    ------
+    FileNotFoundError : a file is gone.
+    """
+    how = provenance_of(candidate, options)
+    return fingerprint(
+        candidate.paths, how if deidentified is None else {**how, "deidentified": deidentified}
+    )
 
 
 def provenance_of(candidate: Candidate, options: ArchiveOptions) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from pipelines.archiving.succession import predecessor_of
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.tombstones import read_tombstone, tombstones_in
 from pipelines.collection import archives_at, archives_in, folder_of
+from psc_volumetric.archive.companions import read_companion
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.stores import is_url
 from psc_volumetric.errors import ParameterError, PscError
 
 __all__ = ["COLUMNS", "Condition", "catalogue"]
@@ -134,13 +134,13 @@ def catalogue(
     if folder is not None:
         names = [path.relative_to(folder).as_posix() for path in archives_in(folder)]
         rows = _known_rows(folder, names, index or index_path(folder).with_suffix(".sqlite"))
-        rows += _tombstone_rows(folder)
     else:
         found = archives_at(target)
         if found is None:
             return None
         base = target.rstrip("/")
         rows = [{"name": one.removeprefix(f"{base}/"), **_opened(one)} for one in found]
+    rows += _tombstone_rows(target.rstrip("/"))
     _add_successors(rows)
     _add_checks(target, rows)
     kept = [row for row in rows if all(condition.holds(row) for condition in conditions)]
@@ -214,12 +214,13 @@ def _add_successors(rows: list[Row]) -> None:
             row["superseded_by"] = newer[row["manifest"]]
 
 
-def _tombstone_rows(folder: Path) -> list[Row]:
+def _tombstone_rows(target: str) -> list[Row]:
     """Archives that were removed on purpose."""
     rows: list[Row] = []
-    for name in tombstones_in(str(folder)):
+    for name, archive in tombstones_in(target).items():
         try:
-            stone = read_tombstone((folder / name).read_bytes(), name)
+            data = read_companion(f"{target}/{archive}", name.removeprefix(archive))
+            stone = read_tombstone(data or b"", name)
             what = {"retired": stone.retired, "by": stone.by, "reason": stone.reason}
             rows.append({"name": name, "state": "retired", "manifest": stone.manifest, **what})
         except PscError as error:
@@ -229,8 +230,6 @@ def _tombstone_rows(folder: Path) -> list[Row]:
 
 def _add_checks(target: str, rows: list[Row]) -> None:
     """When each archive was last found whole, by the event log beside the folder."""
-    if is_url(target.removeprefix("file://")):
-        return  # their log is where their user put it
     names = {row["name"]: row for row in rows}
     for event in EventLog.of(target).events():
         if event.get("event") == "scrub" and event.get("outcome") == "ok":

@@ -3,27 +3,49 @@
 The log of a folder stands beside it (``<folder>.events.jsonl``), so that moving or copying the
 archives leaves it behind and nothing is ever written among sealed archives. It names archives and
 is for the people who keep them.
+
+The log of a bucket is in it, one small object for each event, beside the archives:
+
+    .psc-events/20261128T090000.123456Z-9f3a61c2.jsonl      one event
+    .psc-events/20261128T090000.123456Z-5d21e07b.many.jsonl     many that were written before
+
+Objects in a store are not appended to, and two runs may write at once: each event has an object
+and an id of its own. Now and then those of the past are written again as one object, and go when
+that is there; an event that is in both for a moment is one event. Where the store takes no new
+objects (a web server, a key that only reads) the log is a file in the user's state folder
+(``psc-archive`` in ``XDG_STATE_HOME`` or ``~/.local/state``). What is in either is read.
 """
 
 from __future__ import annotations
 
 import datetime
 import getpass
+import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psc_volumetric
-from psc_volumetric.archive.stores import is_url, target_text
-from psc_volumetric.errors import ParameterError, StorageError
+from pipelines.collection import folder_around
+from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
+from psc_volumetric.archive.stores import is_url, is_web, open_store, target_text
+from psc_volumetric.errors import StorageError
 
-__all__ = ["EventLog", "utc_now", "who"]
+__all__ = ["EVENTS", "BucketLog", "EventLog", "utc_now", "who"]
 
 SUFFIX = ".events.jsonl"
+EVENTS = ".psc-events/"
+ONE, MANY = ".jsonl", ".many.jsonl"
+FOLDED = 256  # events in one object
+LARGEST = 16 << 20  # bytes of an object
+ATTEMPTS = 5
+NOT_WRITABLE = ("access-denied", "unsupported-target")
 
 
 def utc_now() -> str:
@@ -53,23 +75,31 @@ class EventLog:
 
     @classmethod
     def of(cls, folder: str, path: str | None = None) -> EventLog:
-        """The log of a folder of archives, beside it unless a path is given.
+        """The log of a folder of archives, beside it or in the bucket, unless a path is given.
 
-        Raises
-        ------
-        ParameterError : kind ``"no-event-log"``: the folder is a URL and no path is given.
+        Parameters
+        ----------
+        folder : str
+            Folder or URL; of an archive at a URL the log is that of what it is in.
+        path : str, optional
+            A file of this machine.
         """
         if path is not None:
-            return cls(Path(path))
+            return EventLog(Path(path))
         text = folder.removeprefix("file://").rstrip("/")
         if is_url(text):
-            raise ParameterError(
-                f"the event log of {folder!r} cannot stand beside it",
-                kind="no-event-log",
-                hint="name a file of this machine for the log",
-            )
+            return BucketLog.around(text)
         place = Path(text).absolute()
-        return cls(place.with_name(place.name + SUFFIX))
+        return EventLog(place.with_name(place.name + SUFFIX))
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Whether anything was written down yet."""
+        return self.path.exists()
 
     def events(self) -> Iterator[dict[str, Any]]:
         """All lines, oldest first; none where there is no log, torn and foreign lines left out.
@@ -80,10 +110,7 @@ class EventLog:
         """
         try:
             with self.path.open("rb") as stream:
-                for line in stream:
-                    event = _parsed(line)
-                    if event is not None:
-                        yield event
+                yield from filter(None, map(_parsed, stream))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -120,6 +147,9 @@ class EventLog:
             "outcome": outcome,
             **details,
         }
+        self._write(row)
+
+    def _write(self, row: dict[str, Any]) -> None:
         line = json.dumps(row).encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +167,143 @@ class EventLog:
             ) from error
 
 
+@dataclass(frozen=True)
+class BucketLog(EventLog):
+    """Events of the archives below a URL.
+
+    Attributes
+    ----------
+    path : Path
+        The file that takes what the store does not.
+    url : str
+        What the archives are in.
+    """
+
+    url: str
+
+    @classmethod
+    def around(cls, url: str) -> BucketLog:
+        """The log of a bucket, or of that around an archive.
+
+        Raises
+        ------
+        StorageError : the store cannot be read.
+        """
+        base = folder_around(url) if _is_archive(url) else url
+        digest = hashlib.sha256(target_text(base).encode()).hexdigest()[:32]
+        return cls(_state_folder() / f"{digest}{SUFFIX}", base)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        here = [] if is_web(self.url) else [f"{self.url}/{EVENTS}"]
+        return " and ".join([*here, str(self.path)] if not here or self.path.exists() else here)
+
+    def exists(self) -> bool:
+        """Whether anything was written down yet."""
+        return self.path.exists() or bool(self._stored())
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """All events, oldest first; torn and foreign lines left out."""
+        found: dict[str, dict[str, Any]] = {}
+        for event in (*self._remote(), *super().events()):
+            found.setdefault(str(event.get("id") or json.dumps(event)), event)
+        yield from sorted(found.values(), key=lambda event: str(event["time"]))
+
+    def _write(self, row: dict[str, Any]) -> None:
+        number = uuid.uuid4().hex
+        line = json.dumps({**row, "id": number}).encode() + b"\n"
+        if not is_web(self.url):
+            try:
+                with closing(open_store(self.url, write=True)) as store:
+                    store.set(_key(number, ONE), line)
+            except StorageError as error:
+                if error.kind not in NOT_WRITABLE:
+                    raise
+            else:
+                if number.startswith("00"):  # one time in `FOLDED`
+                    with suppress(StorageError):  # of a store that lets nothing be removed
+                        self.fold()
+                return
+        super()._write({**row, "id": number})
+
+    def fold(self) -> None:
+        """Write events of the past, many of them, as one object, and remove their own.
+
+        Raises
+        ------
+        StorageError : the store fails; no event is lost.
+        """
+        single = [key for key in self._stored() if not key.endswith(MANY)][:-1]
+        with closing(open_store(self.url, write=True)) as store:
+            for start in range(0, len(single) - FOLDED + 1, FOLDED):
+                keys = single[start : start + FOLDED]
+                lines = [store.get(key, 0, LARGEST) or b"" for key in keys]
+                whole = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
+                if len(whole) > LARGEST:
+                    continue
+                name = (
+                    keys[0].rpartition("-")[0] + f"-{hashlib.sha256(whole).hexdigest()[:8]}{MANY}"
+                )
+                store.set(name, whole)
+                if store.get(name) == whole:
+                    for key in keys:
+                        store.delete(key)
+
+    def _remote(self) -> list[dict[str, Any]]:
+        """Events in the store; read anew when another run folded some of them meanwhile."""
+        for _ in range(ATTEMPTS):
+            lines: list[bytes] = []
+            for data in self._objects(self._stored()):
+                if data is None:
+                    break
+                lines += data.splitlines()
+            else:
+                return list(filter(None, map(_parsed, lines)))
+        raise StorageError(
+            f"the events in {self.url}/{EVENTS} change faster than they can be read",
+            kind="storage-failed",
+            hint="try again",
+        )
+
+    def _objects(self, keys: Sequence[str]) -> Iterator[bytes | None]:
+        """Their bytes, many asked for at once; None for one that is gone."""
+        if not keys:
+            return
+        with closing(open_store(self.url)) as store:
+            for start in range(0, len(keys), FOLDED):
+                some = keys[start : start + FOLDED]
+                asked = store.get_many([(key, 0, LARGEST) for key in some])
+                for key, data in zip(some, asked, strict=True):
+                    yield store.get(key, 0, LARGEST) if data is None else data  # which says why
+
+    def _stored(self) -> list[str]:
+        """Keys of the events in the store, oldest first; none where they cannot be listed."""
+        if is_web(self.url):
+            return []
+        with closing(open_store(self.url)) as store:
+            return [key for key in store.listing(EVENTS) if key.endswith(ONE)]
+
+
+def _is_archive(url: str) -> bool:
+    if is_web(url) or url.lower().endswith(SUFFIXES):
+        return True
+    with closing(open_store(url)) as store:
+        return store.exists(MANIFEST_KEY)
+
+
+def _key(number: str, suffix: str) -> str:
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return f"{EVENTS}{now}-{number[:8]}{suffix}"
+
+
+def _state_folder() -> Path:
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path("~/.local/state").expanduser()) / "psc-archive"
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
+    """An event from its line; None for a torn or foreign one."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

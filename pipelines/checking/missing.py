@@ -15,9 +15,9 @@ from typing import Any
 from adapters import isolation
 from adapters.base import Candidate
 from pipelines.archiving.item_report import ITEM_ERRORS, ItemError, holds_data
-from pipelines.archiving.known_sources import KnownSources, fingerprint
+from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.options import ArchiveOptions
-from pipelines.archiving.planned import provenance_of
+from pipelines.archiving.planned import seen_of
 from pipelines.archiving.refused import Refused
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.source import source_digest
@@ -97,9 +97,8 @@ def _options(last_run: Mapping[str, Any] | None) -> ArchiveOptions:
 
 
 def _seen(candidate: Candidate, options: ArchiveOptions, stamp: str | None) -> str:
-    how = provenance_of(candidate, options) | ({} if stamp is None else {"deidentified": stamp})
     try:
-        return fingerprint(candidate.paths, how)
+        return seen_of(candidate, options, stamp)
     except FileNotFoundError:
         return ""
 

@@ -117,7 +117,7 @@ class Run:
             write_metrics(metrics, self.command, values, {counted: self.counts})
 
     def _is_known(self, log: EventLog) -> bool:
-        return log.path.exists() or Path(self.target.removeprefix("file://")).exists()
+        return Path(self.target.removeprefix("file://")).exists() or log.exists()
 
 
 def write_metrics(

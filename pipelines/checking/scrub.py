@@ -24,7 +24,14 @@ from psc_volumetric.archive.checking import Finding, Sample
 from psc_volumetric.archive.stores import target_text
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
-__all__ = ["ScrubOptions", "archives_to_scrub", "log_scrub", "scrub", "scrub_archive"]
+__all__ = [
+    "ScrubOptions",
+    "archives_to_scrub",
+    "log_scrub",
+    "scrub",
+    "scrub_archive",
+    "tell_checked",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +130,12 @@ def _part_of(name: str, parts: int) -> int:
 def scrub_archive(
     archive: str, options: ScrubOptions, progress: Progress | None = None
 ) -> VerifyReport:
-    """Check one archive; one that cannot be opened is a finding like others."""
+    """Check one archive; one that cannot be opened is a finding like others.
+
+    Raises
+    ------
+    StorageError : nothing is there, or its storage fails: nothing is known of the archive.
+    """
     trust = Trust.of(key_files=tuple(map(Path, options.public_keys)))
     try:
         return verify(
@@ -135,10 +147,15 @@ def scrub_archive(
             trust=trust,
             progress=progress,
         )
+    except StorageError:
+        raise
     except PscError as error:
-        finding = Finding("", error.kind, str(error))
-        name = target_text(archive)
-        return VerifyReport(name, options.deep, options.sample, {}, (finding,))
+        return _unread(archive, options, error)
+
+
+def _unread(archive: str, options: ScrubOptions, error: PscError) -> VerifyReport:
+    finding = Finding("", error.kind, str(error))
+    return VerifyReport(target_text(archive), options.deep, options.sample, {}, (finding,))
 
 
 def log_scrub(
@@ -153,16 +170,25 @@ def log_scrub(
         "findings": findings,
         "count": len(report.findings),
     }
-    outcome = "damaged" if report.findings else "ok"
-    log.add("scrub", report.archive, outcome, **details)
+    log.add("scrub", report.archive, _outcome(report), **details)
+    tell_checked(report, seconds=details["seconds"])
+
+
+def _outcome(report: VerifyReport) -> str:
+    return "damaged" if report.findings else "ok"
+
+
+def tell_checked(report: VerifyReport, *, seconds: float | None = None) -> None:
+    """Log what a check found, the first hundred findings of it: the event ``archive-checked``."""
+    findings = [finding.to_dict() for finding in report.findings[:LOGGED_FINDINGS]]
     tell(
         logger,
         "archive-checked",
         level=logging.ERROR if report.findings else logging.INFO,
         private={"archive": report.archive, "findings": findings},
-        outcome=outcome,
+        outcome=_outcome(report),
         problems=len(report.findings),
-        seconds=details["seconds"],
+        seconds=seconds,
     )
 
 
@@ -190,13 +216,20 @@ def scrub(
 
     Raises
     ------
-    StorageError : no archive, or the log cannot be written.
+    StorageError : no archive, it alone was named and its storage fails, or the log cannot be
+        written.
     """
     events = log or EventLog.of(target)
     reports = []
     for archive in archives_to_scrub(target, options):
         start = time.perf_counter()
-        report = scrub_archive(archive, options, progress)
+        try:
+            report = scrub_archive(archive, options, progress)
+        except StorageError as error:
+            if archive == target:
+                events.add("scrub", archive, "not-checked", error=error.kind, why=str(error))
+                raise
+            report = _unread(archive, options, error)
         log_scrub(events, report, options, seconds=time.perf_counter() - start)
         reports.append(report)
     return reports

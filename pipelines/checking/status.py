@@ -16,7 +16,7 @@ from pipelines.archiving.refused import Refused, RefusedSources
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.missing import Missing, missing_sources
 from pipelines.checking.runs import OK
-from pipelines.collection import archives_at, folder_of, unfinished_in
+from pipelines.collection import archives_at, unfinished_in
 from psc_volumetric.archive.checking import Sample
 from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
@@ -169,7 +169,7 @@ def status_of(
 
     Raises
     ------
-    ParameterError : kind ``"not-a-folder"``: one archive; ``"no-event-log"``.
+    ParameterError : kind ``"not-a-folder"``: one archive.
     StorageError : the folder is not there (kind ``"not-found"``), or cannot be read.
     SourceError : kind ``"not-found"``: the source is not there.
     """
@@ -186,7 +186,6 @@ def status_of(
     log = _Log(frozenset(path.removeprefix(base) for path in found))
     for event in EventLog.of(target, event_log).events():
         log.take(event)
-    folder = folder_of(target)
     owner, alive = owner_of(target)
     refused = RefusedSources.load(target, keyfile).rows
     given = source or _recorded_source(log.last_run)
@@ -194,7 +193,7 @@ def status_of(
     return Status(
         target=target,
         archives=len(found),
-        unfinished=() if folder is None else tuple(unfinished_in(folder)),
+        unfinished=tuple(unfinished_in(target)),
         at_work=owner if alive else None,
         killed=None if alive else owner,
         last_run=log.last_run,

@@ -17,6 +17,7 @@ from psc_volumetric.archive.companions import SIGNATURE_SUFFIX, companion_name, 
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.signature import PublicKey, public_keys, signer_of
+from psc_volumetric.archive.stores import target_text
 from psc_volumetric.errors import FormatError, ParameterError
 
 __all__ = ["ANYBODY", "Trust"]
@@ -89,11 +90,12 @@ class Trust:
             The manifest as it is stored.
         manifest : Manifest
         """
+        name = target_text(archive)
         if self.expect not in (None, manifest.digest):
             yield Finding(
                 MANIFEST_KEY,
                 "other-manifest",
-                f"{archive}: expected the manifest {self.expect}, found {manifest.digest}: this is "
+                f"{name}: expected the manifest {self.expect}, found {manifest.digest}: this is "
                 "another archive, or it was changed together with its manifest",
             )
         if self.keys:
@@ -102,13 +104,14 @@ class Trust:
                 yield finding
 
     def _of_signature(self, archive: str, data: bytes) -> Finding | None:
-        where = self.signature or companion_name(archive, SIGNATURE_SUFFIX)
+        where = self.signature or target_text(companion_name(archive, SIGNATURE_SUFFIX))
         if self.signature is None:
             text = read_companion(archive, SIGNATURE_SUFFIX)
         else:
             text = read_key_file(Path(self.signature))
         if text is None:
-            return Finding(MANIFEST_KEY, "not-signed", f"{archive}: there is no signature {where}")
+            name = target_text(archive)
+            return Finding(MANIFEST_KEY, "not-signed", f"{name}: there is no signature {where}")
         try:
             signer = signer_of(text, data, where=where)
         except FormatError as error:

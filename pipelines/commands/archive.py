@@ -115,12 +115,11 @@ def _plan(
 
 
 def _event_log(target: str, path: Path | None) -> EventLog | None:
-    """The log beside a folder of archives, or the one that is named; none for one archive."""
+    """The log of a folder of archives, or the one that is named; none for one archive."""
     from pipelines.archiving.targets import is_archive_name
     from pipelines.checking.event_log import EventLog
-    from psc_volumetric.archive.stores import is_url
 
-    if path is None and (is_archive_name(target) or is_url(target)):
+    if path is None and is_archive_name(target):
         return None
     return EventLog.of(target, None if path is None else str(path))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +26,7 @@ from pipelines.commands.options import (
     Setting,
     Step,
 )
+from pipelines.commands.taken import taking
 
 if TYPE_CHECKING:
     from pipelines.archiving.options import ArchiveOptions
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Chosen", "archive_options", "takes_archive_options"]
 
 Chosen = Callable[[], "ArchiveOptions"]
-_PLACE = "chosen"
 
 
 def archive_options(
@@ -94,26 +92,5 @@ def archive_options(
     )
 
 
-def takes_archive_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `archive_options`, in the place of its parameter ``chosen``.
-
-    The command gets a function there that makes the record, so that it can do so where it reports
-    errors.
-    """
-    own = inspect.signature(command, eval_str=True).parameters
-    # what it returns is not looked at here, and would load the library of networks' parameters
-    known = {"ArchiveOptions": object}
-    options = inspect.signature(archive_options, locals=known, eval_str=True).parameters
-    shown: list[inspect.Parameter] = []
-    for name, parameter in own.items():
-        shown += options.values() if name == _PLACE else [parameter]
-
-    def with_options(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in options}
-        command(**given, **{_PLACE: partial(archive_options, **chosen)})
-
-    with_options.__name__ = command.__name__
-    with_options.__doc__ = command.__doc__
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    vars(with_options)["__signature__"] = inspect.Signature(shown)
-    return with_options
+# what it returns is not looked at, and would load the library of networks' parameters
+takes_archive_options = taking(archive_options, ArchiveOptions=object)

@@ -78,16 +78,20 @@ def repair(
     """Put good objects of replicas in the place of damaged ones, then verify; else exit code 7."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.checking.event_log import EventLog
+        from pipelines.collection import folder_around
         from pipelines.keeping.repair import repair as mend_archive
         from pipelines.keeping.repair import repair_lines
         from pipelines.progress import progress_bars
+        from psc_volumetric.archive.stores import is_url
 
-        log = None if event_log is None else EventLog(event_log)
+        log = EventLog.of(folder_around(source), None if event_log is None else str(event_log))
         with progress_bars(enabled=session.shows_progress) as progress:
             report = mend_archive(
                 source, replicas, expect=expect, dry=dry_run, log=log, progress=progress
             )
         session.result(report.to_dict(), lambda: repair_lines(report))
+        if is_url(source) and not dry_run:
+            session.note(f"event log {log.place}")
         if not report.is_whole:
             raise typer.Exit(EXIT_DAMAGE)
 
@@ -128,9 +132,13 @@ def retire(
     """Remove an archive; a small file in its place says who removed it, when and why."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.checking.event_log import EventLog
+        from pipelines.collection import folder_around
         from pipelines.keeping.retire import retire as remove
         from pipelines.keeping.retire import retire_lines
+        from psc_volumetric.archive.stores import is_url
 
-        log = None if event_log is None else EventLog(event_log)
+        log = EventLog.of(folder_around(source), None if event_log is None else str(event_log))
         retired = remove(source, reason, successor=successor, delete=delete, log=log)
         session.result(retired.to_dict(), lambda: retire_lines(retired))
+        if is_url(source) and delete:
+            session.note(f"event log {log.place}")

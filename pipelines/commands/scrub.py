@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,13 +24,16 @@ from pipelines.commands.options import (
     Sample,
 )
 from pipelines.commands.session import Session
+from pipelines.commands.taken import taking
 from pipelines.log_lines import JsonLines
 
-__all__ = ["scrub"]
+if TYPE_CHECKING:
+    from pipelines.checking.scrub import ScrubOptions
+
+__all__ = ["scrub", "scrub_options"]
 
 
-def scrub(
-    source: ArchivesPath,
+def scrub_options(
     sample: Sample = "100%",
     deep: Deep = False,
     part: Part = None,
@@ -37,8 +41,25 @@ def scrub(
         list[Path] | None,
         typer.Option(help="Each must be signed by one of these keys; may be repeated."),
     ] = None,
-    event_log: EventLogFile = None,
     device: Device = "auto",
+) -> ScrubOptions:
+    """Make the record of what was chosen; the parameters are the options of command and flow.
+
+    Raises
+    ------
+    ParameterError : a sample or part that there is not.
+    """
+    from pipelines.checking.scrub import ScrubOptions
+
+    keys = tuple(str(path.absolute()) for path in public_key or ())
+    return ScrubOptions(deep, sample, part, device=device, public_keys=keys)
+
+
+@taking(scrub_options, ScrubOptions=object)
+def scrub(
+    source: ArchivesPath,
+    chosen: Callable[[], ScrubOptions],
+    event_log: EventLogFile = None,
     metrics: Metrics = None,
     jobs: Jobs = None,
     log_json: LogJson = False,
@@ -50,20 +71,21 @@ def scrub(
     lines = JsonLines() if log_json else None
     with Session(as_json=as_json, quiet=quiet, debug=debug, log_lines=lines) as session:
         from pipelines.checking.event_log import EventLog
-        from pipelines.checking.scrub import ScrubOptions
         from pipelines.checking.scrub import scrub as check_all
         from pipelines.checking.verify import reports_document, verify_lines
         from pipelines.commands.run_record import Recorded
         from pipelines.progress import progress_bars
+        from psc_volumetric.archive.stores import is_url
         from psc_volumetric.threads import at_most
 
-        keys = tuple(map(str, public_key or ()))
-        options = ScrubOptions(deep, sample, part, device=device, public_keys=keys)
+        options = chosen()
         log = EventLog.of(source, None if event_log is None else str(event_log))
         # each check of an archive has its line in the event log
         with at_most(jobs), Recorded("scrub", source, event_log=None, metrics=metrics) as run:
             with progress_bars(enabled=session.shows_progress) as progress:
                 reports = check_all(source, options, log, progress)
+            if is_url(source):
+                session.note(f"event log {log.place}")
             damaged = sum(bool(report.findings) for report in reports)
             run.counts = {"ok": len(reports) - damaged, "damaged": damaged}
             session.result(

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipelines.commands.failures import EXIT_DAMAGE
-from pipelines.commands.options import ArchivesPath, Debug, Deep, Device, Jobs, Json, Quiet, Sample
+from pipelines.commands.options import (
+    ArchivesPath,
+    Debug,
+    Deep,
+    Device,
+    Jobs,
+    Json,
+    LogJson,
+    Quiet,
+    Sample,
+)
 from pipelines.commands.session import Session
+from pipelines.log_lines import JsonLines
 
 __all__ = ["verify"]
 
@@ -35,35 +46,38 @@ def verify(
     ] = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    log_json: LogJson = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Check that an archive, or all in a folder, are whole and unchanged; else exit code 7."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+    lines = JsonLines() if log_json else None
+    with Session(as_json=as_json, quiet=quiet, debug=debug, log_lines=lines) as session:
         from pipelines.archiving.succession import digest_of_superseded
+        from pipelines.checking.scrub import tell_checked
         from pipelines.checking.trust import Trust
         from pipelines.checking.verify import reports_document, verify_all, verify_lines
         from pipelines.checking.verify import verify as verify_one
+        from pipelines.commands.run_record import Recorded
         from pipelines.progress import progress_bars
         from psc_volumetric.threads import at_most
 
         trust = Trust.of(expect, tuple(public_key or ()), signature)
-        with at_most(jobs), progress_bars(enabled=session.shows_progress) as progress:
-            reports = verify_all(
-                source,
-                sample=sample,
-                deep=deep,
-                seed=seed,
-                device=device,
-                trust=trust,
-                progress=progress,
+        how: dict[str, Any] = {"sample": sample, "deep": deep, "seed": seed, "device": device}
+        with at_most(jobs), Recorded("verify", source, event_log=None, metrics=None) as run:
+            with progress_bars(enabled=session.shows_progress) as progress:
+                reports = verify_all(source, trust=trust, progress=progress, **how)
+                if superseded is not None:
+                    old = Trust(digest_of_superseded(source))
+                    reports.append(verify_one(superseded, deep=deep, trust=old, progress=progress))
+            damaged = sum(bool(report.findings) for report in reports)
+            run.counts = {"ok": len(reports) - damaged, "damaged": damaged}
+            for report in reports:
+                tell_checked(report)
+            session.result(
+                reports_document(reports),
+                lambda: [line for r in reports for line in verify_lines(r)],
             )
-            if superseded is not None:
-                old = Trust(digest_of_superseded(source))
-                reports.append(verify_one(superseded, deep=deep, trust=old, progress=progress))
-        session.result(
-            reports_document(reports), lambda: [line for r in reports for line in verify_lines(r)]
-        )
-        if any(report.findings for report in reports):
-            raise typer.Exit(EXIT_DAMAGE)
+            if damaged:
+                raise typer.Exit(EXIT_DAMAGE)

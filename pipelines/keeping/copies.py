@@ -19,7 +19,7 @@ from pipelines.scratch import scratch_folder
 from psc_volumetric.archive.companions import SIGNATURE_SUFFIX, read_companion, write_companion
 from psc_volumetric.archive.copying import Copied, copy_archive
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.stores import is_url, is_zip_name, upload_file
+from psc_volumetric.archive.stores import is_url, is_web, is_zip_name, target_text, upload_file
 from psc_volumetric.errors import FormatError, ParameterError, PscError, StorageError
 
 __all__ = [
@@ -135,14 +135,22 @@ def copy(
             f"{target}: a copy is there, and {len(copied.absent)} of its objects are missing, the "
             f"first is {copied.absent[0]}",
             kind="copy-damaged",
-            hint=f"`psc-archive repair {target} --from {source}` puts them in",
+            hint=f"`psc-archive repair {target} --from {target_text(source)}` puts them in",
         )
     return _row(target, copied)
 
 
 def _take_along(source: str, target: str) -> None:
-    """Copy the signature, which is over bytes that the copy has too; one that is there stays."""
-    signature = read_companion(source, SIGNATURE_SUFFIX)
+    """Copy the signature, which is over bytes that the copy has too; one that is there stays.
+
+    An address that is good for one object only gives none.
+    """
+    try:
+        signature = read_companion(source, SIGNATURE_SUFFIX)
+    except StorageError as error:
+        if not is_web(source) or error.kind != "access-denied":
+            raise
+        signature = None
     if signature is not None:
         write_companion(target, SIGNATURE_SUFFIX, signature)
 

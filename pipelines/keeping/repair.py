@@ -18,7 +18,7 @@ from pipelines.collection import folder_around, refuse_folder
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.mending import Trouble, mend
 from psc_volumetric.archive.places import refuse_unmendable
-from psc_volumetric.archive.stores import is_url, open_store
+from psc_volumetric.archive.stores import is_url, open_store, target_text
 from psc_volumetric.archive.targets import target_state, tidy_up
 from psc_volumetric.errors import ParameterError
 
@@ -158,7 +158,9 @@ def _refuse_same(archive: str, replica: str) -> None:
         same = os.path.realpath(archive) == os.path.realpath(replica)
     if same:
         raise ParameterError(
-            f"{replica!r} is the archive itself", kind="same-place", hint="name another copy of it"
+            f"{target_text(replica)!r} is the archive itself",
+            kind="same-place",
+            hint="name another copy of it",
         )
 
 
@@ -168,7 +170,7 @@ def _write_down(log: EventLog, report: RepairReport, replicas: Sequence[str]) ->
         report.archive,
         "whole" if report.is_whole else "damaged",
         manifest=report.manifest,
-        replicas=list(replicas),
+        replicas=[target_text(replica) for replica in replicas],
         mended=[asdict(trouble) for trouble in report.mended[:LOGGED]],
         left=[asdict(trouble) for trouble in report.left[:LOGGED]],
         aside=list(report.aside[:LOGGED]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipelines.progress import Progress, Silent
 from pipelines.restoring.decoded import restored_volumes, touched
 from pipelines.restoring.derived_source import DERIVED, STRIPPED
 from pipelines.restoring.opening import open_with_key
+from pipelines.restoring.options import RestoreOptions
 from pipelines.restoring.proof import (
     PROMISES,
     FileProof,
@@ -30,7 +32,9 @@ from pipelines.restoring.rescue import FILLED, NO_DAMAGE, Damage, Rescue, levels
 from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
 from pipelines.restoring.roi_coordinates import roi_from_coordinates
 from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.archive.levels import Level, check_level, is_exact_at, level_number
+from psc_volumetric.archive.levels import Level, is_exact_at, level_number
+from psc_volumetric.archive.naming import node_path
+from psc_volumetric.archive.quota import Cost, Deadline, cost_of
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.bitstream.index import BrickIndex
@@ -45,53 +49,6 @@ __all__ = [
     "restore",
     "restore_info",
 ]
-
-
-@dataclass(frozen=True)
-class RestoreOptions:
-    """What to restore.
-
-    Attributes
-    ----------
-    roi, roi_mm, roi_coords : str or None
-        A region in indices, millimetres (RAS+) or coordinate values; at most one of them.
-    level : int, str or None
-        Quality level: 0 is the coarsest, ``"preview"``, ``"bounded"``, ``"lossless"``; None is
-        everything.
-    variables : tuple of str
-        Names to restore; empty is all.
-    device : str
-        ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
-    prove : bool
-        Compare the files written with the digests of their sources; a file that was promised to
-        be its source and is not is an error.
-    skip_damaged : bool
-        Where values cannot be read, write one value and go on; a mask beside the files says where.
-    identity : Path or None
-        Key file that opens encrypted headers (`psc-archive strip --encrypt-headers`): what is
-        restored is then the source of the archive that the copy was made from.
-    fill : float or None
-        That value, in stored units; None: see `psc_volumetric.archive.salvage.fill_of`.
-    """
-
-    roi: str | None = None
-    roi_mm: str | None = None
-    roi_coords: str | None = None
-    level: Level = None
-    variables: tuple[str, ...] = ()
-    device: str = "auto"
-    prove: bool = True
-    skip_damaged: bool = False
-    fill: float | None = None
-    identity: Path | None = None
-
-    def __post_init__(self) -> None:
-        if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
-            raise ParameterError(
-                "expected one region, found several of --roi, --roi-mm and --roi-coords",
-                kind="several-rois",
-            )
-        check_level(self.level)
 
 
 @dataclass(frozen=True)
@@ -258,6 +215,7 @@ def restore(
     ParameterError : the region is outside the volume.
     StorageError : the target exists (kind ``"target-exists"``), or is inside an archive
         (``"within-archive"``).
+    LimitExceededError : it costs more than the quota (kind ``"quota"``); nothing is written.
     ParameterError : the fill value does not fit a variable (kind ``"bad-fill"``).
     SourceError : the source format cannot be written.
     ProofError : a file that was promised to be its source is not (kind ``"not-the-source"``);
@@ -282,8 +240,10 @@ def restore(
         bricks = sum(
             1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
         )
+        clock = options.quota.begin(_cost(reader, plan, rescue), f"restoring {reader.name}")
         shown.begin("restoring", bricks)
-        volumes = restored_volumes(reader, plan.boxes, plan.level, shown.advance, rescue.salvage)
+        told = partial(_one_more, clock, shown)
+        volumes = restored_volumes(reader, plan.boxes, plan.level, told, rescue.salvage)
         with volumes as arrays:
             written = adapters.restore_source(
                 source.kind, source.document, source.blobs, arrays, target, info
@@ -313,6 +273,26 @@ def restore(
         notes=tuple(notes),
         damage=damage,
     )
+
+
+def _one_more(clock: Deadline, shown: Progress) -> None:
+    """Another brick was decoded."""
+    clock.check()
+    shown.advance()
+
+
+def _cost(reader: ArchiveReader, plan: RestorePlan, rescue: Rescue) -> Cost:
+    """What restoring reads and decodes."""
+    beside = [sum(reader.manifest.chunks(node_path(name))) for name in reader.arrays]
+    headers = sum(entry.size for entry in reader.manifest.under("source/").values())
+    total = Cost(headers + sum(beside))
+    for name, box in plan.boxes.items():
+        spec = reader.variables[name]
+        good = (p for p in touched(spec, box) if not rescue.is_damaged(name, p))
+        headers_of = (reader.brick_index(name, position) for position in good)
+        bricks = ((index, level_number(index, plan.level)) for index in headers_of)
+        total += cost_of(spec, [part.stop - part.start for part in box], bricks)
+    return total
 
 
 def _notes(reader: ArchiveReader, names: Sequence[str]) -> list[str]:

@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from zarr.abc.store import Store
 
-from psc_volumetric.archive.stores import ArchiveStore, Target, is_url, open_store
+from psc_volumetric.archive.stores import ArchiveStore, Target, is_url, is_web, open_store
 from psc_volumetric.errors import LimitExceededError, ParameterError, StorageError
 
 __all__ = [
@@ -44,7 +45,11 @@ def companion_name(target: Target, suffix: str) -> str:
             kind="no-place",
             hint="name the archive by its path or URL",
         )
-    return os.fspath(target).rstrip("/") + suffix
+    text = os.fspath(target)
+    if not is_web(text):
+        return text.rstrip("/") + suffix
+    parts = urlsplit(text)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + suffix))
 
 
 def read_companion(target: Target, suffix: str, *, options: Options = None) -> bytes | None:
@@ -87,6 +92,11 @@ def write_companion(target: Target, suffix: str, data: bytes, *, options: Option
 
 def _place(name: str, *, write: bool, options: Options) -> tuple[ArchiveStore, str]:
     """The folder of a companion, and its key there."""
+    if is_web(name):
+        parts = urlsplit(name)
+        place, _, key = parts.path.rpartition("/")
+        folder = urlunsplit(parts._replace(path=place))
+        return open_store(folder, write=write, options=options), unquote(key)
     if is_url(name):
         folder, _, key = name.rpartition("/")
         return open_store(folder, write=write, options=options), key

@@ -15,7 +15,14 @@ from typing import Any
 from psc_volumetric.archive import folder, packing
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.manifest import Manifest
-from psc_volumetric.archive.stores import ArchiveStore, is_url, is_zip_name, open_store
+from psc_volumetric.archive.stores import (
+    ArchiveStore,
+    is_url,
+    is_web,
+    is_zip_name,
+    open_store,
+    target_text,
+)
 from psc_volumetric.errors import FormatError, PscError, StorageError
 
 __all__ = ["ASIDE", "MendingPlace", "mending_place", "refuse_unmendable"]
@@ -154,9 +161,9 @@ class _ZipPlace(MendingPlace):
 
 def refuse_unmendable(target: str) -> None:
     """Refuse where objects cannot be replaced (StorageError, kind ``"unsupported-target"``)."""
-    if target.startswith(("http://", "https://")) or (is_url(target) and is_zip_name(target)):
+    if is_web(target) or (is_url(target) and is_zip_name(target)):
         raise StorageError(
-            f"{target}: what is there cannot be written to object by object",
+            f"{target_text(target)}: what is there cannot be written to object by object",
             kind="unsupported-target",
             hint="mend a copy on this machine or in a bucket, then put it there",
         )

@@ -1,4 +1,4 @@
-"""What one read of an archive may cost: bytes, network evaluations, seconds.
+"""What one read, or one restore, of an archive may cost: bytes, network evaluations, seconds.
 
 The limits of the format keep a brick or a document from being absurd. A quota is
 the reader's own: how much of their machine a service, or somebody who opens the archive of a
@@ -41,10 +41,17 @@ class Cost:
     decoded_bytes: int = 0
     evaluations: int = 0
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.stored_bytes + other.stored_bytes,
+            self.decoded_bytes + other.decoded_bytes,
+            self.evaluations + other.evaluations,
+        )
+
 
 @dataclass(frozen=True)
 class Quota:
-    """The most that one read may cost; None: only the limits of the format hold.
+    """The most that one read, or restoring, may cost; None: only the limits of the format hold.
 
     Attributes
     ----------
@@ -87,7 +94,10 @@ class Quota:
         LimitExceededError : it costs more (kind ``"quota"``).
         """
         counts = self.stored_bytes is not None or self.evaluations is not None
-        cost = cost_of(spec, shape, bricks if counts else ())
+        return self.begin(cost_of(spec, shape, bricks if counts else ()), where)
+
+    def begin(self, cost: Cost, where: str) -> Deadline:
+        """Let something begin that costs so much; else as `admit`."""
         for name in ("stored_bytes", "decoded_bytes", "evaluations"):
             most, wanted = getattr(self, name), getattr(cost, name)
             if most is not None and wanted > most:
@@ -113,7 +123,7 @@ class Deadline:
 
 def _exceeded(where: str, found: str, most: float) -> LimitExceededError:
     return LimitExceededError(
-        f"{where}: {found}, the quota of one read is {most:g}",
+        f"{where}: {found}, the quota is {most:g}",
         kind="quota",
         hint="read a smaller region or a lower level, or allow more",
     )

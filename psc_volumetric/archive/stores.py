@@ -36,6 +36,7 @@ __all__ = [
     "Target",
     "is_leftover",
     "is_url",
+    "is_web",
     "is_zip_name",
     "open_store",
     "target_text",
@@ -56,7 +57,7 @@ def is_zip_name(target: Target) -> bool:
     if isinstance(target, Store):
         return False
     text = os.fspath(target)
-    return (urlsplit(text).path if text.startswith(_WEB) else text).lower().endswith(".zip")
+    return (urlsplit(text).path if is_web(text) else text).lower().endswith(".zip")
 
 
 def is_url(target: Target) -> bool:
@@ -65,6 +66,11 @@ def is_url(target: Target) -> bool:
         return not isinstance(target, LocalStore)
     text = os.fspath(target)
     return _PROTOCOL.match(text) is not None and not text.startswith("file://")
+
+
+def is_web(target: Target) -> bool:
+    """Whether the target is behind a web server, which is read from and lists nothing."""
+    return not isinstance(target, Store) and os.fspath(target).startswith(_WEB)
 
 
 def is_leftover(key: str) -> bool:
@@ -77,7 +83,7 @@ def target_text(target: Target) -> str:
     if isinstance(target, Store):
         return str(target)
     text = os.fspath(target)
-    return without_secrets(text) if text.startswith(_WEB) else text
+    return without_secrets(text) if is_web(text) else text
 
 
 class ArchiveStore:
@@ -323,7 +329,7 @@ def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -
             kind="unsupported-target",
             hint="make it here and copy it there, or make an archive without .zip at the URL",
         )
-    if url.startswith(_WEB) and write:
+    if is_web(url) and write:
         raise StorageError(
             f"{target_text(url)}: a web server is only read from",
             kind="unsupported-target",
@@ -344,7 +350,7 @@ def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -
 
 def _objects(url: str, options: Mapping[str, Any] | None, *, write: bool) -> Store:
     """The objects below a URL, or the one that is there."""
-    if url.startswith(_WEB):
+    if is_web(url):
         require("http", target_text(url))
         return HttpStore(url, options, whole=not is_zip_name(url))
     if re.match(r"s3a?://", url):

@@ -296,7 +296,7 @@ def _check_members(packed: zipfile.ZipFile, name: str) -> list[tuple[int, int, s
 
 def _without_extra(spans: list[tuple[int, int, str]], end: int) -> dict[str, int]:
     """Members that leave no room for an extra field before what follows them."""
-    followers = [*(start for start, _, _ in spans[1:]), end]
+    followers = [*(start for start, _, _ in spans), end][1:]
     return {
         member: 0
         for (_, stop, member), next_ in zip(spans, followers, strict=True)

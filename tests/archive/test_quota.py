@@ -19,7 +19,7 @@ def refused(folder: Path, quota: Quota, *region: object, **how: object) -> bool:
         try:
             reader.read("volume", *region, **how)  # type: ignore[arg-type]
         except LimitExceededError as error:
-            assert error.kind == "quota" and "the quota of one read is" in str(error)
+            assert error.kind == "quota" and "the quota is" in str(error)
             return True
     return False
 

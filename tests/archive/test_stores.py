@@ -124,6 +124,13 @@ def leave(info: zipfile.ZipInfo) -> None:
         info.filename = "../README.txt"
 
 
+def test_a_zip_file_of_nothing_is_no_archive(tmp_path: Path) -> None:
+    zipfile.ZipFile(tmp_path / "a.psc.zarr.zip", "w").close()
+    with pytest.raises(FormatError) as caught:
+        ArchiveReader.open(tmp_path / "a.psc.zarr.zip")
+    assert caught.value.kind == "not-an-archive"
+
+
 @pytest.mark.parametrize(
     ("change", "twice", "kind"),
     [(compress, "", "bad-zip"), (leave, "", "bad-key"), (lambda _: None, "zarr.json", "bad-zip")],

@@ -19,6 +19,8 @@ from tests.faults.disk import fail_everywhere, fill_everywhere, two_runs
 from tests.faults.fuzz import OURS, Fuzzer
 from tests.faults.hostile import try_crafted
 from tests.faults.kill import CASES, Bench, Tally, bench, kill_at_random, resume_everywhere
+from tests.faults.many import Round
+from tests.faults.many_parts import PARTS, specimens
 from tests.faults.power import unsynced_at_promises
 from tests.faults.runner import Runner
 from tests.faults.shim import compiler
@@ -187,3 +189,10 @@ def test_a_long_text_in_metadata_is_read_in_little_time_and_memory() -> None:
         tracemalloc.stop()
     assert len(found["a"]) == 8 << 20
     assert peak < 64 << 20
+
+
+def test_hostile_archives_in_memory_are_read_or_refused() -> None:
+    made = Round(specimens(("nifti", "netcdf")))
+    assert list(made.run(0, 400)) == []
+    assert set(made.read) | set(made.refused) == set(PARTS)
+    assert made.read.total() > 100 < made.refused.total()

@@ -134,7 +134,9 @@ LIMIT_MIB, VOLUME_MIB = 700, 1800
 
 
 def written(kind: str, folder: Path) -> Path:
-    """One compressed file of `VOLUME_MIB`."""
+    """One compressed file of `VOLUME_MIB`, or a series of that many in thousands of files."""
+    if kind == "dicom":
+        return write_dicom(folder, planes(VOLUME_MIB // 2, 4).reshape(-1, SIDE // 2, SIDE // 2))
     source = WRITERS[kind](folder, planes(VOLUME_MIB // 2, 4))
     if kind == "nifti":
         subprocess.run(["gzip", "-1", str(source)], check=True, timeout=300)
@@ -144,7 +146,7 @@ def written(kind: str, folder: Path) -> Path:
 
 @LINUX
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["nifti", "netcdf"])
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "netcdf"])
 def test_archiving_keeps_within_a_hard_limit(kind: str, tmp_path: Path) -> None:
     """The kernel gives command and reading process no more, proof and all."""
     source = written(kind, tmp_path)

@@ -138,13 +138,6 @@ def test_log_of_a_killed_run_is_continued_on_a_line_of_its_own(tmp_path: Path) -
     assert [json.loads(lines[0])["archive"], json.loads(lines[2])["archive"]] == ["a", "b"]
 
 
-def test_log_of_a_bucket_needs_a_place() -> None:
-    with pytest.raises(ParameterError) as caught:
-        EventLog.of("s3://bucket/archives")
-    assert caught.value.kind == "no-event-log"
-    assert EventLog.of("s3://bucket/archives", "/var/log/psc.jsonl").path.name == "psc.jsonl"
-
-
 def test_archives_are_kept_until_their_day(archives: Path) -> None:
     log = EventLog(archives.with_name("log.jsonl"))
     now = datetime.datetime.now(datetime.UTC)

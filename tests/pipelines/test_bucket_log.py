@@ -1,0 +1,140 @@
+"""The event log of a bucket is in the bucket: status, scrub and repair need no other place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipelines.checking.event_log import EVENTS, FOLDED, BucketLog, EventLog
+from pipelines.cli import app
+from psc_volumetric.archive.stores import open_store
+
+Put = tuple[str, str]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What belongs to the user, in this test's folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PSC_ARCHIVE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "state" / "psc-archive"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a server on this machine that speaks S3."""
+    boto3 = pytest.importorskip("boto3")
+    s3fs = pytest.importorskip("s3fs")
+    running = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    s3fs.S3FileSystem.clear_instance_cache()  # of another server
+    boto3.client("s3").create_bucket(Bucket="events")
+    yield "s3://events"
+    s3fs.S3FileSystem.clear_instance_cache()
+    running.stop()
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def status(target: str) -> tuple[int, dict[str, Any]]:
+    done = run("status", target, "--json")
+    return done.exit_code, json.loads(done.stdout)
+
+
+def keys_below(url: str) -> list[str]:
+    store = open_store(url)
+    try:
+        return store.listing()
+    finally:
+        store.close()
+
+
+def test_a_bucket_is_kept_as_a_folder_is(bucket: str, tmp_path: Path, home: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(2):
+        values = np.random.default_rng(number).integers(0, 900, (12, 10, 8), dtype=np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), source / f"n{number}.nii")
+    target = f"{bucket}/volumes"
+    assert run("archive", source, target, "--coders", "zstd").exit_code == 0
+    code, found = status(target)
+    assert code == 0 and found["last_run"]["outcome"] == "ok" and found["unchecked"] == 2
+    assert run("copy", f"{target}/n0.psc.zarr", tmp_path / "good.psc.zarr").exit_code == 0
+    brick = "volumes/n0.psc.zarr/image/c/0/0/0"
+    client = pytest.importorskip("boto3").client("s3")
+    data = bytearray(client.get_object(Bucket="events", Key=brick)["Body"].read())
+    data[-1] ^= 1
+    client.put_object(Bucket="events", Key=brick, Body=bytes(data))
+    scrubbed = run("scrub", target)
+    assert scrubbed.exit_code == 7 and f"event log {target}/{EVENTS}" in scrubbed.output
+    code, found = status(target)
+    assert code == 7 and [one["archive"] for one in found["damaged"]] == ["n0.psc.zarr"]
+    repaired = run("repair", f"{target}/n0.psc.zarr", "--from", tmp_path / "good.psc.zarr")
+    assert repaired.exit_code == 0, repaired.output
+    assert status(target)[0] == 0
+    retired = run("retire", f"{target}/n1.psc.zarr", "--reason", "tried", "--delete")
+    assert retired.exit_code == 0, retired.output
+    rows = json.loads(run("ls", target, "--json").stdout)
+    assert [(row["name"], row["state"]) for row in rows] == [
+        ("n0.psc.zarr", "sealed"),
+        ("n1.psc.zarr.retired.json", "retired"),
+    ]
+    assert rows[0]["checked"] is not None
+    assert [event["event"] for event in EventLog.of(target).events()] == [
+        *("archive", "scrub", "scrub", "repair", "scrub", "retire", "retire")
+    ]
+    assert not home.exists()
+    nothing = run("scrub", f"{target}/nothing.psc.zarr")
+    assert nothing.exit_code == 6 and "not-found" in nothing.output
+    assert [*EventLog.of(target).events()][-1]["outcome"] == "not-checked"
+
+
+def test_log_of_an_archive_is_that_of_its_bucket() -> None:
+    whole = EventLog.of("s3://bucket/volumes/scan.psc.zarr")
+    assert isinstance(whole, BucketLog) and whole.url == "s3://bucket/volumes"
+    assert EventLog.of("s3://bucket/volumes", "/var/log/psc.jsonl").path.name == "psc.jsonl"
+
+
+def test_old_events_become_one_object_and_none_is_lost() -> None:
+    log = BucketLog.around("memory://folded/volumes")
+    for number in range(FOLDED + 3):
+        log.add("scrub", f"n{number}", "ok")
+    wanted = [f"n{number}" for number in range(FOLDED + 3)]
+    before = keys_below(log.url)
+    assert len(before) in (FOLDED + 3, 4) and EVENTS in before[0]
+    log.fold()
+    after = [key for key in keys_below(log.url) if key.startswith(EVENTS)]
+    assert len(after) == 4 and sum(key.endswith(".many.jsonl") for key in after) == 1
+    assert sorted(event["archive"] for event in log.events()) == sorted(wanted)
+    store = open_store(log.url, write=True)
+    (many,) = (key for key in after if key.endswith(".many.jsonl"))
+    first = (store.get(many) or b"").splitlines()[0]
+    store.set(f"{EVENTS}20200101T000000.000000Z-0.jsonl", first)  # a kill before it was removed
+    store.set(f"{EVENTS}20200101T000000.000000Z-1.jsonl", b'{"torn')
+    assert len(list(log.events())) == FOLDED + 3
+
+
+def test_what_cannot_be_written_there_is_kept_by_the_user(home: Path) -> None:
+    log = EventLog.of("https://127.0.0.1:9/volumes/scan.psc.zarr?key=secret")
+    log.add("scrub", "https://127.0.0.1:9/volumes/scan.psc.zarr?key=secret", "ok")
+    (event,) = log.events()
+    assert event["archive"] == "https://127.0.0.1:9/volumes/scan.psc.zarr"
+    (file,) = home.iterdir()
+    assert log.place == str(file) and "secret" not in file.read_text()
+    shutil.rmtree(home)
+    assert not log.exists()
