@@ -134,10 +134,7 @@ def evaluate(
                     markdown.write_text(tables(results, options), "utf-8")
         if plot is not None:
             draw_results(results, options.mode, plot)
+        lines = [line for result in results for line in result_lines(result)]
         session.result(
-            document(results, options),
-            lambda: [
-                *(line for result in results for line in result_lines(result)),
-                *summary_lines(results, options.mode),
-            ],
+            document(results, options), lambda: [*lines, *summary_lines(results, options.mode)]
         )
