@@ -29,7 +29,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export MPLBACKEND := Agg
 
-.PHONY: help environment demo test lint format clean train-pack train-gpu
+.PHONY: help environment demo test lint format clean niivue train-pack train-gpu
 .DELETE_ON_ERROR:
 
 help:
@@ -39,6 +39,7 @@ help:
 	@echo "make format  let ruff rewrite formatting and import order"
 	@echo "make train-pack  pack training volumes from DATA into training/pack"
 	@echo "make train-gpu   train posterior networks from that pack, nine minutes in all"
+	@echo "make niivue  build the 3-D part of \`psc-archive view\` anew (takes npm)"
 	@echo "make clean   remove caches, builds and demo output (the environment stays)"
 
 environment: $(STAMP)
@@ -77,6 +78,10 @@ train-pack: $(STAMP)
 train-gpu:
 	$(TRAIN_PYTHON) -m pipelines.training.posterior train --resume training/checkpoints $(TRAIN_ARGS)
 
+# the built file is in the tree; its digest stands beside the recipe
+niivue:
+	cd tools/niivue && npm ci && npm run build
+
 clean:
-	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf tools/niivue/node_modules build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,6 +42,7 @@ from pipelines.commands.session import Session
 from pipelines.commands.sigma import sigma
 from pipelines.commands.status import status
 from pipelines.commands.verify import verify
+from pipelines.commands.view import view
 from pipelines.log_lines import JsonLines
 from psc_volumetric.errors import ParameterError
 
@@ -135,6 +136,7 @@ app.command(epilog=_EPILOG)(repair)
 app.command(epilog=_EPILOG)(sign)
 app.command(epilog=_EPILOG)(retire)
 app.command(epilog=_EPILOG)(report)
+app.command(epilog=_EPILOG)(view)
 app.command(epilog=_EPILOG)(status)
 app.command(epilog=_EPILOG)(init_service)
 app.command(epilog=_EPILOG)(strip)

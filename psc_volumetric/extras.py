@@ -82,6 +82,7 @@ _ALL = (
     ),
     Extra("http", ("aiohttp",), "archives at http:// and https:// addresses are not read"),
     Extra("report", ("jinja2",), "`psc-archive report` makes no pages"),
+    Extra("view", ("aiohttp",), "`psc-archive view` opens no archive in a browser"),
     Extra("bench", ("av", "matplotlib"), "`evaluate` has no x265 and draws no pictures"),
     Extra("gpu", ("torch", "dask_cuda"), "flows place no workers on GPUs"),
 )

@@ -24,7 +24,7 @@ from pipelines.checking.event_log import EventLog
 from pipelines.checking.tombstones import read_tombstone, tombstones_in
 from pipelines.collection import archives_at, archives_in, folder_of
 from psc_volumetric.archive.companions import read_companion
-from psc_volumetric.archive.layout import MANIFEST_KEY
+from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError, PscError
 
@@ -36,6 +36,7 @@ COLUMNS = (
     "state",
     "mode",
     "kind",
+    "modality",
     "variables",
     "dtype",
     "shape",
@@ -191,6 +192,7 @@ def _opened(archive: str) -> Row:
                 "state": "sealed",
                 "mode": reader.mode,
                 "kind": kind if isinstance(kind, str) else None,
+                "modality": _modality(main),
                 "variables": list(reader.variables),
                 "dtype": None if main is None else main.dtype.name,
                 "shape": None if main is None else list(main.shape),
@@ -204,6 +206,12 @@ def _opened(archive: str) -> Row:
             }
     except PscError as error:
         return {"state": error.kind}
+
+
+def _modality(main: VariableSpec | None) -> str | None:
+    """What made a volume, in the words of DICOM; other formats do not say."""
+    found = None if main is None else main.attrs.get("modality")
+    return found if isinstance(found, str) else None
 
 
 def _add_successors(rows: list[Row]) -> None:
@@ -249,7 +257,10 @@ def _read(path: Path) -> dict[str, Row]:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as index:
             found = index.execute("SELECT key, row FROM archives").fetchall()
         rows = {str(key): json.loads(row) for key, row in found}
-        if all(isinstance(row, dict) and row.get("state") == "sealed" for row in rows.values()):
+        if all(
+            isinstance(row, dict) and row.get("state") == "sealed" and "modality" in row
+            for row in rows.values()
+        ):
             return rows
     return {}
 

@@ -12,7 +12,7 @@ from pipelines.collection import refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import target_text
 
-__all__ = ["archive_info", "info_lines", "list_lines", "list_target", "size_text"]
+__all__ = ["archive_info", "info_lines", "list_lines", "list_target", "reader_info", "size_text"]
 
 
 def archive_info(archive: str) -> dict[str, Any]:
@@ -26,10 +26,15 @@ def archive_info(archive: str) -> dict[str, Any]:
     """
     refuse_folder(archive)
     with ArchiveReader.open(archive) as reader:
-        info = reader.info()
+        return {"archive": target_text(archive), **reader_info(reader)}
+
+
+def reader_info(reader: ArchiveReader) -> dict[str, Any]:
+    """The same of an archive that is open."""
+    info = reader.info()
     for entry in info["variables"].values():
         _name_levels(entry)
-    return {"archive": target_text(archive), **info}
+    return info
 
 
 def size_text(nbytes: float) -> str:

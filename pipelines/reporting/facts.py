@@ -11,7 +11,15 @@ import numpy as np
 
 from pipelines.reporting.charts import Bar, Line, bars, line, nice_number
 from pipelines.reporting.decoded import Decoded
-from pipelines.reporting.measures import Errors, Reference, Values, physical, scan_errors
+from pipelines.reporting.measures import (
+    Errors,
+    Reference,
+    Values,
+    is_labels,
+    physical,
+    scan_errors,
+    unit_of,
+)
 from pipelines.reporting.pictures import Picture, Scale, draw, scale_of
 from pipelines.reporting.planes import Plane, planes_of
 from psc_volumetric.archive import ArchiveReader
@@ -83,7 +91,7 @@ def variable_facts(
     Damage ends up in ``damage``; the rest is still there.
     """
     spec = reader.spec(name)
-    facts = VariableFacts(name, _unit(spec), entry)
+    facts = VariableFacts(name, unit_of(spec), entry)
     decoded = Decoded(reader, spec)
     last = len(entry["levels"]) - 1
     exact = last >= 0 and entry["levels"][last]["max_error"] == 0
@@ -129,21 +137,12 @@ class _Noting:
         return False
 
 
-def _unit(spec: VariableSpec) -> str:
-    return spec.unit or ("stored units" if spec.slope in (None, 1.0) else "physical units")
-
-
-def _is_labels(spec: VariableSpec) -> bool:
-    reason = str(spec.parameters.get("reason") or "")
-    return "label" in reason or "mask" in reason or "flag_values" in spec.attrs
-
-
 def _draw_all(decoded: Decoded, facts: VariableFacts, reference: Reference | None) -> None:
     spec = decoded.spec
     planes: list[Plane] = []
     with _Noting(facts):
         planes = planes_of(decoded.reader, spec)
-    labels = _is_labels(spec)
+    labels = is_labels(spec)
     palette = "grey" if spec.affine is not None else "field"
     scales: dict[int, Scale] = {}
     truth: dict[int, Values] = {}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.reporting.decoded import Decoded
 from psc_volumetric.archive.layout import VariableSpec
 
-__all__ = ["BINS", "Errors", "Reference", "physical", "scan_errors"]
+__all__ = ["BINS", "Errors", "Reference", "is_labels", "physical", "scan_errors", "unit_of"]
 
 Values = NDArray[Any]
 Doubles = NDArray[np.float64]
@@ -33,6 +33,17 @@ def physical(values: Values, spec: VariableSpec) -> Doubles:
     found[~np.isfinite(found)] = np.nan
     slope = 1.0 if spec.slope is None else spec.slope
     return found * slope + (0.0 if spec.intercept is None else spec.intercept)
+
+
+def unit_of(spec: VariableSpec) -> str:
+    """What physical values are counted in, as people say it."""
+    return spec.unit or ("stored units" if spec.slope in (None, 1.0) else "physical units")
+
+
+def is_labels(spec: VariableSpec) -> bool:
+    """Whether values are names of things, to be told apart and not to be compared."""
+    reason = str(spec.parameters.get("reason") or "")
+    return "label" in reason or "mask" in reason or "flag_values" in spec.attrs
 
 
 @dataclass

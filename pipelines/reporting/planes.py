@@ -8,7 +8,7 @@ direction in which its coordinates rise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.errors import PscError
 
-__all__ = ["Plane", "planes_of"]
+__all__ = ["TITLES", "Plane", "coordinates_of", "planes_of"]
+
+Coordinates = Mapping[str, PlainCoordinate]
 
 SIDES = (("L", "R"), ("P", "A"), ("I", "S"))  # of the world's axes, RAS+
 TITLES = {2: "axial", 1: "coronal", 0: "sagittal"}
@@ -60,11 +63,27 @@ class Plane:
         return np.ascontiguousarray(flat[rows, :: -1 if self.flips[1] else 1])
 
 
-def planes_of(reader: ArchiveReader, spec: VariableSpec) -> list[Plane]:
-    """Slices that show a variable, the most telling one first."""
+def planes_of(
+    reader: ArchiveReader, spec: VariableSpec, coordinates: Coordinates | None = None
+) -> list[Plane]:
+    """Slices that show a variable, the most telling one first.
+
+    ``coordinates`` are those of the variable where somebody has read them already.
+    """
     if spec.affine is not None and spec.ndim >= 3:
         return _anatomical(spec, np.asarray(spec.affine, np.float64))
-    return [_map(reader, spec)]
+    return [_map(spec, coordinates_of(reader, spec, []) if coordinates is None else coordinates)]
+
+
+def coordinates_of(reader: ArchiveReader, spec: VariableSpec, damage: list[str]) -> Coordinates:
+    """Coordinates of a variable that can be read; what is wrong with the others is told."""
+    found = {}
+    for name in spec.coordinates:
+        try:
+            found[name] = reader.coordinate(name)
+        except PscError as error:
+            damage.append(str(error))
+    return found
 
 
 def _anatomical(spec: VariableSpec, affine: NDArray[np.float64]) -> list[Plane]:
@@ -130,11 +149,11 @@ def _plain(spec: VariableSpec) -> Plane:
     return Plane(", ".join(at) or "slice", selection, axes, (False, False), (1.0, 1.0), ("",) * 4)
 
 
-def _map(reader: ArchiveReader, spec: VariableSpec) -> Plane:
+def _map(spec: VariableSpec, coordinates: Coordinates) -> Plane:
     """A map whose north is above where there is a coordinate that says so."""
     plain = _plain(spec)
-    down = _line(reader, spec, plain.axes[0])
-    right = _line(reader, spec, plain.axes[1])
+    down = _line(coordinates, spec, plain.axes[0])
+    right = _line(coordinates, spec, plain.axes[1])
     up = down is not None and len(down) > 1 and down[-1] > down[0]
     edges = (
         _said(right, 0, spec.dims[-1]),
@@ -148,12 +167,9 @@ def _map(reader: ArchiveReader, spec: VariableSpec) -> Plane:
     return Plane(plain.title, plain.selection, plain.axes, (up, False), pitch, edges)
 
 
-def _line(reader: ArchiveReader, spec: VariableSpec, axis: int) -> NDArray[Any] | None:
+def _line(coordinates: Coordinates, spec: VariableSpec, axis: int) -> NDArray[Any] | None:
     """Numbers along an axis; None where there are none."""
-    try:
-        found = reader.coordinates(spec.name).get(spec.dims[axis])
-    except PscError:  # damage is told elsewhere, and the map is as good without
-        return None
+    found = coordinates.get(spec.dims[axis])
     values = None if found is None else np.asarray(found.values)
     if values is None or values.shape != (spec.shape[axis],) or values.dtype.kind not in "iuf":
         return None

@@ -12,12 +12,14 @@ from typing import Any, Self
 from psc_volumetric.archive.access import SealedStore
 from psc_volumetric.archive.attributes import checked_attributes
 from psc_volumetric.archive.documents import (
+    MAX_DOCUMENT,
     ArrayNode,
     Node,
     OwnArray,
     PlainNode,
     RootDocument,
     convert,
+    decode,
 )
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest
@@ -164,9 +166,10 @@ class OpenArchive:
 
     def _read_spec(self, name: str) -> VariableSpec:
         key = f"{node_path(name)}/{METADATA_KEY}"
-        node = self._sealed.read_document(key, ArrayNode)
-        convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{self.name}: {key}: {ATTRIBUTE}")
-        spec = VariableSpec.from_metadata(name, self._sealed.read_json(key))
+        where, data = f"{self.name}: {key}", self._sealed.read(key, limit=MAX_DOCUMENT)
+        node = decode(data, ArrayNode, where=where)
+        convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{where}: {ATTRIBUTE}")
+        spec = VariableSpec.from_metadata(name, decode(data, dict[str, Any], where=where))
         if math.prod(spec.brick_shape) > MAX_BRICK_VOXELS:
             raise LimitExceededError(f"{self.name}: {key}: brick {spec.brick_shape}", kind="limit")
         listed = len(self.manifest.under(f"{node_path(name)}/c/"))

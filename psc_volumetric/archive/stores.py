@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import struct
+import threading
 import zipfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -104,10 +105,14 @@ class ArchiveStore:
         Whether each read is a request, so that many at once take no longer than one.
     lists : bool
         Whether it can say which keys there are.
+    bytes_read : int
+        Bytes of objects that were read through this door since it was opened.
     """
 
     def __init__(self, store: Store, name: str, *, root: Path | None = None) -> None:
         self.store = store
+        self.bytes_read = 0
+        self._counting = threading.Lock()
         self.name = name
         self.root = root
         is_zip = isinstance(store, CheckedZip)
@@ -132,9 +137,14 @@ class ArchiveStore:
         wanted = None if length is None else RangeByteRequest(start, start + length)
         with self._doing(key):
             if self.root is not None:
-                return folder.read_file(self.root, key, start, length)
+                return self._counted(folder.read_file(self.root, key, start, length))
             found = sync(self.store.get(key, default_buffer_prototype(), wanted))
-        return None if found is None else found.to_bytes()
+        return self._counted(None if found is None else found.to_bytes())
+
+    def _counted(self, data: bytes | None) -> bytes | None:
+        with self._counting:
+            self.bytes_read += len(data or b"")
+        return data
 
     def size(self, key: str) -> int | None:
         """Size of an object in bytes; None when absent."""
@@ -168,7 +178,7 @@ class ArchiveStore:
     async def _range(self, key: str, start: int, length: int) -> bytes | None:
         wanted = RangeByteRequest(start, start + length)
         found = await self.store.get(key, default_buffer_prototype(), wanted)
-        return None if found is None else found.to_bytes()
+        return self._counted(None if found is None else found.to_bytes())
 
     def exists(self, key: str) -> bool:
         """Whether the key is there."""

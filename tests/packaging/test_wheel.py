@@ -82,7 +82,7 @@ def test_licence_types_specification_and_priors_are_inside(wheel: Path) -> None:
 
 def test_nothing_unwanted_is_inside(wheel: Path) -> None:
     allowed = {".py", ".typed", ".md", ".json", ".safetensors", ".npy", ".npz", ".txt", ".yml"}
-    allowed.add(".j2")  # the page of `report`
+    allowed |= {".j2", ".html", ".css", ".js"}  # the pages of `report` and `view`
     packaged = [name for name in members(wheel) if ".dist-info/" not in name]
     deploy = {name.removeprefix("pipelines/") for name in packaged if "/deploy/" in name}
     packaged = [name for name in packaged if "/deploy/" not in name]

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,28 @@ sys.path.insert(0, str(Path(__file__).parent))  # makes ``netcdf_makers`` import
 
 PRIOR = "test-tiny"
 CODED = ("--mode", "lossy", "--base", "psc", "--prior", PRIOR, "--effort", "1")
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+# least contrast of any text on a page, and that text
+CONTRAST = """
+const light = c => { const [r, g, b] = c.map(v => { v /= 255;
+  return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 });
+  return .2126*r + .7152*g + .0722*b };
+const parts = s => s.match(/[\\d.]+/g).map(Number);
+const back = e => { for (; e; e = e.parentElement) {
+  const c = parts(getComputedStyle(e).backgroundColor);
+  if (c.length < 4 || c[3] > 0) return c.slice(0, 3) } return [255, 255, 255] };
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+let least = 99, where = '';
+while (walk.nextNode()) { const text = walk.currentNode.textContent.trim(); if (!text) continue;
+  const e = walk.currentNode.parentElement; const style = getComputedStyle(e);
+  if (e.closest('title')) continue;
+  const a = light(parts(e.closest('svg') ? style.fill : style.color).slice(0, 3));
+  const b = light(back(e));
+  const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  if (ratio < least) { least = ratio; where = text } }
+return [least, where];
+"""
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 NIBABEL_FILES = Path(nibabel.__file__).parent / "tests" / "data"
@@ -165,3 +187,29 @@ def label_archive(sealed_labels: Path, tmp_path: Path) -> Path:
     target = tmp_path / "labels.psc.zarr"
     shutil.copytree(sealed_labels, target)
     return target
+
+
+def start_browser(*words: str) -> Any:
+    """A headless Chromium of this machine; the test is skipped where there is none."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for word in ("headless=new", "no-sandbox", "disable-background-networking", *words):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_page_load_timeout(60)
+    driver.set_script_timeout(60)
+    return driver
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser without WebGL, for pages that are tested for their text and pixels."""
+    driver = start_browser("disable-gpu", "disable-3d-apis")
+    yield driver
+    driver.quit()

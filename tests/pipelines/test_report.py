@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pydicom.data
 import pytest
 import xarray as xr
-from conftest import run_in_process
+from conftest import CONTRAST, run_in_process
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.reporting.page import MOST_BYTES, report_page
@@ -24,7 +23,6 @@ from pipelines.reporting.planes import planes_of
 from psc_volumetric.archive import ArchiveReader
 
 QUICK = ArchiveOptions(coders="fast")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 def archived(folder: Path, source: Path, options: ArchiveOptions) -> str:
@@ -175,44 +173,6 @@ def test_large_slices_are_drawn_from_blocks() -> None:
     assert tuple(drawn[-1, -1]) == (252, 250, 190)  # the largest value of a block is kept
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no chromium and chromedriver on this machine")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking"):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_page_load_timeout(60)
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
-
-
-CONTRAST = """
-const light = c => { const [r, g, b] = c.map(v => { v /= 255;
-  return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 });
-  return .2126*r + .7152*g + .0722*b };
-const parts = s => s.match(/[\\d.]+/g).map(Number);
-const back = e => { for (; e; e = e.parentElement) {
-  const c = parts(getComputedStyle(e).backgroundColor);
-  if (c.length < 4 || c[3] > 0) return c.slice(0, 3) } return [255, 255, 255] };
-const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-let least = 99, where = '';
-while (walk.nextNode()) { const text = walk.currentNode.textContent.trim(); if (!text) continue;
-  const e = walk.currentNode.parentElement; const style = getComputedStyle(e);
-  if (e.closest('title')) continue;
-  const a = light(parts(e.closest('svg') ? style.fill : style.color).slice(0, 3));
-  const b = light(back(e));
-  const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-  if (ratio < least) { least = ratio; where = text } }
-return [least, where];
-"""
 PIXEL = """
 const image = document.querySelectorAll('figure img')[0], canvas = document.createElement('canvas');
 canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;

@@ -1,0 +1,120 @@
+"""Small pictures that an archive carries beside its bricks: what they show, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
+from psc_volumetric.errors import FormatError, ParameterError, PscError
+
+__all__ = ["Preview", "preview_values", "previews_of"]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Block means of a variable, or of one of its slices.
+
+    Attributes
+    ----------
+    path : str
+        Of the Zarr array inside the archive.
+    shape : tuple of int
+        With the axis of ``picks`` in front where there is one.
+    steps : (z, y, x)
+        Voxels in a block.
+    first : (z, y, x)
+        Voxel at which the first block begins.
+    picks : list of list of int
+        Indices of the axes before z, y, x that are shown; empty without such axes.
+    scale, offset : float
+        Stored value = shown * scale + offset.
+    nothing : int
+        Shown where nothing was measured.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    steps: tuple[float, float, float]
+    first: tuple[float, float, float]
+    picks: list[list[int]]
+    scale: float
+    offset: float
+    nothing: int
+
+    def text(self) -> dict[str, Any]:
+        """For a page."""
+        return {**vars(self), "shape": list(self.shape)}
+
+
+def previews_of(reader: ArchiveReader, spec: VariableSpec, damage: list[str]) -> list[Preview]:
+    """The finest level of each pyramid of a variable, large slices first.
+
+    Parameters
+    ----------
+    reader : ArchiveReader
+    spec : VariableSpec
+    damage : list of str
+        What cannot be read is told here.
+    """
+    found: list[Preview] = []
+    for group in _groups(reader, spec):
+        try:
+            found.append(_preview(reader, spec, group))
+        except PscError as error:
+            damage.append(str(error))
+    return sorted(found, key=lambda preview: preview.steps[1] * preview.steps[2])
+
+
+def preview_values(reader: ArchiveReader, spec: VariableSpec, path: str) -> NDArray[Any]:
+    """Values of a preview of a variable, as uint8.
+
+    Raises
+    ------
+    ParameterError : kind ``"no-preview"``, it is none of this variable.
+    FormatError : it is damaged.
+    """
+    if not any(path == f"{group}/0" for group in _groups(reader, spec)):
+        raise ParameterError(f"{spec.name}: no preview {path!r}", kind="no-preview")
+    return reader.sealed.array(path)
+
+
+def _groups(reader: ArchiveReader, spec: VariableSpec) -> Iterator[str]:
+    for path in (f"preview/{spec.node}/middle", f"preview/{spec.node}"):
+        wanted = {f"{path}/{METADATA_KEY}", f"{path}/0/{METADATA_KEY}"}
+        if wanted <= reader.manifest.entries.keys():
+            yield path
+
+
+def _preview(reader: ArchiveReader, spec: VariableSpec, group: str) -> Preview:
+    about = reader.sealed.read_json(f"{group}/{METADATA_KEY}")
+    level = reader.sealed.read_json(f"{group}/0/{METADATA_KEY}")
+    spacing = spec.spacing_mm or (1.0, 1.0, 1.0)
+    try:
+        first = about["attributes"]["ome"]["multiscales"][0]["datasets"][0]
+        scale, shift = (one[one["type"]] for one in first["coordinateTransformations"])
+        steps = [float(s) / w for s, w in zip(scale[-3:], spacing, strict=True)]
+        starts = [
+            float(t) / w - (step - 1) / 2
+            for t, w, step in zip(shift[-3:], spacing, steps, strict=True)
+        ]
+        values = level["attributes"]
+        picks = about["attributes"]["psc_archive"]["leading_indices"]
+        return Preview(
+            f"{group}/0",
+            tuple(int(n) for n in level["shape"]),
+            (steps[0], steps[1], steps[2]),
+            (starts[0], starts[1], starts[2]),
+            [[int(n) for n in pick] for pick in picks],
+            float(values["scale_factor"]),
+            float(values["add_offset"]),
+            int(values["_FillValue"]),
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{reader.name}: {group}: no preview that can be shown ({error!r})", kind="bad-metadata"
+        ) from error

@@ -1,0 +1,205 @@
+// One picture: a canvas with one pixel for each value, its edges, cross-hair and keys.
+
+import { paint } from "./colour.js";
+import { boxText, fromPreview, indicesAt, inSight, oriented, physical, shareOf } from "./planes.js";
+
+const TICKS = 5;
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+export class Pane {
+  /**
+   * viewer: has variable, position, zoom, slices (a cache), style(picture) and pointed(), moved(), zoomBy().
+   */
+  constructor(viewer, plane) {
+    this.viewer = viewer;
+    this.plane = plane;
+    this.picture = null; // what is drawn
+    this.canvas = make("canvas", { tabIndex: 0 });
+    this.canvas.setAttribute("role", "img");
+    this.canvas.dataset.plane = plane.title;
+    this.title = make("h2");
+    this.state = make("p", { className: "state" });
+    this.cross = ["down", "across"].map((way) => make("div", { className: `cross ${way}` }));
+    this.box = make("div", { className: "picture" }, this.canvas, ...this.cross);
+    this.frame = make("div", { className: "frame" }, this.box, ...this.edges());
+    this.element = make("section", { className: "pane" }, this.title, this.frame, this.state);
+    this.listen();
+  }
+
+  /** Letters or numbers at the edges: directions of a body, or ticks of a map. */
+  edges() {
+    const { variable } = this.viewer;
+    const lines = this.plane.axes.map((axis) => variable.axes[axis].values);
+    if (!variable.affine && lines.some(Boolean)) {
+      this.ticks = { down: make("div", { className: "ticks down" }), across: make("div", { className: "ticks across" }) };
+      return [this.ticks.down, this.ticks.across];
+    }
+    const places = ["left", "right", "above", "below"];
+    return places.map((place, n) => make("span", { className: place, textContent: this.plane.edges[n] }));
+  }
+
+  listen() {
+    const { canvas, viewer } = this;
+    const shares = (event) => {
+      const area = canvas.getBoundingClientRect();
+      return [(event.clientY - area.top) / area.height, (event.clientX - area.left) / area.width];
+    };
+    canvas.addEventListener("pointermove", (event) => {
+      viewer.pointed(this, this.positionAt(shares(event)));
+      if (event.buttons === 1) viewer.moved(this.positionAt(shares(event)), this);
+    });
+    canvas.addEventListener("pointerdown", (event) => viewer.moved(this.positionAt(shares(event)), this));
+    canvas.addEventListener("pointerleave", () => viewer.pointed(this, viewer.position));
+    canvas.addEventListener("focus", () => viewer.pointed(this, viewer.position));
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      if (event.ctrlKey || event.metaKey) viewer.zoomBy(event.deltaY < 0 ? 2 : 0.5);
+      else this.leaf(Math.sign(event.deltaY));
+    }, { passive: false });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  key(event) {
+    const along = (n, steps) => this.step(this.plane.axes[n], this.plane.flips[n] ? -steps : steps);
+    const keys = {
+      ArrowUp: () => along(0, -1), ArrowDown: () => along(0, 1),
+      ArrowLeft: () => along(1, -1), ArrowRight: () => along(1, 1),
+      PageUp: () => this.leaf(-1), PageDown: () => this.leaf(1),
+      "+": () => this.viewer.zoomBy(2), "=": () => this.viewer.zoomBy(2),
+      "-": () => this.viewer.zoomBy(0.5), 0: () => this.viewer.zoomBy(0),
+    };
+    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    keys[event.key]();
+    this.viewer.pointed(this, this.viewer.position);
+  }
+
+  /** The axis that a slice is cut across: the last one with several places that is not in it. */
+  get through() {
+    const { shape } = this.viewer.variable;
+    for (let axis = shape.length - 1; axis >= 0; axis--) {
+      if (!this.plane.axes.includes(axis) && shape[axis] > 1) return axis;
+    }
+    return null;
+  }
+
+  leaf(steps) {
+    if (this.through !== null) this.step(this.through, steps);
+  }
+
+  step(axis, steps) {
+    const { shape } = this.viewer.variable;
+    const position = [...this.viewer.position];
+    position[axis] = Math.min(shape[axis] - 1, Math.max(0, position[axis] + steps));
+    this.viewer.moved(position, this);
+  }
+
+  get sight() {
+    return inSight(this.viewer.variable, this.plane, this.viewer.position, this.viewer.zoom);
+  }
+
+  get boxText() {
+    return boxText(this.plane, this.viewer.position, this.sight);
+  }
+
+  positionAt(shares) {
+    const position = [...this.viewer.position];
+    const found = indicesAt(this.plane, this.sight, shares);
+    this.plane.axes.forEach((axis, n) => { position[axis] = found[n]; });
+    return position;
+  }
+
+  /** The picture of decoded values, as the server sent them for the box of this pane. */
+  fromValues(found, level) {
+    const { variable } = this.viewer;
+    const [down, right] = this.plane.axes;
+    const turn = (flat) => flat && oriented(flat, found.shape, this.plane);
+    const sigma = found.sigma && Float64Array.from(found.sigma, (s) => s * Math.abs(variable.slope));
+    return {
+      rows: found.shape[down], columns: found.shape[right], level,
+      values: turn(physical(found.values, variable)), sigma: turn(sigma), lost: turn(found.lost),
+    };
+  }
+
+  /** Draw the finest preview that has this slice; whether there is one. */
+  showPreview(previews) {
+    const { variable, position } = this.viewer;
+    for (const preview of previews) {
+      if (!preview.values) continue;
+      const picture = fromPreview(preview, variable, this.plane, position, this.sight);
+      if (picture) {
+        this.show(picture, "preview");
+        return true;
+      }
+    }
+    return false;
+  }
+
+  show(picture, said) {
+    if (!performance.getEntriesByName("first-picture").length) performance.mark("first-picture");
+    this.picture = picture;
+    this.draw();
+    this.say(picture.lost ? `${said}; the chequered part is damaged and cannot be read` : said, Boolean(picture.lost));
+    this.canvas.dataset.level = picture.level ?? "preview";
+    this.canvas.dataset.box = this.boxText;
+  }
+
+  say(text, bad = false) {
+    this.state.textContent = text;
+    this.state.classList.toggle("bad", bad);
+  }
+
+  draw() {
+    const { picture, canvas } = this;
+    if (!picture) return;
+    canvas.width = picture.columns;
+    canvas.height = picture.rows;
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    const image = context.createImageData(picture.columns, picture.rows);
+    paint(image.data, picture, this.viewer.style(picture));
+    context.putImageData(image, 0, 0);
+    this.box.classList.toggle("smooth", picture.level === null && !this.viewer.controls.labels);
+    this.place();
+  }
+
+  /** Sizes, cross-hair and texts for where the viewer is. */
+  place() {
+    const { variable, position } = this.viewer;
+    const { sight, plane } = this;
+    const [height, width] = sight.map(([start, stop], n) => (stop - start) * plane.pitch[n]);
+    this.box.style.aspectRatio = `${width} / ${height}`;
+    this.box.style.maxWidth = `${(65 * width) / height}vh`;
+    this.cross[1].style.top = `${100 * shareOf(plane, sight, 0, position[plane.axes[0]])}%`;
+    this.cross[0].style.left = `${100 * shareOf(plane, sight, 1, position[plane.axes[1]])}%`;
+    for (const line of this.cross) line.hidden = variable.affine === null;
+    const axis = this.through;
+    const at = axis === null ? "" : `, ${variable.dims[axis]} ${position[axis] + 1} of ${variable.shape[axis]}`;
+    this.title.textContent = `${plane.title}${at}`;
+    this.canvas.setAttribute("aria-label", `${variable.name}, ${this.title.textContent}`);
+    if (this.ticks) this.placeTicks(sight);
+  }
+
+  placeTicks(sight) {
+    ["down", "across"].forEach((way, n) => {
+      const axis = this.viewer.variable.axes[this.plane.axes[n]];
+      const [start, stop] = sight[n];
+      const marks = [];
+      for (let k = 0; k < TICKS && axis.values; k++) {
+        const index = Math.min(stop - 1, start + Math.round((k * (stop - start - 1)) / (TICKS - 1)));
+        if (axis.values[index] === null) continue;
+        const unit = axis.unit.startsWith("degrees") ? "°" : "";
+        const mark = make("span", { textContent: `${Number(axis.values[index].toPrecision(5))}${unit}` });
+        const share = 100 * shareOf(this.plane, sight, n, index);
+        mark.style[n ? "left" : "top"] = `${share}%`;
+        marks.push(mark);
+      }
+      this.ticks[way].replaceChildren(...marks);
+      this.ticks[way].title = `${axis.dim}${axis.unit ? `, ${axis.unit}` : ""}`;
+    });
+  }
+}

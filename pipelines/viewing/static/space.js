@@ -1,0 +1,112 @@
+// Three planes and 3-D by NiiVue, where the browser has WebGL 2; the plain slices do without it.
+
+import { address } from "./api.js";
+
+const byId = (id) => document.getElementById(id);
+
+function hasWebGL2() {
+  try {
+    return Boolean(document.createElement("canvas").getContext("webgl2"));
+  } catch {
+    return false;
+  }
+}
+
+export class Space {
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.section = byId("space");
+    this.text = byId("space-text");
+    this.buttons = byId("space-buttons");
+    this.canvas = byId("space-canvas");
+    this.niivue = null;
+    this.section.querySelector("[name=sharpen]").addEventListener("click", () => this.load(viewer.level));
+    this.section.querySelector("[name=layout]").addEventListener("change", () => this.arrange());
+  }
+
+  clear() {
+    this.section.hidden = true;
+  }
+
+  /** Offer 3-D of a variable that is in space: its preview at once, a level when it is asked for. */
+  async offer(variable) {
+    this.section.hidden = !variable.solid;
+    this.shown = null;
+    if (!variable.solid) return;
+    delete this.canvas.dataset.shown;
+    if (!(await this.start())) return;
+    const small = variable.previews.some((preview) => Math.min(...preview.shape.slice(-3)) > 1);
+    if (small) await this.load(null);
+    else this.text.textContent = "This archive has no small preview in space: sharpen to load the whole volume.";
+  }
+
+  async start() {
+    if (this.niivue) return true;
+    const give_up = (text) => {
+      this.text.textContent = text;
+      this.canvas.hidden = true;
+      this.buttons.hidden = true;
+      return false;
+    };
+    if (!hasWebGL2()) return give_up("This browser has no WebGL 2, so there is no 3-D; the slices above do without.");
+    let library;
+    try {
+      library = await import("./niivue.js");
+    } catch {
+      return give_up("NiiVue is not part of this installation, so there is no 3-D; the slices above do without.");
+    }
+    this.niivue = new library.Niivue({ logLevel: "error", isColorbar: false, dragAndDropEnabled: false, show3Dcrosshair: true });
+    await this.niivue.attachToCanvas(this.canvas);
+    this.arrange();
+    return true;
+  }
+
+  arrange() {
+    if (!this.niivue) return;
+    const planes = this.section.querySelector("[name=layout]").value === "planes";
+    this.niivue.setSliceType(planes ? this.niivue.sliceTypeMultiplanar : this.niivue.sliceTypeRender);
+  }
+
+  /** Draw the volume of a level; null is the preview. */
+  async load(level) {
+    const { at, variable, position } = this.viewer;
+    const parameters = { at, variable: variable.name, lead: position.slice(0, -3).join(",") };
+    if (level !== null) parameters.level = level;
+    this.text.textContent = "loading …";
+    try {
+      const answer = await fetch(address("volume", parameters));
+      if (!answer.ok) {
+        this.text.textContent = answer.status === 422 ? (await answer.json()).error.message : "it cannot be loaded";
+        return;
+      }
+      const url = URL.createObjectURL(await answer.blob());
+      const colormap = this.viewer.controls.labels ? "random" : variable.palette === "grey" ? "gray" : "viridis";
+      await this.niivue.loadVolumes([{ url, name: "volume.nii", colormap }]);
+      URL.revokeObjectURL(url);
+    } catch (error) {
+      this.text.textContent = `NiiVue cannot show this volume (${error.message})`;
+      return;
+    }
+    this.setWindow(this.viewer.controls.window);
+    this.moved(position);
+    this.canvas.dataset.shown = level ?? "preview";
+    this.text.textContent = level === null ? "From the preview; nothing more was read." : `From ${this.viewer.levelText(level)}.`;
+  }
+
+  setWindow({ low, high }) {
+    const volume = this.niivue?.volumes[0];
+    if (!volume || this.viewer.controls.labels) return;
+    volume.cal_min = low;
+    volume.cal_max = high;
+    this.niivue.updateGLVolume();
+  }
+
+  moved(position) {
+    const { affine } = this.viewer.variable;
+    if (!this.niivue?.volumes.length || !affine) return;
+    const at = [...position.slice(-3), 1];
+    const mm = affine.slice(0, 3).map((row) => row.reduce((sum, value, n) => sum + value * at[n], 0));
+    this.niivue.scene.crosshairPos = this.niivue.mm2frac(mm);
+    this.niivue.drawScene();
+  }
+}

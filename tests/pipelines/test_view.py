@@ -1,0 +1,283 @@
+"""``psc-archive view`` as a server: what it answers, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import REPOSITORY, run_in_process
+
+from pipelines.archive import ArchiveOptions, archive, plan
+from pipelines.viewing.server import PAGES, ViewServer
+from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.errors import PscError, StorageError
+from psc_volumetric.methods.registry import REGISTRY
+
+sys.path.insert(0, str(REPOSITORY / "tests" / "archive"))
+from web_server import serving
+
+pytest.importorskip("aiohttp")
+
+Answer = tuple[int, Any, bytes]
+
+
+def get(url: str, what: str = "", *, method: str = "GET", **query: object) -> Answer:
+    """Status, headers and body of an answer."""
+    asked = f"{url}{what}" + (f"?{urlencode(query)}" if query else "")
+    request = urllib.request.Request(asked, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def volume(folder: Path, name: str, seed: int = 0) -> Path:
+    values = np.random.default_rng(seed).integers(0, 900, (80, 72, 24), np.int16)
+    values[20:60, 20:50] += 900
+    source = folder / f"{name}.nii"
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0])), source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two archives, beside a third that is not in it."""
+    base = tmp_path_factory.mktemp("shelf")
+    options = ArchiveOptions(coders="fast", max_error=6, preview_size=30_000)
+    for name in ("in/first", "in/deep/second", "secret"):
+        target = base / f"{name}.psc.zarr"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        archive(plan(volume(base, target.name.split(".")[0]), str(target), options))
+    (base / "in" / "link.psc.zarr").symlink_to(base / "secret.psc.zarr")
+    return base / "in"
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    with ViewServer(str(folder)) as server:
+        yield server.url
+
+
+def test_nothing_is_answered_without_the_token(url: str) -> None:
+    base = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+    assert urlsplit(url).hostname == "127.0.0.1"
+    assert get(url)[0] == 200
+    for path in ("/", "/index.html", "/x/", "/x/api/list", f"{urlsplit(url).path[:-2]}/api/list"):
+        assert get(base, path)[0] == 404
+    for method in ("POST", "PUT", "DELETE"):
+        assert get(url, "api/list", method=method)[0] == 405
+
+
+def test_answers_forbid_what_the_page_does_not_need(url: str) -> None:
+    for path in ("", "main.js", "api/list", "missing"):
+        headers = get(url, path)[1]
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../server.py", "..%2fserver.py", "%2e%2e/__init__.py", "/etc/passwd", "niivue.js.map", "api"],
+)
+def test_only_the_pages_are_files(url: str, path: str) -> None:
+    assert get(url, path)[0] == 404
+    assert all(get(url, name)[0] == 200 for name in PAGES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.psc.zarr", "link.psc.zarr", "deep/../first.psc.zarr", "/etc", "", "deep",
+        "file:///etc", "http://127.0.0.1:1/x.psc.zarr", "s3://bucket/x.psc.zarr",
+    ],
+)  # fmt: skip
+def test_only_archives_of_the_list_are_opened(url: str, name: str) -> None:
+    status, _, body = get(url, "api/archive", at=name)
+    assert status == 422
+    assert json.loads(body)["error"]["kind"] == "not-on-the-shelf"
+    assert get(url, "api/archive", at="deep/second.psc.zarr")[0] == 200
+
+
+def test_rows_are_those_of_the_catalogue(url: str) -> None:
+    rows = json.loads(get(url, "api/list", where="mode=lossless", sort="bytes")[2])["rows"]
+    assert {row["name"] for row in rows} >= {"first.psc.zarr", "deep/second.psc.zarr"}
+    assert json.loads(get(url, "api/list", where="mode=lossy")[2])["rows"] == []
+    assert json.loads(get(url, "api/list", where="colour=red")[2])["error"]["kind"] == (
+        "bad-condition"
+    )
+
+
+def test_regions_are_decoded_values(url: str, folder: Path) -> None:
+    with ArchiveReader.open(folder / "first.psc.zarr") as reader:
+        for level in (0, 1):
+            at = {"at": "first.psc.zarr", "variable": "image", "level": level}
+            status, headers, body = get(url, "api/region", box="3:5,0:72,8:40", **at)
+            assert status == 200
+            box = (slice(3, 5), slice(0, 72), slice(8, 40))
+            wanted = reader.read_region("image", box, level=level, spread=True)
+            assert headers["X-Dtype"] == "int16"
+            assert headers["X-Shape"] == "2,72,32"
+            assert body.startswith(wanted.values.astype("<i2").tobytes())
+            rest = body[wanted.values.nbytes :]
+            if headers["X-Also"]:
+                assert headers["X-Also"] == "sigma"
+                np.testing.assert_array_equal(np.frombuffer(rest, "<f4"), np.ravel(wanted.spread))
+            else:
+                assert (level, rest) == (1, b"")  # the lossless one has no sigma
+
+
+@pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        ({"box": "0:1,0:72"}, "bad-roi"),
+        ({"box": "0:1,0:72,0:81"}, "bad-roi"),
+        ({"box": "5:5,0:72,0:80"}, "bad-roi"),
+        ({"box": "a:b,0:72,0:80"}, "bad-roi"),
+        ({"box": "-1:1,0:72,0:80"}, "bad-roi"),
+        ({"box": "0:1,0:72,0:80", "level": "x"}, "bad-level"),
+        ({"box": "0:1,0:72,0:80", "variable": "other"}, "unknown-variable"),
+    ],
+)
+def test_questions_that_make_no_sense_are_told(url: str, query: dict[str, str], kind: str) -> None:
+    asked = {"at": "first.psc.zarr", "variable": "image", "level": "1", **query}
+    status, _, body = get(url, "api/region", **asked)
+    assert (status, json.loads(body)["error"]["kind"]) == (422, kind)
+
+
+def test_more_than_is_sent_at_once_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.viewing.regions.MOST_VOXELS", 1000)
+    asked = {"at": "first.psc.zarr", "variable": "image", "level": 1, "box": "0:1,0:72,0:80"}
+    assert json.loads(get(url, "api/region", **asked)[2])["error"]["kind"] == "roi-too-large"
+
+
+def test_volumes_for_niivue_are_nifti_in_place(url: str, folder: Path, tmp_path: Path) -> None:
+    at = {"at": "first.psc.zarr", "variable": "image", "lead": ""}
+    for level in ({"level": 1}, {}):
+        file = tmp_path / "volume.nii"
+        file.write_bytes(get(url, "api/volume", **at, **level)[2])
+        image = nibabel.load(file)
+        whole = nibabel.load(folder.parent / "first.nii")
+        ends = [nibabel.affines.apply_affine(i.affine, (np.array(i.shape) - 1) / 2)
+                for i in (image, whole)]  # fmt: skip
+        np.testing.assert_allclose(ends[0], ends[1], atol=4.0 if not level else 0)
+        if level:
+            np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(whole.dataobj))
+            np.testing.assert_allclose(image.affine, whole.affine)
+        else:
+            assert max(image.shape) < max(whole.shape)
+            bright = image.get_fdata()[tuple(np.array(image.shape) // 2)]
+            assert bright > image.get_fdata()[0, 0, 0] + 500
+
+
+def test_the_first_picture_takes_preview_and_index_alone(folder: Path) -> None:
+    """What is read for it over the web: manifest, metadata, coordinates and the preview."""
+    name = "first.psc.zarr"
+    with serving(folder) as web, ViewServer(f"{web.url}/{name}") as server:
+        get(server.url, "api/archive", at="")
+        about = json.loads(get(server.url, "api/variable", at="", variable="image")[2])
+        for preview in about["previews"]:
+            asked = {"at": "", "variable": "image", "path": preview["path"]}
+            status, headers, body = get(server.url, "api/preview", **asked)
+            assert status == 200
+            assert len(body) == np.prod(preview["shape"])
+        read, sent = int(headers["X-Bytes-Read"]), web.sent
+    with ArchiveReader.open(folder / name) as reader:
+        sizes = reader.info()["bytes"]
+        assert about["previews"]
+        assert read <= sizes["preview"] + sizes["other"]
+        assert sent == read
+        assert read < sizes["bricks"] / 2
+
+
+def test_an_archive_without_the_method_says_so(tmp_path: Path) -> None:
+    """The code of its method is none that this program knows."""
+    target = str(tmp_path / "a.psc.zarr")
+    options = ArchiveOptions(mode="lossy", base="wavelet", psnr=30)
+    archive(plan(volume(tmp_path, "a"), target, options))
+    with ViewServer(target) as server, pytest.MonkeyPatch.context() as patch:
+        known = {name: e for name, e in REGISTRY.entries.items() if name != "wavelet"}
+        patch.setitem(REGISTRY.__dict__, "entries", known)
+        asked = {"at": "", "variable": "image", "level": 0, "box": "0:1,0:72,0:80"}
+        status, _, body = get(server.url, "api/region", **asked)
+        error = json.loads(body)["error"]
+        assert (status, error["kind"]) == (422, "unknown-method")
+
+
+def test_nothing_and_no_archive_are_refused(tmp_path: Path) -> None:
+    for target, kind in ((tmp_path / "none", "not-found"), (tmp_path / "x.psc.zarr", "not-found")):
+        with pytest.raises(PscError) as caught:
+            ViewServer(str(target))
+        assert caught.value.kind == kind
+    done = run_in_process("view", tmp_path / "none", "--no-browser")
+    assert done.code == 6
+
+
+def test_a_taken_port_is_told(folder: Path, url: str) -> None:
+    port = urlsplit(url).port
+    assert port
+    with pytest.raises(StorageError) as caught, ViewServer(str(folder), port=port):
+        pass
+    assert caught.value.kind == "cannot-listen"
+
+
+def test_the_command_says_where_the_page_is_and_ends_when_told(folder: Path) -> None:
+    words = [sys.executable, "-m", "pipelines.cli", "view", str(folder), "--json"]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    try:
+        assert running.stdout is not None
+        text = ""
+        while not text.rstrip().endswith("}"):
+            line = running.stdout.readline()
+            assert line, "it ended"
+            text += line
+        assert get(json.loads(text)["url"])[0] == 200
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == 143
+    finally:
+        running.kill()
+        running.wait(timeout=60)
+        assert running.stdout is not None
+        running.stdout.close()
+
+
+def test_niivue_is_what_its_recipe_makes() -> None:
+    """The digest beside the recipe is written by the build alone."""
+    built = REPOSITORY / "pipelines" / "viewing" / "static"
+    stated = (REPOSITORY / "tools" / "niivue" / "niivue.js.sha256").read_text().split()[0]
+    assert hashlib.sha256((built / "niivue.js").read_bytes()).hexdigest() == stated
+    licences = (built / "niivue.LICENSE.txt").read_text()
+    recipe = json.loads((REPOSITORY / "tools" / "niivue" / "package.json").read_text())
+    version = recipe["dependencies"]["@niivue/niivue"]
+    assert f"@niivue/niivue {version} (BSD-2-Clause)" in licences
+    assert "Redistributions in binary form" in licences
+    lock = (REPOSITORY / "tools" / "niivue" / "package-lock.json").read_text()
+    assert '"resolved"' not in lock
+    assert '"integrity"' in lock
+
+
+def test_scripts_are_short_and_load_nothing_from_elsewhere() -> None:
+    folder = REPOSITORY / "pipelines" / "viewing" / "static"
+    for name in PAGES:
+        if name.startswith("niivue"):
+            continue
+        text = (folder / name).read_text()
+        assert len(text.splitlines()) <= 400, name
+        assert "://" not in text, name
+        for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+            assert sink not in text, name
+    assert {path.name for path in folder.iterdir()} == set(PAGES)
