@@ -253,7 +253,7 @@ def _variable_row(
         "dtype": found["dtype"],
         "method": _method(variable, found["brick_methods"]),
         "mode": variable.kept.mode,
-        "max_error_allowed": variable.kept.max_error,
+        "max_error_allowed": _bound(variable, found["brick_methods"]),
         "exact_roi": found["parameters"].get("exact_roi"),
         "target": None if target is None else target.to_dict(),
         "reason": variable.reason,
@@ -264,6 +264,12 @@ def _variable_row(
         "psnr_db": 20 * math.log10(peak / rmse) if rmse and peak else None,
         "levels": found["levels"],
     }
+
+
+def _bound(variable: VariablePlan, bricks: dict[str, int]) -> float | None:
+    """Bound of the bounded level; None where no brick has the level, which nobody asked for."""
+    has_level = variable.kept.budget is None or any("+bounded" in name for name in bricks)
+    return variable.kept.max_error if has_level else None
 
 
 def _method(variable: VariablePlan, bricks: dict[str, int]) -> str:

@@ -172,6 +172,7 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
             job.kept.mode,
             job.kept.max_error,
             coders=job.options.coder_names,
+            budget=job.kept.budget,
             is_proven_later=_is_proven_later(job),
         ),
         options=BrickOptions(
@@ -187,9 +188,14 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
 
 
 def _is_proven_later(job: BrickJob) -> bool:
-    """Whether the proof before sealing compares the only exact level with the source."""
+    """Whether the proof before sealing compares the only exact level with the source.
+
+    A refinement decodes to nothing that is farther from the level below than its bound.
+    """
     if job.options.no_proof or job.exact is not None:
         return False
+    if job.kept.budget is not None:
+        return True
     return (job.kept.mode == "lossless") != (job.kept.max_error is not None)
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["CODER_SETS", "DEIDENTIFY", "DEVICES", "ERROR_UNITS", "MODES", "PREVIEWS"]
+__all__ = [
+    "CODER_SETS",
+    "DEIDENTIFY",
+    "DEVICES",
+    "ERROR_UNITS",
+    "LEVEL_CHOICES",
+    "MODES",
+    "PREVIEWS",
+]
 
 MODES = ("lossless", "bounded", "lossy")
 ERROR_UNITS = ("stored", "physical", "relative")
@@ -10,3 +18,4 @@ PREVIEWS = ("none", "psc")
 DEVICES = ("auto", "cpu", "cuda")
 DEIDENTIFY = ("basic", "basic-shifted-dates")  # as `adapters.dicom.deidentify` has them
 CODER_SETS = ("smallest", "fast")
+LEVEL_CHOICES = ("auto", "one")

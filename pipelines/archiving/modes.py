@@ -14,6 +14,7 @@ import numpy as np
 
 from adapters.base import Volume
 from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.suggested_bound import BUDGET, suggested_bound
 from pipelines.archiving.value_range import SampledRange, judge
 from psc_volumetric.errors import ParameterError
 
@@ -40,6 +41,9 @@ class VariableMode:
         Stored values that the source format can hold; no level leaves them.
     needs_prior : bool
         Whether bricks are coded with a prior.
+    budget : float or None
+        Share of the bytes that the bounded level of a lossless variable may add to a brick, which
+        has none where it would add more; None where the level was asked for, or is none.
     """
 
     mode: str
@@ -49,6 +53,7 @@ class VariableMode:
     range: SampledRange | None
     limits: tuple[float | int, float | int] | None = None
     needs_prior: bool = False
+    budget: float | None = None
 
     @property
     def peak(self) -> float | None:
@@ -78,7 +83,9 @@ def decide(volume: Volume, options: ArchiveOptions, *, may_carry: bool = True) -
         physical units that the source does not have (kind ``"no-physical-unit"``).
     """
     if options.lossy_base == "none" and options.max_error is None:
-        return VariableMode("lossless", None, "none", None, None)
+        bound = suggested_bound(volume) if options.may_refine else None
+        budget = None if bound is None else BUDGET
+        return VariableMode("lossless", bound, "none", None, None, budget=budget)
     sampled, reason = (None, volume.exact_only) if volume.exact_only else judge(volume)
     if reason is not None:
         return VariableMode("lossless", None, "none", reason, sampled)

@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.archiving.choices import DEVICES, ERROR_UNITS, MODES, PREVIEWS
+from pipelines.archiving.choices import DEVICES, ERROR_UNITS, LEVEL_CHOICES, MODES, PREVIEWS
 from psc_volumetric.errors import ParameterError, PriorMismatchError
 from psc_volumetric.extras import has_extra
-from psc_volumetric.layers.guarantee import Guarantee
+from psc_volumetric.layers.guarantee import DEFAULT_CODERS, Guarantee
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 
@@ -71,6 +71,9 @@ class ArchiveOptions:
     preview_size : int or None
         Bytes that the plain picture of each variable may take, 0 for none; None takes a small
         share of its bricks.
+    levels : str
+        ``"auto"``: a lossless archive without ``max_error`` has a bounded level below its last one
+        where that costs next to nothing; ``"one"``: it has not.
     no_proof : bool
         Seal without restoring the files and comparing them with their source.
     self_contained : bool
@@ -100,12 +103,14 @@ class ArchiveOptions:
     no_proof: bool = False
     preview_size: int | None = None
     self_contained: bool = False
+    levels: str = "auto"
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
         _one_of("max-error-unit", self.max_error_unit, ERROR_UNITS, kind="bad-bound")
         _one_of("base", self.base, (AUTO, *REGISTRY.names))
         _one_of("device", self.device, DEVICES)
+        _one_of("levels", self.levels, LEVEL_CHOICES)
         if self.preview is not None:
             _one_of("preview", self.preview, PREVIEWS)
         if self.preview_size is not None and self.preview_size < 0:
@@ -203,6 +208,13 @@ class ArchiveOptions:
             return FAST_CODERS
         names = tuple(name.strip() for name in self.coders.split(","))
         return None if names == ("smallest",) else names
+
+    @property
+    def may_refine(self) -> bool:
+        """Whether variables may have a bounded level that nobody asked for."""
+        return self.levels == "auto" and {"context", "refinement"} <= set(
+            DEFAULT_CODERS if self.coder_names is None else self.coder_names
+        )
 
     @property
     def lossy_base(self) -> str:

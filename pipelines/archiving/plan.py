@@ -318,7 +318,7 @@ def _parameters(
     record: dict[str, Any] = {"volume": volume.name, **kept.to_dict()}
     if exact is not None:
         record["exact_roi"] = box_text(exact, volume.dims)
-    if kept.max_error is not None:
+    if kept.max_error is not None and options.max_error is not None:
         record["max_error_wanted"] = [options.max_error, options.max_error_unit]
     if kept.base == "none" or kept.range is None:
         return record

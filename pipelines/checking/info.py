@@ -160,6 +160,10 @@ def _name_levels(entry: dict[str, Any]) -> None:
         for name in entry["brick_methods"]
         if name != "constant"
     }
+    if entry["parameters"].get("mode") == "lossless" and not any("bounded" in k for k in kinds):
+        entry["parameters"] = {**entry["parameters"], "max_error": None}  # no brick has the level
+    if kinds == {("bounded", "lossless"), ("lossless",)}:
+        kinds = {("bounded", "lossless")}  # where that was not worth its bytes all levels are exact
     layers = kinds.pop() if len(kinds) == 1 else ()
     if "exact_roi" in entry["parameters"]:  # its last level is exact in that region only
         layers = tuple("exact roi" if kind == "lossless" else kind for kind in layers)

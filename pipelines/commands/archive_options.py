@@ -14,6 +14,7 @@ from pipelines.commands.options import (
     Device,
     Effort,
     KeepOriginal,
+    Levels,
     MaxError,
     MaxErrorUnit,
     Mode,
@@ -52,6 +53,7 @@ def archive_options(
         str | None, typer.Option(help="The same in mm, RAS+, see restore --roi-mm.")
     ] = None,
     coders: Coders = "smallest",
+    levels: Levels = "auto",
     keep_original: KeepOriginal = False,
     preview_size: PreviewSize = None,
     no_proof: NoProof = False,
@@ -81,6 +83,7 @@ def archive_options(
         exact_roi=roi_lossless,
         exact_roi_mm=roi_lossless_mm,
         coders=coders,
+        levels=levels,
         keep_original=keep_original,
         preview_size=preview_size,
         no_proof=no_proof,

@@ -17,6 +17,7 @@ from pipelines.archiving.choices import (
     DEIDENTIFY,
     DEVICES,
     ERROR_UNITS,
+    LEVEL_CHOICES,
     MODES,
     PREVIEWS,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Json",
     "KeepOriginal",
     "Level",
+    "Levels",
     "LogJson",
     "MaxError",
     "MaxErrorUnit",
@@ -163,6 +165,10 @@ Coders = Annotated[
         (*CODER_SETS, *CODER_CODES),
         help="Coders of exact levels to try; several names with commas between.",
     ),
+]
+Levels = Annotated[
+    str,
+    choice(LEVEL_CHOICES, help="Lossless: a bounded level below where it is nearly free, or none."),
 ]
 PreviewSize = Annotated[
     int | None,

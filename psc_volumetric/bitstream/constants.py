@@ -53,6 +53,7 @@ CODERS = {  # section 8.1: what codes the integers of a layer
     5: "jpeg2000",
     6: "pcodec",
     9: "interpolation",
+    10: "refinement",
 }  # 7 (SZ3) and 8 (SPERR) are reserved
 CODER_CODES = {name: code for code, name in CODERS.items()}
 

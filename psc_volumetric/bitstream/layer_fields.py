@@ -21,6 +21,7 @@ __all__ = ["GridFields", "LayerFields", "default_segment"]
 
 Triple = tuple[int, int, int]
 
+BOUNDED = c.LAYER_CODES["bounded"]
 DEEP_SEGMENT, FLAT_SEGMENT = (40, 64, 64), (20, 128, 128)  # about
 DEEP = 32  # slices
 MANY_SEGMENTS = 2048  # an encoder's limit, far below the format's
@@ -122,6 +123,11 @@ class LayerFields:
         return sum(self.sizes)
 
     @property
+    def refines(self) -> bool:
+        """Whether the layer says where in its cell of the bounded level below each value lies."""
+        return self.coder == "refinement"
+
+    @property
     def is_whole(self) -> bool:
         """Whether every voxel is coded, so that the level below is not needed for voxels."""
         return self.cover is None and all(self.sizes)
@@ -217,8 +223,10 @@ def check_layers(layers: tuple[LayerFields, ...], *, base_levels: int) -> None:
             problems.append("a bounded layer has an empty segment")
         if layer.kind == "lossless" and layer.coder == "interpolation":
             problems.append("a lossless layer cannot be interpolated")
-        if layer.on_base and layer.coder not in ("zstd", "context"):
+        if layer.on_base and layer.coder not in ("zstd", "context", "refinement"):
             problems.append(f"differences coded with {layer.coder}")
+        if layer.coder == "refinement" and not (layer.on_base and kinds[:number] == [BOUNDED]):
+            problems.append("a refinement without a bounded level that it refines")
     if not layers and base_levels == 0:
         problems.append("method none without a layer")
     if problems:

@@ -7,7 +7,7 @@ are loaded when the first array needs them.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from psc_volumetric.values.ordered_floats import (
     split_words,
 )
 
+if TYPE_CHECKING:
+    from psc_volumetric.coders.context.given import Cells
+
 __all__ = ["EXACT_CODERS", "Coder", "wrapped_difference", "wrapped_sum"]
 
 Values = NDArray[np.generic]
@@ -31,6 +34,7 @@ Triple = tuple[int, int, int]
 
 REFERENCE_BITS = 4
 TOP_BIT = np.uint64(1 << 63)
+LOWEST_WORD, HIGHEST_WORD = -(1 << 31), (1 << 31) - 1
 
 
 class Coder(Protocol):
@@ -41,7 +45,7 @@ class Coder(Protocol):
         ...
 
     def encode(self, values: Values, reference: Values | None) -> bytes:
-        """Bytes of ``values``; ``reference`` has their shape and dtype."""
+        """Bytes of ``values``; ``reference`` has their dtype, and a shape as the coder says."""
         ...
 
     def decode(
@@ -129,12 +133,7 @@ class ContextCoder:
             encode_integers(word, reference=_fixed_point(near))
             for word, near in zip(_words(values), _reference_words(reference), strict=False)
         ]
-        out = FieldWriter()
-        for stream in streams[:-1]:
-            out.varint(len(stream))
-            out.raw(stream)
-        out.raw(streams[-1])
-        return out.getvalue()
+        return _joined(streams)
 
     def decode(
         self,
@@ -148,16 +147,83 @@ class ContextCoder:
         """Inverse of :meth:`encode`."""
         from psc_volumetric.coders.context.coder import decode_integers
 
-        streams, near = [data], _reference_words(reference)
-        if dtype.itemsize == 8:
-            fields = FieldReader(data, what=what)
-            high = fields.raw(fields.varint(limit=len(data), name="length of the upper words"))
-            streams = [high, fields.raw(len(data) - fields.offset)]
+        near = _reference_words(reference)
         words = [
             decode_integers(stream, shape, reference=_fixed_point(one), what=what)
-            for stream, one in zip(streams, near, strict=False)
+            for stream, one in zip(_parted(data, dtype, what), near, strict=False)
         ]
         return _from_words(words, dtype, what=what)
+
+
+class RefinementCoder:
+    """The context coder for values of which a level below says where they lie (SPEC section 8.9).
+
+    The reference is (2, z, y, x): the least and the largest that each value can be.
+    """
+
+    def suits(self, values: Values) -> bool:
+        """Whether a level can be within a bound of ``values``."""
+        return values.dtype.kind in "iuf"
+
+    def encode(self, values: Values, reference: Values | None) -> bytes:
+        """Code the keys of ``values``; ParameterError if some lie outside."""
+        from psc_volumetric.coders.context.coder import encode_integers
+
+        words, streams = _words(values), []
+        for number, word in enumerate(words):
+            cells = _cells(reference, words[:number])
+            streams.append(encode_integers(word, cells=cells))
+        return _joined(streams)
+
+    def decode(
+        self,
+        data: bytes,
+        shape: Triple,
+        dtype: np.dtype[np.generic],
+        reference: Values | None,
+        *,
+        what: str,
+    ) -> Values:
+        """Inverse of :meth:`encode`."""
+        from psc_volumetric.coders.context.coder import decode_integers
+
+        words: list[Integers] = []
+        for stream in _parted(data, dtype, what):
+            cells = _cells(reference, words)
+            words.append(decode_integers(stream, shape, cells=cells, what=what))
+        return _from_words(words, dtype, what=what)
+
+
+def _joined(streams: list[bytes]) -> bytes:
+    """One stream, or two with the size of the first before it."""
+    out = FieldWriter()
+    for stream in streams[:-1]:
+        out.varint(len(stream))
+        out.raw(stream)
+    out.raw(streams[-1])
+    return out.getvalue()
+
+
+def _parted(data: bytes, dtype: np.dtype[np.generic], what: str) -> list[bytes]:
+    """Inverse of :func:`_joined`."""
+    if dtype.itemsize < 8:
+        return [data]
+    fields = FieldReader(data, what=what)
+    high = fields.raw(fields.varint(limit=len(data), name="length of the upper words"))
+    return [high, fields.raw(len(data) - fields.offset)]
+
+
+def _cells(reference: Values | None, known: list[Integers]) -> Cells:
+    """What the next word of each key can be, given the words before it."""
+    from psc_volumetric.coders.context.given import Cells
+
+    assert reference is not None  # this coder always has one
+    ends = [_words(end) for end in reference]
+    least, most = (words[len(known)] for words in ends)
+    if known:
+        least = np.where(known[0] == ends[0][0], least, LOWEST_WORD)
+        most = np.where(known[0] == ends[1][0], most, HIGHEST_WORD)
+    return Cells(least, most)
 
 
 def _keys(values: Values) -> Integers:
@@ -198,7 +264,7 @@ def _range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
     if dtype.kind == "b":
         return 0, 1
     if dtype.kind == "f" or dtype.itemsize == 8:
-        return -(1 << 31), (1 << 31) - 1
+        return LOWEST_WORD, HIGHEST_WORD
     info = np.iinfo(dtype.str)
     return int(info.min), int(info.max)
 
@@ -220,4 +286,5 @@ EXACT_CODERS: dict[str, Coder] = {
     "htj2k": ImageCoder("htj2k"),
     "jpeg2000": ImageCoder("jpeg2000"),
     "pcodec": PcodecCoder(),
+    "refinement": RefinementCoder(),
 }

@@ -115,26 +115,26 @@ def _code_low_digits(m, known, magnitude, rest):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def code_value(m, value, top, means, scale, slots, group, speed):  # type: ignore[no-untyped-def]
-    """Code one value of 0 .. ``top``; returns it.
+def code_value(m, value, least, most, means, scale, slots, group, speed):  # type: ignore[no-untyped-def]
+    """Code one value of ``least`` .. ``most``; returns it.
 
     ``means`` are the centres of the distributions, ``slots`` where the counters of both contexts
-    begin. When reading damaged bytes the result may lie outside 0 .. ``top``.
+    begin. When reading damaged bytes the result may lie outside.
     """
     # long: what is known of the distributions stays in local variables
-    base = min(max((means[0] + HALF) >> FRACTION, 0), top)
-    centre, last = base << FRACTION, top << FRACTION
+    base = min(max((means[0] + HALF) >> FRACTION, least), most)
+    centre = base << FRACTION
     down = max(bit_length(scale) - 14, 0)
     inverse = quotient(1 << 30, scale >> down)
     o0, o1, o2 = centre - means[0], centre - means[1], centre - means[2]
-    first, end = -centre - HALF, last + HALF - centre
+    first, end = (least << FRACTION) - HALF - centre, (most << FRACTION) + HALF - centre
     a0, d0 = _below(m, o0, down, inverse, first), _below(m, o0, down, inverse, end)
     a1, d1 = _below(m, o1, down, inverse, first), _below(m, o1, down, inverse, end)
     a2, d2 = _below(m, o2, down, inverse, first), _below(m, o2, down, inverse, end)
     b0 = b1 = b2 = c0 = c1 = c2 = 0  # a, b: left of the decision; c, d: right of it
     magnitude = 0 if m.coder[DECODE] else abs(value - base)
     size = bit_length(magnitude)
-    low, high = 0, bit_length(max(base, top - base))
+    low, high = 0, bit_length(max(base - least, most - base))
     probe = min(max(bit_length(scale >> FRACTION), 1), high)
     nodes = 0
     while low < high:
@@ -166,9 +166,9 @@ def code_value(m, value, top, means, scale, slots, group, speed):  # type: ignor
     mixer = 3 * group + 2
     smallest = (1 << size) >> 1
     sign = 1 if value > base else 0
-    if base + smallest > top:
+    if base + smallest > most:
         sign = 0
-    elif base - smallest < 0:
+    elif base - smallest < least:
         sign = 1
     else:
         x0 = _logit(m, d0 - c0, d0 - c0 + b0 - a0)

@@ -7,8 +7,8 @@ that is handed in.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
@@ -24,7 +24,9 @@ from psc_volumetric.bitstream.sections import (
     read_section,
 )
 from psc_volumetric.bitstream.value_limits import ValueLimits
+from psc_volumetric.layers.grid import cells_around, uniform_spread
 from psc_volumetric.layers.guarantee import Guarantee
+from psc_volumetric.layers.progressive import BOUNDED_CODERS, REFINING_CODERS, keeps_budget
 from psc_volumetric.layers.segments import (
     Below,
     EncodedLayer,
@@ -70,14 +72,25 @@ def encode_layers(
     """
     below = base
     layers: list[EncodedLayer] = []
-    bounded = None
-    if guarantee.bound and not lossless_only:
+    bounded, bounding = None, guarantee
+    if guarantee.budget is not None:
+        guarantee = replace(guarantee, max_error=None, budget=None)  # if there is to be no level
+        if (
+            lossless_only
+            or base is not None
+            or not keeps_budget(values, bounding, special=special, limits=limits)
+        ):
+            bounding = guarantee
+    if bounding.bound and not lossless_only:
+        first = bounding if bounding.budget is None else replace(bounding, coders=BOUNDED_CODERS)
         bounded = encode_bounded(
-            values, special=special, limits=limits, below=below, guarantee=guarantee
+            values, special=special, limits=limits, below=below, guarantee=first
         )
+    if bounded is not None and bounding.budget is not None:
+        guarantee = replace(bounding, coders=REFINING_CODERS)
     if bounded is not None:
         layers.append(bounded)
-        below = Below(bounded.decoded, bounded.needs_network)
+        below = Below.bounded(bounded)
     if guarantee.is_exact or below is None or (guarantee.bound and bounded is None):
         layers.append(encode_lossless(values, below=below, guarantee=guarantee))
     elif exact_mask is not None and exact_mask.any():
@@ -136,7 +149,9 @@ def decode_layer(
         if sigma is not None and under_sigma is not None:
             sigma[...] = under_sigma
     near = _around(segments, wanted) if layer.on_base and wanted else None
-    under_all = None if near is None else below(_moved(near, cover), False)[0]
+    under_all = None
+    if near is not None:
+        under_all = _reference(index, number, *below(_moved(near, cover), layer.refines))
     special = _special(read, index, what) if layer.grid is not None else None
     place = _relative(common, selection)
     overlaps = [found for found in segments.overlaps(inner, wanted) if found[0] in pieces]
@@ -145,7 +160,7 @@ def decode_layer(
         box = segments.box(overlap[0])
         reference = None
         if near is not None and under_all is not None:
-            reference = np.ascontiguousarray(under_all[_relative(box, near)])
+            reference = np.ascontiguousarray(under_all[(..., *_relative(box, near))])
         return decode_segment(
             pieces[overlap[0]], layer, _extent(box), index.dtype, reference=reference,
             limits=index.limits, what=f"{what}: {layer.kind}[{overlap[0]}]",
@@ -156,7 +171,7 @@ def decode_layer(
             target = _moved(part, place)
             values[target] = decoded[inside]
             if sigma is not None:
-                sigma[target] = 0 if layer.grid is None else _uniform(layer.grid.bound)
+                sigma[target] = 0 if layer.grid is None else uniform_spread(layer.grid.bound)
                 sigma[target][exact[inside]] = 0
     if special is not None:
         special.apply(values, selection)
@@ -188,9 +203,15 @@ def layer_ranges(
     return found
 
 
-def _uniform(bound: float) -> np.float32:
-    """Standard deviation of an error anywhere within the bound."""
-    return np.float32(bound) / np.float32(math.sqrt(3))
+def _reference(
+    index: BrickIndex, number: int, under: Values, spread: NDArray[np.float32] | None
+) -> Values:
+    """What a layer refers to: the level below, or what the source can be after it."""
+    if spread is None:
+        return under
+    grid = index.layers[number - 1].grid
+    assert grid is not None  # of a bounded layer: the header was checked
+    return cells_around(under, spread == 0, grid.bound)
 
 
 def _special(read: ReadRange, index: BrickIndex, what: str) -> SpecialMap | None:

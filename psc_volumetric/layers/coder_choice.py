@@ -18,7 +18,8 @@ __all__ = ["Coded", "CoderChoice", "extent_of"]
 
 SAMPLED = 2  # segments on which coders are compared
 REFERRING = ("zstd", "context")  # coders that can use the level below
-OWN = ("context",)  # coders that no foreign library decides about
+REFINEMENT = "refinement"
+OWN = ("context", REFINEMENT)  # coders that no foreign library decides about
 
 
 def extent_of(values: Values) -> Triple:
@@ -38,12 +39,17 @@ class Coded:
 
 @dataclass(frozen=True)
 class CoderChoice:
-    """Segments to be coded, and the search for the coder that codes them in the fewest bytes."""
+    """Segments to be coded, and the search for the coder that codes them in the fewest bytes.
+
+    ``cells`` are (2, z, y, x): the least and the largest that each value can be, where the level
+    below says it.
+    """
 
     values: Values
     below: Values | None
     segments: TileGrid
     wanted: list[int]
+    cells: Values | None = None
 
     def best(self, guarantee: Guarantee, penalty: float) -> Coded:
         """Compare on a sample of segments, then code all with the best that can."""
@@ -77,7 +83,10 @@ class CoderChoice:
     def _candidates(self, guarantee: Guarantee) -> Iterator[tuple[str, bool]]:
         possible, reference = self.below is not None, guarantee.reference
         for coder in guarantee.allowed:
-            if coder in EXACT_CODERS:
+            if coder == REFINEMENT:
+                if reference != "none" and self.cells is not None:
+                    yield coder, True
+            elif coder in EXACT_CODERS:
                 if reference != "base" or not possible or coder not in REFERRING:
                     yield coder, False
                 if reference != "none" and possible and coder in REFERRING:
@@ -91,7 +100,7 @@ class CoderChoice:
 
         def encode(box: Box) -> bytes:
             return EXACT_CODERS[coder].encode(
-                self._cut(self.values, box), self._under(on_base, box)
+                self._cut(self.values, box), self._under(coder, on_base, box)
             )
 
         try:
@@ -110,7 +119,7 @@ class CoderChoice:
                     numbered[1],
                     extent_of(source),
                     source.dtype,
-                    self._under(on_base, box),
+                    self._under(coder, on_base, box),
                     what=coder,
                 )
             except FormatError:
@@ -120,9 +129,10 @@ class CoderChoice:
         with in_order(is_same, zip(self.wanted, pieces, strict=True)) as same:
             return all(same)
 
-    def _under(self, on_base: bool, box: Box) -> Values | None:
-        return self._cut(self.below, box) if on_base and self.below is not None else None
+    def _under(self, coder: str, on_base: bool, box: Box) -> Values | None:
+        found = self.cells if coder == REFINEMENT else self.below
+        return self._cut(found, box) if on_base and found is not None else None
 
     @staticmethod
     def _cut(values: Values, box: Box) -> Values:
-        return np.ascontiguousarray(values[box])
+        return np.ascontiguousarray(values[(..., *box)])

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.layer_fields import GridFields
 
-__all__ = ["INDEX", "choose_grid", "nearest_indices", "restore", "within"]
+__all__ = [
+    "INDEX",
+    "cells_around",
+    "choose_grid",
+    "nearest_indices",
+    "restore",
+    "uniform_spread",
+    "within",
+]
 
 Values = NDArray[np.generic]
 Indices = NDArray[np.int32]
@@ -115,3 +123,53 @@ def within(restored: Values, source: Values, grid: GridFields) -> NDArray[np.boo
     bits, other = restored.astype(np.uint64), source.astype(np.uint64)
     close: NDArray[np.bool_] = np.where(larger, bits - other, other - bits) <= np.uint64(grid.bound)
     return close
+
+
+def uniform_spread(bound: float) -> np.float32:
+    """Standard deviation of an error anywhere within the bound."""
+    return np.float32(bound) / np.float32(math.sqrt(3))
+
+
+def cells_around(values: Values, exact: NDArray[np.bool_], bound: float) -> Values:
+    """The least and the largest that the source of a bounded level can be (SPEC section 8.9).
+
+    Parameters
+    ----------
+    values : (z, y, x) array
+        The level.
+    exact : (z, y, x) array of bool
+        Where the level has the bits of the source.
+    bound : float
+        Of the level.
+
+    Returns
+    -------
+    (2, z, y, x) array
+        In the dtype of ``values``.
+    """
+    dtype = values.dtype
+    cells: Values = np.empty((2, *values.shape), dtype)
+    for end, sign in zip(cells, (-1, 1), strict=True):
+        if dtype.kind == "f":
+            with np.errstate(over="ignore", invalid="ignore"):
+                edge = (values.astype(np.float64) + sign * bound).astype(dtype)
+                end[...] = np.nextafter(edge, dtype.type(sign * np.inf))
+        else:
+            end[...] = _moved(values, sign * int(bound))
+    cells[:, exact] = values[exact]
+    return cells
+
+
+def _moved(values: Values, distance: int) -> Values:
+    """Integers moved up or down, no farther than their dtype reaches."""
+    info = np.iinfo(values.dtype.str)
+    if values.dtype.itemsize < 8:
+        wide = values.astype(np.int64) + distance
+        return np.clip(wide, info.min, info.max).astype(values.dtype)
+    size = values.dtype.type(abs(distance))
+    moved: Values
+    if distance < 0:
+        moved = np.maximum(values, info.min - distance) - size
+    else:
+        moved = np.minimum(values, info.max - distance) + size
+    return moved

@@ -13,7 +13,8 @@ __all__ = ["DEFAULT_CODERS", "LOSSY", "Guarantee"]
 MODES = ("lossy", "bounded", "lossless")
 REFERENCES = ("auto", "none", "base")
 DEFAULT_CODERS = (
-    "context", "interpolation", "jpegxl", "jpegls", "htj2k", "jpeg2000", "pcodec", "zstd",
+    "context", "refinement", "interpolation", "jpegxl", "jpegls", "htj2k", "jpeg2000", "pcodec",
+    "zstd",
 )  # fmt: skip
 
 
@@ -34,6 +35,9 @@ class Guarantee:
         no network for them.
     coders : tuple of str, optional
         Coders to try, in the order of preference at equal size; None is all that apply.
+    budget : float, optional
+        Share of the bytes that the bounded level of a lossless brick may add; where it would take
+        more it is left out. None is a level that is always there.
     is_proven_later : bool
         Whether the caller decodes what was stored, all of it, and compares it with the source. What
         the codec's own coders wrote is not decoded by the encoder then; that of others always is.
@@ -43,6 +47,7 @@ class Guarantee:
     max_error: float | None = None
     reference: str = "auto"
     coders: tuple[str, ...] | None = None
+    budget: float | None = None
     is_proven_later: bool = False
 
     def __post_init__(self) -> None:
@@ -73,6 +78,11 @@ class Guarantee:
                 f"mode {self.mode!r} with max_error {bound!r}: a bounded brick has one, a lossy "
                 "one has none",
                 kind="bad-bound",
+            )
+
+        if self.budget is not None and not (self.mode == "lossless" and bound):
+            raise ParameterError(
+                "a budget is for the bounded level of a lossless brick", kind="bad-bound"
             )
 
     @property

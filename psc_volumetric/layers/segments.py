@@ -19,7 +19,15 @@ from psc_volumetric.coders.registry import EXACT_CODERS
 from psc_volumetric.coders.zstd import compress_lossless, decompress_lossless
 from psc_volumetric.errors import FormatError
 from psc_volumetric.layers.coder_choice import Coded, CoderChoice, extent_of
-from psc_volumetric.layers.grid import INDEX, choose_grid, nearest_indices, restore, within
+from psc_volumetric.layers.grid import (
+    INDEX,
+    cells_around,
+    choose_grid,
+    nearest_indices,
+    restore,
+    uniform_spread,
+    within,
+)
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.interpolated import decode_interpolated_values, interpolate
 from psc_volumetric.layers.slices import shapes_to_try
@@ -29,6 +37,7 @@ from psc_volumetric.values.special import SpecialMap
 __all__ = ["EncodedLayer", "decode_segment", "encode_bounded", "encode_lossless"]
 
 Values = NDArray[np.generic]
+Mask = NDArray[np.bool_]
 Triple = tuple[int, int, int]
 
 NETWORK_PENALTY = 1.05  # a reference that runs a network must save more than 5 % of the bytes
@@ -48,14 +57,17 @@ class EncodedLayer:
         Stored values a reader gets at this level.
     needs_network : bool
         Whether a reader must run the network of the base for it.
+    exact : (z, y, x) array of bool or None
+        Voxels that a bounded layer keeps exactly.
     outliers : int
-        Voxels of a bounded layer that are kept exactly.
+        How many of them are measurements.
     """
 
     fields: LayerFields
     segments: list[bytes]
     decoded: Values
     needs_network: bool
+    exact: Mask | None = None
     outliers: int = 0
 
     @property
@@ -74,10 +86,21 @@ class Below:
         Stored values of that level.
     needs_network : bool
         Whether a reader must run a network to have them.
+    cells : (2, z, y, x) array or None
+        The least and the largest that each value of the source can be, where the level says so.
     """
 
     values: Values
     needs_network: bool
+    cells: Values | None = None
+
+    @classmethod
+    def bounded(cls, layer: EncodedLayer) -> Below:
+        """A bounded layer as what the next stands on."""
+        assert layer.fields.grid is not None and layer.exact is not None
+        exact = layer.exact | (uniform_spread(layer.fields.grid.bound) == 0)
+        cells = cells_around(layer.decoded, exact, layer.fields.grid.bound)
+        return cls(layer.decoded, layer.needs_network, cells)
 
 
 def encode_bounded(
@@ -130,7 +153,7 @@ def _indexed(
     shape = extent_of(values)
     under = None if below is None else nearest_indices(below.values, grid)
     every = np.ones(shape, bool)
-    segments, _, coded = _smallest(indices, under, every, guarantee, _penalty(below))
+    segments, _, coded = _smallest(indices, under, None, every, guarantee, _penalty(below))
     fields = LayerFields("bounded", coded.on_base, coded.coder, segments.tile, grid)
     network = coded.on_base and below is not None and below.needs_network
     decoded = saturate(restore(indices, grid, values.dtype), limits)
@@ -158,7 +181,8 @@ def _finished(
         pack_outliers(values[box], far[box]) + piece
         for box, piece in zip(map(segments.box, range(len(segments))), pieces, strict=True)
     ]
-    return EncodedLayer(fields, data, decoded, network, int(far.sum()))
+    kept = far if special is None else far | (special.index > 0)
+    return EncodedLayer(fields, data, decoded, network, kept, int(far.sum()))
 
 
 def encode_lossless(
@@ -180,7 +204,8 @@ def encode_lossless(
     box = _bounding_box(mask)
     inside, part = mask[box], values[box]
     under = None if below is None else below.values[box]
-    segments, wanted, coded = _smallest(part, under, inside, guarantee, _penalty(below))
+    cells = None if below is None or below.cells is None else below.cells[(..., *box)]
+    segments, wanted, coded = _smallest(part, under, cells, inside, guarantee, _penalty(below))
     data = [b""] * len(segments)
     decoded = values.copy() if below is None else below.values.copy()
     for n, piece in zip(wanted, coded.pieces, strict=True):
@@ -195,7 +220,8 @@ def encode_lossless(
 def _smallest(
     values: Values,
     below: Values | None,
-    inside: NDArray[np.bool_],
+    cells: Values | None,
+    inside: Mask,
     guarantee: Guarantee,
     penalty: float,
 ) -> tuple[TileGrid, list[int], Coded]:
@@ -204,7 +230,7 @@ def _smallest(
     for shape in shapes_to_try(values, usual, is_alone=below is None):
         segments = TileGrid(extent_of(values), default_segment(extent_of(values), shape))
         wanted = [n for n in range(len(segments)) if inside[segments.box(n)].any()]
-        coded = CoderChoice(values, below, segments, wanted).best(guarantee, penalty)
+        coded = CoderChoice(values, below, segments, wanted, cells).best(guarantee, penalty)
         found.append((segments, wanted, coded))
     return min(found, key=lambda one: sum(map(len, one[2].pieces)))
 
@@ -239,7 +265,8 @@ def decode_segment(
     dtype : numpy.dtype
         Stored dtype.
     reference : array or None
-        Stored values of the level below in the segment, if the layer refers to it.
+        Stored values of the level below in the segment, if the layer refers to it; of a refinement
+        the least and the largest that each value can be.
     limits : ValueLimits or None
         Of the brick.
     what : str

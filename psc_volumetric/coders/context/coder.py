@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coders.context.fit import fit_predictors
+from psc_volumetric.coders.context.given import (
+    NOTHING,
+    Cells,
+    Given,
+    check_inside,
+    given_cells,
+    given_reference,
+)
 from psc_volumetric.coders.context.layout import (
     EXPERTS,
     FRONT,
@@ -44,6 +52,7 @@ def encode_integers(
     values: NDArray[np.integer],
     *,
     reference: NDArray[np.integer] | None = None,
+    cells: Cells | None = None,
 ) -> bytes:
     """Code a segment of integers without loss.
 
@@ -54,6 +63,9 @@ def encode_integers(
         2^32, none beyond +-2^62.
     reference : (z, y, x) integer, optional
         A prediction of the values with 4 fraction bits. The decoder needs the same.
+    cells : Cells, optional
+        In place of a reference: the least and the largest that each value can be. The decoder needs
+        the same.
 
     Returns
     -------
@@ -64,12 +76,14 @@ def encode_integers(
     Raises
     ------
     ParameterError
-        Not three axes, no voxel, shapes that differ, or values too far apart.
+        Not three axes, no voxel, shapes that differ, values too far apart or outside their cells.
     """
     problem = _shape_problem(values.shape)
     if problem is not None:
         raise ParameterError(problem, kind="bad-shape", hint="cut it into smaller segments")
-    return _encode(values, reference, may_list=True)
+    if cells is not None:
+        check_inside(values, cells)
+    return _encode(values, reference, cells, may_list=True)
 
 
 def decode_integers(
@@ -77,6 +91,7 @@ def decode_integers(
     shape: Shape,
     *,
     reference: NDArray[np.integer] | None = None,
+    cells: Cells | None = None,
     what: str,
 ) -> Integers:
     """Inverse of :func:`encode_integers`.
@@ -87,7 +102,7 @@ def decode_integers(
         One stream, whole.
     shape : tuple of int
         Extents (z, y, x), checked by the caller against its limits.
-    reference : (z, y, x) integer, optional
+    reference, cells : optional
         As given to the encoder.
     what : str
         Name of the segment in messages.
@@ -107,12 +122,13 @@ def decode_integers(
     problem = _shape_problem(shape)
     if problem is not None:
         raise LimitExceededError(f"{what}: {problem}", kind="limit")
-    return _decode(data, shape, reference, what, may_list=True)
+    return _decode(data, shape, reference, cells, what, may_list=True)
 
 
 def _encode(
     values: NDArray[np.integer],
     reference: NDArray[np.integer] | None,
+    cells: Cells | None,
     *,
     may_list: bool,
 ) -> bytes:
@@ -122,14 +138,14 @@ def _encode(
     if listed is not None:
         levels, index = listed
     shape = (values.shape[0], values.shape[1], values.shape[2])
-    extra = _regressors(levels, shape, reference)
-    mixed = _encode_mixed(index, levels.top, extra) if levels.top else b""
+    given = _given(levels, shape, reference, cells, "segment")
+    mixed = _encode_mixed(index, levels.top, given) if levels.top else b""
     width = (levels.top.bit_length() + 7) // 8
     is_mixed = 0 < len(mixed) < width * index.size
     out = FieldWriter()
     out.pack("B", MIXED * is_mixed + LISTED * (listed is not None))
     if isinstance(levels, LevelTable):
-        levels.write(out, lambda steps: _encode(steps, None, may_list=False))
+        levels.write(out, lambda steps: _encode(steps, None, None, may_list=False))
     else:
         levels.write(out)
     if is_mixed:
@@ -144,6 +160,7 @@ def _decode(
     data: bytes,
     shape: Shape,
     reference: NDArray[np.integer] | None,
+    cells: Cells | None,
     what: str,
     *,
     may_list: bool,
@@ -155,13 +172,13 @@ def _decode(
     levels: AnyLevels
     if variant & LISTED:
         levels = LevelTable.read(
-            fields, lambda part, size: _decode(part, size, None, what, may_list=False), what
+            fields, lambda part, size: _decode(part, size, None, None, what, may_list=False), what
         )
     else:
         levels = Levels.read(fields, what)
     if variant & MIXED:
-        extra = _regressors(levels, shape, reference)
-        index = _decode_mixed(fields, len(data), levels.top, extra, shape, what)
+        given = _given(levels, shape, reference, cells, what)
+        index = _decode_mixed(fields, len(data), levels.top, given, shape, what)
     else:
         index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
     return levels.values(index)
@@ -181,7 +198,10 @@ class Model(NamedTuple):
     offsets: NDArray[np.int64]
     first: NDArray[np.int64]
     others: NDArray[np.int64]
-    extra: NDArray[np.int64]
+    given: NDArray[np.int64]
+    places: NDArray[np.int64]
+    least: NDArray[np.int64]
+    most: NDArray[np.int64]
     errors: NDArray[np.int32]
     sums: NDArray[np.int32]
     guesses: NDArray[np.int64]
@@ -201,7 +221,7 @@ def _run(
     top: int,
     shift: int,
     predictors: tuple[Integers, Integers],
-    extra: Integers,
+    given: Given,
     data: NDArray[np.uint8],
     *,
     decode: bool,
@@ -217,13 +237,18 @@ def _run(
     weights[:, 0], weights[:, -1] = 32000, 0
     nodes = sum(kernel.CONTEXTS) * decisions.NODES
 
+    strides = np.array([plane, row, 1], np.int64)
+
     def zeros(count: int) -> Integers:
         return np.zeros(count, np.int64)
 
+    least, most = (zeros(0), zeros(0)) if given.cells is None else given.cells
+
     model = Model(
         padded.reshape(-1), np.zeros(2 * plane, padded.dtype), np.zeros(WORK_SIZE, padded.dtype),
-        data, zeros(coder.STATE_SIZE), NEIGHBOURS @ np.array([plane, row, 1], np.int64),
-        *predictors, extra, np.zeros(2 * plane * EXPERTS, np.int32), np.zeros(EXPERTS, np.int32),
+        data, zeros(coder.STATE_SIZE), NEIGHBOURS @ strides, *predictors,
+        given.volume.reshape(-1), given.offsets @ strides, least.reshape(-1), most.reshape(-1),
+        np.zeros(2 * plane * EXPERTS, np.int32), np.zeros(EXPERTS, np.int32),
         zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS), zeros(2 * kernel.BIAS_CONTEXTS),
         np.full(nodes, coder.NEW_COUNTER, np.int32), weights.reshape(-1), zeros(1),
         *decision_tables(),
@@ -233,9 +258,9 @@ def _run(
     return int(kernel.code_segment(model, *size, top, shift))
 
 
-def _encode_mixed(index: Integers, top: int, extra: Integers) -> bytes:
+def _encode_mixed(index: Integers, top: int, given: Given) -> bytes:
     """Predictors and body of the model's stream; empty if longer than the packed integers."""
-    predictors = fit_predictors(index, extra)
+    predictors = fit_predictors(index, given)
     shift = max(0, top.bit_length() - CLAMP_BITS)
     out = FieldWriter()
     out.pack("B", shift)
@@ -243,7 +268,7 @@ def _encode_mixed(index: Integers, top: int, extra: Integers) -> bytes:
     padded = _padded(index.shape, top)
     padded[FRONT:, PAD:-PAD, PAD:-PAD] = index
     room = np.zeros(index.size * ((top.bit_length() + 7) // 8), np.uint8)
-    size = _run(padded, top, shift, predictors, extra, room, decode=False)
+    size = _run(padded, top, shift, predictors, given, room, decode=False)
     if size < 0:
         return b""
     out.raw(room[:size].tobytes())
@@ -254,17 +279,17 @@ def _decode_mixed(
     fields: FieldReader,
     end: int,
     top: int,
-    extra: Integers,
+    given: Given,
     shape: Shape,
     what: str,
 ) -> Integers:
     (shift,) = fields.unpack("B")
     if shift > MAX_SHIFT or top == 0:
         raise FormatError(f"{what}: impossible header of a context stream", kind="bad-payload")
-    predictors = read_predictors(fields, extra.shape[1], shape[0] > 1, what)
+    predictors = read_predictors(fields, len(given.offsets), shape[0] > 1, what)
     body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
     padded = _padded(shape, top)
-    size = _run(padded, top, shift, predictors, extra, body, decode=True)
+    size = _run(padded, top, shift, predictors, given, body, decode=True)
     if size != len(body):
         raise FormatError(
             f"{what}: the context stream does not end with its check bits",
@@ -306,22 +331,22 @@ def _shape_problem(shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _regressors(levels: AnyLevels, shape: Shape, reference: NDArray[np.integer] | None) -> Integers:
-    """Reference at each voxel and its neighbours, (voxels, 0 or 5).
-
-    In units of the coded integers with 8 fraction bits.
-    """
-    count = math.prod(shape)
-    if reference is None:
-        return np.zeros((count, 0), np.int64)
-    if reference.shape != shape:
+def _given(
+    levels: AnyLevels,
+    shape: Shape,
+    reference: NDArray[np.integer] | None,
+    cells: Cells | None,
+    what: str,
+) -> Given:
+    """What is known beforehand, in coded integers."""
+    found = cells.least if cells is not None else reference
+    if found is None:
+        return NOTHING
+    if found.shape != shape:
         raise ParameterError(
-            f"the reference must have the shape {shape!r}, found {reference.shape!r}",
+            f"what is given must have the shape {shape!r}, found {found.shape!r}",
             kind="bad-shape",
         )
-    value = np.pad(levels.mapped(reference), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    y, x = slice(1, -1), slice(1, -1)
-    views = (
-        value[:, y, x], value[:, y, :-2], value[:, y, 2:], value[:, :-2, x], value[:, 2:, x],
-    )  # fmt: skip
-    return np.ascontiguousarray(np.stack(views, axis=-1).reshape(count, -1))
+    if cells is not None:
+        return given_cells(levels, cells, what=what)
+    return given_reference(levels, found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.coders.context.given import Given
 from psc_volumetric.coders.context.layout import (
     COEFFICIENT_BITS,
     FLAT_NEIGHBOURS,
@@ -26,6 +27,7 @@ Floats = NDArray[np.float64]
 SAMPLES = (20_000, 80_000)  # fewest and most voxels that a fit looks at,
 VOXELS_PER_SAMPLE = 12  # and how many there are for each in between
 BITS_PER_SET = 80_000  # of the segment, roughly; a set costs about half a percent of them
+CELL_SETS = 2  # at most, where cells are known: they leave few bits, and have many regressors
 BLOCK = (8, 4, 4)  # voxels that choose one predictor together
 ROUNDS = 3
 SKIP = 3  # all rounds but the last look at every third sample
@@ -34,15 +36,15 @@ PIECE = 96  # rows
 FLOOR = 0.25  # activity below which all samples weigh the same
 
 
-def fit_predictors(index: Integers, extra: Integers) -> tuple[Integers, Integers]:
+def fit_predictors(index: Integers, given: Given) -> tuple[Integers, Integers]:
     """Fit linear predictors to a segment: for its first slice, and for the others.
 
     Parameters
     ----------
     index : (z, y, x) int64
         The integers to be coded.
-    extra : (z * y * x, e) int64
-        Further regressors with 8 fraction bits.
+    given : Given
+        What adds further regressors.
 
     Returns
     -------
@@ -52,13 +54,13 @@ def fit_predictors(index: Integers, extra: Integers) -> tuple[Integers, Integers
     padded = np.pad(index, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")
     padded = np.concatenate([padded[:1]] * FRONT + [padded])
     slice_size = index.shape[1] * index.shape[2]
-    first = _fit(padded, extra, np.arange(slice_size), is_first=True)
+    first = _fit(padded, given, np.arange(slice_size), is_first=True)
     if len(index) == 1:
         return first, first[:0]
-    return first, _fit(padded, extra, np.arange(slice_size, index.size), is_first=False)
+    return first, _fit(padded, given, np.arange(slice_size, index.size), is_first=False)
 
 
-def _fit(padded: Integers, extra: Integers, voxels: Integers, *, is_first: bool) -> Integers:
+def _fit(padded: Integers, given: Given, voxels: Integers, *, is_first: bool) -> Integers:
     """Predictors for ``voxels``, each for the blocks that it suits best."""
     count = len(voxels)
     samples = int(np.clip(count // VOXELS_PER_SAMPLE, *SAMPLES))
@@ -69,7 +71,10 @@ def _fit(padded: Integers, extra: Integers, voxels: Integers, *, is_first: bool)
     base = padded[z0, y0, x0 - 1]
     neighbours = NEIGHBOURS[1:FLAT_NEIGHBOURS] if is_first else NEIGHBOURS[1:]
     columns = [padded[z0 + dz, y0 + dy, x0 + dx] - base for dz, dy, dx in neighbours]
-    design = np.stack([*columns, *(extra[voxels].T / 256 - base)], axis=1).astype(np.float64)
+    columns += [
+        given.volume[z0 + dz, y0 + dy, x0 + dx] / 256 - base for dz, dy, dx in given.offsets
+    ]
+    design = np.stack(columns, axis=1).astype(np.float64)
     target = (padded[z0, y0, x0] - base).astype(np.float64)
     activity = np.abs(design[:, :ACTIVITY_TERMS]).mean(axis=1) + FLOOR
     grid = np.stack([z // BLOCK[0], y // BLOCK[1], x // BLOCK[2]])
@@ -77,7 +82,8 @@ def _fit(padded: Integers, extra: Integers, voxels: Integers, *, is_first: bool)
     design, target = design / activity[:, None], target / activity
     single = _solve(design[::SKIP], target[::SKIP])
     error = float(np.mean(np.abs(target - design @ single) * activity))
-    sets = int(np.clip(count * np.log2(1 + 2 * error) / BITS_PER_SET, 1, MAX_SETS))
+    most = MAX_SETS if given.cells is None else CELL_SETS
+    sets = int(np.clip(count * np.log2(1 + 2 * error) / BITS_PER_SET, 1, most))
     solutions = _cluster(design, target, activity, block, sets)
     fixed = np.rint(solutions * (1 << COEFFICIENT_BITS))
     fixed = np.clip(fixed, -MAX_COEFFICIENT, MAX_COEFFICIENT).astype(np.int64)

@@ -21,6 +21,7 @@ from psc_volumetric.coders.context.layout import (
     FLAT_LANES,
     FLAT_NEIGHBOURS,
     FRONT,
+    GIVEN_LANES,
     LANES,
     PAD,
     PREDICTORS_AT,
@@ -45,38 +46,48 @@ SMALLEST_SCALE = 16
 
 
 @inlined
-def _gather(m, at, index, count):  # type: ignore[no-untyped-def]
-    """Differences of ``count`` neighbours, then of the reference, from the base neighbour."""
+def _gather(m, at, count):  # type: ignore[no-untyped-def]
+    """Differences of ``count`` neighbours, then of what is given, from the base neighbour."""
     base = m.volume[np.uint64(at - 1)]
     for j in range(count):
         m.work[np.uint64(j)] = m.volume[np.uint64(at + m.offsets[np.uint64(j)])] - base
-    for j in range(m.extra.shape[1]):
-        m.work[LANES + j] = m.extra[index, j] - (base << FRACTION)
+    for j in range(m.places.shape[0]):
+        near = m.given[np.uint64(at + m.places[np.uint64(j)])]
+        m.work[np.uint64(LANES + j)] = near - (int(base) << FRACTION)
 
 
 @inlined
-def _guess_fitted(m, base, sets, lanes):  # type: ignore[no-untyped-def]
-    w, extras = m.work, m.extra.shape[1]
+def _guess_fitted(m, base, sets, lanes, given):  # type: ignore[no-untyped-def]
+    w = m.work
     for k in range(sets):
         row = PREDICTORS_AT + k * ROOM
         total = 0
         for j in range(lanes):
             total += w[np.uint64(row + j)] * w[np.uint64(j)]
         total <<= FRACTION
-        for j in range(LANES, LANES + extras):
+        for j in range(LANES, LANES + given):
             total += w[np.uint64(row + j)] * w[np.uint64(j)]
         m.guesses[k] = base + (total >> COEFFICIENT_BITS)
 
 
 @inlined
-def _guess_online(m, base, fitted, shift, lanes):  # type: ignore[no-untyped-def]
+def _guess_online(m, base, fitted, shift, is_wide, lanes, given):  # type: ignore[no-untyped-def]
     """The two predictors that learn at every voxel; cuts differences, returns their energy."""
     w = m.work
-    if shift:
+    for j in range(LANES, LANES + given):
+        w[np.uint64(j)] >>= FRACTION
+    if is_wide:
         for j in range(lanes):
+            w[np.uint64(j)] = min(max(w[np.uint64(j)] >> shift, -CLAMP), CLAMP - 1)
+        for j in range(LANES, LANES + given):
             w[np.uint64(j)] = min(max(w[np.uint64(j)] >> shift, -CLAMP), CLAMP - 1)
     fast, slow, energy = 0, 0, 0
     for j in range(lanes):
+        part = w[np.uint64(j)]
+        fast += w[np.uint64(FAST_AT + j)] * part
+        slow += w[np.uint64(SLOW_AT + j)] * part
+        energy += part * part
+    for j in range(LANES, LANES + given):
         part = w[np.uint64(j)]
         fast += w[np.uint64(FAST_AT + j)] * part
         slow += w[np.uint64(SLOW_AT + j)] * part
@@ -200,18 +211,24 @@ def _slots(mean, level, texture):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _learn_online(m, exact, fitted, shift, energy, lanes):  # type: ignore[no-untyped-def]
-    """Normalised least mean squares for both online predictors."""
-    w, size = m.work, energy * 128 + 4096
-    limit = 1 << 24
-    fast = (min(max((exact - m.guesses[fitted]) >> shift, -limit), limit) << 32) // size
-    slow = (min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit) << 32) // size
-    for j in range(lanes):
+def _learn_lanes(w, fast, slow, begin, end):  # type: ignore[no-untyped-def]
+    for j in range(begin, end):
         part = w[np.uint64(j)]
         weight = w[np.uint64(FAST_AT + j)] + ((fast * part) >> FAST)
         w[np.uint64(FAST_AT + j)] = min(max(weight, -ADAPTIVE_LIMIT), ADAPTIVE_LIMIT)
         weight = w[np.uint64(SLOW_AT + j)] + ((slow * part) >> SLOW)
         w[np.uint64(SLOW_AT + j)] = min(max(weight, -ADAPTIVE_LIMIT), ADAPTIVE_LIMIT)
+
+
+@inlined
+def _learn_online(m, exact, fitted, shift, energy, lanes, given):  # type: ignore[no-untyped-def]
+    """Normalised least mean squares for both online predictors."""
+    size = energy * 128 + 4096
+    limit = 1 << 24
+    fast = (min(max((exact - m.guesses[fitted]) >> shift, -limit), limit) << 32) // size
+    slow = (min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit) << 32) // size
+    _learn_lanes(m.work, fast, slow, 0, lanes)
+    _learn_lanes(m.work, fast, slow, LANES, LANES + given)
 
 
 @compiled
@@ -230,8 +247,9 @@ def _begin_slice(m, z, row, plane, predictors, count):  # type: ignore[no-untype
             for j in range(predictors.shape[1]):
                 place = j if j < count else LANES + j - count
                 m.work[PREDICTORS_AT + k * ROOM + place] = predictors[k, j]
-        for j in range(count):
-            m.work[FAST_AT + j] = predictors[0, j] << (ADAPTIVE_BITS - COEFFICIENT_BITS)
+        for j in range(ROOM):
+            first = m.work[PREDICTORS_AT + j]
+            m.work[FAST_AT + j] = first << (ADAPTIVE_BITS - COEFFICIENT_BITS)
 
 
 @compiled
@@ -255,17 +273,19 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index):  # typ
     there_line = line - (z + FRONT - (1 - (z & 1))) * plane
     limit = top << FRACTION
     lanes = FLAT_LANES if z == 0 else LANES
+    given = GIVEN_LANES if m.places.shape[0] else 0
+    is_wide = shift > 0 or top >= CLAMP
     experts = fitted + 3
-    is_start = z + y + m.extra.shape[1] == 0
+    is_start = z + y + given == 0
     bad = 0
     for k in range(1, PAD + 1):
         m.volume[line - k] = m.volume[line - row]
     for x in range(nx):
         at, here, there = line + x, here_line + x, there_line + x
         base = int(m.volume[np.uint64(at - 1)]) << FRACTION
-        _gather(m, at, index + x, count)
-        _guess_fitted(m, base, fitted, lanes)
-        energy = _guess_online(m, base, fitted, shift, lanes)
+        _gather(m, at, count)
+        _guess_fitted(m, base, fitted, lanes, given)
+        energy = _guess_online(m, base, fitted, shift, is_wide, lanes, given)
         m.guesses[fitted + 2] = _guess_gradient(m, at, row, plane, z == 0)
         for k in range(experts):
             guess = base if is_start else m.guesses[np.uint64(k)]
@@ -282,10 +302,16 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index):  # typ
         means = mean, m.guesses[fitted], blended
         scale = max((spread * 46) >> 6, SMALLEST_SCALE)
         slots, group = _slots(mean, level, texture), min(level, WEIGHT_SETS - 1)
-        value = code_value(m, int(m.volume[np.uint64(at)]), top, means, scale, slots, group, speed)
-        if value < 0 or value > top:
+        least, most = 0, top
+        if m.least.shape[0]:
+            least, most = m.least[np.uint64(index + x)], m.most[np.uint64(index + x)]
+        value = least
+        if least < most:
+            known = int(m.volume[np.uint64(at)])
+            value = code_value(m, known, least, most, means, scale, slots, group, speed)
+        if value < least or value > most:
             bad += 1
-            value = min(max(value, 0), top)
+            value = min(max(value, least), most)
         m.volume[np.uint64(at)] = value
         note(m, value)
         exact = value << FRACTION
@@ -295,7 +321,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index):  # typ
             m.errors[np.uint64(here * EXPERTS + k)] = error
         _learn_bias(m, one, exact - blended)
         _learn_bias(m, two, exact - blended)
-        _learn_online(m, exact, fitted, shift, energy, lanes)
+        _learn_online(m, exact, fitted, shift, energy, lanes, given)
     for k in range(PAD):
         m.volume[line + nx + k] = m.volume[line + nx - 1]
     return bad

@@ -11,6 +11,7 @@ __all__ = [
     "FLAT_LANES",
     "FLAT_NEIGHBOURS",
     "FRONT",
+    "GIVEN_LANES",
     "LANES",
     "MAX_COEFFICIENT",
     "MAX_PADDED",
@@ -50,9 +51,10 @@ MAX_SETS = EXPERTS - 3
 MAX_SHIFT = 17
 
 # In memory, not in the stream: rows of numbers that are multiplied with one another, filled with
-# zeros to whole vectors. The differences come first, then the regressors that the reference gives.
+# zeros to whole vectors. The differences come first, then those of what is given.
 LANES, FLAT_LANES = 48, 32  # for all neighbours, and for those of the same slice
-ROOM = LANES + 8
-FAST_AT, SLOW_AT, PREDICTORS_AT = ROOM, ROOM + LANES, ROOM + 2 * LANES
+GIVEN_LANES = 24
+ROOM = LANES + GIVEN_LANES
+FAST_AT, SLOW_AT, PREDICTORS_AT = ROOM, 2 * ROOM, 3 * ROOM
 WORK_SIZE = PREDICTORS_AT + MAX_SETS * ROOM
 NARROW = 1 << 22  # coded integers below it fit into 32 bits with their fraction and a sign

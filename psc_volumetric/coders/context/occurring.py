@@ -111,6 +111,17 @@ class Levels:
             out = np.where(past > edge, past, np.minimum(out, edge))
         return np.asarray(np.clip(out, 0, self.top << FRACTION), np.int64)
 
+    def count_below(self, values: Integers) -> Integers:
+        """How many of the values that may occur are smaller, for each of ``values``."""
+        whole = self.top + sum(length for _, length in self.gaps)
+        full = np.clip(-((self.lowest - values) // self.divisor), 0, whole + 1)
+        gone = np.zeros_like(full)
+        before = 0
+        for start, length in self.gaps:
+            gone += np.clip(full - (start + before), 0, length)
+            before += length
+        return np.asarray(full - gone, np.int64)
+
     def write(self, out: FieldWriter) -> None:
         """Append the fields."""
         out.pack("q", self.lowest)

@@ -73,6 +73,10 @@ class LevelTable:
         part = np.clip(((shifted - scaled[below]) << FRACTION) // step, 0, 1 << FRACTION)
         return np.asarray((below << FRACTION) + part, np.int64)
 
+    def count_below(self, values: Integers) -> Integers:
+        """How many of the list are smaller, for each of ``values``."""
+        return np.asarray(np.searchsorted(self.table, values, side="left"), np.int64)
+
     def write(self, out: FieldWriter, encode: Callable[[Integers], bytes]) -> None:
         """Append the list; ``encode`` codes the distances as a segment of one row."""
         stream = encode(np.diff(self.table)[None, None])

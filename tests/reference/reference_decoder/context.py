@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 
 import numpy as np
 
@@ -32,15 +33,21 @@ NEAR_BEFORE = [(-1, 0, 0, 2), (-1, 0, 1, 1), (-1, 0, -1, 1), (-1, 1, 0, 1), (-1,
 FAR_BEFORE = [
     (-1, -1, -1, 1), (-1, -1, 1, 1), (-1, 1, -1, 1), (-1, 1, 1, 1), (-1, 0, 2, 1), (-1, 2, 0, 1),
 ]  # fmt: skip
+AROUND = [(0, 0, 0), (0, 0, -1), (0, 0, 1), (0, -1, 0), (0, 1, 0)]
+BEHIND = [
+    (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, -2), (0, 1, -1), (0, 1, 0), (0, 1, 1), (0, 1, 2),
+    (0, 2, -2), (0, 2, -1), (0, 2, 0), (0, 2, 1), (0, 2, 2), (0, 3, 0),
+    (1, -1, 0), (1, 0, -1), (1, 0, 0), (1, 0, 1), (1, 1, 0),
+]  # fmt: skip
 TEXTURE = [(0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (-1, 0, 0), (-1, 0, 1), (-1, 1, 0)]
 
 
-def decode_integers(data: bytes, shape: tuple, reference=None) -> np.ndarray:
-    """Section 15."""
-    return _decode(data, shape, reference, 3)
+def decode_integers(data: bytes, shape: tuple, reference=None, cells=None) -> np.ndarray:
+    """Section 15; ``cells`` are the least and the largest number of each voxel."""
+    return _decode(data, shape, reference, cells, 3)
 
 
-def _decode(data: bytes, shape: tuple, reference, last_variant: int) -> np.ndarray:
+def _decode(data: bytes, shape: tuple, reference, cells, last_variant: int) -> np.ndarray:
     """Section 15.1."""
     require(math.prod(n + p for n, p in zip(shape, (2, 6, 6), strict=True)) <= 1 << 23, "large")
     f = Fields(data)
@@ -49,11 +56,8 @@ def _decode(data: bytes, shape: tuple, reference, last_variant: int) -> np.ndarr
     levels = Listed(f, _decode) if variant & 2 else Levels(f)
     top = levels.top
     if variant & 1:
-        near = None
-        if reference is not None:
-            flat = [levels.near(int(r)) for r in reference.reshape(-1)]
-            near = np.array(flat).reshape(shape)
-        coded = Segment(f, shape, top, near).decode()
+        known = Known(levels, shape, reference, cells)
+        coded = Segment(f, shape, top, known).decode()
     else:
         width, count = (bits(top) + 7) // 8, math.prod(shape)
         body = f.bytes(len(data) - f.at)
@@ -61,6 +65,35 @@ def _decode(data: bytes, shape: tuple, reference, last_variant: int) -> np.ndarr
         coded = [int.from_bytes(body[width * i : width * (i + 1)], "little") for i in range(count)]
         require(max(coded) <= top, "packed integer")
     return np.array([levels.value(i) for i in coded], np.int64).reshape(shape)
+
+
+class Known:
+    """Sections 15.2 and 15.10: a reference or cells, in coded integers."""
+
+    def __init__(self, levels, shape: tuple, reference, cells) -> None:
+        self.shape, self.offsets, self.near, self.ends = shape, [], None, None
+        if reference is not None:
+            flat = [levels.near(int(r)) for r in reference.reshape(-1)]
+            self.offsets, self.near = AROUND, np.array(flat).reshape(shape)
+        if cells is not None:
+            coded, value = range(levels.top + 1), levels.value
+            first = [bisect_left(coded, a, key=value) for a in cells[0].reshape(-1).tolist()]
+            last = [bisect_right(coded, a, key=value) - 1 for a in cells[1].reshape(-1).tolist()]
+            require(all(a <= b for a, b in zip(first, last, strict=True)), "an empty cell")
+            self.ends = list(zip(first, last, strict=True))
+            centres = [(a + b) << 7 for a, b in self.ends]
+            self.offsets = BEHIND if shape[0] > 1 else BEHIND[:14]
+            self.near = np.array(centres).reshape(shape)
+
+    def at(self, z: int, y: int, x: int) -> list[int]:
+        """What is looked at from a voxel."""
+        nz, ny, nx = self.shape
+        found = []
+        for a, b, c in self.offsets:
+            slice_ = z + a if z + a < nz else nz - 2
+            row, column = clamp(y + b, 0, ny - 1), clamp(x + c, 0, nx - 1)
+            found.append(int(self.near[slice_, row, column]))
+        return found
 
 
 class Tables:
@@ -127,13 +160,13 @@ class BitDecoder(RangeDecoder):
 class Segment:
     """Sections 15.6 to 15.9."""
 
-    def __init__(self, f: Fields, shape: tuple, top: int, near) -> None:
-        self.shape, self.top, self.near = shape, top, near
+    def __init__(self, f: Fields, shape: tuple, top: int, known: Known) -> None:
+        self.shape, self.top, self.known = shape, top, known
         self.clamp_shift = f.number("B")
         drop, first, others = f.number("B"), f.number("B"), f.number("B")
         require(top > 0 and self.clamp_shift <= 17 and drop <= 14, "header")
         require(1 <= first <= 5 and (shape[0] > 1) <= others <= 5, "predictor sets")
-        extras = 0 if near is None else 5
+        extras = len(known.offsets)
 
         def predictor(terms: int) -> list[int]:
             coded = [f.varint((1 << 16) >> drop) for _ in range(terms)]
@@ -154,7 +187,7 @@ class Segment:
         for z in range(nz):
             self.sets = self.other_sets if z else self.first_sets
             self.neighbours = NEIGHBOURS[: 44 if z else 22]
-            count = len(self.neighbours)
+            count = len(self.neighbours) + len(self.known.offsets)
             if z < 2:
                 self.fast, self.slow = [c << 6 for c in self.sets[0][:count]], [0] * count
             if z:
@@ -186,13 +219,13 @@ class Segment:
             return int(self.v[z + 2 + a, y + 3 + b, x + 3 + c])
 
         d = [at(*offset) - west for offset in self.neighbours]
-        extra = [] if self.near is None else [r - base for r in self._near(z, y, x)]
+        extra = [r - base for r in self.known.at(z, y, x)]
         guesses = []
         for c in self.sets:
             total = sum(a * b for a, b in zip(c, d, strict=False)) << 8
             total += sum(a * b for a, b in zip(c[len(d) :], extra, strict=True))
             guesses.append(base + (total >> 14))
-        t = [clamp(a >> self.clamp_shift, -32768, 32767) for a in d]
+        t = [clamp(a >> self.clamp_shift, -32768, 32767) for a in [*d, *(e >> 8 for e in extra)]]
         fast = sum(a * b for a, b in zip(self.fast, t, strict=True))
         slow = sum(a * b for a, b in zip(self.slow, t, strict=True))
         guesses.append(base + ((fast << self.clamp_shift) >> 12))
@@ -203,7 +236,7 @@ class Segment:
             guesses.append((at(-1, 0, 0) << 8) + (slope << 7))
         else:
             guesses.append((west + north) << 7)
-        if z == 0 and y == 0 and self.near is None:
+        if z == 0 and y == 0 and not extra:
             guesses = [base] * len(guesses)
         guesses = [clamp(g, 0, top) for g in guesses]
         blended = self._blend(place, base, guesses)
@@ -235,7 +268,10 @@ class Segment:
             _rough((mean + 128) >> 8),
         )
         speed = 10 + (20 >> min(number >> 13, 5))
-        value = Value(self.decoder, places, self.top, contexts, min(level, 23), speed).decode()
+        ends = (0, self.top) if self.known.ends is None else self.known.ends[number]
+        value = ends[0]
+        if ends[0] < ends[1]:
+            value = Value(self.decoder, places, ends, contexts, min(level, 23), speed).decode()
 
         exact = value << 8
         self.final[place] = exact - mean
@@ -251,11 +287,6 @@ class Segment:
             for i, a in enumerate(t):
                 weights[i] = clamp(weights[i] + ((step * a) >> rate), -(1 << 24), 1 << 24)
         return value
-
-    def _near(self, z: int, y: int, x: int) -> list[int]:
-        _, ny, nx = self.shape
-        places = [(y, x), (y, x - 1), (y, x + 1), (y - 1, x), (y + 1, x)]
-        return [int(self.near[z, clamp(b, 0, ny - 1), clamp(a, 0, nx - 1)]) for b, a in places]
 
     def _blend(self, place: tuple, base: int, guesses: list[int]) -> int:
         z, y, x = place
@@ -283,10 +314,11 @@ def _rough(whole: int) -> int:
 class Value:
     """Section 15.10: one value as binary decisions."""
 
-    def __init__(self, decoder, places, top, contexts, group, speed) -> None:
-        self.decoder, self.top, self.contexts = decoder, top, contexts
+    def __init__(self, decoder, places, ends, contexts, group, speed) -> None:
+        self.decoder, self.contexts = decoder, contexts
+        self.first, self.last = ends
         self.group, self.speed, self.places = group, speed, places
-        self.base = clamp((places[0][0] + 128) >> 8, 0, top)
+        self.base = clamp((places[0][0] + 128) >> 8, *ends)
 
     def below(self, distance: int) -> list[int]:
         out = []
@@ -304,10 +336,11 @@ class Value:
         )
 
     def decode(self) -> int:
-        base, top, every = self.base, self.top, range(3)
-        ol, out_r = self.below(-(base << 8) - 128), self.below(((top - base) << 8) + 128)
+        base, first, last, every = self.base, self.first, self.last, range(3)
+        ol = self.below(((first - base) << 8) - 128)
+        out_r = self.below(((last - base) << 8) + 128)
         il, ir = [0] * 3, [0] * 3
-        low, high = 0, bits(max(base, top - base))
+        low, high = 0, bits(max(base - first, last - base))
         probe = clamp(bits(self.places[0][1] >> 8), 1, high)
         nodes = 0
         while low < high:
@@ -325,9 +358,9 @@ class Value:
         if low == 0:
             return base
         known = 1 << (low - 1)
-        if base + known > top:
+        if base + known > last:
             sign = 0
-        elif base - known < 0:
+        elif base - known < first:
             sign = 1
         else:
             up = [out_r[k] - ir[k] for k in every]
@@ -355,7 +388,7 @@ class Value:
             rest -= count
             known |= self.decoder.number(count) << rest
         value = base + known if sign else base - known
-        if not 0 <= value <= top:
+        if not first <= value <= last:
             raise Refused("a value is out of range")
         return value
 

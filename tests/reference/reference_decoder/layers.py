@@ -27,6 +27,7 @@ class Layer:
     box: tuple
     places: list
     partial: bool
+    refined: float = 0.0  # the bound of the level below
 
 
 def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
@@ -37,7 +38,11 @@ def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
     require([layer.bounded for layer in layers] in ([], [True], [False], [True, False]), "order")
     for number, layer in enumerate(layers):
         below = base_levels + number > 0
-        require(not layer.reference or (below and layer.coder < 2), "reference of a layer")
+        refines = layer.coder == 10 and number == 1
+        refers = layer.coder < 2 or refines
+        require(not layer.reference or (below and refers), "reference of a layer")
+        require(layer.coder != 10 or (refines and layer.reference), "a refinement of nothing")
+        layer.refined = layers[0].bound
         empty = any(size == 0 for _, size, _ in layer.places) or layer.partial
         require(not empty or (below and not layer.bounded), "empty segment")
     return layers
@@ -46,7 +51,7 @@ def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
 def _read_layer(data: Fields, h: Header) -> Layer:
     kind, reference, coder = (data.number("B") for _ in range(3))
     require(kind in (1, 2) and reference in (0, 1), "layer")
-    require(coder <= 6 or (coder == 9 and kind == 1), "coder")
+    require(coder <= 6 or (coder == 9 and kind == 1) or (coder == 10 and kind == 2), "coder")
     bound = step = offset = 0.0
     if kind == 1:
         bound, step = data.number("d"), data.number("d")
@@ -132,6 +137,10 @@ def decode_layer(brick: bytes, h: Header, layer: Layer, below) -> tuple[np.ndarr
         data = brick[offset : offset + size]
         require(crc32c(data) == crc, f"CRC-32C of segment {number}")
         reference = np.ascontiguousarray(under[0][box]) if layer.reference else None
+        if layer.coder == 10:
+            cells = _cells(reference, under[1][box], layer.refined)
+            values[box], spread[box] = _refined(data, cells), 0
+            continue
         spread[box] = 0
         shape = values[box].shape
         if layer.bounded:
@@ -176,6 +185,11 @@ def _context(data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarra
         ]
         require(all(p.min() >= -(1 << 31) and p.max() < 1 << 31 for p in parts), "32 bits")
         k = (parts[0] << 32) + (parts[1] + (1 << 31))
+    return _stored(k, dtype)
+
+
+def _stored(k: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Section 8.3: values of numbers."""
     if dtype.kind == "f":
         top = (1 << (8 * dtype.itemsize - 1)) - 1
         return np.where(k < 0, k ^ top, k).astype(f"<i{dtype.itemsize}").view(dtype)
@@ -254,3 +268,39 @@ def _index(values: np.ndarray, layer: Layer) -> np.ndarray:
     offset, step, bound = int(layer.offset), int(layer.step), int(layer.bound)
     q = [(v - offset + bound) // step for v in values.reshape(-1).tolist()]
     return np.clip(np.array(q, np.int64), -top, top).astype("<i4").reshape(values.shape)
+
+
+def _cells(values: np.ndarray, spread: np.ndarray, bound: float) -> list[np.ndarray]:
+    """Section 8.9: the least and the largest that each value can be."""
+    ends = []
+    for sign in (-1, 1):
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore", invalid="ignore"):
+                end = (values.astype("<f8") + sign * bound).astype(values.dtype)
+                end = np.nextafter(end, values.dtype.type(sign * np.inf))
+        else:
+            info, far = np.iinfo(values.dtype), sign * int(bound)
+            moved = [min(max(v + far, info.min), info.max) for v in values.reshape(-1).tolist()]
+            end = np.array(moved, values.dtype).reshape(values.shape)
+        end[spread == 0] = values[spread == 0]
+        ends.append(end)
+    return ends
+
+
+def _refined(data: bytes, cells: list[np.ndarray]) -> np.ndarray:
+    """Section 8.9: the payload."""
+    from reference_decoder.context import decode_integers
+
+    shape, dtype = cells[0].shape, cells[0].dtype
+    least, most = (_numbers(end) for end in cells)
+    if dtype.itemsize < 8:
+        return _stored(decode_integers(data, shape, cells=(least[0], most[0])), dtype)
+    fields = Fields(data)
+    first = fields.bytes(fields.varint(len(data)))
+    high = decode_integers(first, shape, cells=(least[0], most[0]))
+    ends = (
+        np.where(high == least[0], least[1], -(1 << 31)),
+        np.where(high == most[0], most[1], (1 << 31) - 1),
+    )
+    low = decode_integers(data[fields.at :], shape, cells=ends)
+    return _stored((high << 32) + (low + (1 << 31)), dtype)

@@ -1,0 +1,111 @@
+"""What reader and writer of a context stream know beforehand. Part of the format (SPEC section 15).
+
+Either a reference, a prediction of every integer, or cells: the least and the largest that each can
+be. Both add regressors to the predictors; cells also say which decisions are left.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.coders.context.layout import FRONT, PAD
+from psc_volumetric.coders.context.occurring import Levels
+from psc_volumetric.coders.context.value_list import LevelTable
+from psc_volumetric.entropy.binary_tables import FRACTION
+from psc_volumetric.errors import FormatError, ParameterError
+
+__all__ = ["NOTHING", "Cells", "Given", "check_inside", "given_cells", "given_reference"]
+
+Integers = NDArray[np.int64]
+Shape = tuple[int, int, int]
+
+# (dz, dy, dx) of what is looked at: around the voxel, and behind it where nothing is exact yet
+AROUND = np.array([(0, 0, 0), (0, 0, -1), (0, 0, 1), (0, -1, 0), (0, 1, 0)], np.int64)
+BEHIND = np.array(
+    [
+        (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, -2), (0, 1, -1), (0, 1, 0), (0, 1, 1), (0, 1, 2),
+        (0, 2, -2), (0, 2, -1), (0, 2, 0), (0, 2, 1), (0, 2, 2), (0, 3, 0),
+        (1, -1, 0), (1, 0, -1), (1, 0, 0), (1, 0, 1), (1, 1, 0),
+    ],
+    np.int64,
+)  # fmt: skip
+BEHIND_IN_SLICE = 14  # of them, those in the same slice come first
+
+
+class Cells(NamedTuple):
+    """The least and the largest that each value can be, both (z, y, x)."""
+
+    least: Integers
+    most: Integers
+
+
+class Given(NamedTuple):
+    """What is known beforehand, in coded integers.
+
+    Attributes
+    ----------
+    volume : (z + FRONT + 1, y + 2 PAD, x + 2 PAD) int64
+        A number for each voxel, 8 fraction bits, with what lies around the segment.
+    offsets : (e, 3) int64
+        Where around a voxel it is looked at.
+    cells : Cells or None
+        Coded integers.
+    """
+
+    volume: Integers
+    offsets: Integers
+    cells: Cells | None = None
+
+
+NOTHING = Given(np.zeros((0, 0, 0), np.int64), AROUND[:0])
+
+
+def given_reference(levels: Levels | LevelTable, reference: NDArray[np.integer]) -> Given:
+    """A prediction of the values, 4 fraction bits, (z, y, x)."""
+    return Given(_padded(levels.mapped(reference)), AROUND)
+
+
+def given_cells(levels: Levels | LevelTable, cells: Cells, *, what: str) -> Given:
+    """The least and the largest that each value can be.
+
+    Raises
+    ------
+    FormatError
+        A cell has none of the values that occur (kind ``"bad-payload"``).
+    """
+    least = levels.count_below(cells.least)
+    most = levels.count_below(cells.most + 1) - 1
+    if (least > most).any():
+        raise FormatError(
+            f"{what}: no value that occurs lies within what the level below allows",
+            kind="bad-payload",
+            hint="the stream is damaged, run `psc-archive verify`",
+        )
+    offsets = BEHIND if len(least) > 1 else BEHIND[:BEHIND_IN_SLICE]
+    return Given(_padded((least + most) << (FRACTION - 1)), offsets, Cells(least, most))
+
+
+def check_inside(values: NDArray[np.integer], cells: Cells) -> None:
+    """Refuse values outside their cells.
+
+    Raises
+    ------
+    ParameterError
+        There are some (kind ``"bad-values"``).
+    """
+    outside = (values < cells.least) | (values > cells.most)
+    if outside.any():
+        raise ParameterError(
+            f"{int(outside.sum())} values lie outside what the level below allows",
+            kind="bad-values",
+        )
+
+
+def _padded(volume: Integers) -> Integers:
+    """The volume with its edge around each slice, and the last slice but one behind the last."""
+    last = volume[-2:-1] if len(volume) > 1 else volume
+    longer = np.concatenate([np.repeat(volume[:1], FRONT, axis=0), volume, last])
+    return np.pad(longer, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")

@@ -1,0 +1,80 @@
+"""Whether the bounded level of a lossless brick is worth its bytes. Encoder only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from psc_volumetric.arrays import Values
+from psc_volumetric.bitstream.layer_fields import default_segment
+from psc_volumetric.bitstream.value_limits import ValueLimits
+from psc_volumetric.layers.coder_choice import extent_of
+from psc_volumetric.layers.guarantee import Guarantee
+from psc_volumetric.layers.segments import Below, encode_bounded, encode_lossless
+from psc_volumetric.tiling import Box, TileGrid
+from psc_volumetric.values.special import SpecialMap
+
+__all__ = ["BOUNDED_CODERS", "REFINING_CODERS", "keeps_budget"]
+
+BOUNDED_CODERS = ("context",)
+REFINING_CODERS = ("refinement", "zstd")  # the second only where the first cannot
+SAMPLED = (0.5, 0.9)  # segments that are coded both ways: so rough among all
+HEADER = 64  # bytes that one more layer takes
+
+
+def keeps_budget(
+    values: Values,
+    guarantee: Guarantee,
+    *,
+    special: SpecialMap | None,
+    limits: ValueLimits | None,
+) -> bool:
+    """Code a sample of segments with and without the bounded level, and compare.
+
+    Parameters
+    ----------
+    values : (z, y, x) array
+    guarantee : Guarantee
+        Lossless, with a bound and a budget.
+    special : SpecialMap or None
+        Voxels that are not measurements.
+    limits : ValueLimits or None
+        That the bounded level stays within.
+    """
+    assert guarantee.budget is not None
+    if not {"context", "refinement"} <= set(guarantee.allowed):
+        return False
+    segments = TileGrid(extent_of(values), default_segment(extent_of(values)))
+    alone = replace(guarantee, is_proven_later=True)  # nothing of it is kept
+    bounding = replace(alone, coders=BOUNDED_CODERS)
+    refining = replace(alone, coders=REFINING_CODERS)
+    plain = progressive = voxels = 0
+    for box in _sample(values, segments):
+        part = np.ascontiguousarray(values[box])
+        marks = None if special is None else special.part(box)
+        bounded = encode_bounded(part, special=marks, limits=limits, below=None, guarantee=bounding)
+        if bounded is None:
+            return False
+        below = Below.bounded(bounded)
+        refined = encode_lossless(part, below=below, guarantee=refining)
+        progressive += bounded.nbytes + refined.nbytes
+        plain += encode_lossless(part, below=None, guarantee=alone).nbytes
+        voxels += part.size
+    beside = HEADER + (0 if special is None else len(special.pack()))
+    progressive += beside * voxels // values.size
+    return progressive <= (1 + guarantee.budget) * plain
+
+
+def _sample(values: Values, segments: TileGrid) -> list[Box]:
+    """Segments neither the smoothest nor the roughest."""
+    rough = []
+    for number in range(len(segments)):
+        part = values[segments.box(number)].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            steps = np.abs(np.diff(part, axis=2))
+        steps = steps[np.isfinite(steps)]
+        rough.append(float(steps.mean()) if steps.size else 0.0)
+    order = np.argsort(rough, kind="stable")
+    chosen = {int(order[min(int(share * len(order)), len(order) - 1)]) for share in SAMPLED}
+    return [segments.box(number) for number in sorted(chosen)]
