@@ -10,6 +10,8 @@ __all__ = [
     "LEVEL_CHOICES",
     "MODES",
     "PREVIEWS",
+    "SPEEDS",
+    "SUPERSEDES",
 ]
 
 MODES = ("lossless", "bounded", "lossy")
@@ -19,3 +21,6 @@ DEVICES = ("auto", "cpu", "cuda")
 DEIDENTIFY = ("basic", "basic-shifted-dates")  # as `adapters.dicom.deidentify` has them
 CODER_SETS = ("smallest", "fast")
 LEVEL_CHOICES = ("auto", "one")
+SPEEDS = (1, 9)  # smallest archives, and fastest
+
+SUPERSEDES = "supersedes"  # key in the provenance

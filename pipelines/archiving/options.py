@@ -6,7 +6,14 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.archiving.choices import DEVICES, ERROR_UNITS, LEVEL_CHOICES, MODES, PREVIEWS
+from pipelines.archiving.choices import (
+    DEVICES,
+    ERROR_UNITS,
+    LEVEL_CHOICES,
+    MODES,
+    PREVIEWS,
+    SPEEDS,
+)
 from psc_volumetric.errors import ParameterError, PriorMismatchError
 from psc_volumetric.extras import has_extra
 from psc_volumetric.layers.guarantee import DEFAULT_CODERS, Guarantee
@@ -20,6 +27,13 @@ __all__ = [
 ]
 
 FAST_CODERS = ("jpegls", "htj2k", "pcodec", "zstd")
+CODERS_AT = (  # from which speed on these coders are tried
+    (2, ("context", "refinement", "interpolation", "pcodec", "zstd")),
+    (4, ("jpegxl", "interpolation", "pcodec", "zstd")),
+    (6, FAST_CODERS),
+    (8, ("jpegls", "pcodec", "zstd")),
+)
+WITHOUT_PRIOR, WAVELET_ONLY = 2, 6  # speeds from which on a lossy archive is coded so
 DEFAULT_STEP = 0.5
 LARGEST_BPV = 64.0
 LARGEST_PSNR_DB = 150.0
@@ -56,8 +70,11 @@ class ArchiveOptions:
     exact_roi, exact_roi_mm : str or None
         Region of a bounded or lossy archive that is kept exactly, in indices or millimetres.
     coders : str
-        Coders of exact levels to try: ``"smallest"`` (all), ``"fast"`` (tens of MB/s), or names
-        with commas between.
+        Coders of exact levels to try: ``"smallest"`` (those of the speed), ``"fast"`` (tens of
+        MB/s), or names with commas between.
+    speed : int
+        1..9: the smallest archive at any price, to the fastest. What is promised of values is the
+        same at any speed; ``coders`` and ``base`` win over it.
     keep_original : bool
         Also keep, verbatim, source files that cannot be made again byte for byte.
     effort : int
@@ -95,6 +112,7 @@ class ArchiveOptions:
     exact_roi: str | None = None
     exact_roi_mm: str | None = None
     coders: str = "smallest"
+    speed: int = SPEEDS[0]
     keep_original: bool = False
     effort: int = 5
     setting: str = "fast"
@@ -113,6 +131,12 @@ class ArchiveOptions:
         _one_of("levels", self.levels, LEVEL_CHOICES)
         if self.preview is not None:
             _one_of("preview", self.preview, PREVIEWS)
+        slowest, fastest = SPEEDS
+        if not slowest <= self.speed <= fastest:
+            raise ParameterError(
+                f"speed must be {slowest} (smallest) .. {fastest} (fastest), found {self.speed!r}",
+                kind="bad-speed",
+            )
         if self.preview_size is not None and self.preview_size < 0:
             raise ParameterError(
                 f"preview-size must be 0 or more bytes, found {self.preview_size}",
@@ -207,7 +231,10 @@ class ArchiveOptions:
         if self.coders == "fast":
             return FAST_CODERS
         names = tuple(name.strip() for name in self.coders.split(","))
-        return None if names == ("smallest",) else names
+        if names != ("smallest",):
+            return names
+        reached = [coders for speed, coders in CODERS_AT if speed <= self.speed]
+        return reached[-1] if reached else None
 
     @property
     def may_refine(self) -> bool:
@@ -219,15 +246,19 @@ class ArchiveOptions:
     @property
     def lossy_base(self) -> str:
         """Base method to ask for: ``"none"`` where no lossy levels are wanted."""
-        return self.base if self.mode == "lossy" or self.preview == "psc" else "none"
+        if self.mode != "lossy" and self.preview != "psc":
+            return "none"
+        return "wavelet" if self.base == AUTO and self.speed >= WAVELET_ONLY else self.base
 
     @property
     def tries_prior(self) -> bool:
         """Whether bricks are coded with a prior where one fits.
 
-        ``"auto"`` decides without one where the extra ``prior`` is missing, unless one was named.
+        ``"auto"`` decides without one in a hurry, and where the extra ``prior`` is missing, unless
+        one was named.
         """
-        able = self.lossy_base != AUTO or self.prior is not None or has_extra("prior")
+        tried = self.speed < WITHOUT_PRIOR and has_extra("prior")
+        able = self.lossy_base != AUTO or self.prior is not None or tried
         return able and REGISTRY.may_need_prior(self.lossy_base)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipelines.archiving.choices import SUPERSEDES
 from pipelines.archiving.planned import ArchivePlan
 from pipelines.archiving.targets import ABSENT
 from psc_volumetric.archive.documents import convert
@@ -13,14 +14,11 @@ from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = [
-    "SUPERSEDES",
     "Predecessor",
     "digest_of_superseded",
     "predecessor_of",
     "superseding",
 ]
-
-SUPERSEDES = "supersedes"  # key in the provenance
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ def _promise(options: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {**ArchiveOptions().to_dict(), **options}
     exact = chosen["mode"] == "lossless" and chosen["preview"] in (None, "none")
     without = {"coders", "device", "levels", "prior", "no_proof", "preview_size"}
-    without |= {"base", "effort", "setting"} if exact else set()
+    without |= {"base", "effort", "setting", "speed"} if exact else set()
     return {name: value for name, value in chosen.items() if name not in without}
 
 

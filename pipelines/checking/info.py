@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.archiving.succession import SUPERSEDES
-from pipelines.checking.catalogue import catalogue
+from pipelines.archiving.choices import SUPERSEDES
 from pipelines.collection import refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import target_text
@@ -185,6 +184,8 @@ def list_target(
     StorageError, FormatError : as for `archive_info`.
     ParameterError : as for `catalogue`.
     """
+    from pipelines.checking.catalogue import catalogue  # much that one archive does not need
+
     rows = catalogue(target, where=where, sort=sort, reverse=reverse)
     if rows is not None:
         return rows

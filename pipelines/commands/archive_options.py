@@ -25,6 +25,7 @@ from pipelines.commands.options import (
     Psnr,
     SelfContained,
     Setting,
+    Speed,
     Step,
 )
 from pipelines.commands.taken import taking
@@ -52,6 +53,7 @@ def archive_options(
     roi_lossless_mm: Annotated[
         str | None, typer.Option(help="The same in mm, RAS+, see restore --roi-mm.")
     ] = None,
+    speed: Speed = 1,
     coders: Coders = "smallest",
     levels: Levels = "auto",
     keep_original: KeepOriginal = False,
@@ -82,6 +84,7 @@ def archive_options(
         base=base,
         exact_roi=roi_lossless,
         exact_roi_mm=roi_lossless_mm,
+        speed=speed,
         coders=coders,
         levels=levels,
         keep_original=keep_original,

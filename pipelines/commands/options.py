@@ -20,6 +20,7 @@ from pipelines.archiving.choices import (
     LEVEL_CHOICES,
     MODES,
     PREVIEWS,
+    SPEEDS,
 )
 from psc_volumetric.bitstream.constants import CODER_CODES, LAYER_CODES
 from psc_volumetric.methods.entries import AUTO, method_names
@@ -63,6 +64,7 @@ __all__ = [
     "Sample",
     "SelfContained",
     "Setting",
+    "Speed",
     "Step",
     "choice",
 ]
@@ -158,6 +160,13 @@ Step = Annotated[
 Preview = Annotated[
     str | None,
     choice(PREVIEWS, help="Lossy levels below lossless and bounded ones; default: none."),
+]
+Speed = Annotated[
+    int,
+    typer.Option(
+        metavar=f"{SPEEDS[0]}..{SPEEDS[1]}",
+        help="1 makes the smallest archives, 9 is fastest; what is promised stays the same.",
+    ),
 ]
 Coders = Annotated[
     str,

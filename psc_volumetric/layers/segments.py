@@ -30,7 +30,7 @@ from psc_volumetric.layers.grid import (
 )
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.interpolated import decode_interpolated_values, interpolate
-from psc_volumetric.layers.slices import shapes_to_try
+from psc_volumetric.layers.slices import middle_rows, shapes_to_try
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
@@ -41,6 +41,7 @@ Mask = NDArray[np.bool_]
 Triple = tuple[int, int, int]
 
 NETWORK_PENALTY = 1.05  # a reference that runs a network must save more than 5 % of the bytes
+WORTH_A_SAMPLE, SAMPLE = 1 << 20, 1 << 18  # voxels of which, and on which shapes are compared
 SPARSE_SEGMENT = (8, 32, 32)  # of a lossless layer for voxels that do not fill a box
 
 
@@ -226,12 +227,23 @@ def _smallest(
     penalty: float,
 ) -> tuple[TileGrid, list[int], Coded]:
     """Segments, those of them to code, and their code: in the usual shape or slice by slice."""
-    found, usual = [], None if inside.all() else SPARSE_SEGMENT
-    for shape in shapes_to_try(values, usual, is_alone=below is None):
-        segments = TileGrid(extent_of(values), default_segment(extent_of(values), shape))
-        wanted = [n for n in range(len(segments)) if inside[segments.box(n)].any()]
-        coded = CoderChoice(values, below, segments, wanted, cells).best(guarantee, penalty)
-        found.append((segments, wanted, coded))
+    usual = None if inside.all() else SPARSE_SEGMENT
+    shapes = shapes_to_try(values, usual, is_alone=below is None)
+
+    def coded(part: Box, shape: Triple | None) -> tuple[TileGrid, list[int], Coded]:
+        whole, places = values[part], inside[part]
+        segments = TileGrid(extent_of(whole), default_segment(extent_of(whole), shape))
+        wanted = [n for n in range(len(segments)) if places[segments.box(n)].any()]
+        under = None if below is None else below[part]
+        choice = CoderChoice(whole, under, segments, wanted, cells)
+        return segments, wanted, choice.best(guarantee, penalty)
+
+    every = slice(0, values.shape[0]), slice(0, values.shape[1]), slice(0, values.shape[2])
+    if len(shapes) > 1 and values.size >= WORTH_A_SAMPLE and inside.all() and cells is None:
+        part = middle_rows(extent_of(values), SAMPLE)
+        sizes = [sum(map(len, coded(part, shape)[2].pieces)) for shape in shapes]
+        shapes = [shapes[sizes.index(min(sizes))]]
+    found = [coded(every, shape) for shape in shapes]
     return min(found, key=lambda one: sum(map(len, one[2].pieces)))
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SLICE_SEGMENT", "lie_far_apart", "shapes_to_try"]
+from psc_volumetric.tiling import Box
+
+__all__ = ["SLICE_SEGMENT", "lie_far_apart", "middle_rows", "shapes_to_try"]
 
 Triple = tuple[int, int, int]
 
 SLICE_SEGMENT = (1, 512, 512)
 FAR = 200  # times the roughness
+FEWEST_ROWS = 16
 
 
 def lie_far_apart(values: NDArray[np.generic]) -> bool:
@@ -51,3 +54,11 @@ def shapes_to_try(
         There is no level below that would say more.
     """
     return [usual, SLICE_SEGMENT] if is_alone and lie_far_apart(values) else [usual]
+
+
+def middle_rows(shape: Triple, voxels: int) -> Box:
+    """Whole rows of all slices from the middle of a brick, about so many voxels."""
+    z, y, x = shape
+    rows = min(max(voxels // (z * x), FEWEST_ROWS), y)
+    start = (y - rows) // 2
+    return slice(0, z), slice(start, start + rows), slice(0, x)

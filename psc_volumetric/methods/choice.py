@@ -17,6 +17,7 @@ from psc_volumetric.arrays import Triple
 from psc_volumetric.methods.parameters import FINEST_OF_PRIOR, LARGEST_STEP, SMALLEST_STEP
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
 from psc_volumetric.methods.registry import AUTO, REGISTRY
+from psc_volumetric.methods.search import LARGE, middle_of
 
 __all__ = ["AUTO", "Choice", "encode_base"]
 
@@ -65,8 +66,7 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
             tried = _names(needs_prior=True)  # a network has nothing to tell about the last bits
     for name in tried:
         if base == AUTO and (why := _loses_on_a_sample(name, job, resources)):
-            found = sources.without_prior()
-            return Choice(_without_prior(found, why))
+            return Choice(_without_prior(sources, why))
         source = sources.of(name)
         if source is None:
             continue
@@ -77,8 +77,7 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
         exact = job.values.dtype.kind == "f"
         return Choice(None, half if exact else float(max(math.floor(half), 1)))
     if base == AUTO:
-        found = sources.without_prior() if lossy else {}
-        return Choice(_without_prior(found, "no prior for these values") if found else None)
+        return Choice(_without_prior(sources, "no prior for these values") if lossy else None)
     asked = sources.of(base)
     if asked is None:
         return Choice(None)
@@ -89,13 +88,13 @@ class _Sources:
     """What the methods make of a brick; each looks at it once, and only when it is asked."""
 
     def __init__(self, job: EncodeJob, resources: Resources) -> None:
-        self._job, self._resources = job, resources
+        self.job, self.resources = job, resources
         self._found: dict[str, Source | None] = {}
 
     def of(self, name: str) -> Source | None:
         """The source of a method; None when it cannot code the brick."""
         if name not in self._found:
-            self._found[name] = REGISTRY.method(name).source(self._job, self._resources)
+            self._found[name] = REGISTRY.method(name).source(self.job, self.resources)
         return self._found[name]
 
     def without_prior(self) -> dict[str, Source]:
@@ -208,8 +207,36 @@ def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source
     return replace(chosen, choice=why, compared=sizes)
 
 
-def _without_prior(sources: Mapping[str, Source], reason: str) -> EncodedBase:
-    """The smallest coding at the error that the first method has at the step of the job."""
+def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
+    """The smallest coding at the error that the first method has at the step of the job.
+
+    A large brick is coded once, by the method that is smallest on its middle, with the step that
+    has the error there. None when no method can code the brick.
+    """
+    job, names = sources.job, list(sources.without_prior())
+    if not names:
+        return None
+    if len(names) == 1 or job.header.voxels < LARGE:
+        chosen, sizes = _best_of(sources.without_prior())
+        coded = chosen.finish()
+        why = f"{coded.method}: {reason}" + _against(coded.method, sizes)
+        return replace(coded, choice=why, compared=sizes)
+    extents = tuple(part.stop - part.start for part in middle_of(job.header.valid))
+    sample = _Sources(_middle(job, extents, (1, 1, 1)), sources.resources).without_prior()
+    chosen, sizes = _best_of({name: sample[name] for name in names if name in sample})
+    name = chosen.finish().method
+    span = (job.mapping.high - job.mapping.low) / 2
+    step = min(max(chosen.step / span, SMALLEST_STEP), LARGEST_STEP)
+    again = replace(job, parameters=replace(job.parameters, step=step))
+    source = _Sources(again, sources.resources).of(name)
+    assert source is not None  # as it was for this brick at the other step
+    coded = source.at_step().finish()
+    why = f"{coded.method}: {reason}, on its middle" + _against(coded.method, sizes)
+    return replace(coded, choice=why, compared={name: coded.nbytes})
+
+
+def _best_of(sources: Mapping[str, Source]) -> tuple[Attempt, dict[str, int]]:
+    """The smallest coding at the error that the first has at its step, and the bytes of all."""
     (name, first), *others = sources.items()
     chosen: Attempt = first.at_step()
     sizes = {name: chosen.nbytes}
@@ -217,9 +244,7 @@ def _without_prior(sources: Mapping[str, Source], reason: str) -> EncodedBase:
         smaller, more = _smallest(dict(others), chosen.mse, limit=chosen.nbytes)
         sizes |= more
         chosen = smaller or chosen
-    coded = chosen.finish()
-    why = f"{coded.method}: {reason}" + _against(coded.method, sizes)
-    return replace(coded, choice=why, compared=sizes)
+    return chosen, sizes
 
 
 def _smallest(

@@ -168,6 +168,11 @@ class Attempt(Protocol):
         """Mean squared error in stored units over measured voxels."""
         ...
 
+    @property
+    def step(self) -> float:
+        """Quantiser step in stored units; 0 where the method has none."""
+        ...
+
     def finish(self) -> EncodedBase:
         """The base with everything that a reader needs."""
         ...

@@ -17,7 +17,7 @@ from psc_volumetric.methods.sampled import SampledSource, Trial, decode_sampled
 from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box
 
-__all__ = ["SampledMethod", "SteppedSource"]
+__all__ = ["LARGE", "SampledMethod", "SteppedSource", "middle_of"]
 
 HOPELESS = 1.35  # bytes of a quick search over the best ones; the slow one saves 5 to 25 %
 SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
@@ -101,6 +101,11 @@ class _Attempt:
         """Mean squared error in stored units."""
         return self.trial.mse
 
+    @property
+    def step(self) -> float:
+        """Quantiser step in stored units."""
+        return self.trial.step
+
     def finish(self) -> EncodedBase:
         """Measure sigma."""
         return self.source.finish(self.trial, self.tile, self.name)
@@ -172,13 +177,13 @@ def _best_variant(source: SampledSource, step: float) -> SampledSource:
 
     tried = variants
     if source.values.size >= LARGE:
-        inside = source.part(_middle(source.shape)).variants()
+        inside = source.part(middle_of(source.shape)).variants()
         tried = inside if len(inside) == len(variants) else variants
     costs = mapped(cost, tried)
     return variants[costs.index(min(costs))]
 
 
-def _middle(shape: Triple) -> Box:
+def middle_of(shape: Triple) -> Box:
     """Whole depth of a brick, and the middle of its rows and columns."""
     share = math.sqrt(VARIANT_VOXELS / math.prod(shape))
     box = [slice(0, shape[0])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,10 +81,10 @@ def _images(
     return Coded(streams, back)
 
 
-def _jpegxl(stack: Stack, _: float) -> Coded:
+def _jpegxl(stack: Stack, _: float, *, effort: int = 7) -> Coded:
     import imagecodecs
 
-    form: Any = {"lossless": True, "effort": 7, "usecontainer": False, "numthreads": 1}
+    form: Any = {"lossless": True, "effort": effort, "usecontainer": False, "numthreads": 1}
     return _images(
         stack, lambda image, _: imagecodecs.jpegxl_encode(image, **form), imagecodecs.jpegxl_decode
     )
@@ -192,6 +193,9 @@ LOSSLESS_PEERS: dict[str, ExactPeer] = {
     peer.name: peer
     for peer in (
         ExactPeer("jpegxl", "JPEG XL e7, slices", _jpegxl, only_integers=True),
+        ExactPeer(
+            "jpegxl-e9", "JPEG XL e9, slices", partial(_jpegxl, effort=9), only_integers=True
+        ),
         ExactPeer("jpeg2000", "JPEG 2000, slices", _jpeg2000, only_integers=True),
         ExactPeer("jpegls", "JPEG-LS, slices", _jpegls, only_integers=True),
         ExactPeer("htj2k", "HTJ2K, slices", _htj2k, only_integers=True),

@@ -153,6 +153,11 @@ class PosteriorAttempt:
         """Bytes of the stream."""
         return len(self.trial.data)
 
+    @property
+    def step(self) -> float:
+        """Quantiser step in stored units."""
+        return self.trial.step
+
     @cached_property
     def decoded(self) -> Values:
         """Stored values of measured voxels; others as the wavelet saw them."""

@@ -81,6 +81,11 @@ class PscAttempt:
         """Mean squared error in stored units over measured voxels."""
         return self.job.mse(self.base.levels[-1])
 
+    @property
+    def step(self) -> float:
+        """Quantiser step in stored units."""
+        return self.job.step
+
     def finish(self) -> EncodedBase:
         """The base."""
         return self.base

@@ -1,0 +1,42 @@
+"""A large brick is coded once: which method, and with which step, is found on its middle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
+from psc_volumetric.methods import choice
+
+
+def scan() -> np.ndarray:
+    """Slices that change slowly, with noise."""
+    z, y, x = np.meshgrid(np.arange(12), np.arange(96), np.arange(112), indexing="ij")
+    noise = np.random.default_rng(5).normal(0, 6, z.shape)
+    values = 400 * np.sin(y / 9 + z / 30) * np.cos(x / 13) + 300 * ((x - 50) ** 2 < 900) + noise
+    return np.rint(values).astype("<i2")
+
+
+def coded(values: np.ndarray):
+    return encode_brick(
+        values,
+        position=(0, 0, 0),
+        shape=(16, 96, 112),
+        mapping=IntensityMapping(-800.0, 800.0),
+        parameters=CodecParameters(step=0.05),
+        prior=None,
+    )
+
+
+def test_the_middle_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = scan()
+    searched = coded(values)
+    assert len(searched.compared) > 1
+    monkeypatch.setattr(choice, "LARGE", 1000)
+    once = coded(values)
+    assert "on its middle" in once.choice
+    assert once.compared.keys() == {once.method}
+    assert once.method == searched.method
+    error = [np.mean((b.last.astype(float) - values) ** 2) for b in (once, searched)]
+    assert error[0] == pytest.approx(error[1], rel=0.2)
+    assert len(once.data) == pytest.approx(len(searched.data), rel=0.1)
