@@ -103,7 +103,7 @@ def _likeness(
     codecs: Sequence[str],
     titles: Sequence[str],
 ) -> list[str]:
-    """SSIM, HaarPSI and spectrum error at the middle one of the rates."""
+    """SSIM, HaarPSI, spectrum error and borders at the middle one of the rates."""
     if not options.wants_quality:
         return []
     rate = sorted(options.bpv)[len(options.bpv) // 2]
@@ -111,6 +111,7 @@ def _likeness(
         ("SSIM", 4, lambda p: p.quality.ssim if p.quality else None),
         ("HaarPSI", 4, lambda p: p.quality.haarpsi if p.quality else None),
         ("spectrum, dB", 2, lambda p: p.quality.spectrum_error_db if p.quality else None),
+        ("borders", 3, lambda p: p.quality.border if p.quality else None),
     ]
     rows = []
     for result in results:
@@ -118,7 +119,11 @@ def _likeness(
             cells = [_at_rate(result, codec, rate, read) for codec in codecs]
             shown = [f"{cell:.{digits}f}" if cell is not None else _DASH for cell in cells]
             rows.append([result.name, name, *shown])
-    lines = [f"Likeness at {rate:g} bpv (spectrum: mean absolute gap, smaller is better):", ""]
+    lines = [
+        f"Likeness at {rate:g} bpv (spectrum: mean absolute gap, smaller is better; borders: 1 is "
+        "best):",
+        "",
+    ]
     return lines + _table(["volume", "measure", *titles], rows)
 
 

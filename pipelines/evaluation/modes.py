@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.archiving.plan import VariablePlan
+from pipelines.evaluation.borders import BLOCK
 from pipelines.evaluation.options import EvaluateOptions
 from pipelines.evaluation.ours import OurChoice, OurVolume, Run, code_volume, our_name
 from pipelines.evaluation.peers.exact import (
@@ -60,7 +61,8 @@ class ModeWork:
 
     def reference(self, *, wants_quality: bool, wants_perception: bool = False) -> Reference:
         """The volume that points are compared with."""
-        low, sampled = float(self.stack.min()), self.variable.range
+        low, sampled, spec = float(self.stack.min()), self.variable.range, self.variable.spec
+        depth = self.stack.shape[0] if self.values.ndim < 3 else self.values.shape[-3]
         return Reference(
             self.stack,
             None if self.measured.all() else self.measured.reshape(self.stack.shape),
@@ -70,6 +72,12 @@ class ModeWork:
             wants_perception,
             self.prior,
             (low, low + self.peak) if sampled is None else (sampled.low, sampled.high),
+            {
+                "blocks": (depth, BLOCK, BLOCK),
+                "tiles": spec.tile_shape,
+                "bricks": spec.brick_shape,
+            },
+            depth,
         )
 
     def ours(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.evaluation.borders import border_ratios
 from pipelines.evaluation.perception.features import FeatureNetwork, Features, feature_network
 from pipelines.evaluation.perception.measure import Perception, measure_perception
 from pipelines.evaluation.quality import Quality, measure_quality
+from psc_volumetric.arrays import Triple
 from psc_volumetric.metrics import max_error, psnr_db, rate_bpv
 
 __all__ = ["CodedSize", "RatePoint", "Reference", "cpu_seconds"]
@@ -110,6 +113,10 @@ class Reference:
         Prior of the volume's domain, whose denoiser gives features.
     window : (low, high)
         Stored values that are -1 and 1 to it.
+    grids : mapping
+        Name -> spacing (z, y, x) of borders to look for.
+    depth : int
+        Slices of one volume; 0 for all.
     """
 
     stack: NDArray[np.generic]
@@ -120,6 +127,8 @@ class Reference:
     wants_perception: bool = False
     prior: str | None = None
     window: tuple[float, float] = (0.0, 1.0)
+    grids: Mapping[str, Triple] = field(default_factory=dict)
+    depth: int = 0
 
     def point(
         self, size: CodedSize, decoded: NDArray[np.generic], bound: float | None = None
@@ -147,7 +156,10 @@ class Reference:
             decoded = np.where(self.mask, decoded, self.stack)
         found: dict[str, Any] = {"quality": None, "perception": None}
         if self.wants_quality:
-            found["quality"] = measure_quality(self.stack, decoded, self.low, self.peak)
+            quality = measure_quality(self.stack, decoded, self.low, self.peak)
+            depth = self.depth or len(self.stack)
+            borders = border_ratios(self.stack, decoded, self.grids, depth)
+            found["quality"] = replace(quality, borders=borders)
         if self.wants_perception:
             found["perception"] = measure_perception(
                 self.stack, decoded, self.low, self.peak, self.features, self._network

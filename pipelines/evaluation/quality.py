@@ -7,7 +7,8 @@ over. Voxels without a measurement must hold the same values in both volumes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -49,12 +50,20 @@ class Quality:
     spectrum_gap_db : tuple of float
         10 log10 of decoded over source power in bands of equal width from 0 (mean excluded) to
         0.5 cycles per voxel; negative where detail was lost.
+    borders : mapping
+        Grid -> `pipelines.evaluation.borders.border_ratio`, of grids with borders inside.
     """
 
     ssim: float | None
     haarpsi: float | None
     spectrum_error_db: float
     spectrum_gap_db: tuple[float, ...]
+    borders: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def border(self) -> float | None:
+        """The ratio of the grid whose borders show most, or were smoothed most; None without."""
+        return max(self.borders.values(), key=lambda r: abs(r - 1), default=None)
 
 
 def measure_quality(

@@ -92,10 +92,15 @@ def _optional(value: float | None, digits: int) -> str:
 
 def _lossy_row(point: RatePoint, *, perceived: bool) -> list[str]:
     likeness = point.quality
-    parts = ("-", "-", "-")
+    parts = ("-", "-", "-", "-")
     if likeness is not None:
         spectrum = f"{likeness.spectrum_error_db:.2f}"
-        parts = (_optional(likeness.ssim, 4), _optional(likeness.haarpsi, 4), spectrum)
+        parts = (
+            _optional(likeness.ssim, 4),
+            _optional(likeness.haarpsi, 4),
+            spectrum,
+            _optional(likeness.border, 3),
+        )
     return [
         point.codec,
         point.parameter,
@@ -148,7 +153,7 @@ def _exact_row(result: VolumeResult, point: RatePoint) -> list[str]:
 
 
 _LOSSY_HEAD = (
-    "codec", "setting", "target", "bpv", "PSNR", "SSIM", "HaarPSI", "spec", "bytes",
+    "codec", "setting", "target", "bpv", "PSNR", "SSIM", "HaarPSI", "spec", "bord", "bytes",
     "enc s", "dec s",
 )  # fmt: skip
 _PERCEIVED_HEAD = ("SWD", "KD", "noise", "grad")

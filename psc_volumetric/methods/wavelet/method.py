@@ -30,7 +30,6 @@ from psc_volumetric.values.special import SpecialMap
 
 __all__ = ["METHOD", "WaveletSource"]
 
-DEPTHS = 3  # of z that are tried, besides the full one
 CLASS_LIMIT = 2048  # samples are shifted for the classes of sigma until all are within it
 MOST_STEPS = 1 << 22  # quantiser steps that the range of a brick is divided into
 SMALLEST = 2.0**-512
@@ -61,9 +60,8 @@ class WaveletSource(SampledSource):
         self.depth = full_depth(values.shape[0]) if depth is None else depth
 
     def variants(self) -> list[SampledSource]:
-        """The last few depths of z: planes that differ are better left alone."""
-        fewest = max(self.depth - DEPTHS, 0)
-        depths = range(self.depth, fewest - 1, -1)
+        """All depths of z: thick slices are best left alone, or split once."""
+        depths = range(self.depth, -1, -1)
         return [WaveletSource(self.values, self.special, self.limits, depth) for depth in depths]
 
     @property
