@@ -6,7 +6,6 @@ follow are small frozen records, so that any process can do any of them and get 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -24,7 +23,7 @@ from pipelines.archiving.deidentified import Deidentifier
 from pipelines.archiving.item_report import ITEM_ERRORS, ItemError
 from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.modes import VariableMode, decide
-from pipelines.archiving.options import CT_PRIOR, ArchiveOptions, choose_prior
+from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.planned import (
     ArchivePlan,
     ItemPlan,
@@ -32,6 +31,7 @@ from pipelines.archiving.planned import (
     VariablePlan,
     seen_of,
 )
+from pipelines.archiving.prior_choice import may_carry_prior, prior_name
 from pipelines.archiving.refused import Refused, RefusedSources, is_about_source
 from pipelines.archiving.targets import Namer, Naming, is_archive_name, namings, place_of
 from pipelines.archiving.value_range import SampledRange
@@ -39,9 +39,7 @@ from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_fr
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
-from psc_volumetric.extras import require
-from psc_volumetric.methods.registry import AUTO, REGISTRY
-from psc_volumetric.prior import Prior, installed_posteriors, installed_priors, load_prior
+from psc_volumetric.prior import Prior, load_prior
 from psc_volumetric.prior.bundle import DENOISER
 from psc_volumetric.tiling import default_brick_shape
 
@@ -58,7 +56,6 @@ __all__ = [
 ]
 
 PLAIN_TILE = (8, 64, 64)
-LEAST_WITH_PRIOR = 12 << 20  # bytes of an archive; a prior takes a tenth of that
 
 
 def plan(
@@ -225,25 +222,24 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     item = open_item(candidate)
     if not item.volumes and not item.arrays and candidate.kind != ORIGINAL:
         raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
-    may_carry = _may_carry_prior(item, options)
+    may_carry, passed_over = may_carry_prior(item, options)
     decided = [(v, decide(v, options, may_carry=may_carry)) for v in item.volumes]
     ranges = [kept.range for _, kept in decided if kept.range is not None]
     notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
     name, tile, digest = None, PLAIN_TILE, None
     if any(kept.needs_prior for _, kept in decided):
-        require("prior", f"base {options.lossy_base} with a prior")
-        suggested = item.suggested_prior
-        if suggested is None and any(sampled.hounsfield for sampled in ranges):
-            suggested = CT_PRIOR
-        installed = tuple(installed_priors() | installed_posteriors())
-        ending = REGISTRY.ending(options.lossy_base)
-        name, note = choose_prior(options.prior, suggested, installed, ending)
-        prior = brick_prior(name)
-        tile = prior.tile_shape if prior.kind == DENOISER else PLAIN_TILE
-        digest = prior.digest
+        name, note = prior_name(item, options, ranges)
         notes += [note] if note else []
     elif options.prior is not None:
         brick_prior(options.prior)
+    elif ranges and passed_over:
+        notes.append(passed_over)
+    if name is None:
+        decided = [(volume, replace(kept, needs_prior=False)) for volume, kept in decided]
+    else:
+        prior = brick_prior(name)
+        tile = prior.tile_shape if prior.kind == DENOISER else PLAIN_TILE
+        digest = prior.digest
     axes = frozenset(dim for volume in item.volumes for dim in volume.dims)
     variables: list[VariablePlan] = []
     taken: set[str] = set()
@@ -267,14 +263,6 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         item.files,
         identifies=item.identifies,
     )
-
-
-def _may_carry_prior(item: SourceItem, options: ArchiveOptions) -> bool:
-    """Whether a prior nobody asked for fits into the archive, where a rate limits its bytes."""
-    if options.bpv is None or options.lossy_base != AUTO or options.prior is not None:
-        return True
-    voxels = sum(math.prod(volume.array.shape) for volume in item.volumes)
-    return options.bpv * voxels / 8 >= LEAST_WITH_PRIOR
 
 
 def _exact_region(

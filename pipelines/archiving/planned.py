@@ -19,7 +19,7 @@ from pipelines.restoring.roi import box_text
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.extras import EXTRAS, has_extra
 from psc_volumetric.methods.parameters import EFFORTS
-from psc_volumetric.methods.registry import AUTO
+from psc_volumetric.methods.registry import AUTO, REGISTRY
 
 __all__ = ["ArchivePlan", "ItemPlan", "KnownItem", "VariablePlan", "provenance_of"]
 
@@ -152,7 +152,13 @@ class ItemPlan:
 
     @property
     def evaluations(self) -> int | None:
-        """Network evaluations if every tile uses its full effort; None for ``paper``."""
+        """Network evaluations: one a slice, or of every tile at its full effort.
+
+        None for ``paper``.
+        """
+        if self.prior is not None and self.prior.endswith(REGISTRY.ending("posterior")):
+            specs = [variable.spec for variable in self.variables if variable.kept.needs_prior]
+            return sum(math.prod(spec.shape[:-2]) for spec in specs)
         if self.options.setting != "fast":
             return None
         steps, particles = EFFORTS[self.options.effort]

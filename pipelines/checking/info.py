@@ -102,12 +102,18 @@ def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
     spacing = entry["spacing_mm"]
     where = "" if spacing is None else " x ".join(f"{s:.4g}" for s in spacing) + " mm (z, y, x)"
     methods = ", ".join(f"{count} {name}" for name, count in entry["brick_methods"].items())
+    sizes = sorted(entry["compared"].items(), key=lambda pair: pair[1])
     lines = [
         "",
         f"{name}: {entry['dtype']} ({axes}) {entry['unit'] or ''}".rstrip(),
         f"  spacing {where}" if where else "  no spacing in mm",
         *_promise_lines(entry["parameters"], entry),
         f"  bricks  {entry['bricks']} of {' x '.join(map(str, entry['brick_shape']))}: {methods}",
+        *(
+            ["  chosen  by bytes at equal error: " + ", ".join(f"{n} {b}" for b, n in sizes)]
+            if sizes
+            else []
+        ),
         f"  {'level':>12}{'bytes':>12}{'bpv':>10}{'rmse':>12}{'max error':>12}{'PSNR dB':>10}",
     ]
     for row in entry["levels"]:

@@ -28,7 +28,7 @@ from pipelines.evaluation.peers.rates import missing_peers
 from pipelines.evaluation.results import VolumeResult
 from pipelines.evaluation.sets import Source
 from pipelines.progress import Progress, Silent
-from psc_volumetric.methods.registry import REGISTRY
+from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.metrics import data_range
 
 __all__ = ["evaluate"]
@@ -61,7 +61,8 @@ def evaluate(
     absent = missing_peers(peers, known_peers(options.mode))
     options = replace(options, peers=tuple(name for name in peers if name not in absent))
     with workers(options.jobs) as run:
-        for source, candidate, item, variable in _variables(sources, options.archive):
+        archive = replace(options.archive, base=_planned_base(options))
+        for source, candidate, item, variable in _variables(sources, archive):
             volumes = {volume.name: volume for volume in open_item(candidate).volumes}
             result = _evaluate_volume(
                 volumes[variable.volume], variable, item.prior, options, run, progress or Silent()
@@ -69,6 +70,16 @@ def evaluate(
             notes = (*result.notes, *item.notes, *map(": ".join, absent.items()))
             name = source.title or f"{candidate.name}/{result.name}"
             yield replace(result, name=name, group=source.group, notes=notes)
+
+
+def _planned_base(options: EvaluateOptions) -> str:
+    """Base method that volumes are planned for: one with a network, where there is one.
+
+    ``auto`` takes no network that nobody names, as archives that have no room for one.
+    """
+    bases = [variant.split(":")[0] for variant in options.variants]
+    needing = (base for base in bases if base != AUTO and REGISTRY.may_need_prior(base))
+    return next(needing, options.archive.base)
 
 
 def _variables(
@@ -102,7 +113,9 @@ def _evaluate_volume(
     measured = ~special_mask(values, variable.spec.special_values)
     peak = data_range(values, measured)
     uses_prior = variable.kept.needs_prior and any(
-        REGISTRY.may_need_prior(v.split(":")[0]) for v in options.variants
+        REGISTRY.may_need_prior(base)
+        for base in (v.split(":")[0] for v in options.variants)
+        if base != AUTO or options.archive.prior is not None
     )
     result = VolumeResult(
         name=variable.spec.name,

@@ -26,7 +26,7 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import NumericalError, PriorMismatchError
-from psc_volumetric.methods.registry import REGISTRY
+from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.prior import Prior
 from psc_volumetric.threads import at_most
 from psc_volumetric.tiling import TileGrid
@@ -234,7 +234,8 @@ def _encode(brick: _Brick) -> EncodedBrick:
     variable, choice = brick.variable, brick.choice
     spec, sampled = variable.spec, variable.range
     by_base = choice.base != "none" and variable.is_lossy and sampled is not None
-    by_prior = by_base and REGISTRY.may_need_prior(choice.base) and brick.prior is not None
+    named = choice.base != AUTO or choice.archive.prior is not None
+    by_prior = by_base and named and REGISTRY.may_need_prior(choice.base)
     kept_anyway = choice.mode == "lossy" and not by_base
     return encode_brick(
         brick.values,
@@ -242,7 +243,7 @@ def _encode(brick: _Brick) -> EncodedBrick:
         shape=spec.brick_shape,
         mapping=IntensityMapping(sampled.low, sampled.high) if by_base and sampled else None,
         parameters=choice.archive.parameters(),
-        prior=brick_prior(_prior_name(brick)) if by_prior else None,
+        prior=brick_prior(_prior_name(brick)) if by_prior and brick.prior else None,
         guarantee=Guarantee(
             "lossless" if kept_anyway else choice.mode,
             choice.max_error,
@@ -287,8 +288,10 @@ def _whole(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
 def _prior_name(brick: _Brick) -> str:
     """The prior of the volume's domain for the base method of this choice."""
     assert brick.prior is not None
-    ending = REGISTRY.ending(brick.choice.base)
-    return brick.prior if brick.prior.endswith(ending) else brick.prior + ending
+    if brick.choice.base == AUTO:
+        return brick.prior  # it was named
+    domain = brick.prior.removesuffix(REGISTRY.ending("posterior"))
+    return domain + REGISTRY.ending(brick.choice.base)
 
 
 def _named_prior(brick: _Brick, digest: str) -> Prior:

@@ -77,6 +77,7 @@ def _variable(spec: VariableSpec, table: TileTable, manifest: Manifest) -> dict[
         "tiles": math.prod(spec.tile_grid_shape),
         "methods": _methods(table, _of_all_tiles(spec, table, table.method)),
         "brick_methods": _methods(table, at_first_tiles(table.method, spec)),
+        "compared": _compared(spec, table),
         "prior": spec.prior,
         "parameters": dict(spec.parameters),
         "coordinates": list(spec.coordinates),
@@ -103,6 +104,15 @@ def _methods(table: TileTable, chosen: Doubles) -> Mapping[str, int]:
     codes, counts = np.unique(chosen[np.isfinite(chosen)], return_counts=True)
     names = {code: method for method, code in table.codes.items()}
     return {names.get(int(c), f"code {c:g}"): int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+def _compared(spec: VariableSpec, table: TileTable) -> dict[str, int]:
+    """Base method -> its bytes at equal error, over the bricks that all of them coded."""
+    values = {base: at_first_tiles(found, spec) for base, found in table.compared.items()}
+    if len(values) < 2:
+        return {}
+    coded = np.all([np.isfinite(found) for found in values.values()], axis=0)
+    return {base: int(found[coded].sum()) for base, found in values.items()} if coded.any() else {}
 
 
 def mean_coverage(spec: VariableSpec, table: TileTable, level: int) -> list[float] | None:

@@ -18,10 +18,12 @@ from psc_volumetric.methods.parameters import FINEST_OF_PRIOR, LARGEST_STEP, SMA
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.methods.search import LARGE, middle_of
+from psc_volumetric.prior.bundle import DENOISER
 
 __all__ = ["AUTO", "Choice", "encode_base"]
 
 SAMPLE_TILES = (1, 2, 2)  # that a prior is tried on
+SAMPLE_DEPTH = 4  # as many times more slices where the network knows no tiles
 WORTH_A_SAMPLE = 3  # times as large a brick has to be
 VERDICTS_KEPT = 256
 FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error
@@ -63,7 +65,7 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
         if base != AUTO:
             tried = [base]
         elif job.parameters.step >= FINEST_OF_PRIOR or not sources.reach(job.step):
-            tried = _names(needs_prior=True)  # a network has nothing to tell about the last bits
+            tried = _names(job.prior.kind)  # a network has nothing to tell about the last bits
     for name in tried:
         if base == AUTO and (why := _loses_on_a_sample(name, job, resources)):
             return Choice(_without_prior(sources, why))
@@ -99,21 +101,21 @@ class _Sources:
 
     def without_prior(self) -> dict[str, Source]:
         """Those of ``auto`` that need no prior, in the order in which they are tried."""
-        found = {name: self.of(name) for name in _names(needs_prior=False)}
+        found = {name: self.of(name) for name in _names()}
         return {name: source for name, source in found.items() if source is not None}
 
     def reach(self, step: float) -> bool:
         """Whether one of them has errors as small as those of a quantiser step."""
-        found = filter(None, map(self.of, _names(needs_prior=False)))
+        found = filter(None, map(self.of, _names()))
         return any(source.reaches(step) for source in found)
 
 
-def _names(*, needs_prior: bool) -> list[str]:
-    """Methods of ``auto``, in the order in which they are tried."""
+def _names(network: str | None = None) -> list[str]:
+    """Methods of ``auto`` with a kind of prior, or without one, in the order they are tried."""
     names = [
         entry.name
         for entry in REGISTRY.entries.values()
-        if entry.in_auto and entry.needs_prior == needs_prior
+        if entry.in_auto and (entry.network if entry.needs_prior else None) == network
     ]
     return sorted(
         names, key=lambda name: FIRST_TRIED.index(name) if name in FIRST_TRIED else len(FIRST_TRIED)
@@ -123,16 +125,19 @@ def _names(*, needs_prior: bool) -> list[str]:
 def _loses_on_a_sample(name: str, job: EncodeJob, resources: Resources) -> str | None:
     """Why a method with a prior need not code the brick, in words; None where it may win.
 
-    A network takes seconds for each tile. A few tiles of the middle are coded with it, and with
+    A network takes its time. A few tiles of the middle are coded with it, and with
     the others at the same error; they do worse there than in the whole brick, because they learn
     as they go and look farther than a tile. Steps within a factor of two share a verdict, which is
     remembered: a target is searched for by coding the same brick at several steps.
     """
     assert job.prior is not None
-    extents = tuple(n * t for n, t in zip(SAMPLE_TILES, job.prior.tile_shape, strict=True))
+    tiled = job.prior.kind == DENOISER
+    tiles = job.prior.tile_shape if tiled else job.tile
+    z, y, x = (n * t for n, t in zip(SAMPLE_TILES, tiles, strict=True))
+    extents = (z if tiled else SAMPLE_DEPTH * z, y, x)
     if job.header.voxels < WORTH_A_SAMPLE * math.prod(extents):
         return None
-    part = _middle(job, extents, job.prior.tile_shape)
+    part = _middle(job, extents, tiles)
     rounded = 4.0 ** round(math.log(job.parameters.step, 4))
     step = min(max(rounded, SMALLEST_STEP), LARGEST_STEP)
     part = replace(part, parameters=replace(job.parameters, step=step))

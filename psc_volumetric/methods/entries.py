@@ -39,6 +39,8 @@ class Entry:
         Extra of this distribution that it takes to code and decode (:mod:`psc_volumetric.extras`).
     priors : str
         What the names of its priors end with, after that of their domain.
+    network : str
+        Kind of prior that it codes with (:attr:`psc_volumetric.prior.Prior.kind`).
     """
 
     name: str
@@ -49,6 +51,7 @@ class Entry:
     in_auto: bool = True
     extra: str | None = None
     priors: str = ""
+    network: str = "denoiser"
 
 
 OWN = (
@@ -68,9 +71,9 @@ OWN = (
         f"{HERE}.posterior.fields:PosteriorFields",
         f"{HERE}.posterior.method:METHOD",
         needs_prior=True,
-        in_auto=False,
         extra="prior",
         priors="-posterior",
+        network="posterior",
     ),
 )
 WITHOUT_FIELDS = {0: "constant", 1: "none"}

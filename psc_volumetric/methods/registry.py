@@ -81,8 +81,12 @@ class Registry:
         return base in self.entries and self.entries[base].needs_prior
 
     def ending(self, base: str) -> str:
-        """What the priors of a method, or of ``"auto"``, have behind the name of their domain."""
-        return self.entries[base].priors if base in self.entries else ""
+        """What the priors of a method have behind the name of their domain.
+
+        ``"auto"`` codes with a posterior network where nobody names a prior.
+        """
+        named = "posterior" if base == AUTO else base
+        return self.entries[named].priors if named in self.entries else ""
 
     def name_of(self, code: int) -> str:
         """Name of a method by its code in a header."""

@@ -75,6 +75,27 @@ def test_perception_is_measured_shown_and_drawn(sources, tmp_path, run):
     assert "Distance from how the source looks" in text
 
 
+def test_a_posterior_network_is_measured_beside_the_wavelet(sources, tmp_path, run):
+    tables = tmp_path / "tables.md"
+    words = ["--prior", "test-tiny-posterior", "--step", "0.4,0.8", "--ours", "wavelet,posterior"]
+    words += ["--peers", "jpeg2000", "--bpv", "0.5,1", "--decode", "--markdown", tables, "--json"]
+    outcome = run("evaluate", sources["nifti"], *words)
+    assert outcome.code == 0, outcome.err
+    (result,) = outcome.document["volumes"]
+    assert result["prior"] == "test-tiny-posterior"
+    found = {(p["codec"], p["parameter"]): p for p in result["points"]}
+    for step in ("0.4", "0.8"):
+        plain, restored = (
+            found[f"ours-{name}", f"step {step}, level 0 of 0"] for name in ("wavelet", "posterior")
+        )
+        assert restored["psnr_db"] >= plain["psnr_db"]
+        assert restored["nbytes"] <= plain["nbytes"] + 64
+        assert restored["quality"]["borders"]["blocks"] > 0
+    assert "| borders |" in tables.read_text("utf-8")
+    text = run("evaluate", sources["nifti"], *words[:-1], "--ours", "auto").out
+    assert "bord" in text and "ours-auto" in text
+
+
 def test_lossless_sizes_are_checked_and_drawn(sources, tmp_path, run):
     picture, tables = tmp_path / "sizes.svg", tmp_path / "sizes.md"
     words = ["--mode", "lossless", *TINY, "--plot", picture, "--markdown", tables, "--json"]
