@@ -28,6 +28,7 @@ from pipelines.evaluation.peers.rates import missing_peers
 from pipelines.evaluation.results import VolumeResult
 from pipelines.evaluation.sets import Source
 from pipelines.progress import Progress, Silent
+from psc_volumetric.extras import has_extra
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.metrics import data_range
 
@@ -73,13 +74,14 @@ def evaluate(
 
 
 def _planned_base(options: EvaluateOptions) -> str:
-    """Base method that volumes are planned for: one with a network, where there is one.
+    """Base method that volumes are planned for: one with a network, where networks can run.
 
-    ``auto`` takes no network that nobody names, as archives that have no room for one.
+    The plan names the prior of the domain. ``auto`` takes none that nobody asked for, as archives
+    that have no room for one.
     """
     bases = [variant.split(":")[0] for variant in options.variants]
     needing = (base for base in bases if base != AUTO and REGISTRY.may_need_prior(base))
-    return next(needing, options.archive.base)
+    return next(needing, "psc" if has_extra("prior") else options.archive.base)
 
 
 def _variables(

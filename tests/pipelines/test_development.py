@@ -9,6 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from pipelines.development.posterior_pictures import coded_pictures, draw
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("psc_volumetric", "adapters", "pipelines", "flows")
 TOOLS = {
@@ -21,6 +23,7 @@ TOOLS = {
     "pipelines.development.paper_setting": ("--ddrm-steps", "--weights"),
     "pipelines.development.parity": ("--weights", "1..9"),
     "pipelines.development.posterior_gain": ("--depth", "--prior"),
+    "pipelines.development.posterior_pictures": ("--bpv", "--plane"),
     "psc_volumetric.conformance.regenerate": ("--target",),
 }
 
@@ -43,3 +46,13 @@ def test_argparse_is_left_to_the_program_for_training_machines() -> None:
         if "import argparse" in path.read_text("utf-8")
     ]
     assert users == ["pipelines/training/posterior/__main__.py"]
+
+
+def test_pictures_of_a_slice_are_all_at_the_rate(sources, tmp_path) -> None:
+    pictures = coded_pictures(sources["nifti"], (0.8,), "test-tiny-posterior")
+    names, rates = zip(*(p.title.split(", ")[:2] for p in pictures[1:]), strict=True)
+    assert names == ("AV1", "wavelet", "posterior")
+    assert all(float(rate.split()[0]) == pytest.approx(0.8, rel=0.25) for rate in rates)
+    assert len({p.values.shape for p in pictures}) == 1
+    draw(pictures, 3, tmp_path / "one.png", lambda picture: picture.values[0].astype(float))
+    assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"

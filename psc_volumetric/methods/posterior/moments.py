@@ -33,6 +33,7 @@ GAIN_BITS = 4
 HALVES = 94548  # half octaves of a variance in e, 16 fraction bits: round(2^16 / ln 2)
 MIDDLE_HALF, MOST_HALF = 32, 63  # half octaves of sigma; 32 is one quantiser step
 WINDOW = 256  # most rows and columns of a window, without its margin
+FEW_THREADS = 4  # up to which windows are twice as wide: less margin, and no more memory in all
 
 
 class Moments(NamedTuple):
@@ -107,7 +108,8 @@ def moments(samples: Samples, box: Box, view: View, estimator: Estimator) -> Mom
     out_bits = estimator.prior.program.out_bits
     threads = usable_threads() if estimator.device.type == "cpu" else 8
     planes = range(box[0].start, box[0].stop)
-    for rows, columns in _windows(samples.shape, box, estimator):
+    widest = WINDOW if threads > FEW_THREADS else 2 * WINDOW
+    for rows, columns in _windows(samples.shape, box, estimator, widest):
         for first in range(0, len(planes), threads):
             group = planes[first : first + threads]
             seen = _inputs(samples, group, (rows, columns), view, estimator)
@@ -125,14 +127,14 @@ def moments(samples: Samples, box: Box, view: View, estimator: Estimator) -> Mom
 
 
 def _windows(
-    shape: tuple[int, ...], box: Box, estimator: Estimator
+    shape: tuple[int, ...], box: Box, estimator: Estimator, widest: int
 ) -> Iterator[tuple[_Span, _Span]]:
     multiple, margin = estimator.prior.program.reach
     spans = []
     for count, part in zip(shape[1:], box[1:], strict=True):
         extent = -(-count // multiple) * multiple
         own = []
-        windows = max(-(-(part.stop - part.start) // WINDOW), 1)
+        windows = max(-(-(part.stop - part.start) // widest), 1)
         width = -(-(part.stop - part.start) // windows)
         for start in range(part.start, part.stop, width or 1):
             stop = min(start + width, part.stop)

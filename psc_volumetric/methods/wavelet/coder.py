@@ -5,6 +5,7 @@ The loop over coefficients is in :mod:`psc_volumetric.methods.wavelet.kernel`.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ class Model(NamedTuple):
     halved: Integers
     siblings: Integers
     kinds: Integers
+    signs: Integers
     parts: Integers
     data: NDArray[np.uint8]
     coder: Integers
@@ -66,8 +68,9 @@ def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
             coarser = found[band.parent].splits
             halved[number] = [coarser[axis] > band.splits[axis] for axis in (1, 2)]
     tables = decision_tables()
-    inputs = np.zeros(kernel.INPUTS, np.int64)
-    inputs[-1] = CONSTANT_INPUT
+    inputs = np.zeros(max(kernel.INPUTS, kernel.SIGN_INPUTS + 1), np.int64)
+    inputs[kernel.INPUTS - 1] = CONSTANT_INPUT
+    of_signs = [kernel.first_sign_weights(number) for number in range(kernel.SIGN_SETS)]
     return Model(
         steps,
         np.array([[n for part in band.box for n in part] for band in found], np.int64),
@@ -75,11 +78,12 @@ def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
         halved,
         siblings,
         np.array([band.kind for band in found], np.int64),
+        np.array([kernel.sign_set(b.kind, b.splits[1], z_high=b.high[0]) for b in found], np.int64),
         np.zeros(kernel.PARTS, np.int64),
         data,
         np.zeros(STATE_SIZE, np.int64),
         np.zeros(kernel.CONTEXT_VALUES * kernel.NODES, np.int32),
-        np.tile(np.array(kernel.FIRST_WEIGHTS, np.int32), kernel.MIXERS),
+        np.array([*kernel.FIRST_WEIGHTS * kernel.MIXERS, *itertools.chain(*of_signs)], np.int32),
         inputs,
         np.zeros(kernel.COUNTERS, np.int64),
         np.zeros(1, np.int64),

@@ -85,7 +85,26 @@ class Numbers(BitDecoder):
             self.counters[key] = (q + (((4194303 * bit - q) * rate) >> 16), min(n + 1, 400))
         return bit
 
-    def steps(self, contexts, expected: int) -> int:
+    def sign(self, number: int, said: list) -> bool:
+        """Whether q is positive; ``said`` are the twelve neighbours."""
+        kind, z_high = number % 4, number // 4 % 2
+        first = [0] * 12
+        first[0] = 19661 if kind in (0, 1) else -19661
+        first[2] = 19661 if kind in (0, 2) else -19661
+        first[6] = -19661 if z_high else 19661
+        weights = self.weights.setdefault(("sign", number), first)
+        inputs = [256 * clamp(v, -2, 2) for v in said]
+        total = sum(w * x for w, x in zip(weights, inputs, strict=True)) >> 16
+        p = clamp(TABLES.squash[clamp(total, -3071, 3071)], 8, 65528)
+        bit = self.bit(p)
+        error = ((bit << 16) - p) * 100
+        self.weights["sign", number] = [
+            clamp(w + ((x * error + (1 << 19)) >> 20), -(1 << 20), 1 << 20)
+            for w, x in zip(weights, inputs, strict=True)
+        ]
+        return bool(bit)
+
+    def steps(self, contexts, expected: int, number: int, around) -> int:
         level = contexts[0]
         share = clamp((expected << 16) // (expected + 4096), 16, 65520)
         size = 0
@@ -100,7 +119,7 @@ class Numbers(BitDecoder):
                 rest = 2 * rest + self.bit(32768)
             size = rest + 11
         require(size <= 1 << 26, "number of steps")
-        if size and self.bit(32768):
+        if size and not self.sign(number, around()):
             return -size
         return size
 
@@ -116,8 +135,11 @@ class Around:
         self.steps, self.ranges = steps, band.ranges
 
     def __call__(self, z: int, y: int, x: int) -> int:
+        return abs(self.signed(z, y, x))
+
+    def signed(self, z: int, y: int, x: int) -> int:
         inside = all(i in r for i, r in zip((z, y, x), self.ranges, strict=True))
-        return abs(int(self.steps[z, y, x])) if inside else 0
+        return int(self.steps[z, y, x]) if inside else 0
 
     def six(self, z: int, y: int, x: int) -> int:
         return self.four(z, y, x) + self(z - 1, y, x) + self(z + 1, y, x)
@@ -173,7 +195,18 @@ def decode_numbers(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
                 32 * _level(farther) + level,
                 32 * band.kind + level,
             )
-            q = coder.steps(contexts, expected)
+            scale = min(max(band.splits[1], 1) - 1, 2)
+            signs = 8 * scale + 4 * band.is_high[0] + band.kind
+            q = coder.steps(
+                contexts, expected, signs,
+                lambda own=own, z=z, y=y, x=x: [
+                    own.signed(z, y, x - 1), own.signed(z, y, x - 2), own.signed(z, y - 1, x),
+                    own.signed(z, y - 2, x), own.signed(z, y - 1, x - 1),
+                    own.signed(z, y - 1, x + 1), own.signed(z - 1, y, x), own.signed(z - 2, y, x),
+                    own.signed(z - 1, y, x - 1), own.signed(z - 1, y, x + 1),
+                    own.signed(z - 1, y - 1, x), own.signed(z - 1, y + 1, x),
+                ],
+            )  # fmt: skip
             steps[z, y, x] = q
             check = (40503 * check + q + 1) % 65536
     coder.end(check)
