@@ -135,7 +135,7 @@ def _loses_on_a_sample(name: str, job: EncodeJob, resources: Resources) -> str |
     tiles = job.prior.tile_shape if tiled else job.tile
     z, y, x = (n * t for n, t in zip(SAMPLE_TILES, tiles, strict=True))
     extents = (z if tiled else SAMPLE_DEPTH * z, y, x)
-    if job.header.voxels < WORTH_A_SAMPLE * math.prod(extents):
+    if job.header.voxels < WORTH_A_SAMPLE * math.prod(map(min, extents, job.header.valid)):
         return None
     part = _middle(job, extents, tiles)
     rounded = 4.0 ** round(math.log(job.parameters.step, 4))
