@@ -1,7 +1,7 @@
 """Coders of exact layers behind one registry: arrays to bytes and back. Part of the format.
 
-SPEC section 8. Which coder an encoder takes is its own choice (it tries those that suit and keeps
-the smallest); a decoder needs the one that the layer names. Coders that come through imagecodecs
+SPEC sections 8 and 8.9. Which coder an encoder takes is its own choice (it tries those that suit
+and keeps the smallest); a decoder needs the one that the layer names. Coders that come through imagecodecs
 are loaded when the first array needs them.
 """
 

@@ -1,7 +1,7 @@
 """The grid of a bounded layer: values to indices and back. The way back is part of the format.
 
-SPEC section 8.7. The encoder restores every value as the decoder will and compares; what is
-farther away than the bound it keeps exactly. The bound is therefore a fact about the bytes.
+SPEC sections 8.7 and 8.9. The encoder restores every value as the decoder will and compares; what
+is farther away than the bound it keeps exactly. The bound is therefore a fact about the bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What reader and writer of a context stream know beforehand. Part of the format (SPEC section 15).
+"""What reader and writer of a context stream know beforehand. Part of the format.
+
+SPEC sections 15 and 15.10.
 
 Either a reference, a prediction of every integer, or cells: the least and the largest that each can
 be. Both add regressors to the predictors; cells also say which decisions are left.

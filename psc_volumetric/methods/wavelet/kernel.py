@@ -1,8 +1,8 @@
 """Contexts and decisions of the wavelet coder: the loop over coefficients.
 
-Part of the format (SPEC section 17). Encoder and decoder run the same function; ``m`` is the
-:class:`psc_volumetric.methods.wavelet.coder.Model`. Numba checks no bounds: every index is bounded
-by construction, whatever the bytes are.
+Part of the format (SPEC sections 17 and 17.7). Encoder and decoder run the same function; ``m`` is
+the :class:`psc_volumetric.methods.wavelet.coder.Model`. Numba checks no bounds: every index is
+bounded by construction, whatever the bytes are.
 """
 
 from __future__ import annotations
