@@ -1,8 +1,8 @@
 """Coders of exact layers behind one registry: arrays to bytes and back. Part of the format.
 
 SPEC sections 8 and 8.9. Which coder an encoder takes is its own choice (it tries those that suit
-and keeps the smallest); a decoder needs the one that the layer names. Coders that come through imagecodecs
-are loaded when the first array needs them.
+and keeps the smallest); a decoder needs the one that the layer names. Coders that come through
+imagecodecs are loaded when the first array needs them.
 """
 
 from __future__ import annotations
