@@ -98,7 +98,7 @@ class ReadingProcess:
                     child.deadline = time.monotonic() + _START_S
                     child.is_ready = bool(receive(child.connection, 0)["ready"])
                 child.deadline = time.monotonic() + allowed
-                send(child.connection, request)
+                send(child.connection, {**request, "here": _working_folder()})
                 while "found" not in (answer := receive(child.connection, room)):
                     if "error" in answer:
                         break
@@ -233,6 +233,14 @@ class _Child:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
+
+
+def _working_folder() -> Path | None:
+    """Where relative paths begin, which the child follows; None where it has gone."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def _first(files: Sequence[Path]) -> Path | None:

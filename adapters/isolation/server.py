@@ -132,6 +132,9 @@ def _allocated() -> int:
 
 def _do(connection: Connection, request: dict[str, Any], memory_mb: int) -> Any:
     what = request["do"]
+    if request["here"] is not None:
+        with suppress(OSError):  # it has gone since: absolute paths are as good as before
+            os.chdir(request["here"])
     if what not in ("open", "read"):
         KEPT.release()
     if what == "discover":

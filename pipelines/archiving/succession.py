@@ -11,6 +11,7 @@ from pipelines.archiving.targets import ABSENT
 from psc_volumetric.archive.documents import convert
 from psc_volumetric.archive.opened import OpenArchive
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.stores import target_text
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = [
@@ -71,7 +72,7 @@ def digest_of_superseded(archive: str) -> str:
         recorded = predecessor_of(reader)
     if recorded is None:
         raise ParameterError(
-            f"{archive}: does not record that it supersedes an archive",
+            f"{target_text(archive)}: does not record that it supersedes an archive",
             kind="no-predecessor",
             hint="`psc-archive info` shows what it records",
         )

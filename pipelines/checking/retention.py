@@ -17,7 +17,7 @@ from pipelines.checking.tombstones import Tombstone, bury
 from pipelines.collection import archives_in, folder_of
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.stores import is_url, is_zip_name, open_store
+from psc_volumetric.archive.stores import is_url, is_zip_name, open_store, target_text
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = ["Aged", "aged_archives", "erase", "remove_archive"]
@@ -83,7 +83,7 @@ def aged_archives(
     folder = folder_of(target)
     if folder is None:
         raise ParameterError(
-            f"expected a folder of archives on this machine, found {target!r}",
+            f"expected a folder of archives on this machine, found {target_text(target)!r}",
             kind="not-a-folder",
             hint="in object stores let a lifecycle rule of the bucket do this",
         )

@@ -18,6 +18,7 @@ from pipelines.checking.missing import Missing, missing_sources
 from pipelines.checking.runs import OK
 from pipelines.collection import archives_at, unfinished_in
 from psc_volumetric.archive.checking import Sample
+from psc_volumetric.archive.stores import target_text
 from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
 
@@ -176,9 +177,11 @@ def status_of(
     found = archives_at(target)
     if found is None:
         if target_state(target) == "absent":
-            raise StorageError(f"{target}: no such folder", kind="not-found", hint="check the path")
+            raise StorageError(
+                f"{target_text(target)}: no such folder", kind="not-found", hint="check the path"
+            )
         raise ParameterError(
-            f"expected a folder of archives, found {target!r}",
+            f"expected a folder of archives, found {target_text(target)!r}",
             kind="not-a-folder",
             hint="`psc-archive info` and `verify` tell of one archive",
         )

@@ -14,6 +14,7 @@ from pipelines.checking.event_log import EventLog
 from pipelines.checking.runs import DAMAGED, FAILED, INCOMPLETE, OK, Run
 from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE, EXIT_OK, describe_failure
 from pipelines.log_lines import tell
+from psc_volumetric.archive.stores import target_text
 from psc_volumetric.errors import StorageError
 
 __all__ = ["Recorded"]
@@ -42,7 +43,8 @@ class Recorded:
         self._metrics = metrics
 
     def __enter__(self) -> Run:
-        tell(log, "run-begin", command=self.run.command, private={"target": self.run.target})
+        where = {"target": target_text(self.run.target)}
+        tell(log, "run-begin", command=self.run.command, private=where)
         return self.run
 
     def __exit__(

@@ -214,7 +214,7 @@ def sync(
     found = archives_at(source)
     if found is None:
         raise ParameterError(
-            f"expected a folder of archives, found {source!r}",
+            f"expected a folder of archives, found {target_text(source)!r}",
             kind="not-a-folder",
             hint="`psc-archive copy` copies one archive",
         )

@@ -317,3 +317,18 @@ def test_a_file_that_went_away_is_unreadable_and_not_damaged(tmp_path):
     with pytest.raises(SourceError) as caught:
         volume.array[tuple(slice(0, size) for size in volume.array.shape)]
     assert caught.value.kind == "unreadable" and "No such file" in str(caught.value)
+
+
+def test_relative_paths_follow_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        image = nibabel.Nifti1Image(np.full((4, 5, 6), number, np.int16), np.eye(4))
+        nibabel.save(image, tmp_path / name / "scan.nii")
+    for number, name in enumerate(("one", "two")):
+        monkeypatch.chdir(tmp_path / name)
+        (candidate,) = isolation.discover(Path("scan.nii")).candidates
+        item = isolation.open_source(candidate)
+        values = item.volumes[0].array[(slice(None),) * 3]
+        assert values.max() == number

@@ -19,9 +19,13 @@ import pytest
 import xarray as xr
 import zarr
 
+from pipelines.checking.status import status_of
+from pipelines.checking.trust import Trust
+from pipelines.checking.verify import verify
 from psc_volumetric.archive import ArchiveReader, verify_archive
+from psc_volumetric.archive.companions import companion_name, read_companion
 from psc_volumetric.archive.stores import open_store, target_text
-from psc_volumetric.errors import FormatError, PscError, StorageError
+from psc_volumetric.errors import FormatError, ParameterError, PscError, StorageError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
 
@@ -127,6 +131,22 @@ def test_queries_are_repeated_and_never_shown(serve: Serve, kept: Path) -> None:
             ArchiveReader.open(f"{url}?key=other")
     assert caught.value.kind == "access-denied"
     assert "other" not in str(caught.value)
+
+
+def test_companions_of_an_address_with_a_query(serve: Serve, kept: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(kept, tmp_path / "a b.psc.zarr"))
+    folder.with_name(f"{folder.name}.sig").write_bytes(b"signature")
+    with serve(tmp_path, "token") as running:
+        url = f"{running.url}/a%20b.psc.zarr?key=secret/x"
+        assert companion_name(url, ".sig") == f"{running.url}/a%20b.psc.zarr.sig?key=secret/x"
+        url = url.removesuffix("/x")
+        assert read_companion(url, ".sig") == b"signature"
+        assert read_companion(url, ".other") is None
+        (finding,) = verify(url, trust=Trust("0" * 64)).findings
+        with pytest.raises(ParameterError) as caught:
+            status_of(url)
+    assert finding.kind == "other-manifest"
+    assert "secret" not in finding.message + str(caught.value)
 
 
 @pytest.mark.parametrize("manner", ["gzip", "other"])

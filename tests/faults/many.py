@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ from tests.faults.many_parts import PARTS, Case, Specimen, specimens
 
 __all__ = ["Find", "Round"]
 
+BLOCK = 20_000  # cases, after which the totals are printed
 TIME_LIMIT_S = 30  # of CPU time, so that a busy machine makes no finds
 MEMORY_LIMIT = 4 << 30  # of address space, beyond what is taken when the round begins
 
@@ -127,6 +128,14 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_LIMIT, hard))
 
 
+def _tell(finds: Iterable[Find], known: Counter[str]) -> None:
+    """Print the first find of each kind."""
+    for find in finds:
+        known[find.key] += 1
+        if known[find.key] == 1:
+            print(f"FIND {find.part} {find.number}\n{find.problem}", flush=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -143,19 +152,19 @@ def main() -> None:
     start, cpu = time.perf_counter(), time.process_time()
     with at_most(1):
         if arguments.only is not None:
-            found = [made.attempt(arguments.only[0], int(arguments.only[1]))]
-            finds: Iterator[Find] = (find for find in found if find is not None)
+            find = made.attempt(arguments.only[0], int(arguments.only[1]))
+            _tell([] if find is None else [find], known)
         else:
-            finds = made.run(arguments.seed, arguments.cases)
-        for find in finds:
-            known[find.key] += 1
-            if known[find.key] == 1:
-                print(f"FIND {find.part} {find.number}\n{find.problem}", flush=True)
-    clock = {
-        "seconds": round(time.perf_counter() - start),
-        "cpu_s": round(time.process_time() - cpu),
-    }
-    print(json.dumps({**made.to_dict(), **clock, "finds": known.total(), "kinds": len(known)}))
+            for first in range(0, arguments.cases, BLOCK):
+                block = min(BLOCK, arguments.cases - first)
+                _tell(made.run(arguments.seed + first, block), known)
+                spent = {
+                    "seconds": round(time.perf_counter() - start),
+                    "cpu_s": round(time.process_time() - cpu),
+                    "finds": known.total(),
+                    "kinds": len(known),
+                }
+                print(json.dumps({**made.to_dict(), **spent}), flush=True)
     sys.exit(1 if known else 0)
 
 

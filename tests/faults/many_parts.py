@@ -41,6 +41,7 @@ from psc_volumetric.archive.zipped import CheckedZip
 from tests.faults import archive_mutations as hostile
 from tests.faults.sources import smooth, write_dicom
 from tests.faults.trees import Tree, entry_of, pack_zip, read_tree
+from tests.fuzz.targets import brick_header
 
 __all__ = ["PARTS", "Case", "Specimen", "specimens"]
 
@@ -92,7 +93,7 @@ class Specimen:
         return SealedStore(InMemory(tree), Manifest(entries))
 
 
-def _write_fields(folder: Path) -> Path:
+def _write_fields(folder: Path, shift: int = 0) -> Path:
     """Two small fields of floats, a text variable, a group and a fill value."""
     path = folder / "fields.nc"
     with netCDF4.Dataset(path, "w") as nc:
@@ -102,20 +103,21 @@ def _write_fields(folder: Path) -> Path:
         nc["time"].units = "days since 2000-01-01"
         for name in ("ta", "ps"):
             field_ = nc.createVariable(name, "f4", ("time", "lat", "lon"), fill_value=-9999.0)
-            field_[:] = smooth((2, 18, 20)).astype("f4") / 8
+            field_[:] = smooth((2, 18, 20)).astype("f4") / 8 + shift
             field_.units = "K"
         nc.createVariable("station", str, ("lat",))[:] = np.array([f"s{n}" for n in range(18)], "O")
         nc.createGroup("run").title = "a group"
     return path
 
 
-def _write_scan(folder: Path) -> Path:
+def _write_scan(folder: Path, shift: int = 0) -> Path:
     path = folder / "scan.nii"
-    nibabel.save(nibabel.Nifti1Image(smooth((9, 8, 6, 2)), np.diag([2.0, 2.0, 3.0, 1.0])), path)
+    values = smooth((9, 8, 6, 2)) + np.int16(shift)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), path)
     return path
 
 
-_MADE: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
+_MADE: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
     "dicom": (write_dicom, {"coders": "fast"}),
     "nifti": (_write_scan, {"coders": "smallest"}),
     "netcdf": (_write_fields, {"coders": "fast", "max_error": 0.5}),
@@ -124,8 +126,8 @@ _MADE: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
 }
 
 
-def specimens(names: Sequence[str] = tuple(_MADE)) -> list[Specimen]:
-    """Make the good archives."""
+def specimens(names: Sequence[str] = tuple(_MADE), *, shift: int = 0) -> list[Specimen]:
+    """Make the good archives; of the same sources with other values, where there is a shift."""
     made = []
     with tempfile.TemporaryDirectory() as place:
         for name in names:
@@ -133,7 +135,7 @@ def specimens(names: Sequence[str] = tuple(_MADE)) -> list[Specimen]:
             work = Path(place) / name
             work.mkdir()
             target = work / "archive.psc.zarr"
-            archive(plan(write(work), str(target), ArchiveOptions(**options)))
+            archive(plan(write(work, shift), str(target), ArchiveOptions(**options)))
             tree = {k: v for k, v in read_tree(target).items() if isinstance(v, bytes)}
             entries = {key: entry_of(data) for key, data in tree.items() if key != MANIFEST_KEY}
             made.append(Specimen(name, tree, entries))
@@ -178,6 +180,15 @@ def read_metadata(case: Case) -> None:
     reader = _open(case, case.mutated(hostile._metadata))
     for name in reader.variables:
         reader.read(name, level=0)
+
+
+def read_headers(case: Case) -> None:
+    """Other headers of bricks: parsed, and asked for every place that they know."""
+    keys = sorted(key for key, entry in case.good.entries.items() if entry.head is not None)
+    stream = case.good.tree[case.rng.choice(keys)]
+    with contextlib.suppress(*hostile.UNCHANGEABLE):
+        stream = case.rng.choice(hostile.MUTATORS["brick_header"])(stream, case.rng)
+    brick_header(stream)
 
 
 def read_bricks(case: Case) -> None:
@@ -319,13 +330,14 @@ _STONE = (
 
 
 PARTS: dict[str, tuple[Callable[[Case], None], int]] = {
-    "metadata": (read_metadata, 20),
-    "bricks": (read_bricks, 25),
-    "rescue": (rescue_bricks, 3),
-    "plain": (read_plain, 10),
-    "source": (read_source, 15),
-    "listing": (read_listing, 5),
+    "metadata": (read_metadata, 12),
+    "headers": (read_headers, 35),
+    "bricks": (read_bricks, 16),
+    "rescue": (rescue_bricks, 1),
+    "plain": (read_plain, 3),
+    "source": (read_source, 10),
+    "listing": (read_listing, 3),
     "manifest": (read_manifest_bytes, 10),
-    "zip": (read_zip, 7),
+    "zip": (read_zip, 5),
     "beside": (read_beside, 5),
 }  # with its share of the cases

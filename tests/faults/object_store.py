@@ -1,8 +1,10 @@
-"""Kill at every request that changes an object store: ``python -m tests.faults.object_store``.
+"""Faults at every request that changes an object store: ``python -m tests.faults.object_store``.
 
 The store is a server on this machine that speaks S3 (moto). Before each PUT, POST or DELETE, and
 after it but before its answer, the command that sent it is killed; then it is run again. Asked is
-what `tests.faults.kill` asks of folders.
+what `tests.faults.kill` asks of folders. With ``--mode failing`` the store fails instead: it is
+silent on one request (the command asks again and ends well), or it is gone from that request on
+(the command ends with exit code 6 or well, and the next run finishes).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -31,6 +34,7 @@ __all__ = ["Store", "kill_at_requests", "serving"]
 BUCKET = "bucket"
 TARGET = f"s3://{BUCKET}/scan.psc.zarr"
 CHANGES = ("PUT", "POST", "DELETE")
+TIMEOUT_S = 2  # that the client of the commands has; a silent store is silent for longer
 Answer = Callable[..., Any]
 
 
@@ -47,13 +51,23 @@ class Store:
         self.victim = 0
 
     def arm(self, at: int, when: str) -> None:
-        """Kill at the ``at``-th change, ``"before"`` or ``"after"`` it is made; 0: never."""
+        """What happens at the ``at``-th change: 0: nothing.
+
+        The victim is killed ``"before"`` or ``"after"`` it is made; or the store is ``"silent"``
+        once, or ``"gone"`` from then on.
+        """
         self.count, self.at, self.when, self.victim = 0, at, when, 0
 
     def __call__(self, environ: dict[str, Any], answer: Answer) -> Iterable[bytes]:
         with self._lock:
             self.count += environ["REQUEST_METHOD"] in CHANGES
             meets = environ["REQUEST_METHOD"] in CHANGES and self.count == self.at
+            gone = self.when == "gone" and 0 < self.at <= self.count
+        if gone or (meets and self.when == "silent"):
+            if not gone:
+                threading.Event().wait(2 * TIMEOUT_S)
+            answer("503 Service Unavailable", [])
+            return [b""]
         if meets and self.when == "before":
             self._kill()
             answer("503 Service Unavailable", [])
@@ -96,6 +110,7 @@ ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": "us-east-1",
+    "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": TIMEOUT_S}}),
 }
 
 
@@ -149,6 +164,34 @@ def kill_at_requests(store: Store, runner: Runner, words: list[str], *, every: i
     return tally
 
 
+def fail_at_requests(store: Store, runner: Runner, words: list[str], *, every: int = 1) -> Tally:
+    """Let the store fail at each n-th change, and run again where the command did not end well."""
+    store.clear()
+    store.arm(0, "")
+    done = runner.run(words, Fault(runner.folder))
+    assert done.code == 0, done.err
+    expected, total = store.objects(), store.count
+    tally = Tally("s3, failing", total)
+    for at in range(1, total + 1, every):
+        for when in ("silent", "gone"):
+            where = f"{when} at change {at}"
+            store.clear()
+            store.arm(at, when)
+            done = runner.run(words, Fault(runner.folder))
+            store.arm(0, "")
+            tally.kills += 1
+            if done.code not in ((0,) if when == "silent" else (0, 6)):
+                tally.wrong(where, f"the command exits {done.code}: {last_line(done)}")
+            _check_killed(store, expected, tally, where)
+            if done.code != 0:
+                done = runner.run(words, Fault(runner.folder))
+                if done.code != 0:
+                    tally.wrong(where, f"the rerun exits {done.code}: {last_line(done)}")
+            if store.objects() != expected:
+                tally.wrong(where, "in the end the objects are not those of a calm run")
+    return tally
+
+
 def _check_killed(store: Store, expected: dict[str, str], tally: Tally, where: str) -> None:
     try:
         with ArchiveReader.open(TARGET):
@@ -168,13 +211,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--every", type=int, default=1, help="only each n-th change")
+    parser.add_argument("--mode", choices=("kill", "failing"), default="kill")
     arguments = parser.parse_args()
     folder = scratch_folder("psc-store-")
     source = write_nifti(folder)
     words = ["archive", str(source), TARGET, *CODERS]
     with serving() as store, Runner(ENVIRONMENT, shimmed=False) as runner:
-        tally = kill_at_requests(store, runner, words, every=arguments.every)
-    print("| case | changes | kills | sealed already | problems |\n|---|---|---|---|---|")
+        try_at = kill_at_requests if arguments.mode == "kill" else fail_at_requests
+        tally = try_at(store, runner, words, every=arguments.every)
+    print(
+        "| case | changes | kills, or failures | sealed already | problems |\n|---|---|---|---|---|"
+    )
     print(tally.line())
     print("\n".join(tally.problems), file=sys.stderr)
     shutil.rmtree(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from adapters.errors import SourceError
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.documents import decode
 from psc_volumetric.errors import FormatError, LimitExceededError, PscError
+from tests.faults.corruptions import CORRUPTIONS
+from tests.faults.corruptions import Bench as CorruptionBench
 from tests.faults.damage import BAD, Laboratory, pairs, try_damage
 from tests.faults.disk import fail_everywhere, fill_everywhere, two_runs
 from tests.faults.fuzz import OURS, Fuzzer
@@ -196,3 +199,15 @@ def test_hostile_archives_in_memory_are_read_or_refused() -> None:
     assert list(made.run(0, 400)) == []
     assert set(made.read) | set(made.refused) == set(PARTS)
     assert made.read.total() > 100 < made.refused.total()
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_random_corruptions_are_found(kind: str) -> None:
+    bench = corruption_bench()
+    assert {bench.attempt(kind, number)[0] for number in range(6)} == {"found"}
+
+
+@cache
+def corruption_bench() -> CorruptionBench:
+    (good,), (twin,) = specimens(("nifti",)), specimens(("nifti",), shift=1)
+    return CorruptionBench(good, twin)
