@@ -22,6 +22,7 @@ from psc_volumetric.errors import StorageError
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader
     from psc_volumetric.archive.plain import PlainArray
+    from psc_volumetric.archive.quota import Quota
     from psc_volumetric.archive.salvage import Salvage
 
 __all__ = ["BrickArray", "DamageArray", "Place", "SideArray", "SliceScaling"]
@@ -29,7 +30,7 @@ __all__ = ["BrickArray", "DamageArray", "Place", "SideArray", "SliceScaling"]
 READERS_KEPT = 8
 
 _lock = threading.Lock()
-_readers: OrderedDict[tuple[str, str], ArchiveReader] = OrderedDict()
+_readers: OrderedDict[tuple[str, str, Quota], ArchiveReader] = OrderedDict()
 
 
 class Place:
@@ -50,6 +51,7 @@ class Place:
         self.target = target
         self.options = options
         self.device = device
+        self.quota = reader.quota
         self.mode = reader.mode
         self.level = level
         self.digest = reader.manifest.digest
@@ -83,10 +85,12 @@ class Place:
     def _reopened(self) -> ArchiveReader:
         from psc_volumetric.archive import ArchiveReader
 
-        key = (str(self.target), self.digest)
+        key = (str(self.target), self.digest, self.quota)
         with _lock:
             if key not in _readers:
-                reader = ArchiveReader.open(self.target, device=self.device, options=self.options)
+                reader = ArchiveReader.open(
+                    self.target, device=self.device, options=self.options, quota=self.quota
+                )
                 if reader.manifest.digest != self.digest:
                     raise StorageError(
                         f"{self.target}: this is another archive than the one that was opened",

@@ -32,6 +32,7 @@ from psc_volumetric.xarray_arrays import BrickArray, DamageArray, Place, SideArr
 
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader, VariableSpec
+    from psc_volumetric.archive.quota import Quota
 
 __all__ = ["PscAccessor", "PscBackendEntrypoint"]
 
@@ -61,6 +62,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         "uncertainty",
         "device",
         "skip_damaged",
+        "quota",
         "storage_options",
     )
 
@@ -88,6 +90,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         uncertainty: bool = False,
         device: str = "auto",
         skip_damaged: bool = False,
+        quota: Quota | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Open an archive lazily.
@@ -113,6 +116,8 @@ use_cftime, decode_timedelta
         skip_damaged : bool
             Read what is left of a damaged archive. Lost voxels have the variable's fill value (else
             NaN, or 0) and are marked in ``<variable>_damaged``: ``ds.ct.where(~ds.ct_damaged)``.
+        quota : psc_volumetric.archive.quota.Quota, optional
+            What one read may cost; it is refused before anything is decoded.
         storage_options : mapping, optional
             For URLs, as in fsspec.
 
@@ -126,7 +131,7 @@ use_cftime, decode_timedelta
         ParameterError : a negative or unknown level (kind ``"bad-level"``), or no such group
             (kind ``"unknown-group"``).
         """
-        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged)
+        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged, quota)
         return _dataset(
             place,
             (group or "").strip("/"),
@@ -149,11 +154,12 @@ use_cftime, decode_timedelta
         uncertainty: bool = False,
         device: str = "auto",
         skip_damaged: bool = False,
+        quota: Quota | None = None,
         storage_options: Mapping[str, Any] | None = None,
         **decoders: Any,
     ) -> dict[str, xr.Dataset]:
         """All groups of the source, or those in ``group``; parameters as in `open_dataset`."""
-        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged)
+        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged, quota)
         top = (group or "").strip("/")
         inner = [path for path in place.reader.groups if not top or path.startswith(f"{top}/")]
         return {
@@ -178,12 +184,14 @@ def _opened(
     device: str,
     options: Mapping[str, Any] | None,
     skip_damaged: bool,
+    quota: Quota | None,
 ) -> Place:
     from psc_volumetric.archive import ArchiveReader
     from psc_volumetric.archive.levels import check_level
+    from psc_volumetric.archive.quota import UNLIMITED
 
     check_level(level)
-    reader = ArchiveReader.open(target, device=device, options=options)
+    reader = ArchiveReader.open(target, device=device, options=options, quota=quota or UNLIMITED)
     return Place(target, options, device, reader, level, skip_damaged=skip_damaged)
 
 

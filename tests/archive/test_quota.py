@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.quota import Quota
@@ -51,3 +53,13 @@ def test_quotas_are_above_nothing(value: float) -> None:
     with pytest.raises(ParameterError) as caught:
         Quota(seconds=value)
     assert caught.value.kind == "bad-quota"
+
+
+def test_datasets_have_a_quota_too(folder: Path) -> None:
+    with xr.open_dataset(folder, engine="psc", quota=Quota(decoded_bytes=8 * 32 * 32 * 2)) as ds:
+        assert ds.volume[ONE_BRICK].load().shape == (8, 32, 32)
+        again = pickle.loads(pickle.dumps(ds))
+        for dataset in (ds, again):
+            with pytest.raises(LimitExceededError) as caught:
+                dataset.volume.load()
+            assert caught.value.kind == "quota"
