@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -138,23 +139,28 @@ def _loses_on_a_sample(name: str, job: EncodeJob, resources: Resources) -> str |
     if job.header.voxels < WORTH_A_SAMPLE * math.prod(map(min, extents, job.header.valid)):
         return None
     part = _middle(job, extents, tiles)
-    rounded = 4.0 ** round(math.log(job.parameters.step, 4))
-    step = min(max(rounded, SMALLEST_STEP), LARGEST_STEP)
-    part = replace(part, parameters=replace(job.parameters, step=step))
+    part = _at_step(part, 4.0 ** round(math.log(job.parameters.step, 4)))
     key = (name, job.prior.digest, part.parameters, part.mapping, _digest(part))
+    return _remembered(key, lambda: _verdict(name, part, resources))
+
+
+_verdicts: dict[Hashable, Any] = {}
+_lock = threading.Lock()
+V = TypeVar("V")
+
+
+def _remembered(key: Hashable, find: Callable[[], V]) -> V:
+    """A verdict that was found before, or is now."""
     with _lock:
         if key in _verdicts:
-            return _verdicts[key]
-    why = _verdict(name, part, resources)
+            found: V = _verdicts[key]
+            return found
+    found = find()
     with _lock:
-        _verdicts[key] = why
+        _verdicts[key] = found
         while len(_verdicts) > VERDICTS_KEPT:
             _verdicts.pop(next(iter(_verdicts)))
-    return why
-
-
-_verdicts: dict[Hashable, str | None] = {}
-_lock = threading.Lock()
+    return found
 
 
 def _digest(part: EncodeJob) -> bytes:
@@ -215,8 +221,8 @@ def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source
 def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
     """The smallest coding at the error that the first method has at the step of the job.
 
-    A large brick is coded once, by the method that is smallest on its middle, with the step that
-    has the error there. None when no method can code the brick.
+    A large brick is coded once: method and step are found on its middle. None when no method can
+    code the brick.
     """
     job, names = sources.job, list(sources.without_prior())
     if not names:
@@ -226,18 +232,51 @@ def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
         coded = chosen.finish()
         why = f"{coded.method}: {reason}" + _against(coded.method, sizes)
         return replace(coded, choice=why, compared=sizes)
-    extents = tuple(part.stop - part.start for part in middle_of(job.header.valid))
-    sample = _Sources(_middle(job, extents, (1, 1, 1)), sources.resources).without_prior()
-    chosen, sizes = _best_of({name: sample[name] for name in names if name in sample})
-    name = chosen.finish().method
-    span = (job.mapping.high - job.mapping.low) / 2
-    step = min(max(chosen.step / span, SMALLEST_STEP), LARGEST_STEP)
-    again = replace(job, parameters=replace(job.parameters, step=step))
-    source = _Sources(again, sources.resources).of(name)
+    name, ratio, sizes = _by_the_middle(job, sources.resources, names)
+    source = _Sources(_at_step(job, job.parameters.step * ratio), sources.resources).of(name)
     assert source is not None  # as it was for this brick at the other step
     coded = source.at_step().finish()
     why = f"{coded.method}: {reason}, on its middle" + _against(coded.method, sizes)
     return replace(coded, choice=why, compared={name: coded.nbytes})
+
+
+def _by_the_middle(
+    job: EncodeJob, resources: Resources, names: Sequence[str]
+) -> tuple[str, float, dict[str, int]]:
+    """Method for a large brick, its step over that of the job, and bytes of all on the middle.
+
+    A target is searched for by coding the same brick at several steps. So both powers of two
+    around the step are looked at, and remembered; between them nothing jumps.
+    """
+    extents = tuple(part.stop - part.start for part in middle_of(job.header.valid))
+    middle = _middle(job, extents, (1, 1, 1))
+    octave = math.log2(job.parameters.step)
+
+    def verdict(octave: int) -> tuple[str, float, dict[str, int]]:
+        part = _at_step(middle, 2.0**octave)
+
+        def find() -> tuple[str, float, dict[str, int]]:
+            sample = _Sources(part, resources).without_prior()
+            sample = {name: sample[name] for name in names if name in sample}
+            if not sample:  # nothing is measured there
+                return names[0], 1.0, {}
+            chosen, sizes = _best_of(sample)
+            return chosen.finish().method, chosen.step / part.step, sizes
+
+        return _remembered((*names, part.parameters, part.mapping, _digest(part)), find)
+
+    low, high = verdict(math.floor(octave)), verdict(math.floor(octave) + 1)
+    share = octave - math.floor(octave)
+    name, ratio, sizes = high if share > 0.5 else low
+    if low[0] == high[0]:
+        ratio = low[1] ** (1 - share) * high[1] ** share
+    return name, ratio, sizes
+
+
+def _at_step(job: EncodeJob, step: float) -> EncodeJob:
+    """The job with another quantiser step, the nearest there is."""
+    step = min(max(step, SMALLEST_STEP), LARGEST_STEP)
+    return replace(job, parameters=replace(job.parameters, step=step))
 
 
 def _best_of(sources: Mapping[str, Source]) -> tuple[Attempt, dict[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psc_volumetric.codec import CodecParameters, IntensityMapping, encode_brick
+from psc_volumetric.codec import BrickOptions, CodecParameters, IntensityMapping, encode_brick
 from psc_volumetric.methods import choice
 
 
@@ -17,7 +17,7 @@ def scan() -> np.ndarray:
     return np.rint(values).astype("<i2")
 
 
-def coded(values: np.ndarray):
+def coded(values: np.ndarray, **options):
     return encode_brick(
         values,
         position=(0, 0, 0),
@@ -25,6 +25,7 @@ def coded(values: np.ndarray):
         mapping=IntensityMapping(-800.0, 800.0),
         parameters=CodecParameters(step=0.05),
         prior=None,
+        options=BrickOptions(**options),
     )
 
 
@@ -40,3 +41,15 @@ def test_the_middle_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     error = [np.mean((b.last.astype(float) - values) ** 2) for b in (once, searched)]
     assert error[0] == pytest.approx(error[1], rel=0.2)
     assert len(once.data) == pytest.approx(len(searched.data), rel=0.1)
+
+
+@pytest.mark.parametrize("middle", [np.nan, -400.0])
+def test_a_middle_that_says_nothing(middle: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Land in an ocean's field; air in the middle of a scan."""
+    values = scan().astype("<f4")
+    values[:, 10:86, 10:102] = middle
+    monkeypatch.setattr(choice, "LARGE", 1000)
+    monkeypatch.setattr(choice, "middle_of", lambda _: (slice(0, 12), slice(20, 70), slice(20, 90)))
+    brick = coded(values)
+    np.testing.assert_array_equal(np.isnan(brick.last), np.isnan(values))
+    assert np.nanmax(np.abs(brick.last - values)) < 100
