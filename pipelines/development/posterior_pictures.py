@@ -2,8 +2,8 @@
 
     python -m pipelines.development.posterior_pictures SOURCE OUT.png [--bpv 0.02,0.05,0.1]
 
-The first brick of the first volume is coded whole at each rate; PSNR is over the brick, against
-the range of its values. The volume must be one that may be shown.
+The first brick of the first volume is coded whole at each rate, z split as suits a step of 0.6;
+PSNR is over the brick, against the range of its values. The volume must be one that may be shown.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def draw(
 ) -> None:
     """Write a PNG with the source above rows of ``columns`` pictures."""
     from matplotlib.figure import Figure
+    from PIL import Image
 
     rows = 1 + (len(pictures) - 1) // columns
     figure = Figure(figsize=(columns * WIDTH, rows * WIDTH * 1.08), dpi=DOTS, layout="constrained")
@@ -154,6 +155,9 @@ def draw(
             axis.imshow(cut(picture), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
             axis.set_title(picture.title, fontsize=6)
     figure.savefig(out, metadata={"Software": None})
+    with Image.open(out) as drawn:
+        gray = drawn.convert("L")
+    gray.save(out, optimize=True)
 
 
 def main(
