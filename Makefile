@@ -5,7 +5,7 @@
 #   TORCH_INDEX  extra package index for another torch build (CPU only, or one for your GPU)
 #   DATA         folder with mr/, ct/ and climate/ for `make train-pack`
 #   TRAIN_ARGS   extra words for `make train-gpu`, for example TRAIN_ARGS='--minutes 20'
-#   JOBS         processes that run the tests side by side
+#   JOBS         processes that run the tests side by side; one of them mostly waits for servers
 #   PYTEST_ARGS  extra words for pytest, for example PYTEST_ARGS='-k nifti'
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 DATA ?= ../shared/data
 TRAIN_ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -29,7 +29,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export MPLBACKEND := Agg
 
-.PHONY: help environment demo test lint format clean niivue train-pack train-gpu
+.PHONY: help environment demo test lint format format-files clean niivue train-pack train-gpu
 .DELETE_ON_ERROR:
 
 help:
@@ -58,8 +58,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m pipelines.demo
 
-test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m 'not slow and not gpu' $(PYTEST_ARGS)
+# the loops of the codec are compiled once, beside mypy, and not by every process of the tests
+test: $(STAMP)
+	@$(BIN)/python -m tests.compile_loops & loops=$$!; \
+	$(MAKE) --no-print-directory lint || { kill $$loops; exit 1; }; \
+	wait $$loops
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0 -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -70,6 +74,13 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+# what follows from the format number and the encoders: golden vectors, examples and number in the
+# specification, archives that are kept from format 1 on (those that are there stay)
+format-files: $(STAMP)
+	$(BIN)/python -m psc_volumetric.conformance.regenerate
+	$(BIN)/python tests/reference/write_examples.py
+	$(BIN)/python -m tests.archives.write
 
 # training/ is ignored by git; it is all a training machine needs besides the checkout
 train-pack: $(STAMP)

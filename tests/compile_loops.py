@@ -59,6 +59,7 @@ def main() -> None:
     for code in ("<i2", "<f4"):
         there_and_back(values(code), Guarantee("lossless", coders=context))
         there_and_back(values(code), Guarantee("bounded", 3.0, coders=("interpolation",)))
+        there_and_back(values(code), Guarantee("lossless", 2.0, coders=(*context, "refinement")))
     there_and_back(values("<i2"), Guarantee("lossless", 3.0, "base", context), base="wavelet")
     there_and_back(values("<i2"), plain, prior="test-tiny")
     there_and_back(values("<i2"), plain, base="posterior", prior="test-tiny-posterior")

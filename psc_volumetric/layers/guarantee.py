@@ -12,9 +12,10 @@ __all__ = ["DEFAULT_CODERS", "LOSSY", "Guarantee"]
 
 MODES = ("lossy", "bounded", "lossless")
 REFERENCES = ("auto", "none", "base")
+# Of this specification and of published standards. "pcodec" is for those who name it: its format
+# is what its library reads (decision 0035).
 DEFAULT_CODERS = (
-    "context", "refinement", "interpolation", "jpegxl", "jpegls", "htj2k", "jpeg2000", "pcodec",
-    "zstd",
+    "context", "refinement", "interpolation", "jpegxl", "jpegls", "htj2k", "jpeg2000", "zstd",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from psc_volumetric.archive import ArchiveWriter, SourceFile, VariableSpec
-from psc_volumetric.codec import CodecParameters, encode_brick
+from psc_volumetric.codec import CodecParameters, Guarantee, encode_brick
 
 TILE = (4, 16, 16)
 BRICK = (8, 32, 32)
@@ -61,6 +61,7 @@ def write_bricks(
                 mapping=None,
                 parameters=CodecParameters(),
                 prior=None,
+                guarantee=Guarantee(coders=("zstd",)),
             )
             writer.write_brick(name, position, brick, values=values)
             done += 1

@@ -17,6 +17,7 @@ import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from psc_volumetric.archive import verify_archive
+from psc_volumetric.bitstream.constants import FORMAT_VERSION
 from psc_volumetric.errors import FormatError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
@@ -45,7 +46,7 @@ def attribute(key: str, **attributes: Any) -> Callable[[Path], None]:
 
 V2 = {"name": "v2", "configuration": {"separator": "."}}
 TURNED = [{"name": "transpose", "configuration": {"order": [0, 1, 2]}}]
-PSC = [{"name": "psc_archive.psc", "configuration": {"format": 0, "prior": None}}]
+PSC = [{"name": "psc_archive.psc", "configuration": {"format": FORMAT_VERSION, "prior": None}}]
 
 OF_VARIABLES = {
     "shape": edit("volume/zarr.json", shape=[11, 40, 96]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from psc_volumetric import __version__
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, SourceRecord, verify
+from psc_volumetric.bitstream.constants import FORMAT_VERSION
 from psc_volumetric.errors import ParameterError
 
 
@@ -205,11 +207,11 @@ def test_preview_leaves_special_values_out(tmp_path: Path, make: SimpleNamespace
 def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamespace) -> None:
     """Levels are left out, finest first, until the rest is small; none where none is."""
     values = make.values((32, 128, 128))
+    make.write_bricks(make.begin(tmp_path / "begun.psc.zarr", values), {"volume": values})
     shapes = {}
     for limit in (None, 0, 6_000, 1 << 20):
-        writer = make.begin(tmp_path / f"{limit}.psc.zarr", values)
-        make.write_bricks(writer, {"volume": values})
-        writer.seal(preview_bytes=limit)
+        target = shutil.copytree(tmp_path / "begun.psc.zarr", tmp_path / f"{limit}.psc.zarr")
+        ArchiveWriter.open_partial(target).seal(preview_bytes=limit)
         level = tmp_path / f"{limit}.psc.zarr" / "preview" / "volume" / "0"
         with ArchiveReader.open(tmp_path / f"{limit}.psc.zarr") as reader:
             sizes = reader.info()["bytes"]
@@ -222,7 +224,7 @@ def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamesp
 
 def test_readme_names_format_mode_and_specification(kept: Path) -> None:
     text = (kept / "README.txt").read_text()
-    assert "psc-archive, format 0" in text
+    assert f"psc-archive, format {FORMAT_VERSION}" in text
     assert "lossless" in text
     assert "SPEC-v1.md" in text and __version__ in text
     assert "psc-archive restore ARCHIVE TARGET" in text

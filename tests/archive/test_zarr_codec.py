@@ -20,6 +20,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from psc_volumetric.archive import verify_archive
+from psc_volumetric.bitstream.constants import FORMAT_VERSION
 from psc_volumetric.errors import PscError, StorageError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
@@ -155,13 +156,16 @@ def test_a_checked_array_is_plain_behind_its_codec(kept: Path) -> None:
 
 def test_checked_codec_metadata_round_trips() -> None:
     inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd"}]
-    entry = {"name": "psc_archive.checked", "configuration": {"format": 0, "codecs": inner}}
+    entry = {
+        "name": "psc_archive.checked",
+        "configuration": {"format": FORMAT_VERSION, "codecs": inner},
+    }
     codec = CheckedCodec.from_dict(entry)
     assert codec.to_dict() == entry
     assert pickle.loads(pickle.dumps(codec)) == codec
     for other in ([{"name": "bytes"}], [{"name": "gzip"}, {"name": "zstd"}], 3):
         with pytest.raises(PscError):
-            CheckedCodec.from_dict({"configuration": {"format": 0, "codecs": other}})
+            CheckedCodec.from_dict({"configuration": {"format": FORMAT_VERSION, "codecs": other}})
 
 
 def test_codec_metadata_round_trips() -> None:
@@ -171,7 +175,7 @@ def test_codec_metadata_round_trips() -> None:
         PscCodec(format=3)
     assert caught.value.kind == "unsupported-version"
     with pytest.raises(PscError) as caught:
-        PscCodec.from_dict({"configuration": {"format": 0, "level": 1}})
+        PscCodec.from_dict({"configuration": {"format": FORMAT_VERSION, "level": 1}})
     assert caught.value.kind == "unknown-configuration"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 from distributed import LocalCluster
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
+from prefect.states import Running
 
+from flows import lost_runs
 from flows.archive import archive_folder
 from flows.cluster import SLOT, Workers, slot_cluster
 from flows.lost_runs import LOST
@@ -36,10 +39,10 @@ def fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def many_bricks(tmp_path: Path) -> Path:
-    """One NIfTI file whose archive has 24 bricks."""
+    """One NIfTI file whose archive has 16 bricks."""
     source = tmp_path / "source"
     source.mkdir()
-    noise = np.random.default_rng(7).integers(0, 4096, (64, 64, 8, 24), np.int16)
+    noise = np.random.default_rng(7).integers(0, 4096, (64, 64, 8, 16), np.int16)
     nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), source / "series.nii")
     return source
 
@@ -96,7 +99,7 @@ def test_flow_without_any_worker_left_fails_and_says_so(many_bricks: Path, tmp_p
         cluster.scale(1)
         watch = when_stored(2, target, lambda: cluster.scale(0))
         with pytest.raises(StorageError) as caught:
-            workers = Workers(cluster.scheduler_address, lost_s=3.0)
+            workers = Workers(cluster.scheduler_address, lost_s=1.0)
             archive_folder(str(many_bricks), str(target), QUICK, workers=workers)
         watch.join()
     assert caught.value.kind == "workers-lost"
@@ -125,6 +128,25 @@ def test_scheduler_that_does_not_answer_is_told(scans: Path, tmp_path: Path) -> 
     assert caught.value.kind == "no-scheduler"
 
 
+def test_run_that_told_no_end_is_crashed_when_the_next_begins(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server believes that it is at work; whoever holds the lock of the target knows better."""
+    monkeypatch.setattr(lost_runs, "ENDING_S", 0.5)
+    source, target = tmp_path / "in", tmp_path / "flow"
+    source.mkdir()
+    shutil.copy(scans / "labels.nii", source)
+    parameters = {"source": str(source), "target": str(target)}
+    with get_client(sync_client=True) as client:
+        client.create_flow_run(archive_folder, parameters=parameters, state=Running())
+    report = archive_folder(str(source), str(target), QUICK)
+    assert [item.status for item in report.items] == ["archived"]
+    (lost, message), (ended, _) = runs_of(target)
+    assert (lost, ended) == (StateType.CRASHED, StateType.COMPLETED)
+    assert message == LOST
+
+
+@pytest.mark.slow
 def test_killed_run_is_crashed_when_the_next_begins(many_bricks: Path, tmp_path: Path) -> None:
     target = tmp_path / "flow"
     command = [sys.executable, "-m", "flows", "archive", str(many_bricks), str(target)]

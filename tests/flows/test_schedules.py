@@ -107,11 +107,12 @@ def test_prefect_yaml_makes_deployments_that_get_runs() -> None:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m flows serve`` over a folder with one file of 24 bricks, in a group of its own."""
+def service(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m flows serve`` over a folder with one file, in a group of its own."""
+    bricks = getattr(request, "param", 1)
     source = tmp_path / "source"
     source.mkdir()
-    noise = np.random.default_rng(7).integers(0, 4096, (64, 64, 8, 24), np.int16)
+    noise = np.random.default_rng(7).integers(0, 4096, (64, 64, 8, bricks), np.int16)
     nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), source / "jane-doe.nii")
     command = [sys.executable, "-m", "flows", "serve", str(source), str(tmp_path / "out")]
     options = ["--coders", "zstd", "--quiet-for", "0", "--archive-at", "0 0 1 1 *"]
@@ -122,18 +123,26 @@ def service(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         running.wait()
 
 
-def start(service: subprocess.Popen[bytes], target: Path) -> UUID:
-    """Start a run of the served flow of arrivals."""
+def served(service: subprocess.Popen[bytes], target: Path) -> DeploymentResponse:
+    """The deployment of arrivals, once it is there."""
     deadline = time.monotonic() + 120
     with get_client(sync_client=True) as client:
         while True:
             assert service.poll() is None
             assert time.monotonic() < deadline
-            found = client.read_deployments()
-            served = [d for d in found if d.parameters.get("target") == str(target)]
-            if served:
-                return client.create_flow_run_from_deployment(served[0].id).id
+            found = [
+                d for d in client.read_deployments() if d.parameters.get("target") == str(target)
+            ]
+            if found:
+                return found[0]
             time.sleep(0.5)
+
+
+def start(service: subprocess.Popen[bytes], target: Path) -> UUID:
+    """Start a run of the served flow of arrivals."""
+    found = served(service, target)
+    with get_client(sync_client=True) as client:
+        return client.create_flow_run_from_deployment(found.id).id
 
 
 def test_one_command_serves_the_flows(service: subprocess.Popen[bytes], tmp_path: Path) -> None:
@@ -147,6 +156,7 @@ def test_one_command_serves_the_flows(service: subprocess.Popen[bytes], tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("service", [24], indirect=True)
 def test_served_run_that_is_killed_with_everything_around_it_becomes_crashed(
     service: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ def main(coded: str) -> None:
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0])), "scan.nii")
     exact, lossy = "out/exact.psc.zarr", "out/lossy.psc.zarr"
     made = document("archive", "scan.nii", exact, "--coders", "zstd")
-    document("archive", "scan.nii", lossy, "--mode", "lossy", "--base", "wavelet")
+    document("archive", "scan.nii", lossy, "--mode", "lossy", "--base", "av1")
     checked = [document("verify", "--deep", name) for name in (exact, lossy)]
     restored = document("restore", exact, "back.nii")
     document("restore", lossy, "lossy.nii")

@@ -75,7 +75,7 @@ def test_archives_are_made_verified_and_restored(found: Any) -> None:
 
 def test_archives_are_read_by_xarray_zarr_info_and_ls(found: Any) -> None:
     assert found["xarray"] and found["zarr"]
-    assert list(found["info"]) == ["wavelet"]
+    assert list(found["info"]) == ["av1"]
     assert found["ls"] == ["exact.psc.zarr", "lossy.psc.zarr"]
 
 

@@ -17,7 +17,7 @@ from psc_volumetric.prior.runtime import TorchRuntime
 @pytest.fixture
 def fresh_process(monkeypatch):
     """Nothing loaded, nothing trusted yet."""
-    monkeypatch.setattr(trust, "_loaded", {})
+    monkeypatch.setattr(trust.denoiser_for, "kept", {})
     monkeypatch.setattr(trust, "_trusted", set())
 
 
@@ -46,13 +46,13 @@ def _spoil(monkeypatch, owner):
 
 def test_wrong_fused_loops_are_replaced_and_reported(fresh_process, monkeypatch, caplog):
     want = _encode()
-    trust._loaded.clear()
+    trust.denoiser_for.kept.clear()
     trust._trusted.clear()
     _spoil(monkeypatch, fused.FusedRuntime)
     with caplog.at_level(logging.WARNING):
         assert _encode() == want
     assert "plain torch takes over" in caplog.text
-    (loaded,) = trust._loaded.values()
+    (loaded,) = trust.denoiser_for.kept.values()
     assert isinstance(loaded.network, TorchRuntime)
 
 
@@ -62,4 +62,4 @@ def test_wrong_torch_too_is_refused(fresh_process, monkeypatch):
     with pytest.raises(NumericalError) as caught:
         _encode()
     assert caught.value.kind == "self-test"
-    assert not trust._loaded
+    assert not trust.denoiser_for.kept

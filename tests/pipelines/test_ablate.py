@@ -111,6 +111,7 @@ def test_more_evaluations_are_counted() -> None:
     assert 0 < point.header_bpv < point.rate_bpv
 
 
+@pytest.mark.slow
 def test_command_prints_a_line_per_variant(
     sources: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

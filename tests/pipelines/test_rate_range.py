@@ -67,8 +67,14 @@ class Coded:
         return 8 * len(self.brick(1.0, base="none", guarantee=exact).data) / self.values.size
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05])
-@pytest.mark.parametrize("dtype", ["i2", "u1", "f4", "f8", "i4"])
+CASES = [(dtype, noise) for dtype in ("i2", "u1", "f4", "f8", "i4") for noise in (0.0, 0.05)]
+QUICK = {("i2", 0.05), ("u1", 0.0), ("f8", 0.0), ("f4", 0.05)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "noise"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_every_rate_up_to_lossless_is_met(dtype: str, noise: float) -> None:
     coded = Coded(field(dtype, noise))
     top = min(coded.lossless_bpv(), 9)  # then a grid takes over from the wavelet
@@ -78,7 +84,9 @@ def test_every_rate_up_to_lossless_is_met(dtype: str, noise: float) -> None:
         assert best.quantity == pytest.approx(wanted, rel=LARGEST_GAP), (dtype, noise, wanted)
 
 
-@pytest.mark.parametrize("dtype", ["i2", "f4", "f8", "i4"])
+@pytest.mark.parametrize(
+    "dtype", ["i2", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("f4", "i4")), "f8"]
+)
 def test_every_psnr_is_met(dtype: str) -> None:
     coded = Coded(field(dtype, 0.05))
     peak = coded.high - coded.low

@@ -233,7 +233,7 @@ COMMANDS = [
 
 
 @settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(command=st.sampled_from(COMMANDS), text=TEXTS)
 def test_any_argument_is_taken_or_refused_in_a_users_words(

@@ -53,14 +53,15 @@ def test_a_bad_file_is_told_once_and_tried_again_when_it_changes(inbox: Path) ->
     assert (inbox.with_name("out") / "cut.psc.zarr" / "manifest.json").is_file()
 
 
-def test_paths_may_be_relative(inbox: Path) -> None:
+def test_paths_may_be_relative(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("archive", "in", "out", *QUICK, "--inbox")
-    assert command(*words, cwd=inbox.parent).returncode == EXIT_INCOMPLETE
+    monkeypatch.chdir(inbox.parent)
+    assert run(*words)[0] == EXIT_INCOMPLETE
     assert archive(inbox)[0] == EXIT_OK
     found = json.loads(run("status", inbox.with_name("out"), "--json")[1])
     assert (len(found["refused"]), found["missing"]) == (1, [])
     (inbox / "cut.nii").unlink()
-    assert command(*words, cwd=inbox.parent).returncode == EXIT_OK
+    assert run(*words)[0] == EXIT_OK
     assert not inbox.with_name("out.refused.json").exists()
 
 
@@ -153,12 +154,11 @@ def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def command(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def command(*words: object) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own, as a timer runs it."""
     script = "from pipelines.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, words)],
-        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,

@@ -220,6 +220,7 @@ def test_attention_over_too_many_pixels_is_refused() -> None:
         Program((step,), 4, 128, 1, 12, {"falling": FALLING.astype(np.int16)})
 
 
+@pytest.mark.slow
 def test_conversion_of_a_trained_network_costs_less_than_one_percent() -> None:
     """Forty steps on blobs: denoising error in integers against the float network's."""
     net = attentive_network().train()

@@ -47,6 +47,7 @@ def made(tmp_path_factory) -> tuple[Prior, FloatProgram, np.ndarray]:
     return prior, float_program(prior, weights), tiles
 
 
+@pytest.mark.slow
 def test_float_network_denoises_as_the_integers_do_up_to_their_error(made) -> None:
     prior, program, tiles = made
     x = torch.from_numpy(np.rint(tiles * 2048).astype(np.int32))

@@ -120,7 +120,7 @@ def package_decode(data: bytes, prior: Prior | None, level: int | None):
     )
 
 
-@pytest.mark.parametrize("name", slow(CASES, "fine-step", "effort-2", "paper-edge"))
+@pytest.mark.parametrize("name", slow(CASES, "fine-step", "effort-2", "float32", "paper-edge"))
 def test_both_decoders_give_the_same_bits_at_every_level(name: str, prior: Prior) -> None:
     data, levels = encode(name, prior)
     assert parse(data).method == "psc"
@@ -161,14 +161,16 @@ LAYERED = {
 }
 
 
-LAYERED_CODES = [
-    *((code, "none") for code in ("u1", "<i2", "<u4", "<f4", "<f8", "<u8", "<i8")),
-    *((code, "psc") for code in ("<i2", "<f4")),
+LAYERED_CASES = [
+    *((name, code, "none") for name in LAYERED for code in ("u1", "<i2", "<u4", "<f4", "<f8")),
+    *((name, code, "none") for name in LAYERED for code in ("<u8", "<i8")),
+    ("both-on-base", "<i2", "psc"),
+    ("region-in-bounded", "<f4", "psc"),
+    *(pytest.param(n, c, "psc", marks=pytest.mark.slow) for n in LAYERED for c in ("<i2", "<f4")),
 ]
 
 
-@pytest.mark.parametrize(("code", "base"), LAYERED_CODES)
-@pytest.mark.parametrize("name", LAYERED)
+@pytest.mark.parametrize(("name", "code", "base"), LAYERED_CASES)
 def test_layers_agree_at_every_level(name: str, code: str, base: str, prior: Prior) -> None:
     guarantee, region = LAYERED[name]
     values = (field((5, 24, 64)) / (8 if code == "u1" else 1)).astype(code)
@@ -245,7 +247,15 @@ def frames(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "name", slow(golden_vectors(), "fast-fine-step-uint16", "fast-effort5-int16")
+    "name",
+    slow(
+        golden_vectors(),
+        "fast-fine-step-uint16",
+        "fast-effort5-int16",
+        "prior-mr-head",
+        "prior-ct-body",
+        "prior-climate-grid",
+    ),
 )
 def test_golden_vectors_decode_alike(name: str, prior: Prior) -> None:
     stream = (VECTORS / name / "stream.bin").read_bytes()

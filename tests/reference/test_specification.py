@@ -80,24 +80,32 @@ def test_known_answers() -> None:
     assert ", ".join(map(str, starts)) in " ".join(section("5.2").split())
 
 
-def examples() -> dict[str, tuple[bytes, list[str]]]:
+def examples() -> dict[str, tuple[bytes, list[tuple[str, str]]]]:
     found = {}
     for piece in section("12.1").split("**Example `")[1:]:
         name = piece.split("`")[0]
         data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f ]+)$", piece, re.M)))
-        found[name] = data, re.findall(r"^\| \d \| ([0-9a-f]{64}) \|$", piece, re.M)
+        digests = re.findall(r"^\| \d \| ([0-9a-f]{64}) \| ([0-9a-f]{64}) \|$", piece, re.M)
+        found[name] = data, digests
     return found
 
 
-@pytest.mark.parametrize("name", ["constant", "lossless", "bounded", "fast", "paper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("constant", "lossless", "bounded", "fast", "context", "interpolation", "wavelet", "box"),
+        pytest.param("paper", marks=pytest.mark.slow),
+    ],
+)
 def test_worked_examples_decode(name: str) -> None:
     data, digests = examples()[name]
     prior = load_prior("test-tiny")
     assert prior.digest in section("12.1")
     assert digests
-    for level, digest in enumerate(digests):
+    for level, (values, sigma) in enumerate(digests):
         decoded = decode(data, prior.files(), level)
-        assert hashlib.sha256(decoded.values.tobytes()).hexdigest() == digest
+        assert hashlib.sha256(decoded.values.tobytes()).hexdigest() == values
+        assert hashlib.sha256(decoded.spread.tobytes()).hexdigest() == sigma
 
 
 def test_the_walk_through_is_the_constant_example() -> None:

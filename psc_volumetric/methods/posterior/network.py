@@ -5,8 +5,6 @@ Not part of the format: every carrier gives the integers of SPEC section 6.
 
 from __future__ import annotations
 
-import logging
-import threading
 from typing import Protocol
 
 import numpy as np
@@ -16,17 +14,13 @@ from numpy.typing import NDArray
 from psc_volumetric.errors import NumericalError
 from psc_volumetric.golden import array_digest, known_networks
 from psc_volumetric.prior import Prior
-from psc_volumetric.prior.runtime import TorchRuntime, choose_device, one_thread
+from psc_volumetric.prior.runtime import TorchRuntime, one_thread
+from psc_volumetric.prior.trusted import Trusted
 
 __all__ = ["Estimator", "Network", "check_estimator", "estimator_for", "posterior_digest"]
 
-log = logging.getLogger(__name__)
-
 Integers = NDArray[np.int32]
 SATURATION = 32767
-
-_loaded: dict[tuple[str, str], Estimator] = {}
-_lock = threading.RLock()
 
 
 class Network(Protocol):
@@ -107,32 +101,4 @@ def check_estimator(estimator: Estimator) -> None:
         )
 
 
-def estimator_for(prior: Prior, device: str = "auto") -> Estimator:
-    """The process-wide estimator of a prior on a device, built and self-tested once.
-
-    On the CPU plain torch is the second try after the fused loops.
-
-    Raises
-    ------
-    NumericalError
-        Kind ``self-test``: the device does not compute exactly.
-    """
-    key = (prior.digest, choose_device(device))
-    with _lock:
-        if key not in _loaded:
-            _loaded[key] = _tested(prior, key[1])
-        return _loaded[key]
-
-
-def _tested(prior: Prior, device: str) -> Estimator:
-    try:
-        estimator = Estimator(prior, device)
-        check_estimator(estimator)
-    except (ImportError, RuntimeError, NumericalError) as error:
-        # RuntimeError: numba found no place to keep compiled code
-        if device != "cpu":
-            raise
-        log.warning("fused CPU loops cannot be used (%s); plain torch takes over", error)
-        estimator = Estimator(prior, device, TorchRuntime(prior.program, device))
-        check_estimator(estimator)
-    return estimator
+estimator_for = Trusted(Estimator, check_estimator)

@@ -7,7 +7,6 @@ anything is coded for real.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from psc_volumetric.methods.psc.pca import principal_rows
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior, resolve_prior
 from psc_volumetric.prior.runtime import TorchRuntime, choose_device, one_thread
+from psc_volumetric.prior.trusted import Trusted
 
 if TYPE_CHECKING:
     from psc_volumetric.methods.psc.denoiser import Network
@@ -39,14 +39,11 @@ __all__ = [
     "self_test",
 ]
 
-log = logging.getLogger(__name__)
-
 GOLDEN_CASE = "fast-effort1-int16"
 PROBE_SEED = 0x50534342
 SATURATION = 32767
 
 _trusted: set[tuple[str, bool, str]] = set()
-_loaded: dict[tuple[str, str], Denoiser] = {}
 _lock = threading.RLock()
 
 
@@ -180,35 +177,7 @@ def ensure_trusted(denoiser: Denoiser) -> None:
             _trusted.add(key)
 
 
-def denoiser_for(prior: Prior, device: str = "auto") -> Denoiser:
-    """The process-wide denoiser of a prior on a device, built and self-tested once.
-
-    On the CPU plain torch is the second try after the fused loops.
-
-    Raises
-    ------
-    NumericalError
-        Kind ``self-test``: the device does not compute exactly.
-    """
-    key = (prior.digest, choose_device(device))
-    with _lock:
-        if key not in _loaded:
-            _loaded[key] = _fastest(prior, key[1])
-        return _loaded[key]
-
-
-def _fastest(prior: Prior, device: str) -> Denoiser:
-    try:
-        denoiser = Denoiser(prior, device)
-        ensure_trusted(denoiser)
-    except (ImportError, RuntimeError, NumericalError) as error:
-        # RuntimeError: numba found no place to keep compiled code
-        if device != "cpu":
-            raise
-        log.warning("fused CPU loops cannot be used (%s); plain torch takes over", error)
-        denoiser = Denoiser(prior, device, TorchRuntime(prior.program, device))
-        ensure_trusted(denoiser)
-    return denoiser
+denoiser_for = Trusted(Denoiser, ensure_trusted)
 
 
 def offering(carried: Any) -> Callable[[Prior, str], Any]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+SPEC = Path(__file__).resolve().parents[3] / "psc_volumetric" / "bitstream" / "SPEC-v1.md"
+(FORMAT,) = map(int, re.findall(r"\| format number \| (\d+) \|", SPEC.read_text("utf-8")))
 
 DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
 METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet", 5: "posterior"}
@@ -107,7 +112,7 @@ def read_header(brick: bytes) -> Header:
 
     prologue = Fields(brick)
     require(prologue.bytes(4) == b"PSCb", "magic")
-    require(prologue.number("I") == 0, "format number")
+    require(prologue.number("I") == FORMAT, "format number")
     size = prologue.number("I")
     require(16 <= size <= 1 << 20, "header size")
     head = Fields(brick).bytes(size)

@@ -1,0 +1,66 @@
+"""Networks on a device, made once per process and used once their integers were found exact."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from psc_volumetric.errors import NumericalError
+from psc_volumetric.prior import Prior
+from psc_volumetric.prior.runtime import TorchRuntime, choose_device
+
+__all__ = ["Trusted"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Trusted(Generic[T]):
+    """The process-wide network of a prior on a device: ``trusted(prior, "auto")``.
+
+    On the CPU plain torch is the second try after the fused loops.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(prior, device, carrier)``; without a carrier the fastest one of the device.
+    check : callable
+        Raises NumericalError, kind ``"self-test"``, where the device does not compute exactly.
+    """
+
+    def __init__(
+        self, make: Callable[[Prior, str, Any | None], T], check: Callable[[T], None]
+    ) -> None:
+        self._make, self._check = make, check
+        self._lock = threading.RLock()
+        self.kept: dict[tuple[str, str], T] = {}
+
+    def __call__(self, prior: Prior, device: str = "auto") -> T:
+        """Give the network, built and self-tested once.
+
+        Raises
+        ------
+        NumericalError
+            Kind ``self-test``: the device does not compute exactly.
+        """
+        key = (prior.digest, choose_device(device))
+        with self._lock:
+            if key not in self.kept:
+                self.kept[key] = self._tested(prior, key[1])
+            return self.kept[key]
+
+    def _tested(self, prior: Prior, device: str) -> T:
+        try:
+            found = self._make(prior, device, None)
+            self._check(found)
+        except (ImportError, RuntimeError, NumericalError) as error:
+            # RuntimeError: numba found no place to keep compiled code
+            if device != "cpu":
+                raise
+            log.warning("fused CPU loops cannot be used (%s); plain torch takes over", error)
+            found = self._make(prior, device, TorchRuntime(prior.program, device))
+            self._check(found)
+        return found
