@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from psc_volumetric.errors import StorageError
 from psc_volumetric.xarray_arrays import Place
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from psc_volumetric.archive import ArchiveReader, Finding
 
 __all__ = ["PLACE", "PscAccessor"]
@@ -67,6 +69,41 @@ class PscAccessor:
         from psc_volumetric.archive import verify
 
         yield from verify(self._reader(), sample=sample, deep=deep, seed=seed)
+
+    def plot(
+        self,
+        variable: str | None = None,
+        *,
+        at: Mapping[str, int] | None = None,
+        sigma: bool = True,
+    ) -> Figure:
+        """Draw middle slices, and one sigma of each where the dataset was opened with it.
+
+        Volumes in space have three planes in radiological convention, all else is a map of its last
+        two axes.
+
+        Parameters
+        ----------
+        variable : str, optional
+            Default: the one with the most values.
+        at : mapping, optional
+            Axis -> index, where another place than the middle is wanted.
+        sigma : bool
+            Draw sigma as well.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A notebook shows it; ``figure.savefig(...)`` writes it.
+
+        Raises
+        ------
+        ParameterError : kind ``"unknown-variable"``.
+        ExtraMissingError : matplotlib is not installed.
+        """
+        from psc_volumetric.xarray_plot import plot
+
+        return plot(self._dataset, variable, at or {}, sigma=sigma)
 
     @property
     def _place(self) -> Place | None:

@@ -258,6 +258,9 @@ def _write(
     for path in groups:
         made.put_node(node_path(path), _node(made, path))
     root = _root(made, coordinates, derived, groups, said)
+    image = reader.sealed.read_json(METADATA_KEY)["attributes"].get("ome")
+    if image is not None and "ome" not in reader.attrs:  # viewers find the preview by it
+        root["attributes"]["ome"] = image
     made.put(METADATA_KEY, encode_json(with_copies(root, made.nodes)))
     write_source(made.put, derived.kind, derived.document, derived.blobs, files=())
 

@@ -8,19 +8,35 @@ pyramid those levels are written, coarsest first, that together are small beside
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec, encode_json
+from psc_volumetric.archive.preview_values import NOTHING, Scale, block_means, small_shape
 from psc_volumetric.archive.stage import Stage
+from psc_volumetric.archive.stores import ArchiveStore
 from psc_volumetric.bitstream.frames import pack_frame
 
-__all__ = ["SHARE", "PreviewPlan", "block_means", "plan_preview", "write_preview"]
+__all__ = [
+    "DOCUMENT",
+    "MIDDLE",
+    "SHARE",
+    "Parts",
+    "PreviewPlan",
+    "middle_factor",
+    "plan_preview",
+    "preview_part",
+    "read_parts",
+    "write_preview",
+    "write_series",
+]
 
 Values = NDArray[Any]
 PLANE_FACTOR = 4
@@ -30,7 +46,10 @@ SMALLEST = 16
 MAX_LEVELS = 4
 SHARE = 0.015  # of the bytes of the bricks
 DOCUMENT = 1000  # bytes of a level besides its values, about: metadata and lines of the manifest
-STEPS = 254  # between the least and the largest value; 255 is no measurement
+MIDDLE = "middle"
+WIDE = 256  # pixels of the middle slice
+MIDDLE_SHARE = 0.6  # of the room of a preview
+OME = "0.5"
 
 
 @dataclass(frozen=True)
@@ -71,137 +90,230 @@ def plan_preview(spec: VariableSpec) -> PreviewPlan:
     return PreviewPlan((factors[0], factors[1], factors[2]), picks, dtype)
 
 
-def block_means(
-    values: Values, factors: Sequence[int], *, special: Sequence[float], dtype: np.dtype[Any]
-) -> Values:
-    """Mean of each block over its measured voxels.
+Part = Callable[[tuple[int, ...]], Values | None]
 
-    Parameters
+
+@dataclass(frozen=True)
+class Parts:
+    """What was kept of each brick for the preview; None where nothing was.
+
+    Attributes
     ----------
-    values : array
-        Any number of axes; blocks at the end of an axis may be incomplete.
-    factors : sequence of int
-        Block extent per axis.
-    special : sequence of float
-        Values that are not measurements, besides NaN and infinities.
-    dtype : numpy.dtype
-        Of the result; integers are rounded half to even.
-
-    Returns
-    -------
-    array
-        ``ceil(size / factor)`` per axis. Blocks without a measured voxel hold the first special
-        value, or NaN, or 0.
+    means : callable
+        Chunk grid index -> block means (z, y, x).
+    middle : callable
+        Chunk grid index of the bricks of the middle slice -> block means (1, y, x) of it.
     """
-    numbers = values.astype(np.float64)
-    measured = np.isfinite(numbers)
-    for value in special:
-        measured &= values != value
-    numbers[~measured] = 0
-    total, count = numbers, measured.astype(np.float64)
-    for axis, factor in enumerate(factors):
-        edges = np.arange(0, values.shape[axis], factor)
-        total = np.add.reduceat(total, edges, axis=axis)
-        count = np.add.reduceat(count, edges, axis=axis)
-    empty = np.nan if dtype.kind == "f" else 0
-    means = np.full(total.shape, special[0] if special else empty, np.float64)
-    np.divide(total, count, out=means, where=count > 0)
-    if dtype.kind in "iu":
-        return _whole(means, dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return means.astype(dtype)
+
+    means: Part
+    middle: Part
 
 
-def _whole(means: Values, dtype: np.dtype[Any]) -> Values:
-    """Rounded half to even and saturated; a double past the largest integer is none of the type."""
-    limits = np.iinfo(dtype)
-    rounded = np.rint(np.nan_to_num(means))
-    highest = float(limits.max)
-    if int(highest) > limits.max:
-        highest = float(np.nextafter(highest, 0))
-    saturated: Values = np.clip(rounded, float(limits.min), highest).astype(dtype)
-    return saturated
+def middle_index(spec: VariableSpec) -> tuple[int, ...]:
+    """Index of the middle slice along all axes but the last two."""
+    return tuple(size // 2 for size in spec.shape[:-2])
 
 
-def write_preview(
-    spec: VariableSpec,
-    part: Callable[[tuple[int, ...]], Values | None],
-    stage: Stage,
-    *,
-    limit: float,
-) -> bool:
-    """Write ``preview/<variable>/``; False when no brick has low-resolution values, or no room.
+def middle_factor(spec: VariableSpec) -> int:
+    """Voxels averaged along y and x of the middle slice, a power of two that divides the brick."""
+    factor, longest = 1, max(spec.shape[-2:])
+    _, brick_y, brick_x = spec.brick_shape
+    while longest // (2 * factor) >= WIDE and not (
+        brick_y % (2 * factor) or brick_x % (2 * factor)
+    ):
+        factor *= 2
+    return factor
+
+
+def preview_part(spec: VariableSpec, position: tuple[int, ...], values: Values) -> bytes:
+    """What is kept of a brick for the preview: its block means, then those of the middle slice.
+
+    Nothing where the brick shows in neither. Read by `read_parts`.
+    """
+    plan, kept = plan_preview(spec), b""
+    if position[: spec.lead] in plan.picks:
+        kept = _means(spec, values, plan.factors, plan.dtype)
+    at = _inside(spec, position)
+    if at is not None:
+        factor = middle_factor(spec)
+        kept += _means(spec, values[at : at + 1], (1, factor, factor), plan.dtype)
+    return kept
+
+
+def read_parts(spec: VariableSpec, kept: Callable[[tuple[int, ...]], bytes | None]) -> Parts:
+    """The parts of bricks again; ``kept`` is what `preview_part` gave for a position."""
+    plan, factor = plan_preview(spec), middle_factor(spec)
+
+    def cut(position: tuple[int, ...], *, middle: bool) -> Values | None:
+        data, valid = kept(position), spec.valid(position)
+        shapes = (
+            [] if position[: spec.lead] not in plan.picks else [small_shape(valid, plan.factors)]
+        )
+        if _inside(spec, position) is not None:
+            shapes.append(small_shape((1, *valid[1:]), (1, factor, factor)))
+        sizes = [math.prod(shape) * plan.dtype.itemsize for shape in shapes]
+        if data is None or len(data) != sum(sizes):
+            return None
+        start = len(data) - sizes[-1] if middle else 0
+        shape = shapes[-1 if middle else 0]
+        found = np.frombuffer(data, plan.dtype.newbyteorder("<"), math.prod(shape), start)
+        return found.reshape(shape)
+
+    return Parts(partial(cut, middle=False), partial(cut, middle=True))
+
+
+def _means(
+    spec: VariableSpec, values: Values, factors: Sequence[int], dtype: np.dtype[Any]
+) -> bytes:
+    small = block_means(values, factors, special=spec.special_values, dtype=dtype)
+    return small.astype(dtype.newbyteorder("<")).tobytes()
+
+
+def _inside(spec: VariableSpec, position: tuple[int, ...]) -> int | None:
+    """Where the middle slice is in a brick, along its first axis; None where it is not."""
+    index = middle_index(spec)
+    box = spec.box(position)
+    if not all(part.start <= at < part.stop for part, at in zip(box, index, strict=False)):
+        return None
+    return index[-1] - box[-3].start if spec.ndim > 2 else 0
+
+
+def write_preview(spec: VariableSpec, parts: Parts, stage: Stage, *, limit: float) -> list[str]:
+    """Write ``preview/<variable>/``; nothing when no brick has means, or there is no room.
 
     Parameters
     ----------
     spec : VariableSpec
-    part : callable
-        Chunk grid index -> block means (z, y, x) of that brick, None when there are none.
+    parts : Parts
     stage : Stage
         Not flushed here.
     limit : float
         Bytes that it may have; levels that go beyond are left out.
+
+    Returns
+    -------
+    list of str
+        Groups that were written, the widest picture first.
     """
     plan = plan_preview(spec)
-    level = _assemble(spec, plan, part)
+    level = _assemble(spec, plan, parts.means)
     if level is None:
-        return False
+        return []
+    room = limit - 2 * DOCUMENT  # lists of images, and the pyramid's own group
+    middle = _fitting_middle(spec, parts.middle, MIDDLE_SHARE * room)
+    if middle is not None and middle[0].shape[-1] <= level.shape[-1]:
+        middle = None
+    left = room - (0 if middle is None else middle[1])
     lead, names = _axes(spec, plan)
     levels, factors = _pyramid(level, plan, spec.special_values, lead)
-    scale = _Scale.of(level, spec.special_values)
+    scale = Scale.of(level, spec.special_values)
     shown = [scale.apply(values) for values in levels]
-    left, chosen = limit - DOCUMENT, 0
+    chosen = 0
     for values in reversed(shown):
         left -= len(pack_frame(values.tobytes())) + DOCUMENT
         if left < 0:
             break
         chosen += 1
     if not chosen:
-        return False
-    stage.group("preview")
-    about = _ome_attributes(spec, plan, names, factors[-chosen:])
-    stage.group(f"preview/{spec.node}", about)
+        return []
+    path = f"preview/{spec.node}"
+    about = _ome_attributes(spec, plan.picks if lead else (), names, factors[-chosen:])
+    stage.group(path, about)
     for number, values in enumerate(shown[-chosen:]):
-        stage.fill(
-            f"preview/{spec.node}/{number}",
-            values,
-            dims=[axis["name"] for axis in names],
-            attributes={
-                "scale_factor": scale.factor,
-                "add_offset": scale.offset,
-                "_FillValue": STEPS + 1,
-            },
-        )
-    return True
+        _fill(stage, f"{path}/{number}", values, scale, names)
+    if middle is None:
+        return [path]
+    values, _, factor = middle
+    _write_middle(spec, values, factor, stage)
+    return [f"{path}/{MIDDLE}", path]
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Stored values as 8 bits: stored = shown * factor + offset; `STEPS` + 1 is no measurement."""
+def write_series(groups: Sequence[str], store: ArchiveStore, stage: Stage) -> None:
+    """List the images of ``preview/`` as bioformats2raw does, and name the first one in the root.
 
-    factor: float
-    offset: float
-    special: tuple[float, ...]
+    Parameters
+    ----------
+    groups : sequence of str
+        Their paths in the archive, the one that is shown first in front.
+    store : ArchiveStore
+        Has these groups, and the root's metadata.
+    stage : Stage
+        Flushed here.
+    """
+    if not groups:
+        return
+    stage.group("preview", {"ome": {"version": OME, "bioformats2raw.layout": 3}})
+    series = [group.removeprefix("preview/") for group in groups]
+    stage.group("preview/OME", {"ome": {"version": OME, "series": series}})
+    stage.flush()
+    first = json.loads(store.get(f"{groups[0]}/{METADATA_KEY}") or b"{}")
+    root = json.loads(store.get(METADATA_KEY) or b"{}")
+    ((image,), attributes) = first["attributes"]["ome"]["multiscales"], root["attributes"]
+    for dataset in image["datasets"]:
+        dataset["path"] = f"{groups[0]}/{dataset['path']}"
+    if attributes.setdefault("ome", {}) == {}:  # else it is the source's own
+        attributes["ome"] = {"version": OME, "multiscales": [image]}
+        store.put(METADATA_KEY, encode_json(root))
 
-    @classmethod
-    def of(cls, values: Values, special: Sequence[float]) -> _Scale:
-        """The scale that spans all measured values; a whole one where they are few integers."""
-        numbers = values.astype(np.float64)
-        inside = numbers[np.isfinite(numbers) & ~np.isin(numbers, list(special))]
-        low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
-        if values.dtype.kind in "iu" and high - low <= STEPS:
-            return cls(1.0, low, tuple(special))
-        span = high / STEPS - low / STEPS
-        return cls(span if span > 0 else 1.0, low, tuple(special))
 
-    def apply(self, values: Values) -> Values:
-        """Values as uint8."""
-        numbers = values.astype(np.float64)
-        measured = np.isfinite(numbers) & ~np.isin(numbers, self.special)
-        scaled = np.rint((np.where(measured, numbers, self.offset) - self.offset) / self.factor)
-        shown: Values = np.clip(scaled, 0, STEPS).astype(np.uint8)
-        shown[~measured] = STEPS + 1
-        return shown
+def _fitting_middle(
+    spec: VariableSpec, part: Part, room: float
+) -> tuple[Values, float, int] | None:
+    """The middle slice, its bytes and its factor; half as wide if need be; None without room."""
+    factor = middle_factor(spec)
+    values = _middle(spec, part)
+    for _ in range(2):
+        if values is None:
+            return None
+        shown = Scale.of(values, spec.special_values).apply(values)
+        nbytes = len(pack_frame(shown.tobytes())) + 2 * DOCUMENT
+        if nbytes <= room:
+            return values, nbytes, factor
+        steps = (1, 2, 2)
+        values = block_means(values, steps, special=spec.special_values, dtype=values.dtype)
+        factor *= 2
+    return None
+
+
+def _middle(spec: VariableSpec, part: Part) -> Values | None:
+    """Block means (1, y, x) of the middle slice; None unless every brick of it has its part."""
+    index = middle_index(spec)
+    rows: list[list[Values]] = []
+    for row in range(spec.grid_shape[-2]):
+        rows.append([])
+        for column in range(spec.grid_shape[-1]):
+            chunk = zip(index, spec.chunk_shape, strict=False)
+            found = part((*(at // size for at, size in chunk), row, column))
+            if found is None:
+                return None
+            rows[-1].append(found)
+    return np.concatenate([np.concatenate(line, axis=-1) for line in rows], axis=-2)
+
+
+def _write_middle(spec: VariableSpec, values: Values, factor: int, stage: Stage) -> None:
+    path = f"preview/{spec.node}/{MIDDLE}"
+    unit = {} if spec.spacing_mm is None else {"unit": "millimeter"}
+    axes = [{"name": name, "type": "space", **unit} for name in "zyx"]
+    first = middle_index(spec)[-1] if spec.ndim > 2 else 0
+    about = _ome_attributes(spec, (), axes, [(1, factor, factor)], first=first)
+    stage.group(path, about)
+    scale = Scale.of(values, spec.special_values)
+    _fill(stage, f"{path}/0", scale.apply(values), scale, axes)
+
+
+def _fill(
+    stage: Stage, path: str, shown: Values, scale: Scale, axes: Sequence[Mapping[str, str]]
+) -> None:
+    stage.fill(
+        path,
+        shown,
+        dims=[axis["name"] for axis in axes],
+        attributes={
+            "scale_factor": scale.factor,
+            "add_offset": scale.offset,
+            "_FillValue": NOTHING,
+        },
+    )
 
 
 def _pyramid(
@@ -218,9 +330,7 @@ def _pyramid(
     return levels, factors
 
 
-def _assemble(
-    spec: VariableSpec, plan: PreviewPlan, part: Callable[[tuple[int, ...]], Values | None]
-) -> Values | None:
+def _assemble(spec: VariableSpec, plan: PreviewPlan, part: Part) -> Values | None:
     """Level 0, (picks,) z, y, x; None unless every brick of it has its part."""
     shape = (1, 1, 1, *spec.shape)[-3:] if spec.ndim > 2 else (1, *spec.shape)
     small = [-(-n // f) for n, f in zip(shape, plan.factors, strict=True)]
@@ -254,16 +364,20 @@ def _axes(spec: VariableSpec, plan: PreviewPlan) -> tuple[int, list[dict[str, st
 
 def _ome_attributes(
     spec: VariableSpec,
-    plan: PreviewPlan,
+    picks: Sequence[tuple[int, ...]],
     axes: list[dict[str, str]],
     factors: list[tuple[int, int, int]],
+    *,
+    first: int = 0,
 ) -> dict[str, Any]:
+    """Attributes of a pyramid whose first block begins at slice ``first``."""
     spacing = spec.spacing_mm or (1.0, 1.0, 1.0)
     lead = len(axes) - 3
     datasets = []
     for number, steps in enumerate(factors):
         scale = [1.0] * lead + [s * f for s, f in zip(spacing, steps, strict=True)]
         shift = [0.0] * lead + [s * (f - 1) / 2 for s, f in zip(spacing, steps, strict=True)]
+        shift[lead] += spacing[0] * first
         datasets.append(
             {
                 "path": str(number),
@@ -275,11 +389,11 @@ def _ome_attributes(
         )
     return {
         "ome": {
-            "version": "0.5",
+            "version": OME,
             "multiscales": [{"name": spec.name, "axes": axes, "datasets": datasets}],
         },
         "psc_archive": {
             "what": "block means; for looking, not for measuring",
-            "leading_indices": [list(pick) for pick in plan.picks] if lead else [],
+            "leading_indices": [list(pick) for pick in picks],
         },
     }

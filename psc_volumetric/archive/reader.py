@@ -36,6 +36,7 @@ from psc_volumetric.errors import (
     FormatError,
     ParameterError,
     PriorMismatchError,
+    PscError,
     UnsupportedVersionError,
 )
 from psc_volumetric.threads import in_order
@@ -263,6 +264,17 @@ class ArchiveReader(OpenArchive):
     def info(self) -> dict[str, Any]:
         """Summary in JSON types; reads metadata and ``tiles/`` only, loads no network."""
         return summarise(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; of a damaged archive, what is wrong."""
+        from html import escape
+
+        from psc_volumetric.archive.html import archive_html
+
+        try:
+            return archive_html(self, self.info())
+        except PscError as error:
+            return f"<p><b>{escape(self.name)}</b><br>{escape(str(error))}</p>"
 
     # -- inside -----------------------------------------------------------------------------
 

@@ -6,9 +6,6 @@ import re
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from psc_volumetric.archive.consolidated import with_copies
 from psc_volumetric.archive.documents import decode
 from psc_volumetric.archive.folder import remove_empty_folders
@@ -24,7 +21,7 @@ from psc_volumetric.archive.layout import (
     encode_json,
 )
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
-from psc_volumetric.archive.preview import SHARE, plan_preview, write_preview
+from psc_volumetric.archive.preview import SHARE, read_parts, write_preview, write_series
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.readme import SPECIFICATION_PREFIX
 from psc_volumetric.archive.stage import Stage
@@ -56,8 +53,10 @@ def prepare(
         what was written), ``"foreign-key"``.
     """
     bricks: dict[str, Entry] = {}
-    for spec in variables:
-        _complete_variable(store, spec, bricks, preview_bytes)
+    images: list[str] = []
+    for spec in sorted(variables, key=lambda spec: -spec.nbytes):
+        images += _complete_variable(store, spec, bricks, preview_bytes)
+    write_series(images, store, Stage(store))
     consolidate(store, [*(spec.node for spec in variables), *beside])
     _remove_leftovers(store)
     for key, entry in bricks.items():
@@ -172,8 +171,11 @@ def _reader(store: ArchiveStore, spec: VariableSpec) -> Callable[[tuple[int, ...
 
 def _complete_variable(
     store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry], preview_bytes: int | None
-) -> None:
-    """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable."""
+) -> list[str]:
+    """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable.
+
+    Returns the groups of its preview.
+    """
     record = _reader(store, spec)
     levels, priors, methods = 1, set(), set()
     bases: set[str] = set()
@@ -204,23 +206,10 @@ def _complete_variable(
     write_tile_table(spec, record, Stage(store), levels=levels, methods=methods, bases=bases)
     stage = Stage(store)
     limit = SHARE * nbytes if preview_bytes is None else preview_bytes
-    write_preview(spec, _preview_reader(store, spec), stage, limit=limit)
+    parts = read_parts(spec, lambda position: store.get(preview_key(spec.name, position)))
+    images = write_preview(spec, parts, stage, limit=limit)
     stage.flush()
-
-
-def _preview_reader(
-    store: ArchiveStore, spec: VariableSpec
-) -> Callable[[tuple[int, ...]], NDArray[Any] | None]:
-    plan = plan_preview(spec)
-
-    def part(position: tuple[int, ...]) -> NDArray[Any] | None:
-        data = store.get(preview_key(spec.name, position))
-        shape = [-(-v // f) for v, f in zip(spec.valid(position), plan.factors, strict=True)]
-        if data is None or len(data) != int(np.prod(shape)) * plan.dtype.itemsize:
-            return None
-        return np.frombuffer(data, plan.dtype.newbyteorder("<")).reshape(shape)
-
-    return part
+    return images
 
 
 def _other_entries(

@@ -29,7 +29,7 @@ from psc_volumetric.archive.layout import (
 )
 from psc_volumetric.archive.manifest import Manifest, sha256_hex
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
-from psc_volumetric.archive.preview import block_means, plan_preview
+from psc_volumetric.archive.preview import preview_part
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.sealing import prepare, remove_tree
 from psc_volumetric.archive.skeleton import NOTHING_BESIDE, Beside, build_skeleton
@@ -237,11 +237,9 @@ class ArchiveWriter:
         spec = self._spec(variable)
         spec.check_position(position)
         _check_index(brick.index, spec, position)
-        plan = plan_preview(spec)
-        if values is not None and position[: spec.lead] in plan.picks:
-            small = block_means(values, plan.factors, special=spec.special_values, dtype=plan.dtype)
-            data = small.astype(plan.dtype.newbyteorder("<")).tobytes()
-            self._store.set(preview_key(variable, position), data)
+        part = b"" if values is None else preview_part(spec, position, values)
+        if part:
+            self._store.set(preview_key(variable, position), part)
         record = BrickRecord(
             position=tuple(position),
             size=len(brick.data),

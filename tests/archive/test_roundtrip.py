@@ -204,6 +204,41 @@ def test_preview_leaves_special_values_out(tmp_path: Path, make: SimpleNamespace
     assert (preview[:, 4:, 4:] == 255).all()
 
 
+def test_the_middle_slice_is_an_image_of_its_own(tmp_path: Path, make: SimpleNamespace) -> None:
+    values = make.values((9, 560, 600))
+    make.build(tmp_path / "a.psc.zarr", values, spacing_mm=(3.0, 2.0, 1.0))
+    group = zarr.open_group(tmp_path / "a.psc.zarr" / "preview" / "volume" / "middle", mode="r")
+    shown = group["0"]
+    assert shown.shape == (1, 280, 300)
+    means = values[4].reshape(280, 2, 300, 2).mean(axis=(1, 3))
+    step, low = shown.attrs["scale_factor"], shown.attrs["add_offset"]
+    np.testing.assert_allclose(shown[0] * step + low, np.rint(means), atol=step / 2)
+    (image,) = group.attrs["ome"]["multiscales"]
+    scale, shift = image["datasets"][0]["coordinateTransformations"]
+    assert scale["scale"] == [3.0, 4.0, 2.0]
+    assert shift["translation"] == [12.0, 1.0, 0.5]
+
+
+def test_root_and_previews_are_images_of_ome_zarr(tmp_path: Path, make: SimpleNamespace) -> None:
+    """By the models of the specification: the root is an image, `preview/` lists all of them."""
+    from ome_zarr_models.v05 import BioFormats2Raw, Image
+
+    path = tmp_path / "a.psc.zarr"
+    make.build(path, make.values((9, 300, 320)))
+    listed = zarr.open_group(path / "preview", mode="r")
+    BioFormats2Raw.from_zarr(listed)
+    assert listed.attrs["ome"]["bioformats2raw.layout"] == 3
+    series = listed["OME"].attrs["ome"]["series"]
+    assert series == ["volume/middle", "volume"]
+    root = zarr.open_group(path, mode="r", use_consolidated=False)  # the copies leave previews out
+    for group in (root, *(listed[name] for name in series)):
+        image = Image.from_zarr(group)
+        (scales,) = image.ome_attributes.multiscales
+        assert group[scales.datasets[0].path][...].max() > 0
+    with ArchiveReader.open(path) as reader:
+        assert "ome" not in reader.attrs  # which are the source's
+
+
 def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamespace) -> None:
     """Levels are left out, finest first, until the rest is small; none where none is."""
     values = make.values((32, 128, 128))

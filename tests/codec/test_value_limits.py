@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psc_volumetric.archive.preview import block_means
+from psc_volumetric.archive.preview_values import block_means
 from psc_volumetric.codec import (
     BrickOptions,
     CodecParameters,

@@ -1,0 +1,103 @@
+"""An archive as a notebook shows it: a thumbnail, its variables and levels, what is promised."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import imagecodecs
+import numpy as np
+
+from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
+from psc_volumetric.archive.opened import OpenArchive
+from psc_volumetric.archive.orientation import upright, world_axes
+from psc_volumetric.errors import PscError
+
+__all__ = ["archive_html"]
+
+SHOWN = 8  # variables
+PIXELS = 256
+NOTHING = 255  # of a preview (SPEC 11)
+
+
+def archive_html(archive: OpenArchive, info: Mapping[str, Any]) -> str:
+    """HTML without scripts; every text of the archive is escaped.
+
+    Parameters
+    ----------
+    archive : OpenArchive
+    info : mapping
+        Of `summarise`.
+    """
+    specs = sorted(archive.variables.values(), key=lambda spec: -spec.nbytes)
+    picture = next(filter(None, (_thumbnail(archive, spec) for spec in specs[:1])), "")
+    size = info["bytes"]["total"]
+    head = f"<b>{escape(archive.name)}</b><br>{escape(archive.mode)}, {size:,} bytes"
+    if info["bpv"] is not None:
+        head += f", {info['bpv']:.3g} bits per voxel"
+    if archive.created:
+        head += f", archived {escape(archive.created[:10])}"
+    tables = "".join(
+        _variable(spec, info["variables"][spec.name], archive.mode) for spec in specs[:SHOWN]
+    )
+    more = f"<p>and {len(specs) - SHOWN} more variables</p>" if len(specs) > SHOWN else ""
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">'
+        f"{picture}<div><p>{head}</p>{tables}{more}</div></div>"
+    )
+
+
+def _variable(spec: VariableSpec, entry: Mapping[str, Any], mode: str) -> str:
+    axes = ", ".join(
+        f"{escape(dim)} {size}" for dim, size in zip(spec.dims, spec.shape, strict=True)
+    )
+    unit = f", {escape(spec.unit)}" if spec.unit else ""
+    rows = "".join(
+        f"<tr><td>{row['level']}</td><td>{row['bytes']:,}</td><td>{row['bpv']:.3g}</td>"
+        f"<td>{'exact' if row['max_error'] == 0 else format(row['max_error'], '.4g')}</td></tr>"
+        for row in entry["levels"]
+    )
+    return (
+        f"<p><b>{escape(spec.name)}</b> {escape(spec.dtype.name)} ({axes}){unit}<br>"
+        f"{escape(_promise(entry['parameters'], mode))}</p>"
+        "<table><thead><tr><th>level</th><th>bytes</th><th>bits per voxel</th>"
+        f"<th>largest error</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _promise(parameters: Mapping[str, Any], mode: str) -> str:
+    mode, bound = parameters.get("mode", mode), parameters.get("max_error")
+    said = []
+    if mode == "lossless":
+        said.append("the last level is the source, bit for bit")
+    if bound is not None:
+        which = "a level below it" if mode == "lossless" else "the last level"
+        said.append(f"no stored value of {which} is off by more than {bound:g}")
+    return "; ".join(said) or "no single value has a bound; errors were measured"
+
+
+def _thumbnail(archive: OpenArchive, spec: VariableSpec) -> str:
+    """The middle of the preview as an image; nothing where there is none that can be read."""
+    for group in (f"preview/{spec.node}/middle", f"preview/{spec.node}"):
+        if f"{group}/0/{METADATA_KEY}" not in archive.manifest.entries:
+            continue
+        try:
+            values = archive.sealed.array(f"{group}/0")
+        except PscError:
+            continue  # a notebook shows the rest
+        values = values[tuple(size // 2 for size in values.shape[:-2])]
+        axes = None if spec.affine is None else world_axes(spec.affine)
+        if axes is not None and spec.ndim > 2:
+            values = upright(values, axes[1], axes[2])
+        values = np.where(values == NOTHING, 0, values).astype(np.uint8)
+        data = base64.b64encode(
+            bytes(imagecodecs.png_encode(np.ascontiguousarray(values), level=9))
+        )
+        unit = PIXELS / max(values.shape)
+        return (
+            f'<img alt="{escape(spec.name)}, preview" width="{round(values.shape[1] * unit)}" '
+            f'src="data:image/png;base64,{data.decode("ascii")}">'
+        )
+    return ""

@@ -1,0 +1,102 @@
+"""Values of previews: means of blocks over what was measured, and 8 bits for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NOTHING", "Scale", "block_means", "small_shape"]
+
+Values = NDArray[Any]
+STEPS = 254  # between the least and the largest value
+NOTHING = 255  # no measurement
+
+
+def block_means(
+    values: Values, factors: Sequence[int], *, special: Sequence[float], dtype: np.dtype[Any]
+) -> Values:
+    """Mean of each block over its measured voxels.
+
+    Parameters
+    ----------
+    values : array
+        Any number of axes; blocks at the end of an axis may be incomplete.
+    factors : sequence of int
+        Block extent per axis.
+    special : sequence of float
+        Values that are not measurements, besides NaN and infinities.
+    dtype : numpy.dtype
+        Of the result; integers are rounded half to even.
+
+    Returns
+    -------
+    array
+        ``ceil(size / factor)`` per axis. Blocks without a measured voxel hold the first special
+        value, or NaN, or 0.
+    """
+    numbers = values.astype(np.float64)
+    measured = np.isfinite(numbers)
+    for value in special:
+        measured &= values != value
+    numbers[~measured] = 0
+    total, count = numbers, measured.astype(np.float64)
+    for axis, factor in enumerate(factors):
+        edges = np.arange(0, values.shape[axis], factor)
+        total = np.add.reduceat(total, edges, axis=axis)
+        count = np.add.reduceat(count, edges, axis=axis)
+    empty = np.nan if dtype.kind == "f" else 0
+    means = np.full(total.shape, special[0] if special else empty, np.float64)
+    np.divide(total, count, out=means, where=count > 0)
+    if dtype.kind in "iu":
+        return _whole(means, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return means.astype(dtype)
+
+
+def small_shape(shape: Sequence[int], factors: Sequence[int]) -> tuple[int, ...]:
+    """Blocks along each axis."""
+    return tuple(-(-n // f) for n, f in zip(shape, factors, strict=True))
+
+
+def _whole(means: Values, dtype: np.dtype[Any]) -> Values:
+    """Rounded half to even and saturated; a double past the largest integer is none of the type."""
+    limits = np.iinfo(dtype)
+    rounded = np.rint(np.nan_to_num(means))
+    highest = float(limits.max)
+    if int(highest) > limits.max:
+        highest = float(np.nextafter(highest, 0))
+    saturated: Values = np.clip(rounded, float(limits.min), highest).astype(dtype)
+    return saturated
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Stored values as 8 bits: stored = shown * factor + offset; `STEPS` + 1 is no measurement."""
+
+    factor: float
+    offset: float
+    special: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Values, special: Sequence[float]) -> Scale:
+        """The scale that spans all measured values; a whole one where they are few integers."""
+        numbers = values.astype(np.float64)
+        inside = numbers[np.isfinite(numbers) & ~np.isin(numbers, list(special))]
+        low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
+        if values.dtype.kind in "iu" and high - low <= STEPS:
+            return cls(1.0, low, tuple(special))
+        span = high / STEPS - low / STEPS
+        return cls(span if span > 0 else 1.0, low, tuple(special))
+
+    def apply(self, values: Values) -> Values:
+        """Values as uint8."""
+        numbers = values.astype(np.float64)
+        measured = np.isfinite(numbers) & ~np.isin(numbers, self.special)
+        scaled = np.rint((np.where(measured, numbers, self.offset) - self.offset) / self.factor)
+        shown: Values = np.clip(scaled, 0, STEPS).astype(np.uint8)
+        shown[~measured] = NOTHING
+        return shown
