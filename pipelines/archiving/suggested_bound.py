@@ -21,7 +21,6 @@ BUDGET = 0.02  # share of the bytes that the level may add
 FEWEST = 1 << 16  # voxels of a volume that is worth a level
 SMALLEST_PLANE = 16
 DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
-LISTED = 8  # values for each different one: fewer are no multiples of anything
 
 
 def suggested_bound(volume: Volume) -> float | None:
@@ -60,18 +59,13 @@ def _bound(plane: NDArray[np.generic], special: NDArray[np.bool_]) -> float | No
 
 def _unit(values: NDArray[np.generic]) -> float:
     """What the values are multiples of, about; of floats of full precision their last place."""
-    different, counts = np.unique(values, return_counts=True)
+    different = np.unique(values)
     if len(different) < 2:
         return 0.0
     last = 1.0
     if values.dtype.kind == "f":
         last = float(np.spacing(np.median(np.abs(different))))
-        if len(different) * LISTED > len(values):
-            return last
-    steps = np.diff(different.astype(np.float64))
-    order = np.argsort(steps, kind="stable")
-    weight = np.cumsum(counts[1:][order])
-    return max(float(steps[order][np.searchsorted(weight, weight[-1] / 2)]), last)
+    return max(float(np.diff(different.astype(np.float64)).min()), last)
 
 
 def _round_down(bound: float) -> float:

@@ -103,7 +103,7 @@ def test_labels_and_fast_coders_have_one_level(tmp_path, run) -> None:
         ("i2", 1, 2.0),
         ("i2", 20, 50.0),
         ("f4", 1, 0.02),
-        ("f8", 1, 1e-06),
+        ("f8", 1, 0.002),
         ("i8", 1, None),
         ("?", 1, None),
     ],
