@@ -324,13 +324,17 @@ class RestoredVolume:
 
 @dataclass(frozen=True)
 class RestoreInfo:
-    """How values came to be; ``ratio``: source over archive bytes, ``max_error``: their bound."""
+    """How values came to be; ``ratio``: source over archive bytes, ``max_error``: their bound.
+
+    ``generated`` says in words that they have detail which was drawn and not measured.
+    """
 
     lossless: bool
     ratio: float | None
     method: str
     level: int | str | None
     max_error: float | None = None
+    generated: str | None = None
 
 
 class Adapter(Protocol):

@@ -124,8 +124,9 @@ def unusable_record(format_name: str, error: Exception) -> SourceError:
 def loss_note(info: RestoreInfo) -> str:
     """Say in a file's own comments that its values are not those of its source."""
     ratio = "unknown" if info.ratio is None else f"{info.ratio:.4g}"
+    made = "" if info.generated is None else f"; {info.generated}"
     bound = "" if info.max_error is None else f"; largest error {info.max_error:g} stored units"
     return (
         f"values restored with loss by psc-archive; method {info.method}; level {info.level}; "
-        f"ratio {ratio}{bound}"
+        f"ratio {ratio}{bound}{made}"
     )

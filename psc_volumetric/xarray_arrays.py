@@ -18,16 +18,19 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from psc_volumetric.errors import StorageError
+from psc_volumetric.views import ViewRequest
 
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader
     from psc_volumetric.archive.plain import PlainArray
     from psc_volumetric.archive.quota import Quota
     from psc_volumetric.archive.salvage import Salvage
+    from psc_volumetric.archive.viewed import Viewer
 
 __all__ = ["BrickArray", "DamageArray", "Place", "SideArray", "SliceScaling"]
 
 READERS_KEPT = 8
+DECODED = ViewRequest()
 
 _lock = threading.Lock()
 _readers: OrderedDict[tuple[str, str, Quota], ArchiveReader] = OrderedDict()
@@ -45,9 +48,12 @@ class Place:
         level: int | str | None = None,
         *,
         skip_damaged: bool = False,
+        view: ViewRequest = DECODED,
     ) -> None:
         self.skip_damaged = skip_damaged
+        self.view = view
         self._salvage: Salvage | None = None
+        self._viewer: Viewer | None = None
         self.target = target
         self.options = options
         self.device = device
@@ -58,11 +64,11 @@ class Place:
         self._reader: ArchiveReader | None = reader
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None, "_salvage": None}
+        return {**self.__dict__, "_reader": None, "_salvage": None, "_viewer": None}
 
     def close(self) -> None:
         """Release file handles; a later access opens the archive again."""
-        reader, self._reader, self._salvage = self._reader, None, None
+        reader, self._reader, self._salvage, self._viewer = self._reader, None, None, None
         if reader is not None:
             reader.close()
 
@@ -81,6 +87,23 @@ class Place:
         if self._salvage is None:
             self._salvage = Salvage(self.reader)
         return self._salvage
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Attributes of values with detail that was drawn; none for others."""
+        drawn = self.view.is_generated and self.mode != "lossless"
+        return {"psc_view": self.view.label} if drawn else {}
+
+    @property
+    def source(self) -> ArchiveReader | Salvage | Viewer:
+        """What values are read with."""
+        from psc_volumetric.archive.viewed import Viewer
+
+        if not self.view.is_generated:
+            return self.salvage if self.skip_damaged else self.reader
+        if self._viewer is None:
+            self._viewer = Viewer(self.reader, self.view)
+        return self._viewer
 
     def _reopened(self) -> ArchiveReader:
         from psc_volumetric.archive import ArchiveReader
@@ -181,8 +204,7 @@ class BrickArray(BackendArray):
         bounds = bounds_of(key, self.shape)
         box = tuple(slice(b.start, b.stop) for b in bounds)
         place = self._place
-        source = place.salvage if place.skip_damaged else place.reader
-        values = source.read(self._variable, box, level=place.level, spread=self._spread)
+        values = place.source.read(self._variable, box, level=place.level, spread=self._spread)
         if self._view is not None:
             values = values.view(self._view)
         if self._scaling is not None:

@@ -12,7 +12,6 @@ opened.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,8 +26,10 @@ from xarray.backends import (
 from xarray.core import indexing
 
 from psc_volumetric.errors import FormatError
+from psc_volumetric.views import ViewRequest
 from psc_volumetric.xarray_accessor import PLACE, PscAccessor
 from psc_volumetric.xarray_arrays import BrickArray, DamageArray, Place, SideArray, SliceScaling
+from psc_volumetric.xarray_attributes import fit_for_netcdf, split
 
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader, VariableSpec
@@ -39,7 +40,6 @@ __all__ = ["PscAccessor", "PscBackendEntrypoint"]
 SUFFIXES = (".psc.zarr", ".psc.zarr.zip", ".psc.zip")
 SIGMA = "_sigma"
 DAMAGED = "_damaged"
-_IN_ENCODING = ("least_significant_digit",)
 
 
 class PscBackendEntrypoint(BackendEntrypoint):
@@ -64,6 +64,8 @@ class PscBackendEntrypoint(BackendEntrypoint):
         "skip_damaged",
         "quota",
         "storage_options",
+        "view",
+        "seed",
     )
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
@@ -92,6 +94,8 @@ class PscBackendEntrypoint(BackendEntrypoint):
         skip_damaged: bool = False,
         quota: Quota | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        view: str = "mean",
+        seed: int = 0,
     ) -> xr.Dataset:
         """Open an archive lazily.
 
@@ -120,6 +124,8 @@ use_cftime, decode_timedelta
             What one read may cost; it is refused before anything is decoded.
         storage_options : mapping, optional
             For URLs, as in fsspec.
+        view, seed : str, int
+            ``"sample"``: with detail that was drawn, not measured, as ``psc_view`` says then.
 
         Returns
         -------
@@ -131,7 +137,10 @@ use_cftime, decode_timedelta
         ParameterError : a negative or unknown level (kind ``"bad-level"``), or no such group
             (kind ``"unknown-group"``).
         """
-        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged, quota)
+        wanted = ViewRequest(view, seed)
+        place = _opened(
+            filename_or_obj, level, device, storage_options, skip_damaged, quota, wanted
+        )
         return _dataset(
             place,
             (group or "").strip("/"),
@@ -156,10 +165,15 @@ use_cftime, decode_timedelta
         skip_damaged: bool = False,
         quota: Quota | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        view: str = "mean",
+        seed: int = 0,
         **decoders: Any,
     ) -> dict[str, xr.Dataset]:
         """All groups of the source, or those in ``group``; parameters as in `open_dataset`."""
-        place = _opened(filename_or_obj, level, device, storage_options, skip_damaged, quota)
+        wanted = ViewRequest(view, seed)
+        place = _opened(
+            filename_or_obj, level, device, storage_options, skip_damaged, quota, wanted
+        )
         top = (group or "").strip("/")
         inner = [path for path in place.reader.groups if not top or path.startswith(f"{top}/")]
         return {
@@ -185,14 +199,16 @@ def _opened(
     options: Mapping[str, Any] | None,
     skip_damaged: bool,
     quota: Quota | None,
+    view: ViewRequest,
 ) -> Place:
     from psc_volumetric.archive import ArchiveReader
     from psc_volumetric.archive.levels import check_level
     from psc_volumetric.archive.quota import UNLIMITED
 
     check_level(level)
+    view.check_alone(level, skip_damaged=skip_damaged)
     reader = ArchiveReader.open(target, device=device, options=options, quota=quota or UNLIMITED)
-    return Place(target, options, device, reader, level, skip_damaged=skip_damaged)
+    return Place(target, options, device, reader, level, skip_damaged=skip_damaged, view=view)
 
 
 def _dataset(place: Place, group: str, *, uncertainty: bool, **decoders: Any) -> xr.Dataset:
@@ -234,11 +250,12 @@ class _ArchiveDataStore(AbstractDataStore):
 
     def get_attrs(self) -> dict[str, Any]:
         """Attributes of the group, and what has to be known of values that are not exact."""
-        attrs = _fit_for_netcdf(self._place.reader.group_attributes(self._group))
+        attrs = fit_for_netcdf(self._place.reader.group_attributes(self._group))
         if self._place.mode != "lossless" or self._place.level is not None:
             attrs["psc_mode"] = self._place.mode
         if self._place.level is not None:
             attrs["psc_level"] = self._place.level
+        attrs |= self._place.labels
         return attrs
 
     def get_variables(self) -> dict[str, xr.Variable]:
@@ -256,7 +273,7 @@ class _ArchiveDataStore(AbstractDataStore):
             if (name := self._short(path)) is not None:
                 plain = reader.plain(path)
                 data = indexing.LazilyIndexedArray(SideArray(self._place, path, plain))
-                attrs, encoding = _split(plain.attrs)
+                attrs, encoding = split(plain.attrs)
                 if plain.dtype.kind == "O":
                     encoding["dtype"] = str  # text of any length, for xarray
                 fill = attrs.get("_FillValue")
@@ -278,6 +295,7 @@ class _ArchiveDataStore(AbstractDataStore):
         if spec.affine is not None:
             attrs["affine"] = [float(v) for v in np.asarray(spec.affine).ravel()]
             attrs["affine_convention"] = "4 x 4 by rows: index (z, y, x, 1) -> world mm RAS+"
+        attrs |= self._place.labels
         return _variable(spec, BrickArray(self._place, spec.name, scaling=scaling), attrs, moved)
 
     def _sigma(self, spec: VariableSpec) -> xr.Variable:
@@ -304,45 +322,10 @@ def _variable(
     attrs: dict[str, Any],
     moved: dict[str, Any],
 ) -> xr.Variable:
-    shown, encoding = _split(attrs)
+    shown, encoding = split(attrs)
     encoding |= moved
     encoding["preferred_chunks"] = dict(zip(spec.dims, spec.chunk_shape, strict=True))
     return xr.Variable(spec.dims, indexing.LazilyIndexedArray(array), shown, encoding)
-
-
-def _split(attrs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Attributes to show, and those that xarray keeps in the encoding."""
-    shown = _fit_for_netcdf(attrs)
-    return shown, {key: shown.pop(key) for key in _IN_ENCODING if key in shown}
-
-
-def _fit_for_netcdf(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes in types that every file format of xarray can write; None is left out."""
-    return {
-        str(key): value if key == "_FillValue" else _fit(value)
-        for key, value in attrs.items()
-        if value is not None
-    }
-
-
-def _fit(value: Any) -> Any:
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, (str, float, np.generic)):
-        return value
-    if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in "iuf":
-        return value
-    if isinstance(value, (list, tuple)) and value:
-        if all(isinstance(part, str) for part in value):
-            return list(value)
-        if all(isinstance(part, (int, float)) and not isinstance(part, bool) for part in value):
-            numbers = np.array(value)
-            return numbers if numbers.dtype.kind in "iuf" else str(value)
-    return json.dumps(value, default=str)
 
 
 def _with_world(dataset: xr.Dataset, reader: ArchiveReader) -> xr.Dataset:

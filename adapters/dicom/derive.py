@@ -207,6 +207,8 @@ def _lossy_words(info: RestoreInfo) -> str:
         parts.append(f"ratio {info.ratio:.4g}")
     if info.max_error is not None:
         parts.append(f"no stored value off by more than {info.max_error:g}")
+    if info.generated is not None:
+        parts.append(info.generated)
     return ", ".join(parts)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Device, Level, Roi
+from pipelines.commands.options import Device, Level, Roi, choice
+from psc_volumetric.views import MEAN, VIEWS, ViewRequest
 
 if TYPE_CHECKING:
     from pipelines.restoring.options import RestoreOptions
@@ -49,13 +50,21 @@ def restore_options(
     max_seconds: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Give up when it takes longer.")
     ] = None,
+    view: Annotated[
+        str,
+        choice(VIEWS, help="sample: with detail that the bytes leave open, drawn, not measured."),
+    ] = MEAN,
+    seed: Annotated[int, typer.Option(help="Which sample.")] = 0,
+    generated_dicom: Annotated[
+        bool, typer.Option("--generated-dicom", help="Let such detail go into DICOM files.")
+    ] = False,
     device: Device = "auto",
 ) -> RestoreOptions:
     """Make the record of what was chosen; the parameters are the options of the commands.
 
     Raises
     ------
-    ParameterError : several regions; a level, or a limit, that there is not.
+    ParameterError : several regions; a level, a limit or a view that there is not.
     """
     from pipelines.restoring.options import RestoreOptions
     from psc_volumetric.archive.levels import parse_level
@@ -73,4 +82,6 @@ def restore_options(
         fill=fill,
         identity=identity,
         quota=Quota(stored_bytes=max_bytes_read, evaluations=max_evaluations, seconds=max_seconds),
+        view=ViewRequest(view, seed),
+        generated_dicom=generated_dicom,
     )

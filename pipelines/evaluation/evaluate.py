@@ -116,7 +116,7 @@ def _evaluate_volume(
     peak = data_range(values, measured)
     uses_prior = variable.kept.needs_prior and any(
         REGISTRY.may_need_prior(base)
-        for base in (v.split(":")[0] for v in options.variants)
+        for base in (v.partition("@")[0].split(":")[0] for v in options.variants)
         if base != AUTO or options.archive.prior is not None
     )
     result = VolumeResult(

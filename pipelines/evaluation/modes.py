@@ -24,6 +24,7 @@ from pipelines.evaluation.peers.rates import PEERS, peer_points
 from pipelines.evaluation.point import CodedSize, RatePoint, Reference
 from pipelines.progress import Progress
 from psc_volumetric.metrics import rate_bpv
+from psc_volumetric.views import MEAN, ViewRequest
 
 __all__ = ["ModeWork", "measure_bounded", "measure_lossless", "measure_lossy"]
 
@@ -88,15 +89,17 @@ class ModeWork:
         step: float | None = None,
         max_error: float | None = None,
     ) -> OurVolume:
-        """Code the volume with this codec: ``variant`` is a base method, or base:coders."""
-        base, _, coders = variant.partition(":")
+        """Code the volume with this codec: ``variant`` is base, base:coders or base@view."""
+        words, _, view = variant.partition("@")
+        base, _, coders = words.partition(":")
         archive = replace(
             options.archive,
             step=options.steps[0] if step is None else step,
             coders=coders or options.archive.coders,
         )
         decodes = options.mode != "lossy" or options.decodes
-        choice = OurChoice(archive, base, options.mode, max_error, decodes)
+        seen = ViewRequest(view or MEAN)
+        choice = OurChoice(archive, base, options.mode, max_error, decodes, seen)
         return code_volume(
             self.values, self.measured, self.variable, self.prior, choice, self.run, self.progress
         )

@@ -10,6 +10,7 @@ from pipelines.evaluation.peers.exact import BOUNDED_PEERS, LOSSLESS_PEERS
 from pipelines.evaluation.peers.rates import PEERS, missing_peers
 from psc_volumetric.codec import base_names
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.views import MEAN, ViewRequest
 
 __all__ = ["EVALUATE_MODES", "EvaluateOptions", "known_peers", "parse_numbers"]
 
@@ -46,8 +47,8 @@ class EvaluateOptions:
     peers : tuple of str or None
         Names of peers; None takes all of the mode, for lossy without the slow extras.
     ours : tuple of str or None
-        Variants of our streams: a base method, or base:coders. None takes ``auto`` for lossy,
-        and ``none`` and ``none:fast`` for the exact modes.
+        Variants of our streams: a base method, or base:coders, for lossy also base@view. None
+        takes ``auto`` for lossy, and ``none`` and ``none:fast`` for the exact modes.
     wants_quality : bool
         Lossy: SSIM, HaarPSI and power spectra as well.
     wants_perception : bool
@@ -96,7 +97,9 @@ class EvaluateOptions:
             )
         missing_peers(self.peers or (), _KNOWN[self.mode])
         for variant in self.variants:
-            base, _, coders = variant.partition(":")
+            words, _, view = variant.partition("@")
+            base, _, coders = words.partition(":")
+            ViewRequest(view or MEAN)
             if base not in base_names():
                 raise ParameterError(
                     f"base must be one of {', '.join(base_names())}, found {variant!r}",

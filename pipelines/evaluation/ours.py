@@ -26,16 +26,20 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import NumericalError, PriorMismatchError
+from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.prior import Prior
 from psc_volumetric.threads import at_most
 from psc_volumetric.tiling import TileGrid
+from psc_volumetric.views import ViewRequest
+from psc_volumetric.views.brick import view_brick
 
 __all__ = ["OurChoice", "OurVolume", "Run", "code_volume", "our_name", "workers"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+DECODED = ViewRequest()
 
 
 def our_name(variant: str) -> str:
@@ -70,6 +74,8 @@ class OurChoice:
     decodes : bool
         Whether the last level is decoded from the bytes, as proof and for times; else the values
         are those that the encoder found by decoding, the same integers.
+    view : ViewRequest
+        What is measured of the last level: the mean, or a view.
     """
 
     archive: ArchiveOptions
@@ -77,6 +83,7 @@ class OurChoice:
     mode: str
     max_error: float | None
     decodes: bool
+    view: ViewRequest = DECODED
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +219,8 @@ def _code_brick(brick: _Brick) -> _Outcome:
     if brick.choice.decodes:
         decoded = _decode(brick, coded)
     end = cpu_seconds()
+    if brick.choice.view.is_generated:
+        return _viewed(brick, coded, middle - begin)
     index = coded.index
     grid = TileGrid(brick.variable.spec.valid(brick.position), brick.variable.spec.tile_shape)
     squared, largest = np.zeros(index.levels), np.zeros(index.levels)
@@ -227,6 +236,27 @@ def _code_brick(brick: _Brick) -> _Outcome:
         decoded=decoded,
         encode_s=middle - begin,
         decode_s=end - middle if brick.choice.decodes else 0.0,
+    )
+
+
+def _viewed(brick: _Brick, coded: EncodedBrick, encode_s: float) -> _Outcome:
+    """A view of the last level, with its own errors; ``decode_s`` is what drawing it takes."""
+    begin = cpu_seconds()
+    view = view_brick(
+        lambda start, length: coded.data[start : start + length],
+        coded.index,
+        brick.choice.view,
+        Resources(lambda digest: _named_prior(brick, digest), brick.choice.archive.device),
+    ).values
+    error = np.abs(view.astype(np.float64) - brick.values.astype(np.float64))[brick.measured]
+    return _Outcome(
+        nbytes=[len(coded.data)],
+        squared=[float((error**2).sum())],
+        largest=[float(error.max(initial=0.0))],
+        method=coded.method,
+        decoded=view,
+        encode_s=encode_s,
+        decode_s=cpu_seconds() - begin,
     )
 
 

@@ -24,9 +24,11 @@ def codec_title(codec: str, mode: str) -> str:
     """Name of a codec for people."""
     known: dict[str, Any] = {"lossy": PEERS, "bounded": BOUNDED_PEERS, "lossless": LOSSLESS_PEERS}
     if codec.startswith("ours-"):
-        base, _, coders = codec.removeprefix("ours-").partition(":")
+        named, _, view = codec.removeprefix("ours-").partition("@")
+        base, _, coders = named.partition(":")
         main = base == ("auto" if mode == "lossy" else "none")
         words = ["ours", "" if main else f"base {base}", f"{coders} coders" if coders else ""]
+        words.append(f"view {view}" if view else "")
         return ", ".join(word for word in words if word)
     return str(known[mode][codec].title) if codec in known[mode] else codec
 

@@ -21,6 +21,7 @@ from psc_volumetric.archive.levels import Level
 from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.salvage import FilledArray, Salvage
+from psc_volumetric.archive.viewed import Viewer
 from psc_volumetric.threads import Ahead
 
 __all__ = ["DecodedArray", "restored_volumes", "touched"]
@@ -60,8 +61,8 @@ class DecodedArray:
         Quality level, as for `ArchiveReader.read`.
     told : callable or None
         Called after each brick that was decoded.
-    salvage : Salvage or None
-        Reads what is left of damaged bricks; None: damage is an error.
+    instead : Salvage, Viewer or None
+        Reads what is left of damaged bricks, or a view; None: the reader itself.
     """
 
     reader: ArchiveReader
@@ -69,7 +70,7 @@ class DecodedArray:
     box: Box
     level: Level = None
     told: Callable[[], None] | None = None
-    salvage: Salvage | None = None
+    instead: Salvage | Viewer | None = None
     _kept: OrderedDict[Position, NDArray[Any]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -79,7 +80,7 @@ class DecodedArray:
         return Ahead(self._decoded, touched(self.spec, self.box))
 
     def _decoded(self, position: Position) -> NDArray[Any]:
-        source = self.reader if self.salvage is None else self.salvage
+        source = self.reader if self.instead is None else self.instead
         return source.read(self.spec.name, self._within(position), level=self.level)
 
     def close(self) -> None:
@@ -171,7 +172,7 @@ def restored_volumes(
     boxes: Mapping[str, Box],
     level: Level = None,
     told: Callable[[], None] | None = None,
-    salvage: Salvage | None = None,
+    instead: Salvage | Viewer | None = None,
 ) -> Iterator[list[RestoredVolume]]:
     """Give regions of variables as an adapter's ``restore`` takes them, decoded when they are read.
 
@@ -186,17 +187,17 @@ def restored_volumes(
     level : int, str or None
     told : callable, optional
         Called after each brick that was decoded.
-    salvage : Salvage, optional
-        Fills what is damaged; without it damage is an error when it is read.
+    instead : Salvage or Viewer, optional
+        Fills what is damaged, or reads a view; without it damage is an error when it is read.
     """
     beside: list[PlainArray | FilledArray] = [reader.plain(name) for name in reader.arrays]
-    if salvage is not None:
+    if isinstance(instead, Salvage):
         beside = [FilledArray(array) for array in beside if isinstance(array, PlainArray)]
     arrays = [RestoredVolume(a.name, a, (0,) * len(a.shape), a.shape) for a in beside]
     with ExitStack() as opened:
         decoded = {
             name: opened.enter_context(
-                closing(DecodedArray(reader, reader.variables[name], box, level, told, salvage))
+                closing(DecodedArray(reader, reader.variables[name], box, level, told, instead))
             )
             for name, box in boxes.items()
         }

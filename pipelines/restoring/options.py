@@ -8,8 +8,11 @@ from pathlib import Path
 from psc_volumetric.archive.levels import Level, check_level
 from psc_volumetric.archive.quota import UNLIMITED, Quota
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.views import ViewRequest
 
 __all__ = ["RestoreOptions"]
+
+DECODED = ViewRequest()
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class RestoreOptions:
         evaluations, counted before anything is decoded; seconds.
     fill : float or None
         That value, in stored units; None: see `psc_volumetric.archive.salvage.fill_of`.
+    view : ViewRequest
+        The mean, or another volume that the same bytes stand for, with detail that was drawn.
+    generated_dicom : bool
+        Such detail may go into DICOM files.
     """
 
     roi: str | None = None
@@ -53,6 +60,8 @@ class RestoreOptions:
     fill: float | None = None
     identity: Path | None = None
     quota: Quota = UNLIMITED
+    view: ViewRequest = DECODED
+    generated_dicom: bool = False
 
     def __post_init__(self) -> None:
         if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
@@ -61,3 +70,4 @@ class RestoreOptions:
                 kind="several-rois",
             )
         check_level(self.level)
+        self.view.check_alone(self.level, skip_damaged=self.skip_damaged)

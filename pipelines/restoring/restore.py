@@ -31,6 +31,7 @@ from pipelines.restoring.proof import (
 from pipelines.restoring.rescue import FILLED, NO_DAMAGE, Damage, Rescue, levels_of
 from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
 from pipelines.restoring.roi_coordinates import roi_from_coordinates
+from pipelines.restoring.viewed import as_view, viewer_of
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import Level, is_exact_at, level_number
 from psc_volumetric.archive.naming import node_path
@@ -236,14 +237,16 @@ def restore(
         refuse_existing(source.kind, target)
         rescue = Rescue.of(reader, plan.boxes, plan.level, options.fill, options.skip_damaged)
         info = rescue.told(restore_info(reader, plan.boxes, plan.level, rescue))
-        notes = _notes(reader, tuple(plan.boxes))
+        info = as_view(info, options.view, source.kind, allows_dicom=options.generated_dicom)
+        notes = _notes(reader, tuple(plan.boxes), info)
         bricks = sum(
             1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
         )
         clock = options.quota.begin(_cost(reader, plan, rescue), f"restoring {reader.name}")
         shown.begin("restoring", bricks)
         told = partial(_one_more, clock, shown)
-        volumes = restored_volumes(reader, plan.boxes, plan.level, told, rescue.salvage)
+        instead = rescue.salvage or viewer_of(reader, options.view)
+        volumes = restored_volumes(reader, plan.boxes, plan.level, told, instead)
         with volumes as arrays:
             written = adapters.restore_source(
                 source.kind, source.document, source.blobs, arrays, target, info
@@ -295,11 +298,12 @@ def _cost(reader: ArchiveReader, plan: RestorePlan, rescue: Rescue) -> Cost:
     return total
 
 
-def _notes(reader: ArchiveReader, names: Sequence[str]) -> list[str]:
+def _notes(reader: ArchiveReader, names: Sequence[str], info: RestoreInfo) -> list[str]:
     """What has to be said beside the outcome."""
     before = any(reader.variables[name].attrs.get("lossy_before") for name in names)
     note = "the source was already compressed with loss: its values are not those of the scanner"
-    return [note] if before else []
+    drawn = [] if info.generated is None else [f"{info.generated}: drawn, not measured"]
+    return [*([note] if before else []), *drawn]
 
 
 def restore_info(

@@ -175,10 +175,10 @@ class ArchiveReader(OpenArchive):
     ) -> DecodedRegion:
         """Like :meth:`read`, values and spread from one decoding."""
         spec = self.spec(variable)
-        box = self._normalise(spec, selection)
+        box = self.normalise(spec, selection)
         check_level(level)
         shape = tuple(s.stop - s.start for s in box)
-        headers = (self.brick_index(variable, position) for position, *_ in self._bricks(spec, box))
+        headers = (self.brick_index(variable, position) for position, *_ in self.parts(spec, box))
         bricks = ((index, level_number(index, level)) for index in headers)
         clock = self.quota.admit(spec, shape, bricks, f"{self.name}: {variable}")
         values = np.empty(shape, spec.dtype)
@@ -324,7 +324,7 @@ class ArchiveReader(OpenArchive):
         """Parts of bricks, as many at a time as may be in memory before they are decoded."""
         batch: list[_Part] = []
         held = 0.0
-        for part in self._bricks(spec, box):
+        for part in self.parts(spec, box):
             entry = self.manifest.entries.get(chunk_key(spec.name, part[0]))
             share = math.prod(s.stop - s.start for s in part[1]) / math.prod(spec.brick_shape)
             nbytes = 0 if entry is None else entry.size * max(share, SMALLEST_SHARE)
@@ -336,7 +336,8 @@ class ArchiveReader(OpenArchive):
         if batch:
             yield batch
 
-    def _normalise(self, spec: VariableSpec, selection: Selection | None) -> Selection:
+    def normalise(self, spec: VariableSpec, selection: Selection | None) -> Selection:
+        """A selection with a start and a stop for every axis; ParameterError outside the array."""
         if selection is None:
             return tuple(slice(0, n) for n in spec.shape)
         if len(selection) != spec.ndim:
@@ -359,7 +360,7 @@ class ArchiveReader(OpenArchive):
             box.append(slice(start, stop))
         return tuple(box)
 
-    def _bricks(self, spec: VariableSpec, box: Selection) -> Iterator[_Part]:
+    def parts(self, spec: VariableSpec, box: Selection) -> Iterator[_Part]:
         """Bricks a box touches: position, (z, y, x) box inside, place in the result."""
         if any(s.start == s.stop for s in box):
             return

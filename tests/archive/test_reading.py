@@ -91,7 +91,7 @@ def test_a_region_takes_its_index_its_levels_and_its_tiles(
         ArchiveReader.open(f"{running.url}/{large.name}") as reader,
     ):
         expected, asked, bricks = local.read("volume", region, level=level), 0, 0
-        for position, inside, _ in local._bricks(local.spec("volume"), region):
+        for position, inside, _ in local.parts(local.spec("volume"), region):
             index = local.brick_index("volume", position)
             ranges = byte_ranges(index, inside, level_number(index, level))
             taken = {n for start, length in ranges for n in range(start, start + length)}

@@ -15,7 +15,7 @@ MAX_PARAMETERS = 8
 REASON = "# long:"
 # Parameters of these are options of a command line, or named by xarray.
 GIVEN_FROM_OUTSIDE = ("pipelines/commands/", "pipelines/cli.py", "flows/__main__.py")
-ALSO_GIVEN = ("main", "open_dataset")
+ALSO_GIVEN = ("main", "open_dataset", "open_groups_as_dict")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 

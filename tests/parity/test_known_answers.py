@@ -19,10 +19,11 @@ from psc_volumetric.entropy.tables import (
     symbol_frequencies,
     symbol_limit,
 )
+from psc_volumetric.entropy.threefry import threefry2x32
 from psc_volumetric.errors import FormatError
 from psc_volumetric.golden import array_digest
 from psc_volumetric.methods.psc.cpu import _threefry, advance
-from psc_volumetric.methods.psc.noise import centred, gaussian, threefry2x32
+from psc_volumetric.methods.psc.noise import centred, gaussian
 from psc_volumetric.methods.psc.pca import FIXED, ROW_BITS, gram_matrix, jacobi, principal_rows
 from psc_volumetric.methods.psc.quantiser import float8_symbols, float8_values, uniform_symbols
 from psc_volumetric.methods.psc.transform import BASIS_BITS, BlockTransform, basis

@@ -1,8 +1,7 @@
 """Counter-based Gaussian noise in integers. Part of the format (SPEC section 5.2).
 
-Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11,
-section 4.2) gives 64 bits per counter, hence four 16-bit indices into a shipped table of normal
-quantiles. Only additions, exclusive-ors and shifts of values below 2^33 are used.
+Threefry (:mod:`psc_volumetric.entropy.threefry`) gives 64 bits per counter, hence four 16-bit
+indices into a shipped table of normal quantiles.
 """
 
 from __future__ import annotations
@@ -13,43 +12,9 @@ import math
 import torch
 
 from psc_volumetric.entropy.tables import gaussian_table
+from psc_volumetric.entropy.threefry import threefry2x32
 
-__all__ = ["centred", "centring_gain", "gaussian", "threefry2x32"]
-
-MASK = 0xFFFFFFFF
-ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
-PARITY = 0x1BD11BDA
-
-
-def threefry2x32(
-    key: tuple[torch.Tensor | int, torch.Tensor | int], c0: torch.Tensor, c1: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Threefry-2x32-20 on int64 tensors holding 32-bit words; shapes broadcast.
-
-    Parameters
-    ----------
-    key : pair of int64 tensor or int
-        Key words.
-    c0, c1 : int64 tensors
-        Counter words.
-
-    Returns
-    -------
-    x0, x1 : int64 tensors
-        Random 32-bit words.
-    """
-    k0, k1 = key
-    schedule = (k0, k1, k0 ^ k1 ^ PARITY)
-    x0, x1 = (c0 + k0) & MASK, (c1 + k1) & MASK
-    for i in range(20):
-        x0 = (x0 + x1) & MASK
-        r = ROTATIONS[i % 8]
-        x1 = (((x1 << r) | (x1 >> (32 - r))) & MASK) ^ x0
-        if i % 4 == 3:
-            j = i // 4 + 1
-            x0 = (x0 + schedule[j % 3]) & MASK
-            x1 = (x1 + schedule[(j + 1) % 3] + j) & MASK
-    return x0, x1
+__all__ = ["centred", "centring_gain", "gaussian"]
 
 
 @functools.cache

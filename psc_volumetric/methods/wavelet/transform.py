@@ -25,6 +25,7 @@ __all__ = [
     "axis_splits",
     "band_weights",
     "bands",
+    "combine",
     "dequantise",
     "full_depth",
     "synthesise",
@@ -277,3 +278,27 @@ def _split(samples: Doubles) -> Doubles:
         else:
             high += factor * _between(low, high)  # type: ignore[arg-type]
     return np.concatenate([low, high])
+
+
+def combine(coefficients: Doubles, depth: int) -> Doubles:
+    """Values (z, y, x) of coefficients in double precision; the inverse of `analyse`."""
+    z, y, x = coefficients.shape
+    out = coefficients.copy()
+    for axis, extent in reversed(axis_splits((z, y, x), depth)):
+        part = out[tuple(slice(n) for n in extent)]
+        part[...] = np.moveaxis(_joined(np.moveaxis(part, axis, 0)), 0, axis)
+    return out
+
+
+def _joined(split: Doubles) -> Doubles:
+    count = (len(split) + 1) // 2
+    low, high = split[:count].copy(), split[count:].copy()
+    for number in (3, 2, 1, 0):
+        factor = LIFTING[number] / (1 << LIFTING_BITS)
+        if number % 2:
+            low -= factor * _around(high, count)  # type: ignore[arg-type]
+        else:
+            high -= factor * _between(low, high)  # type: ignore[arg-type]
+    out = np.empty_like(split)
+    out[0::2], out[1::2] = low, high
+    return out

@@ -1,0 +1,187 @@
+"""The view of one brick: drawn, then brought back to all that its bytes say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psc_volumetric.arrays import Values
+from psc_volumetric.bitstream.index import BrickIndex
+from psc_volumetric.bitstream.sections import ReadRange, read_section
+from psc_volumetric.codec import decode_brick
+from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.protocol import Resources
+from psc_volumetric.methods.wavelet.cells import Cells, cells_of
+from psc_volumetric.methods.wavelet.fields import WaveletFields
+from psc_volumetric.tiling import Box
+from psc_volumetric.values.special import SpecialMap
+from psc_volumetric.views.request import ViewRequest
+from psc_volumetric.views.sample import drawn
+
+__all__ = ["BrickView", "view_brick"]
+
+Doubles = NDArray[np.float64]
+
+MOST_ROUNDS = 40
+ROOM = 1.5  # deviations between a value and the limits
+PUSH = 1.5  # of what a coefficient lies outside its cell
+
+
+@dataclass(frozen=True)
+class BrickView:
+    """A view of a brick.
+
+    Attributes
+    ----------
+    values : (z, y, x) array
+        Of the stored dtype.
+    contradictions : int
+        Numbers of the stream that coding these values again would change; 0 unless special values
+        or limits of the format leave no room.
+    """
+
+    values: Values
+    contradictions: int
+
+
+def view_brick(
+    read: ReadRange, index: BrickIndex, request: ViewRequest, resources: Resources
+) -> BrickView:
+    """Decode a whole brick, and draw what its bytes leave open.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(offset, length) -> bytes``.
+    index : BrickIndex
+    request : ViewRequest
+    resources : Resources
+        Where the prior is, and the device; neither changes a view but by rounding.
+
+    Raises
+    ------
+    ParameterError
+        Kind ``"no-view"``: the brick's method has no views.
+    FormatError, PriorMismatchError
+        As for decoding.
+    """
+    decoded = decode_brick(
+        read,
+        selection=_whole(index),
+        prior=resources.priors,
+        spread=True,
+        device=resources.device,
+        index=index,
+        denoisers=resources.denoisers,
+    )
+    spread = decoded.spread
+    if not request.is_generated or spread is None or not spread.any():
+        return BrickView(decoded.values, 0)
+    if not isinstance(index.fields, WaveletFields):
+        raise ParameterError(
+            f"brick {index.position}: expected the wavelet or posterior, which have views, found "
+            f"method {index.coding}",
+            kind="no-view",
+            hint="ask for view mean",
+        )
+    held = _Held.of(read, index, decoded.values)
+    key = f"{request.seed} {request.name} {index.position}".encode()
+    return held.within(drawn(held.clean, held.limited(spread), held.cells, key))
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """All that the bytes of a brick say of its values.
+
+    Attributes
+    ----------
+    index : BrickIndex
+    cells : Cells
+    special : SpecialMap or None
+    clean : (z, y, x) float64
+        Decoded, special values replaced by their neighbours as an encoder does it.
+    bound : float or None
+        Largest distance from ``clean``.
+    """
+
+    index: BrickIndex
+    cells: Cells
+    special: SpecialMap | None
+    clean: Doubles
+    bound: float | None
+
+    @classmethod
+    def of(cls, read: ReadRange, index: BrickIndex, values: Values) -> _Held:
+        what = f"brick {index.position}"
+        special = SpecialMap.unpack(
+            read_section(read, index.section("special"), what=what), index.valid, index.dtype
+        )
+        cells = cells_of(read, index)
+        clean = values if special is None else special.fill(values, cells.zero)
+        grids = [layer.grid for layer in index.layers if layer.grid is not None]
+        return cls(
+            index,
+            cells,
+            special,
+            clean.astype(np.float64),
+            float(grids[-1].bound) if grids else None,
+        )
+
+    def limited(self, spread: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A spread that leaves few values outside the limits: cutting them off would brighten."""
+        ends = self._ends()
+        if ends is None:
+            return spread
+        room = np.minimum(self.clean - ends[0], ends[1] - self.clean) / ROOM
+        return np.minimum(spread, np.maximum(room, 0.0)).astype(np.float32)
+
+    def _ends(self) -> tuple[float, float] | None:
+        """Least and largest value; None where there are none."""
+        limits, dtype = self.index.limits, self.index.dtype
+        if limits is not None:
+            return float(limits.least), float(limits.largest)
+        if dtype.kind == "f":
+            return None
+        info = np.iinfo(dtype.str)
+        return float(info.min), float(info.max)
+
+    def within(self, values: Doubles) -> BrickView:
+        """The nearest values found that agree with everything.
+
+        Cells on one side, limits, bound, special values and integers on the other are projected
+        on in turn; the other side has the last word. A coefficient that it moves out of its cell
+        is aimed farther in each time.
+        """
+        whole = self.index.dtype.kind != "f"
+        inner = self.cells.for_integers() if whole else self.cells
+        aims = inner.nearest(inner.analyse(values))
+        for _ in range(MOST_ROUNDS):
+            stored = self._stored(inner.combine(aims))
+            found = self.cells.analyse(self._clean(stored))
+            wrong = self.cells.outside(found)
+            if not wrong.any():
+                break
+            aims[wrong] += PUSH * (inner.nearest(found) - found)[wrong]
+        if self.special is not None:
+            self.special.apply(stored, _whole(self.index))
+        return BrickView(stored, int(wrong.sum()))
+
+    def _clean(self, stored: Values) -> Doubles:
+        """As an encoder sees stored values."""
+        filled = stored if self.special is None else self.special.fill(stored, self.cells.zero)
+        return filled.astype(np.float64)
+
+    def _stored(self, values: Doubles) -> Values:
+        dtype, ends = self.index.dtype, self._ends()
+        if self.bound is not None:
+            values = np.clip(values, self.clean - self.bound, self.clean + self.bound)
+        if dtype.kind != "f":
+            values = np.rint(values)
+        return (values if ends is None else np.clip(values, *ends)).astype(dtype)
+
+
+def _whole(index: BrickIndex) -> Box:
+    z, y, x = (slice(0, size) for size in index.valid)
+    return z, y, x

@@ -1,0 +1,175 @@
+"""Views of a stream agree with all that its bytes say, and are labelled wherever they go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from psc_volumetric.bitstream.sections import read_section
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    EncodedBrick,
+    Guarantee,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
+from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.protocol import Resources
+from psc_volumetric.methods.wavelet.cells import cells_of
+from psc_volumetric.methods.wavelet.coder import encode_steps
+from psc_volumetric.methods.wavelet.fit import quantise
+from psc_volumetric.methods.wavelet.transform import UNITS, analyse, combine
+from psc_volumetric.prior import load_prior
+from psc_volumetric.views import GENERATED, ViewRequest
+from psc_volumetric.views.brick import BrickView, view_brick
+
+TINY = "test-tiny-posterior"
+SAMPLE = ViewRequest("sample", 7)
+SHAPE = (7, 45, 52)
+WHOLE = (slice(None),) * 3
+
+
+def scan(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """A textured ball in dark air, 12 bits."""
+    z, y, x = np.indices(shape)
+    middle = [(n - 1) / 2 for n in shape]
+    distance = np.sqrt(9 * (z - middle[0]) ** 2 + (y - middle[1]) ** 2 + (x - middle[2]) ** 2)
+    ball = 900 / (1 + np.exp(distance - min(shape[1:]) / 2.6))
+    noise = np.random.default_rng(3).normal(0, 30, shape)
+    return (ball * (1 + 0.2 * np.sin(x / 3)) + noise + 300).clip(0, 4095).astype("<u2")
+
+
+def code(values: np.ndarray, base: str = "wavelet", step: float = 0.3, **more) -> EncodedBrick:
+    guarantee = more.pop("guarantee", Guarantee(coders=("zstd",)))
+    return encode_brick(
+        values,
+        position=(0, 0, 0),
+        shape=tuple(-(-n // 8) * 8 for n in values.shape),
+        mapping=IntensityMapping(0, 1500),
+        parameters=CodecParameters(step=step),
+        prior=load_prior(TINY) if base == "posterior" else None,
+        guarantee=guarantee,
+        options=BrickOptions(base=base, **more),
+    )
+
+
+def reading(brick: EncodedBrick):
+    return lambda start, length: brick.data[start : start + length]
+
+
+def view(brick: EncodedBrick, request: ViewRequest = SAMPLE) -> BrickView:
+    resources = Resources(lambda _: load_prior(TINY), "cpu")
+    return view_brick(reading(brick), brick.index, request, resources)
+
+
+def coded_again(brick: EncodedBrick, values: np.ndarray) -> bytes:
+    """The stream that the encoder makes of other values, in the same way."""
+    fields = brick.index.fields
+    depth = cells_of(reading(brick), brick.index).depth
+    coefficients = analyse(values.astype(np.float64) - fields.low, depth)
+    return encode_steps(quantise(coefficients, fields.step * UNITS, depth), depth)
+
+
+def stream(brick: EncodedBrick) -> bytes:
+    return read_section(reading(brick), brick.index.section("base"), what="brick")
+
+
+@pytest.mark.parametrize("base", ["wavelet", "posterior"])
+@pytest.mark.parametrize("dtype", ["<u2", "<f4", "<i4"])
+def test_coding_a_view_gives_the_same_bytes(base, dtype):
+    values = scan().astype(dtype)
+    brick = code(values, base)
+    found = view(brick)
+    assert found.values.dtype == values.dtype
+    assert found.contradictions == 0
+    assert not np.array_equal(found.values, brick.last)
+    assert coded_again(brick, found.values) == stream(brick)
+
+
+def test_the_source_lies_in_the_cells_and_other_values_do_not():
+    values = scan()
+    brick = code(values)
+    cells = cells_of(reading(brick), brick.index)
+    assert not cells.outside(cells.analyse(values.astype(float))).any()
+    assert cells.outside(cells.analyse(values + 40.0)).any()
+    assert coded_again(brick, values) == stream(brick)
+
+
+def test_coefficients_combine_to_what_they_were_made_of():
+    values = scan().astype(float)
+    for depth in (0, 1, 2):
+        assert np.allclose(combine(analyse(values, depth), depth), values, atol=1e-9)
+
+
+def test_a_view_has_the_energy_that_the_mean_lacks():
+    values = scan((16, 64, 64))
+    brick = code(values, step=0.6)
+    drawn = view(brick).values.astype(float)
+    mse = np.mean((brick.last.astype(float) - values) ** 2)
+    worse = 10 * np.log10(np.mean((drawn - values) ** 2) / mse)
+    assert 0.3 < worse < 2.5
+    fine = [np.diff(v.astype(float), axis=2).var() for v in (values, brick.last, drawn)]
+    assert fine[1] + 0.2 * (fine[0] - fine[1]) < fine[2] < fine[0]
+
+
+def test_a_seed_names_one_view():
+    brick = code(scan())
+    assert np.array_equal(view(brick).values, view(brick).values)
+    assert not np.array_equal(view(brick).values, view(brick, ViewRequest("sample", 8)).values)
+    assert np.array_equal(view(brick, ViewRequest()).values, brick.last)
+
+
+def test_special_values_and_limits_hold():
+    values = scan().astype("<i2").clip(250, 1200)
+    values[:, :9, :11] = -2000
+    brick = code(values, special_values=(-2000.0,), limits=(250, 1200))
+    found = view(brick)
+    special = values == -2000
+    assert np.array_equal(found.values == -2000, special)
+    inside = found.values[~special]
+    assert inside.min() >= 250
+    assert inside.max() <= 1200
+    assert not np.array_equal(found.values, brick.last)
+    assert found.contradictions <= 3
+
+
+def test_nan_stays_where_it_was():
+    values = scan().astype("<f4")
+    values[2, 5:9, 4:30] = np.nan
+    found = view(code(values))
+    assert np.array_equal(np.isnan(found.values), np.isnan(values))
+
+
+def test_a_bound_holds_and_what_is_exact_stays_so():
+    values = scan()
+    bounded = code(values, guarantee=Guarantee("bounded", 5.0, coders=("zstd",)))
+    found = view(bounded)
+    assert np.abs(found.values.astype(int) - bounded.last.astype(int)).max() <= 5
+    assert np.abs(found.values.astype(int) - values.astype(int)).max() <= 10
+    exact = code(values, guarantee=Guarantee("lossless", coders=("zstd",)))
+    assert np.array_equal(view(exact).values, values)
+
+
+def test_other_methods_say_that_they_have_no_views():
+    with pytest.raises(ParameterError) as caught:
+        view(code(scan((4, 64, 64)), "av1"))
+    assert caught.value.kind == "no-view"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(("loud",), "bad-view"), (("sample", -1), "bad-seed"), (("sample", 1 << 32), "bad-seed")],
+)
+def test_wrong_requests_are_refused(words, kind):
+    with pytest.raises(ParameterError) as caught:
+        ViewRequest(*words)
+    assert caught.value.kind == kind
+
+
+def test_the_label_says_what_it_is():
+    assert replace(SAMPLE, seed=3).label == f"{GENERATED} (view sample, seed 3)"
+    assert decode_brick(reading(code(scan())), selection=WHOLE).values.shape == SHAPE
