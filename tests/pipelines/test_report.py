@@ -219,3 +219,16 @@ def test_pixels_in_the_browser_are_the_decoded_values(
     wanted = np.rint(np.clip((values - scale.low) / (scale.high - scale.low) * 255, 0, 255))
     pixels = np.array(browser.execute_script(PIXEL)).reshape(*values.shape, 4)
     np.testing.assert_array_equal(pixels[..., 0], wanted)
+
+
+def test_pictures_are_left_out_of_a_page_that_would_be_too_large(
+    head: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is lowered to below what its pictures take; what is counted stays."""
+    whole = report_page(head[0], head[1])
+    monkeypatch.setattr("pipelines.reporting.page.MOST_BYTES", 1000)
+    small = report_page(head[0], head[1])
+    assert uris(whole) and not uris(small)
+    assert len(small) < len(whole) - 1000
+    for text in ("Where the bytes are", "All 4,800 voxels are equal"):
+        assert text in whole and text in small
