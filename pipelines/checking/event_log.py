@@ -23,6 +23,7 @@ import getpass
 import hashlib
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ __all__ = ["EVENTS", "BucketLog", "EventLog", "utc_now", "who"]
 SUFFIX = ".events.jsonl"
 EVENTS = ".psc-events/"
 ONE, MANY = ".jsonl", ".many.jsonl"
+OWN = re.compile(re.escape(EVENTS) + r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.jsonl")
 FOLDED = 256  # events in one object
 LARGEST = 16 << 20  # bytes of an object
 ATTEMPTS = 5
@@ -230,11 +232,13 @@ class BucketLog(EventLog):
     def fold(self) -> None:
         """Write events of the past, many of them, as one object, and remove their own.
 
+        Objects that are not named as events are left alone.
+
         Raises
         ------
         StorageError : the store fails; no event is lost.
         """
-        single = [key for key in self._stored() if not key.endswith(MANY)][:-1]
+        single = [key for key in self._stored() if OWN.fullmatch(key)][:-1]
         with closing(open_store(self.url, write=True)) as store:
             for start in range(0, len(single) - FOLDED + 1, FOLDED):
                 keys = single[start : start + FOLDED]
@@ -309,5 +313,8 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     wanted = ("time", "event", "archive", "outcome")
-    whole = isinstance(row, dict) and all(isinstance(row.get(name), str) for name in wanted)
-    return row if whole else None
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in wanted):
+        return None
+    how, findings = row.get("how", {}), row.get("findings", [])
+    whole = isinstance(how, dict) and isinstance(findings, list)
+    return row if whole and all(isinstance(one, dict) for one in findings) else None

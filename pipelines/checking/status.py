@@ -213,7 +213,8 @@ def status_of(
 def _damage(name: str, event: Event) -> Damage:
     first = (event.get("findings") or [{}])[0]
     said = (str(first.get("kind", "unknown")), str(first.get("message", "")))
-    return Damage(name, event["since"], int(event.get("count", 1)), *said)
+    count = event.get("count")
+    return Damage(name, event["since"], count if isinstance(count, int) else 1, *said)
 
 
 def _recorded_source(run: Event | None) -> Path | None:

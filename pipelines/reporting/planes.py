@@ -70,7 +70,7 @@ def planes_of(
 
     ``coordinates`` are those of the variable where somebody has read them already.
     """
-    if spec.affine is not None and spec.ndim >= 3:
+    if spec.affine is not None and spec.ndim >= 3 and np.isfinite(spec.affine).all():
         return _anatomical(spec, np.asarray(spec.affine, np.float64))
     return [_map(spec, coordinates_of(reader, spec, []) if coordinates is None else coordinates)]
 

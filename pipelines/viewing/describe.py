@@ -119,8 +119,11 @@ def _plane(plane: Plane, spec: VariableSpec) -> dict[str, Any]:
 
 
 def _meanings(spec: VariableSpec) -> dict[str, str]:
-    """Names of labels, where CF attributes give them."""
-    values = np.ravel(np.asarray(spec.attrs.get("flag_values", ())))
+    """Names of labels, where CF attributes give them; some files have texts for the values."""
+    try:
+        values = np.ravel(np.asarray(spec.attrs.get("flag_values", ()), np.float64))
+    except (TypeError, ValueError):
+        return {}
     words = str(spec.attrs.get("flag_meanings", "")).split()
     if len(values) != len(words):
         return {}

@@ -6,13 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.archive.access import readable
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
-from psc_volumetric.errors import FormatError, ParameterError, PscError
+from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError, PscError
 
 __all__ = ["Preview", "preview_values", "previews_of"]
+
+
+MOST_BYTES = 1 << 26  # of a preview
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,20 @@ def preview_values(reader: ArchiveReader, spec: VariableSpec, path: str) -> NDAr
     Raises
     ------
     ParameterError : kind ``"no-preview"``, it is none of this variable.
-    FormatError : it is damaged.
+    FormatError : it is damaged, or larger than what is looked at.
     """
     if not any(path == f"{group}/0" for group in _groups(reader, spec)):
         raise ParameterError(f"{spec.name}: no preview {path!r}", kind="no-preview")
-    return reader.sealed.array(path)
+    array = reader.sealed.open_array(path)
+    if array.nbytes > MOST_BYTES:
+        raise LimitExceededError(
+            f"{reader.name}: {path}: expected a preview of at most {MOST_BYTES} bytes, found "
+            f"{array.nbytes}",
+            kind="limit",
+            hint="the archive is damaged or was made to do harm",
+        )
+    with readable(f"{reader.name}: {path}"):
+        return np.asarray(array[...])
 
 
 def _groups(reader: ArchiveReader, spec: VariableSpec) -> Iterator[str]:
@@ -103,18 +117,24 @@ def _preview(reader: ArchiveReader, spec: VariableSpec, group: str) -> Preview:
             for t, w, step in zip(shift[-3:], spacing, steps, strict=True)
         ]
         values = level["attributes"]
-        picks = about["attributes"]["psc_archive"]["leading_indices"]
+        found = about["attributes"]["psc_archive"]["leading_indices"]
+        picks = [[int(n) for n in pick] for pick in found]
+        shape = tuple(int(n) for n in level["shape"])
+        if shape[:-3] != ((len(picks),) if picks else ()) or len(shape) < 3:
+            raise ValueError(f"{len(picks)} indices for the shape {shape}")
+        if any(len(pick) != spec.lead for pick in picks):
+            raise ValueError(f"indices of other axes than the {spec.lead} before z")
         return Preview(
             f"{group}/0",
-            tuple(int(n) for n in level["shape"]),
+            shape,
             (steps[0], steps[1], steps[2]),
             (starts[0], starts[1], starts[2]),
-            [[int(n) for n in pick] for pick in picks],
+            picks,
             float(values["scale_factor"]),
             float(values["add_offset"]),
             int(values["_FillValue"]),
         )
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise FormatError(
             f"{reader.name}: {group}: no preview that can be shown ({error!r})", kind="bad-metadata"
         ) from error

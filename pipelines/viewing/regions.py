@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from pipelines.viewing.shelf import Shown
@@ -119,6 +120,10 @@ def nifti_of(spec: VariableSpec, values: NDArray[Any], steps: tuple[float, ...])
         Stored values, or block means of them.
     steps : (z, y, x)
         Voxels in a block.
+
+    Raises
+    ------
+    ParameterError : NIfTI has no such volume (kind ``"not-in-space"``), of axes that are too long.
     """
     data = values if values.dtype.name in ("uint8", "int16", "float32") else values.astype("f4")
     affine = np.asarray(spec.affine, np.float64)
@@ -126,13 +131,18 @@ def nifti_of(spec: VariableSpec, values: NDArray[Any], steps: tuple[float, ...])
     affine[:3, 3] += affine[:3, :3] @ ((np.array(steps[::-1]) - 1) / 2)
     affine[:3, :3] *= np.array(steps[::-1])
     header = nibabel.Nifti1Header()
-    header.set_data_dtype(data.dtype)
-    header.set_data_shape(data.shape[::-1])
-    header.set_sform(affine, 1)
-    header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
-    header.set_slope_inter(
-        1.0 if spec.slope is None else spec.slope, spec.intercept if spec.intercept else 0.0
-    )
+    try:
+        header.set_data_dtype(data.dtype)
+        header.set_data_shape(data.shape[::-1])
+        header.set_sform(affine, 1)
+        header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+        header.set_slope_inter(
+            1.0 if spec.slope is None else spec.slope, spec.intercept if spec.intercept else 0.0
+        )
+    except HeaderDataError as error:
+        raise ParameterError(
+            f"{spec.name}: cannot be drawn in 3-D ({error})", kind="not-in-space"
+        ) from error
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     body = np.ascontiguousarray(data).astype(data.dtype.newbyteorder("<")).tobytes()

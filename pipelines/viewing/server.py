@@ -100,7 +100,7 @@ class ViewServer:
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
-        self._failure: OSError | None = None
+        self._failure: OSError | UnicodeError | None = None
         self._thread = threading.Thread(target=self._serve, name="view", daemon=True)
 
     def __enter__(self) -> ViewServer:
@@ -131,7 +131,7 @@ class ViewServer:
     def _serve(self) -> None:
         try:
             self._loop.run_until_complete(self._run())
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of names that no host has
             self._failure = error
         finally:
             self._ready.set()
@@ -140,7 +140,10 @@ class ViewServer:
     async def _run(self) -> None:
         from aiohttp import web
 
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
+        # what nobody waits for any more is not decoded: a slider asks for more than is drawn
+        runner = web.AppRunner(
+            self._application(), access_log=None, shutdown_timeout=1.0, handler_cancellation=True
+        )
         await runner.setup()
         try:
             site = web.TCPSite(runner, self._host, self._port)
@@ -180,7 +183,7 @@ class ViewServer:
 
         @web.middleware
         async def guarded(request: web.Request, handler: Answer) -> web.StreamResponse:
-            token = request.path.split("/")[1]
+            token = request.path.removeprefix("/").partition("/")[0]
             try:
                 if not hmac.compare_digest(token.encode(), self._token.encode()):
                     raise web.HTTPNotFound(text="not here; the address has a token, use all of it")
@@ -279,7 +282,8 @@ class ViewServer:
         """A whole volume for NiiVue: of a level, or of the preview."""
         shown = self._shown(request)
         spec = shown.reader.spec(request.query.get("variable", ""))
-        lead = [int(n) for n in request.query.get("lead", "").split(",") if n.isdecimal()]
+        parts = request.query.get("lead", "").split(",")
+        lead = [int(n) for n in parts if n.isdecimal() and len(n) < 10]
         if spec.affine is None or spec.ndim < 3 or len(lead) != spec.lead:
             raise ParameterError(f"{spec.name}: not in space", kind="not-in-space")
         if "level" not in request.query:

@@ -129,7 +129,10 @@ class Shelf:
 
     def _is_inside(self, place: str) -> bool:
         """Whether a path, links followed, stays below the folder."""
-        return self.root is None or Path(place).resolve().is_relative_to(self.root.resolve())
+        try:
+            return self.root is None or Path(place).resolve().is_relative_to(self.root.resolve())
+        except (OSError, RuntimeError):  # links in a circle
+            return False
 
 
 def _last_part(text: str) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from psc_volumetric.archive.brick_checks import placed
 from psc_volumetric.archive.decoded import DecodedRegion, decoded_regions, new_owner
 from psc_volumetric.archive.layout import chunk_key
+from psc_volumetric.archive.levels import level_number
 from psc_volumetric.archive.reader import ArchiveReader, Selection
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
 from psc_volumetric.methods.protocol import Resources
@@ -48,8 +49,8 @@ class Viewer:
         ------
         ParameterError
             A level is asked for (kind ``"bad-level"``): a view is of all that there is. Kind
-            ``"no-view"``: a brick is coded by a method that has none. Others as
-            `ArchiveReader.read`.
+            ``"no-view"``: a brick is coded by a method that has none. Others, and what it may
+            cost, as `ArchiveReader.read`.
         """
         if spread or not self._request.is_generated:
             return self._reader.read(variable, selection, level=level, spread=spread)
@@ -61,8 +62,15 @@ class Viewer:
             )
         spec = self._reader.spec(variable)
         box = self._reader.normalise(spec, selection)
-        values = np.empty(tuple(s.stop - s.start for s in box), spec.dtype)
+        shape, name = tuple(s.stop - s.start for s in box), self._reader.name
+        headers = (
+            self._reader.brick_index(variable, part[0]) for part in self._reader.parts(spec, box)
+        )
+        bricks = ((index, level_number(index, None)) for index in headers)
+        clock = self._reader.quota.admit(spec, shape, bricks, f"{name}: {variable}")
+        values = np.empty(shape, spec.dtype)
         for position, inside, target in self._reader.parts(spec, box):
+            clock.check()
             whole = self._whole(variable, position)
             values[target] = self._region(variable, position, whole, inside).reshape(
                 values[target].shape

@@ -11,6 +11,7 @@ import io
 import os
 import stat
 import threading
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,7 @@ class _LocalFile:
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._release = weakref.finalize(self, os.close, self._handle)  # at the latest
         status = os.fstat(self._handle)
         self.size = status.st_size
         if not stat.S_ISREG(status.st_mode):
@@ -74,8 +76,7 @@ class _LocalFile:
 
     def close(self) -> None:
         """Release the file."""
-        if self._handle >= 0:
-            os.close(self._handle)
+        self._release()
         self._handle = -1
 
 

@@ -11,7 +11,9 @@ import xarray as xr
 
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.quota import Quota
+from psc_volumetric.archive.viewed import Viewer
 from psc_volumetric.errors import LimitExceededError, ParameterError
+from psc_volumetric.views import ViewRequest
 
 ONE_BRICK = (slice(0, 8), slice(0, 32), slice(0, 32))
 
@@ -63,3 +65,13 @@ def test_datasets_have_a_quota_too(folder: Path) -> None:
             with pytest.raises(LimitExceededError) as caught:
                 dataset.volume.load()
             assert caught.value.kind == "quota"
+
+
+def test_views_have_a_quota_too(folder: Path, values: np.ndarray) -> None:
+    for limit in (Quota(stored_bytes=100), Quota(decoded_bytes=100), Quota(seconds=1e-9)):
+        with ArchiveReader.open(folder, quota=limit) as reader:
+            with pytest.raises(LimitExceededError) as caught:
+                Viewer(reader, ViewRequest("sample", 1)).read("volume")
+            assert caught.value.kind == "quota"
+    with ArchiveReader.open(folder, quota=Quota(decoded_bytes=values.nbytes)) as reader:
+        Viewer(reader, ViewRequest("sample", 1)).read("volume")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 import zipfile
@@ -55,6 +56,28 @@ def test_every_store_gives_the_same_objects(
         make.build(target, values)
         with ArchiveReader.open(target) as reader:
             assert reader.manifest.digest == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux says which files are open")
+def test_zip_files_are_released_whatever_becomes_of_them(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace
+) -> None:
+    """Those that are no archive, and those that nobody closed."""
+    empty, whole = tmp_path / "empty.psc.zarr.zip", tmp_path / "whole.psc.zarr.zip"
+    with zipfile.ZipFile(empty, "w") as packed:
+        packed.writestr("zarr.json", "{}")
+    make.build(str(whole), values)
+
+    def held() -> list[Path]:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [path for path in map(Path.readlink, links) if path in (empty, whole)]
+
+    for _ in range(3):
+        with pytest.raises(FormatError):
+            ArchiveReader.open(empty)
+        ArchiveReader.open(whole)
+    gc.collect()
+    assert held() == []
 
 
 def test_ranges_stop_at_the_end(kept: Path) -> None:

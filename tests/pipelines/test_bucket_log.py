@@ -129,6 +129,26 @@ def test_old_events_become_one_object_and_none_is_lost() -> None:
     assert len(list(log.events())) == FOLDED + 3
 
 
+def test_objects_of_others_beside_the_events_change_nothing() -> None:
+    log = BucketLog.around("memory://foreign/volumes")
+    store = open_store(log.url, write=True)
+    notes = [f"{EVENTS}1.jsonl", f"{EVENTS}a-b/1.jsonl", f"{EVENTS}zz.jsonl"]
+    for key in notes:
+        store.set(key, b'{"what": "a note"}\n')
+    wrong: list[dict[str, Any]] = [{"how": "deep"}, {"findings": "none"}, {"findings": [1]}]
+    for number, part in enumerate(wrong, 2):
+        row = {"time": "t", "event": "scrub", "archive": "a", "outcome": "damaged", **part}
+        notes.append(f"{EVENTS}{number}.jsonl")
+        store.set(notes[-1], json.dumps(row).encode())
+    for number in range(FOLDED + 3):
+        log.add("scrub", f"n{number}", "ok")
+    log.fold()
+    found = keys_below(log.url)
+    assert set(notes) <= set(found)
+    assert all(key.startswith(EVENTS) for key in found)
+    assert {event["archive"] for event in log.events()} == {f"n{n}" for n in range(FOLDED + 3)}
+
+
 def test_what_cannot_be_written_there_is_kept_by_the_user(home: Path) -> None:
     log = EventLog.of("https://127.0.0.1:9/volumes/scan.psc.zarr?key=secret")
     log.add("scrub", "https://127.0.0.1:9/volumes/scan.psc.zarr?key=secret", "ok")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -17,12 +20,17 @@ from urllib.parse import urlencode, urlsplit
 import nibabel
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import REPOSITORY, run_in_process
 
 from pipelines.archive import ArchiveOptions, archive, plan
-from pipelines.viewing.server import PAGES, ViewServer
+from pipelines.reporting.planes import planes_of
+from pipelines.viewing.regions import Region, nifti_of, read_shown
+from pipelines.viewing.server import PAGES, WORKERS, ViewServer
+from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive import ArchiveReader
-from psc_volumetric.errors import PscError, StorageError
+from psc_volumetric.archive.reader import Selection
+from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.methods.registry import REGISTRY
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "archive"))
@@ -62,6 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         archive(plan(volume(base, target.name.split(".")[0]), str(target), options))
     (base / "in" / "link.psc.zarr").symlink_to(base / "secret.psc.zarr")
+    (base / "in" / "circle.psc.zarr").symlink_to("circle.psc.zarr")
     return base / "in"
 
 
@@ -79,6 +88,14 @@ def test_nothing_is_answered_without_the_token(url: str) -> None:
         assert get(base, path)[0] == 404
     for method in ("POST", "PUT", "DELETE"):
         assert get(url, "api/list", method=method)[0] == 405
+
+
+@pytest.mark.parametrize("target", ["OPTIONS *", "CONNECT a:1", "GET http://127.0.0.1"])
+def test_requests_without_a_path_are_none_of_its_own(url: str, target: str) -> None:
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), 30) as connection:
+        connection.sendall(f"{target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert b" 404 " in connection.recv(100)
 
 
 def test_answers_forbid_what_the_page_does_not_need(url: str) -> None:
@@ -102,7 +119,8 @@ def test_only_the_pages_are_files(url: str, path: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "../secret.psc.zarr", "link.psc.zarr", "deep/../first.psc.zarr", "/etc", "", "deep",
+        "../secret.psc.zarr", "link.psc.zarr", "circle.psc.zarr", "deep/../first.psc.zarr",
+        "/etc", "", "deep",
         "file:///etc", "http://127.0.0.1:1/x.psc.zarr", "s3://bucket/x.psc.zarr",
     ],
 )  # fmt: skip
@@ -163,6 +181,46 @@ def test_more_than_is_sent_at_once_is_refused(url: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("pipelines.viewing.regions.MOST_VOXELS", 1000)
     asked = {"at": "first.psc.zarr", "variable": "image", "level": 1, "box": "0:1,0:72,0:80"}
     assert json.loads(get(url, "api/region", **asked)[2])["error"]["kind"] == "roi-too-large"
+
+
+def test_a_preview_larger_than_any_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = {"at": "first.psc.zarr", "variable": "image"}
+    (path, *_) = [one["path"] for one in json.loads(get(url, "api/variable", **at)[2])["previews"]]
+    assert get(url, "api/preview", path=path, **at)[0] == 200
+    monkeypatch.setattr("pipelines.viewing.previews.MOST_BYTES", 100)
+    status, _, body = get(url, "api/preview", path=path, **at)
+    assert (status, json.loads(body)["error"]["kind"]) == (422, "limit")
+
+
+def test_what_nifti_cannot_hold_is_told(folder: Path) -> None:
+    with ArchiveReader.open(folder / "first.psc.zarr") as reader:
+        spec = reader.spec("image")
+        for values, slope in (((2, 2, 40_000), 1.0), ((2, 2, 2), 0.0)):
+            with pytest.raises(ParameterError) as caught:
+                nifti_of(replace(spec, slope=slope), np.zeros(values, np.uint8), (1.0, 1.0, 1.0))
+            assert caught.value.kind == "not-in-space"
+
+
+def test_an_affine_without_numbers_is_a_map(folder: Path) -> None:
+    with ArchiveReader.open(folder / "first.psc.zarr") as reader:
+        spec = reader.spec("image")
+        assert len(planes_of(reader, spec)) == 3
+        (plane,) = planes_of(reader, replace(spec, affine=np.full((4, 4), np.nan)))
+        assert plane.axes == (1, 2)
+
+
+def test_flags_whose_values_are_texts_have_no_names(tmp_path: Path) -> None:
+    """As in NetCDF files whose attributes were typed by hand."""
+    attrs = {"flag_values": "0b,1b", "flag_meanings": "land"}
+    values = np.tile(np.array([[0, 1], [1, 0]], np.int8), (8, 8))
+    source = tmp_path / "mask.nc"
+    xr.Dataset({"mask": (("y", "x"), values, attrs)}).to_netcdf(source)
+    target = str(tmp_path / "mask.psc.zarr")
+    archive(plan(source, target, ArchiveOptions(coders="fast")))
+    with ViewServer(target) as server:
+        status, _, body = get(server.url, "api/variable", at="", variable="mask")
+        about = json.loads(body)
+        assert (status, about["labels"], about["meanings"]) == (200, True, {})
 
 
 def test_volumes_for_niivue_are_nifti_in_place(url: str, folder: Path, tmp_path: Path) -> None:
@@ -233,6 +291,44 @@ def test_a_taken_port_is_told(folder: Path, url: str) -> None:
     with pytest.raises(StorageError) as caught, ViewServer(str(folder), port=port):
         pass
     assert caught.value.kind == "cannot-listen"
+
+
+def test_a_name_that_no_host_has_is_told(folder: Path) -> None:
+    with pytest.raises(StorageError) as caught, ViewServer(str(folder), host="a..b"):
+        pass
+    assert caught.value.kind == "cannot-listen"
+
+
+def test_what_nobody_waits_for_is_not_decoded(
+    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slider that is dragged asks for many slices and drops all but the last."""
+    begun: list[str] = []
+    go_on, at_work = threading.Event(), threading.Semaphore(0)
+
+    def slow(shown: Shown, name: str, box: Selection, level: int) -> Region:
+        begun.append(name)
+        at_work.release()
+        assert go_on.wait(30)
+        return read_shown(shown, name, box, level)
+
+    monkeypatch.setattr("pipelines.viewing.server.read_shown", slow)
+    asked = {"at": "first.psc.zarr", "variable": "image", "level": 0, "box": "3:4,0:72,0:80"}
+    place = urlsplit(url)
+    line = f"GET {place.path}api/region?{urlencode(asked)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    dropped = [socket.create_connection((place.hostname, place.port), 30) for _ in range(24)]
+    for connection in dropped:
+        connection.sendall(line)
+    assert all(at_work.acquire(timeout=30) for _ in range(WORKERS))
+    for _ in range(3):
+        assert get(url)[0] == 200  # all were taken
+    for connection in dropped:
+        connection.close()
+    for _ in range(3):
+        assert get(url)[0] == 200  # the server has seen that they are gone
+    go_on.set()
+    assert get(url, "api/region", **asked)[0] == 200
+    assert len(begun) == WORKERS + 1
 
 
 def test_the_command_says_where_the_page_is_and_ends_when_told(folder: Path) -> None:
