@@ -24,6 +24,7 @@ TOOLS = {
     "pipelines.development.parity": ("--weights", "1..9"),
     "pipelines.development.posterior_gain": ("--depth", "--prior"),
     "pipelines.development.posterior_pictures": ("--bpv", "--plane"),
+    "pipelines.development.readme_pictures": ("--bpv", "--folder"),
     "psc_volumetric.conformance.regenerate": ("--target",),
 }
 
