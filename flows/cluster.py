@@ -251,22 +251,30 @@ class Cluster:
     def result(self, future: PrefectDaskFuture[Any]) -> Any:
         """Result of a task that is done, or an `ItemTaskError`.
 
+        A worker that dies with the result in its memory leaves the task to be done again by others.
+
         Raises
         ------
-        StorageError : kind ``"scheduler-lost"``.
+        StorageError : kind ``"scheduler-lost"``; ``"workers-lost"``, none was left for `lost_s`.
         """
-        try:
-            result = future.result(raise_on_failure=False)
-        except FutureCancelledError as error:
-            raise StorageError(
-                "the Dask scheduler is gone, or was started again; what is stored stays",
-                kind="scheduler-lost",
-                hint="start it and its workers, and run the flow again: it continues",
-            ) from error
-        except KilledWorker:
-            what = "several workers died over this task; most often they have too little memory"
-            return ItemTaskError(0, "worker-lost", what, lasting=True)
-        return ItemTaskError.of(0, result) if isinstance(result, Exception) else result
+        while True:
+            try:
+                result = future.result(timeout=_LOOK_S, raise_on_failure=False)
+            except TimeoutError:
+                if future.wrapped_future.status == "error":  # the task's own
+                    raise
+                self._look_for_workers()
+            except FutureCancelledError as error:
+                raise StorageError(
+                    "the Dask scheduler is gone, or was started again; what is stored stays",
+                    kind="scheduler-lost",
+                    hint="start it and its workers, and run the flow again: it continues",
+                ) from error
+            except KilledWorker:
+                what = "several workers died over this task; most often they have too little memory"
+                return ItemTaskError(0, "worker-lost", what, lasting=True)
+            else:
+                return ItemTaskError.of(0, result) if isinstance(result, Exception) else result
 
 
 @contextmanager

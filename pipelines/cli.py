@@ -38,7 +38,7 @@ from pipelines.commands.privacy import identity_make, pseudonyms_make, pseudonym
 from pipelines.commands.report import report
 from pipelines.commands.restore import restore
 from pipelines.commands.scrub import scrub
-from pipelines.commands.session import Session
+from pipelines.commands.session import Session, drop_unwritten
 from pipelines.commands.sigma import sigma
 from pipelines.commands.status import status
 from pipelines.commands.verify import verify
@@ -248,6 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
         ):
             raise ParameterError(message, kind="usage", hint=hint) from None
         code = EXIT_USAGE
+    drop_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -52,8 +52,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="jpeg2000, htj2k, jpegxl, av1, sperr, sz3, zfp, zfp-rate, x265 (needs PyAV), vvc; "
-            "bounded: sperr, sz3, jpegls, zfp; lossless: jpegxl, jpeg2000, jpegls, htj2k, pcodec, "
-            "zfp, zstd. Default: all but zfp-rate, x265 and vvc."
+            "bounded: sperr, sz3, jpegls, zfp; lossless: jpegxl, jpegxl-e9, jpeg2000, jpegls, "
+            "htj2k, pcodec, zfp, zstd. Default: all but zfp-rate, x265 and vvc."
         ),
     ] = None,
     ours: Annotated[

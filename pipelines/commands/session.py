@@ -20,7 +20,7 @@ from pipelines.commands.failures import EXIT_INCOMPLETE, EXIT_OK, Failure, descr
 from pipelines.log_lines import JsonLines, tell
 from pipelines.stopping import stoppable
 
-__all__ = ["Session", "log_failure", "print_failure"]
+__all__ = ["Session", "drop_unwritten", "log_failure", "print_failure"]
 
 OURS = ("adapters", "flows", "pipelines", "psc_volumetric")
 log = logging.getLogger(__name__)
@@ -73,6 +73,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def drop_unwritten() -> None:
+    """Leave out what stdout does not take: the interpreter would fail over it at its end.
+
+    What could not be written has been said by then: a full disk as an error, a reader that went
+    away not at all.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Session:
@@ -171,7 +183,6 @@ class Session:
         if error is None or isinstance(error, (typer.Exit, SystemExit)):
             return
         if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_OK) from None
         failure, notes = describe_failure(error), getattr(error, "__notes__", ())
         if self.log_lines is not None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from uuid import uuid4
+
 import pytest
 from distributed import Client, LocalCluster
+from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_dask.task_runners import PrefectDaskFuture
 
-from flows.cluster import GPU, SLOT, check_cluster, slot_cluster
-from psc_volumetric.errors import ParameterError
+from flows.cluster import GPU, SLOT, Workers, check_cluster, slot_cluster, started
+from psc_volumetric.errors import ParameterError, StorageError
 
 
 def test_cluster_offers_the_slots_asked_for() -> None:
@@ -51,3 +56,26 @@ def test_worker_processes_without_a_prefect_server_are_refused() -> None:
     ):
         check_cluster(client, timeout_s=30.0)
     assert caught.value.kind == "temporary-server"
+
+
+def test_result_that_dies_with_the_last_worker_is_missed_aloud(prefect_server: str) -> None:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, resources={SLOT: 1}, dashboard_address=None
+    ) as workers:
+        address = workers.scheduler_address
+
+        @flow
+        def one_task() -> None:
+            with started(Workers(address, lost_s=0.5)) as cluster:
+                client = cluster._client
+                submitted = client.submit(int, 7, resources={SLOT: 1})
+                (done,) = cluster.finished([PrefectDaskFuture(uuid4(), submitted)])
+                workers.scale(0)
+                deadline = time.monotonic() + 30
+                while client.scheduler_info()["workers"] and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                cluster.result(done)
+
+        with pytest.raises(StorageError) as caught:
+            one_task()
+    assert caught.value.kind == "workers-lost"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -199,12 +200,15 @@ def test_every_error_has_an_exit_code_and_at_most_two_lines(error, code):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("words", [["doctor"], ["doctor", "--json"], ["info", "/absent", "--json"]])
-def test_a_result_that_cannot_be_written_is_said_without_a_traceback(words):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_cannot_be_written_is_said_without_a_traceback(words, unbuffered):
     command = [sys.executable, "-m", "pipelines.cli", *words]
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 6
     assert "error[" in done.stderr and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_doctor_names_versions_decoders_and_traps(run):

@@ -159,7 +159,8 @@ class TestGuess:
 
     def test_the_plan_says_so_and_takes_the_ct_prior(self, tmp_path: Path):
         nibabel.save(nibabel.Nifti1Image(phantom_hu().T, np.eye(4)), tmp_path / "ct.nii")
-        (item,) = plan(tmp_path / "ct.nii", str(tmp_path), ArchiveOptions("lossy")).items
+        options = ArchiveOptions("lossy", base="psc")
+        (item,) = plan(tmp_path / "ct.nii", str(tmp_path), options).items
         assert item.prior == "ct-body"
         assert any("look like CT in Hounsfield units" in note for note in item.notes)
         assert item.variables[0].spec.parameters["low"] == -1024.0
@@ -171,7 +172,8 @@ def test_a_plan_tells_of_padding_it_found(tmp_path: Path, sources):
     (item,) = plan(tmp_path / "ct.nii", str(tmp_path), ArchiveOptions("lossy")).items
     assert item.variables[0].spec.special_values == (-2000,)
     assert any("-2000" in note and "padding" in note for note in item.notes)
-    (item,) = plan(sources["dicom"], str(tmp_path), ArchiveOptions("lossy")).items
+    options = ArchiveOptions("lossy", base="psc")
+    (item,) = plan(sources["dicom"], str(tmp_path), options).items
     assert item.prior == "ct-body"
     assert item.variables[0].spec.special_values == (-2000,)
 

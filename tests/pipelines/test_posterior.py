@@ -155,7 +155,7 @@ def test_training_helps_on_what_it_sees():
     pool = BrickPool(volumes, coarse, Changes(), PoolSize(6, (12, 48, 48), 1000), CPU, seed=0)
     state = Checkpoint.new(SMALL, 0)
     pace = replace(Pace.on(CPU), learning_rate=1e-2, warmup=5, ema_decay=0.9)
-    train(state, pool, pace, 600, steps=50, save=lambda _: None, report=lambda _: None)
+    train(state, pool, pace, 600, steps=80, save=lambda _: None, report=lambda _: None)
     batch = pool.batch(32)
     found, first = losses(state.mean, batch), losses(Checkpoint.new(SMALL, 0).net, batch)
     assert found.mean < 0.9995 * found.wavelet
