@@ -134,7 +134,8 @@ def _lossy_table(points: Sequence[RatePoint]) -> list[str]:
     perceived = any(point.perception is not None for point in points)
     head = list(_LOSSY_HEAD)
     if perceived:
-        head[8:8] = _PERCEIVED_HEAD
+        at = head.index("bytes")
+        head[at:at] = _PERCEIVED_HEAD
     return _aligned(head, [_lossy_row(point, perceived=perceived) for point in points])
 
 

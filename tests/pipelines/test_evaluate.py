@@ -65,8 +65,8 @@ def test_perception_is_measured_shown_and_drawn(sources, tmp_path, run):
     outcome = run("evaluate", sources["nifti"], *words, "--plot", picture, "--markdown", tables)
     assert outcome.code == 0, outcome.err
     _, head, *rows = outcome.out.splitlines()[:6]
-    assert head.split()[-10:-5] == ["SWD", "KD", "noise", "grad", "bord"]  # then bytes and seconds
-    distances = [[float(cell) for cell in row.split()[-8:-4]] for row in rows]
+    assert head.split()[-10:-5] == ["bord", "SWD", "KD", "noise", "grad"]  # then bytes and seconds
+    distances = [[float(cell) for cell in row.split()[-7:-3]] for row in rows]
     assert all(min(row) > 0 for row in distances)
     assert distances[0][0] < distances[1][0]  # the finer step of ours looks more like the source
     assert picture.stat().st_size > 1000
