@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["Quality", "haarpsi", "measure_quality", "power_spectrum", "spectrum_gap_db", "ssim"]
+__all__ = [
+    "Quality",
+    "check_stacks",
+    "haarpsi",
+    "measure_quality",
+    "power_spectrum",
+    "spectrum_gap_db",
+    "ssim",
+]
 
 Plane = NDArray[np.float64]
 Taps = tuple[float, ...]
@@ -35,6 +43,21 @@ def _gaussian_taps() -> Taps:
 
 
 _GAUSSIAN = _gaussian_taps()
+
+
+def check_stacks(reference: NDArray[np.float64], decoded: NDArray[np.float64], peak: float) -> None:
+    """Two stacks (z, y, x) of one shape, and a data range above 0.
+
+    Raises
+    ------
+    ParameterError : kind ``"shape-mismatch"``, they are not.
+    """
+    if reference.shape != decoded.shape or reference.ndim != 3 or not peak > 0:
+        raise ParameterError(
+            f"expected two stacks of one shape and a positive peak, found {reference.shape!r}, "
+            f"{decoded.shape!r} and {peak!r}",
+            kind="shape-mismatch",
+        )
 
 
 @dataclass(frozen=True)
@@ -86,12 +109,7 @@ def measure_quality(
     ------
     ParameterError : shapes disagree or peak is not positive.
     """
-    if reference.shape != decoded.shape or reference.ndim != 3 or not peak > 0:
-        raise ParameterError(
-            f"expected two stacks of one shape and a positive peak, found {reference.shape!r}, "
-            f"{decoded.shape!r} and {peak!r}",
-            kind="shape-mismatch",
-        )
+    check_stacks(reference, decoded, peak)
     likeness: list[float] = []
     perceptual: list[float] = []
     powers = np.zeros((2, SPECTRUM_BANDS))

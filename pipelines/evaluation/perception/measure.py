@@ -14,7 +14,7 @@ from pipelines.evaluation.perception.features import (
 )
 from pipelines.evaluation.perception.patches import swd_by_scale
 from pipelines.evaluation.perception.texture import texture_of
-from psc_volumetric.errors import ParameterError
+from pipelines.evaluation.quality import check_stacks
 
 __all__ = ["Perception", "measure_perception"]
 
@@ -80,12 +80,7 @@ def measure_perception(
     ------
     ParameterError : shapes disagree or peak is not positive.
     """
-    if reference.shape != decoded.shape or reference.ndim != 3 or not peak > 0:
-        raise ParameterError(
-            f"expected two stacks of one shape and a positive peak, found {reference.shape!r}, "
-            f"{decoded.shape!r} and {peak!r}",
-            kind="shape-mismatch",
-        )
+    check_stacks(reference, decoded, peak)
     pair = [(_thinned(stack) - low) / peak for stack in (reference, decoded)]
     distances = swd_by_scale(*pair)
     texture = texture_of(*pair)
