@@ -45,8 +45,8 @@ def _gaussian_taps() -> Taps:
 _GAUSSIAN = _gaussian_taps()
 
 
-def check_stacks(reference: NDArray[np.float64], decoded: NDArray[np.float64], peak: float) -> None:
-    """Two stacks (z, y, x) of one shape, and a data range above 0.
+def check_stacks(reference: NDArray[np.generic], decoded: NDArray[np.generic], peak: float) -> None:
+    """Refuse what is not two stacks (n, y, x) of one shape with a data range above 0.
 
     Raises
     ------
