@@ -9,6 +9,7 @@ those of many bricks start no further threads.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
@@ -24,6 +25,7 @@ from psc_volumetric.errors import ParameterError
 __all__ = [
     "Abandoned",
     "Ahead",
+    "Crew",
     "at_most",
     "check_abandoned",
     "ended_by",
@@ -35,6 +37,7 @@ __all__ = [
 A = TypeVar("A")
 R = TypeVar("R")
 
+PATIENCE_S = 1.0
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU, and the period they are for
 
 
@@ -52,19 +55,30 @@ def usable_cores() -> int:
     return cores
 
 
-class _Crew:
-    """Threads that share the work of nested calls; none where one core is all there is.
+class Crew:
+    """Threads that share work, those of nested calls for example.
 
     They end with the process whatever they do, also when a signal comes while one is started.
+
+    Parameters
+    ----------
+    size : int
+        At most so many threads; each is started when there is work for it.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._renew()
+
+    def _renew(self) -> None:
+        self._process = os.getpid()
         self._started = 0
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def begin(self, context: Context, function: Callable[[A], R], item: A) -> Future[R]:
-        """Let one of the threads do an item."""
+        """Let one of the threads do an item, with the context variables given."""
+        if self._process != os.getpid():  # a forked process has none of the threads
+            self._renew()
         future: Future[R] = Future()
 
         def task() -> None:
@@ -107,8 +121,10 @@ class _Group(Generic[A, R]):
         self._is_member = _member_of.get() is self._crew
         self._ended = False
         self._begun: dict[int, tuple[A, Future[R] | None]] = {}
-        self._is_alone = self._crew.size == 1
-        self.room = 1 if self._is_alone else self._crew.size + 1
+        # signals come to the main thread, but not while machine code runs there
+        is_main = threading.current_thread() is threading.main_thread()
+        self._is_alone = self._crew.size == 1 and not is_main
+        self.room = 1 if self._crew.size == 1 else self._crew.size + 1
 
     def __len__(self) -> int:
         return len(self._begun)
@@ -152,35 +168,41 @@ class _Group(Generic[A, R]):
                 return
 
     def end(self) -> None:
-        """Begin nothing more, end what can be ended, and wait for what is being done."""
+        """Begin nothing more, end what can be ended, and wait for what is being done.
+
+        A program that is being stopped waits no longer than `PATIENCE_S`: a loop in machine code
+        hears of nothing, and its thread ends with the process.
+        """
+        is_stopping = isinstance(sys.exception(), KeyboardInterrupt)
         self._ended = True
         with _guard:
             found = [stop for group, stop in _stops.values() if group.is_abandoned]
         for stop in found:
             stop()
         futures = [future for _, future in self._begun.values() if future is not None]
-        wait([future for future in futures if not future.cancel()])
+        left = [future for future in futures if not future.cancel()]
+        wait(left, PATIENCE_S if is_stopping else None)
         self._begun.clear()
 
 
-_chosen: ContextVar[_Crew | None] = ContextVar("chosen", default=None)
-_member_of: ContextVar[_Crew | None] = ContextVar("member_of", default=None)
+_chosen: ContextVar[Crew | None] = ContextVar("chosen", default=None)
+_member_of: ContextVar[Crew | None] = ContextVar("member_of", default=None)
 _group: ContextVar[_Group[Any, Any] | None] = ContextVar("group", default=None)
-_of_process: dict[int, _Crew] = {}
+_of_process: dict[int, Crew] = {}
 _stops: dict[object, tuple[_Group[Any, Any], Callable[[], None]]] = {}
 _guard = threading.Lock()
 
 
-def _crew() -> _Crew:
+def _crew() -> Crew:
     """The crew of the block of `at_most` around; outside of any, all cores for the process."""
     chosen = _chosen.get()
     if chosen is not None:
         return chosen
     with _guard:
         mine = os.getpid()
-        if mine not in _of_process:  # a forked process has none of the threads
+        if mine not in _of_process:
             _of_process.clear()
-            _of_process[mine] = _Crew(usable_cores())
+            _of_process[mine] = Crew(usable_cores())
         return _of_process[mine]
 
 
@@ -201,7 +223,7 @@ def at_most(jobs: int | None) -> Iterator[None]:
             kind="bad-jobs",
             hint="leave it out to use all cores",
         )
-    crew = _Crew(jobs)
+    crew = Crew(jobs)
     before = _chosen.set(crew)
     try:
         yield
@@ -265,7 +287,8 @@ def in_order(function: Callable[[A], R], items: Iterable[A]) -> Iterator[Iterato
     At most one item more than there are cores is begun and not given out, which bounds memory. An
     error comes in the place of its result, so it is that of the first item that has one. When the
     block is left, nothing of it goes on: items that were not begun are dropped, and those that are
-    being done end where they call `in_order` or `check_abandoned`.
+    being done end where they call `in_order` or `check_abandoned`. Only where the program is being
+    stopped (KeyboardInterrupt) it does not wait for them longer than a second.
     """
     group = _Group(function)
     try:

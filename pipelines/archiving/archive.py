@@ -21,6 +21,7 @@ from pipelines.archiving.bricks import (
     encode_brick_jobs,
     jobs_of,
 )
+from pipelines.archiving.deidentified import Deidentifier
 from pipelines.archiving.item_report import (
     ALREADY,
     FAILED,
@@ -68,6 +69,7 @@ def archive(
     chosen: ArchivePlan,
     progress: Progress | None = None,
     refused: RefusedSources | None = None,
+    deidentifier: Deidentifier | None = None,
 ) -> list[ItemReport]:
     """Make every archive of a plan, one after the other; one bad item does not stop the others.
 
@@ -78,6 +80,8 @@ def archive(
         Told about every brick.
     refused : RefusedSources, optional
         Of an inbox: gets the sources that turn out to be bad. The caller saves it.
+    deidentifier : Deidentifier, optional
+        That of the plan.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def archive(
         index = KnownSources.load(chosen.target, is_folder=not is_archive_name(chosen.target))
         for item in chosen.items:
             try:
-                reports.append(_archived(item, progress))
+                reports.append(_archived(item, progress, deidentifier))
                 index.add(item.seen, item.target)
             except ITEM_ERRORS as error:
                 errors.append(error)
@@ -116,10 +120,13 @@ def archive(
     return reports
 
 
-def _archived(item: ItemPlan, progress: Progress | None) -> ItemReport:
+def _archived(
+    item: ItemPlan, progress: Progress | None, deidentifier: Deidentifier | None
+) -> ItemReport:
     state = sealed_state(item)
     if state == ABSENT:
-        return run_item(item, progress)
+        with nullcontext() if deidentifier is None else deidentifier.present(item.candidate):
+            return run_item(item, progress)
     if state == SAME:
         tidy_up(item.target)
         return ItemReport(item.candidate.label, item.target, item.candidate.kind, ALREADY)

@@ -43,7 +43,7 @@ class Deidentifier:
         self._key = key
         self._profile = profile
         self._folder = folder
-        self._count = 0
+        self._originals: list[Candidate] = []
 
     @property
     def stamp(self) -> str:
@@ -67,13 +67,12 @@ class Deidentifier:
                 path=candidate.paths[0],
                 hint="archive it in a run of its own, without --deidentify",
             )
-        self._check_room(candidate)
-        place = self._folder / f"{self._count:06d}"
-        self._count += 1
-        place.mkdir()
-        notes = isolation.deidentify(candidate.paths, place, self._key, self._profile)
+        place = self._folder / f"{len(self._originals):06d}"
+        self._originals.append(candidate)
+        notes = self._fill(place, candidate)
         found = isolation.discover(place).candidates
         if len(found) != 1:
+            shutil.rmtree(place, ignore_errors=True)
             raise SourceError(
                 f"expected one series after de-identification, found {len(found)}: what told them "
                 "apart was removed",
@@ -86,6 +85,31 @@ class Deidentifier:
     def drop(self, copy: Candidate) -> None:
         """Remove copies that `copy_of` made, before all go."""
         shutil.rmtree(copy.paths[0].parent, ignore_errors=True)
+
+    @contextmanager
+    def present(self, copy: Candidate) -> Iterator[None]:
+        """Make dropped copies again, in their place and of the same bytes, for a block.
+
+        Raises
+        ------
+        SourceError, StorageError : as `copy_of`.
+        """
+        place = copy.paths[0].parent
+        self._fill(place, self._originals[int(place.name)])
+        try:
+            yield
+        finally:
+            self.drop(copy)
+
+    def _fill(self, place: Path, candidate: Candidate) -> tuple[str, ...]:
+        """Copies of an item in a new folder; gives the warnings."""
+        self._check_room(candidate)
+        try:
+            place.mkdir()
+            return isolation.deidentify(candidate.paths, place, self._key, self._profile)
+        except (SourceError, OSError):
+            shutil.rmtree(place, ignore_errors=True)
+            raise
 
     def _check_room(self, candidate: Candidate) -> None:
         needed = sum(path.stat().st_size for path in candidate.paths) + _SPARE_BYTES

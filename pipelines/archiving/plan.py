@@ -82,7 +82,7 @@ def plan(
     refused : RefusedSources, optional
         The source is an inbox: it may be empty, and what an earlier run refused is passed over.
     deidentifier : Deidentifier, optional
-        Archive de-identified copies, which are there until it is closed.
+        Plan for de-identified copies; they are made again when the plan is carried out.
 
     Returns
     -------
@@ -171,7 +171,11 @@ def plan_named(
     clean, warnings = candidate, tuple[str, ...]()
     if deidentifier is not None:
         clean, warnings = deidentifier.copy_of(candidate)
-    item = plan_item(clean, naming.target, options)
+    try:
+        item = plan_item(clean, naming.target, options)
+    finally:
+        if deidentifier is not None:
+            deidentifier.drop(clean)  # the disk holds those of one item at a time
     target, state = place_of(naming, item.files, item.provenance, taken)
     return replace(
         item,

@@ -15,6 +15,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipelines.checking.event_log import EventLog
 from pipelines.checking.tombstones import read_tombstone, tombstones_in
 from pipelines.collection import archives_at, archives_in, folder_of
 from psc_volumetric.archive.companions import read_companion
-from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec
+from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError, PscError
 
@@ -48,6 +49,8 @@ COLUMNS = (
     "checked",
     "manifest",
 )
+MOST_NAMES = 100  # of variables in a row: what archives say of themselves may be long
+LONGEST, LONGEST_TEXT = 256, 1000  # characters
 FOUND = re.compile(r"(\w+)\s*(<=|>=|!=|=|<|>)\s*(.*)", re.S)
 
 
@@ -191,16 +194,16 @@ def _opened(archive: str) -> Row:
             return {
                 "state": "sealed",
                 "mode": reader.mode,
-                "kind": kind if isinstance(kind, str) else None,
-                "modality": _modality(main),
-                "variables": list(reader.variables),
+                "kind": _word(kind),
+                "modality": _word(None if main is None else main.attrs.get("modality")),
+                "variables": [name[:LONGEST] for name in islice(reader.variables, MOST_NAMES)],
                 "dtype": None if main is None else main.dtype.name,
                 "shape": None if main is None else list(main.shape),
                 "spacing_mm": None if spacing is None else [float(s) for s in spacing],
                 "source_bytes": source.bytes,
                 "bytes": size,
                 "ratio": source.bytes / size if source.bytes else None,
-                "created": reader.created,
+                "created": _word(reader.created),
                 "manifest": reader.manifest.digest,
                 "supersedes": None if old is None else old.manifest,
             }
@@ -208,10 +211,9 @@ def _opened(archive: str) -> Row:
         return {"state": error.kind}
 
 
-def _modality(main: VariableSpec | None) -> str | None:
-    """What made a volume, in the words of DICOM; other formats do not say."""
-    found = None if main is None else main.attrs.get("modality")
-    return found if isinstance(found, str) else None
+def _word(value: Any) -> str | None:
+    """A short text of an archive, such as what made a volume in the words of DICOM; else None."""
+    return value if isinstance(value, str) and len(value) <= LONGEST else None
 
 
 def _add_successors(rows: list[Row]) -> None:
@@ -229,8 +231,10 @@ def _tombstone_rows(target: str) -> list[Row]:
         try:
             data = read_companion(f"{target}/{archive}", name.removeprefix(archive))
             stone = read_tombstone(data or b"", name)
-            what = {"retired": stone.retired, "by": stone.by, "reason": stone.reason}
-            rows.append({"name": name, "state": "retired", "manifest": stone.manifest, **what})
+            said = {"retired": stone.retired, "by": stone.by, "reason": stone.reason}
+            what = {key: text[:LONGEST_TEXT] for key, text in said.items()}
+            manifest = _word(stone.manifest)
+            rows.append({"name": name, "state": "retired", "manifest": manifest, **what})
         except PscError as error:
             rows.append({"name": name, "state": error.kind})
     return rows

@@ -22,6 +22,7 @@ import datetime
 import getpass
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
@@ -30,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psc_volumetric
 from pipelines.collection import folder_around
@@ -40,12 +41,17 @@ from psc_volumetric.errors import StorageError
 
 __all__ = ["EVENTS", "BucketLog", "EventLog", "utc_now", "who"]
 
+log = logging.getLogger(__name__)
+
 SUFFIX = ".events.jsonl"
 EVENTS = ".psc-events/"
 ONE, MANY = ".jsonl", ".many.jsonl"
 OWN = re.compile(re.escape(EVENTS) + r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\.jsonl")
 FOLDED = 256  # events in one object
-LARGEST = 16 << 20  # bytes of an object
+LARGEST_EVENT = 1 << 20  # bytes of a line; longer ones are not ours
+LARGEST = 16 << 20  # bytes of an object with many events
+AT_ONCE = 64 << 20  # bytes that are asked for at once, at most
+MOST = 64 << 20  # bytes of events in a bucket that are read: the latest of them
 ATTEMPTS = 5
 NOT_WRITABLE = ("access-denied", "unsupported-target")
 
@@ -112,7 +118,7 @@ class EventLog:
         """
         try:
             with self.path.open("rb") as stream:
-                yield from filter(None, map(_parsed, stream))
+                yield from filter(None, map(_parsed, _lines(stream)))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -149,10 +155,10 @@ class EventLog:
             "outcome": outcome,
             **details,
         }
-        self._write(row)
+        self._write(_fitting(row))
 
     def _write(self, row: dict[str, Any]) -> None:
-        line = json.dumps(row).encode() + b"\n"
+        line = _line(row)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
@@ -206,15 +212,21 @@ class BucketLog(EventLog):
         return self.path.exists() or bool(self._stored())
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """All events, oldest first; torn and foreign lines left out."""
-        found: dict[str, dict[str, Any]] = {}
-        for event in (*self._remote(), *super().events()):
-            found.setdefault(str(event.get("id") or json.dumps(event)), event)
-        yield from sorted(found.values(), key=lambda event: str(event["time"]))
+        """Events, oldest first; torn and foreign lines left out, and what is past `MOST` bytes."""
+        found: dict[str, tuple[str, bytes]] = {}
+        for line in (*self._remote(), *map(_line, super().events())):
+            event = _parsed(line)
+            if event is not None:
+                number = str(event.get("id") or hashlib.sha256(line).hexdigest())
+                found.setdefault(number[:64], (event["time"][:64], line))
+        for _, line in sorted(found.values(), key=lambda one: one[0]):
+            event = _parsed(line)
+            if event is not None:
+                yield event
 
     def _write(self, row: dict[str, Any]) -> None:
         number = uuid.uuid4().hex
-        line = json.dumps({**row, "id": number}).encode() + b"\n"
+        line = _line({**row, "id": number})
         if not is_web(self.url):
             try:
                 with closing(open_store(self.url, write=True)) as store:
@@ -242,7 +254,9 @@ class BucketLog(EventLog):
         with closing(open_store(self.url, write=True)) as store:
             for start in range(0, len(single) - FOLDED + 1, FOLDED):
                 keys = single[start : start + FOLDED]
-                lines = [store.get(key, 0, LARGEST) or b"" for key in keys]
+                lines = [store.get(key, 0, LARGEST_EVENT + 1) or b"" for key in keys]
+                if any(len(line) > LARGEST_EVENT for line in lines):
+                    continue  # none of ours
                 whole = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
                 if len(whole) > LARGEST:
                     continue
@@ -254,16 +268,21 @@ class BucketLog(EventLog):
                     for key in keys:
                         store.delete(key)
 
-    def _remote(self) -> list[dict[str, Any]]:
-        """Events in the store; read anew when another run folded some of them meanwhile."""
+    def _remote(self) -> list[bytes]:
+        """Lines in the store; read anew when another run folded some of them meanwhile."""
         for _ in range(ATTEMPTS):
-            lines: list[bytes] = []
-            for data in self._objects(self._stored()):
+            latest: list[bytes] = []
+            room = MOST
+            for data in self._objects(self._stored()[::-1]):
                 if data is None:
                     break
-                lines += data.splitlines()
+                room -= len(data)
+                if room < 0:
+                    log.warning("%s: more than %d bytes; the latest are read", self.place, MOST)
+                    return _in_turn(latest)
+                latest.append(data)
             else:
-                return list(filter(None, map(_parsed, lines)))
+                return _in_turn(latest)
         raise StorageError(
             f"the events in {self.url}/{EVENTS} change faster than they can be read",
             kind="storage-failed",
@@ -271,15 +290,14 @@ class BucketLog(EventLog):
         )
 
     def _objects(self, keys: Sequence[str]) -> Iterator[bytes | None]:
-        """Their bytes, many asked for at once; None for one that is gone."""
+        """Their bytes, some asked for at once; None for one that is gone."""
         if not keys:
             return
         with closing(open_store(self.url)) as store:
-            for start in range(0, len(keys), FOLDED):
-                some = keys[start : start + FOLDED]
-                asked = store.get_many([(key, 0, LARGEST) for key in some])
+            for some in _shares(keys):
+                asked = store.get_many([(key, 0, _room(key)) for key in some])
                 for key, data in zip(some, asked, strict=True):
-                    yield store.get(key, 0, LARGEST) if data is None else data  # which says why
+                    yield store.get(key, 0, _room(key)) if data is None else data  # which says why
 
     def _stored(self) -> list[str]:
         """Keys of the events in the store, oldest first; none where they cannot be listed."""
@@ -287,6 +305,52 @@ class BucketLog(EventLog):
             return []
         with closing(open_store(self.url)) as store:
             return [key for key in store.listing(EVENTS) if key.endswith(ONE)]
+
+
+def _room(key: str) -> int:
+    """Bytes of an object that are read."""
+    return LARGEST if key.endswith(MANY) else LARGEST_EVENT
+
+
+def _shares(keys: Sequence[str]) -> Iterator[list[str]]:
+    """Keys that are asked for together."""
+    some: list[str] = []
+    for key in keys:
+        if some and sum(map(_room, some)) + _room(key) > AT_ONCE:
+            yield some
+            some = []
+        some.append(key)
+    yield some
+
+
+def _in_turn(latest: Sequence[bytes]) -> list[bytes]:
+    """Lines of objects, the oldest first."""
+    return [line for data in reversed(latest) for line in data.splitlines()]
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines of a file, but those that are too long to be ours."""
+    while line := stream.readline(LARGEST_EVENT + 1):
+        is_whole = len(line) <= LARGEST_EVENT
+        while not line.endswith(b"\n") and (rest := stream.readline(LARGEST_EVENT)):
+            is_whole, line = False, rest
+        if is_whole:
+            yield line
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+def _fitting(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that is not longer than a line may be: its lists are cut where it would be."""
+    while len(_line(row)) > LARGEST_EVENT - 100:  # an id is added
+        lists = {name: part for name, part in row.items() if isinstance(part, list) and part}
+        if not lists:
+            break
+        name = max(lists, key=lambda name: len(json.dumps(lists[name])))
+        row = {**row, name: lists[name][: len(lists[name]) // 2], "cut": True}
+    return row
 
 
 def _is_archive(url: str) -> bool:

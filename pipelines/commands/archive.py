@@ -92,7 +92,7 @@ def archive(
                     run.details["source"] = str(source.absolute())
                 planned = find(None if key is None else key.assign)
                 try:
-                    _make(session, planned, run, refused)
+                    _make(session, planned, run, refused, cleaner)
                 finally:
                     if refused is not None:
                         refused.save(source)
@@ -124,7 +124,13 @@ def _event_log(target: str, path: Path | None) -> EventLog | None:
     return EventLog.of(target, None if path is None else str(path))
 
 
-def _make(session: Session, planned: ArchivePlan, run: Run, refused: RefusedSources | None) -> None:
+def _make(
+    session: Session,
+    planned: ArchivePlan,
+    run: Run,
+    refused: RefusedSources | None,
+    cleaner: Deidentifier | None,
+) -> None:
     """Make the archives of a plan, count them and say so."""
     from pipelines.archiving.archive import archive as make_archives
     from pipelines.commands.archive_report import (
@@ -139,7 +145,7 @@ def _make(session: Session, planned: ArchivePlan, run: Run, refused: RefusedSour
     tell_plan(planned)
     count_items(run, planned, None)
     with progress_bars(enabled=session.shows_progress) as progress:
-        reports = make_archives(planned, progress, refused)
+        reports = make_archives(planned, progress, refused, cleaner)
     count_items(run, planned, reports)
     document = report_document(planned, reports)
     session.result(document, lambda: report_lines(planned, reports))

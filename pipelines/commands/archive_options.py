@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,9 +94,19 @@ def archive_options(
         self_contained=self_contained,
         effort=effort,
         setting=setting,
-        prior=prior,
+        prior=None if prior is None else _named_or_absolute(prior),
         device=device,
     )
+
+
+def _named_or_absolute(prior: str) -> str:
+    """The name of a shipped prior, or a folder that workers, who run in others, find."""
+    if not Path(prior).is_dir():
+        return prior
+    from psc_volumetric.prior.bundle import installed_posteriors, installed_priors
+
+    shipped = installed_priors() | installed_posteriors()
+    return prior if prior in shipped else str(Path(prior).absolute())
 
 
 # what it returns is not looked at, and would load the library of networks' parameters

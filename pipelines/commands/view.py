@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import webbrowser
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -31,13 +32,14 @@ def view(
 ) -> None:
     """Open an archive, or a folder of archives, in a browser; Ctrl-C ends it."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.viewing.doorway import doorway
         from pipelines.viewing.server import ViewServer
 
-        with ViewServer(source, host=host, port=port) as server:
+        with ViewServer(source, host=host, port=port) as server, ExitStack() as stack:
             lines = [f"looking at {server.shelf.name}", server.url, "Ctrl-C ends it"]
             session.result({"url": server.url, "name": server.shelf.name}, lambda: lines)
             if host not in LOOPBACK:
                 session.note("others who know this address can look, too")
             if not (no_browser or as_json or quiet):
-                webbrowser.open(server.url)
+                webbrowser.open(stack.enter_context(doorway(server.url)))
             threading.Event().wait()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.collection import archives_at
 from pipelines.restoring.restore import RestoreOptions, RestoreReport, restore
 from psc_volumetric.archive.layout import SUFFIXES
+from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = ["Restoration", "restorations", "restore_complete"]
+
+RECORD = ".restored.json"
+FILLED = "filled_bricks"
 
 
 @dataclass(frozen=True)
@@ -82,23 +88,31 @@ def _listed(wanted: Path, names: list[str]) -> list[str]:
 def restore_complete(one: Restoration, options: RestoreOptions) -> RestoreReport | None:
     """Restore one archive into a folder that gets its name when all files are in it.
 
+    Beside the folder stands what was restored, of which archive (``.NAME.restored.json``).
+
     Returns
     -------
     RestoreReport or None
-        None when the folder is there: an earlier run restored it.
+        None when the folder is there: an earlier run restored the same.
 
     Raises
     ------
+    StorageError : kind ``"target-exists"``: something else is in the folder, such as another level.
     StorageError, FormatError, ... : as `restore`; nothing stays.
     """
     target = Path(one.target)
+    with ArchiveReader.open(one.archive) as reader:
+        made = {"manifest": reader.manifest.digest, **options.choice}
+    record = target.with_name(f".{target.name}{RECORD}")
     if target.is_dir():
+        _check_same(target, record, made)
         return None
     unfinished = target.with_name(f".{target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
         report = restore(one.archive, unfinished, options)
+        _write(record, {**made, FILLED: len(report.damage.findings)})
         unfinished.rename(target)
         for mask in map(Path, report.damage.masks):
             if mask.parent == target.parent:  # of a folder of DICOM files, beside it
@@ -112,3 +126,28 @@ def restore_complete(one: Restoration, options: RestoreOptions) -> RestoreReport
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return report
+
+
+def _check_same(target: Path, record: Path, made: dict[str, Any]) -> None:
+    """Refuse a folder that holds something else than what would be restored now."""
+    try:
+        before = json.loads(record.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        before = None
+    wanted = {**made, FILLED: 0}
+    if before == wanted:
+        return
+    found = before if isinstance(before, dict) else {}
+    differs = ", ".join(name for name in wanted if found.get(name) != wanted[name])
+    what = f"files that differ in: {differs}" if found else "a folder that no run has recorded"
+    raise StorageError(
+        f"{str(target)!r}: expected what this run restores, found {what}",
+        kind="target-exists",
+        hint="choose another target, or remove the folder first",
+    )
+
+
+def _write(record: Path, made: dict[str, Any]) -> None:
+    beside = record.with_name(f"{record.name}.partial")
+    beside.write_text(json.dumps(made) + "\n", "utf-8")
+    beside.replace(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from psc_volumetric.archive.levels import Level, check_level
 from psc_volumetric.archive.quota import UNLIMITED, Quota
@@ -63,11 +64,26 @@ class RestoreOptions:
     view: ViewRequest = DECODED
     generated_dicom: bool = False
 
+    @property
+    def choice(self) -> dict[str, Any]:
+        """What decides what is in the files, JSON-able; not where and how it is worked out."""
+        return {
+            "roi": [self.roi, self.roi_mm, self.roi_coords],
+            "level": self.level,
+            "variables": list(self.variables),
+            "skip_damaged": self.skip_damaged,
+            "fill": self.fill,
+            "opened_headers": self.identity is not None,
+            "view": [self.view.name, self.view.seed if self.view.is_generated else None],
+        }
+
     def __post_init__(self) -> None:
         if sum(text is not None for text in (self.roi, self.roi_mm, self.roi_coords)) > 1:
             raise ParameterError(
                 "expected one region, found several of --roi, --roi-mm and --roi-coords",
                 kind="several-rois",
             )
+        if self.identity is not None:  # workers run in other folders
+            object.__setattr__(self, "identity", Path(self.identity).absolute())
         check_level(self.level)
         self.view.check_alone(self.level, skip_damaged=self.skip_damaged)

@@ -15,9 +15,9 @@ import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from pipelines.viewing.regions import MOST_IN_SPACE, nifti_of, parse_box, read_s
 from pipelines.viewing.shelf import Shelf, Shown
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.extras import require
+from psc_volumetric.threads import Crew
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -63,6 +64,7 @@ HEADERS = {
 WORKERS = 4
 START_TIMEOUT = 30.0
 
+R = TypeVar("R")
 Answer = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
 
@@ -96,7 +98,7 @@ class ViewServer:
         self.url = ""
         self._token = secrets.token_urlsafe(18)
         self._host, self._port = host, port
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="view")
+        self._crew = Crew(WORKERS)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -123,7 +125,7 @@ class ViewServer:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(START_TIMEOUT)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._crew.close()
         self.shelf.close()
 
     # -- the loop ---------------------------------------------------------------------------
@@ -207,6 +209,10 @@ class ViewServer:
             raise web.HTTPNotFound(text="there is no such page")
         return web.Response(body=page.read_bytes(), content_type=PAGES[name], charset="utf-8")
 
+    async def _worked(self, work: Callable[[web.Request], R], request: web.Request) -> R:
+        """Let the crew work; it ends with the process, however long a decode would take."""
+        return await asyncio.wrap_future(self._crew.begin(copy_context(), work, request))
+
     def _json(self, work: Callable[[web.Request], dict[str, Any]]) -> Answer:
         """Answer with what a function gives; with what is wrong, and status 422, where it fails."""
 
@@ -214,7 +220,7 @@ class ViewServer:
             from aiohttp import web
 
             try:
-                found = await self._loop.run_in_executor(self._pool, work, request)
+                found = await self._worked(work, request)
             except PscError as error:
                 return _failed(error)
             return web.json_response(_plain(found))
@@ -229,7 +235,7 @@ class ViewServer:
 
             start = time.perf_counter()
             try:
-                body, headers = await self._loop.run_in_executor(self._pool, work, request)
+                body, headers = await self._worked(work, request)
             except PscError as error:
                 return _failed(error)
             headers["X-Seconds"] = f"{time.perf_counter() - start:.4f}"

@@ -79,6 +79,8 @@ def view_brick(
     spread = decoded.spread
     if not request.is_generated or spread is None or not spread.any():
         return BrickView(decoded.values, 0)
+    if not np.isfinite(spread).all():  # wider than a sigma can say: nothing tells what to draw
+        return BrickView(decoded.values, 0)
     if not isinstance(index.fields, WaveletFields):
         raise ParameterError(
             f"brick {index.position}: expected the wavelet or posterior, which have views, found "
@@ -86,9 +88,10 @@ def view_brick(
             kind="no-view",
             hint="ask for view mean",
         )
-    held = _Held.of(read, index, decoded.values)
     key = f"{request.seed} {request.name} {index.position}".encode()
-    return held.within(drawn(held.clean, held.limited(spread), held.cells, key))
+    with np.errstate(over="ignore", invalid="ignore"):  # a stream may state any step: see `within`
+        held = _Held.of(read, index, decoded.values)
+        return held.within(drawn(held.clean, held.limited(spread), held.cells, key))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +167,8 @@ class _Held:
             if not wrong.any():
                 break
             aims[wrong] += PUSH * (inner.nearest(found) - found)[wrong]
+        lost = ~np.isfinite(stored)  # past the largest number of the dtype on the way
+        stored[lost] = self.clean[lost]
         if self.special is not None:
             self.special.apply(stored, _whole(self.index))
         return BrickView(stored, int(wrong.sum()))

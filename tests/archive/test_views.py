@@ -173,3 +173,38 @@ def test_wrong_requests_are_refused(words, kind):
 def test_the_label_says_what_it_is():
     assert replace(SAMPLE, seed=3).label == f"{GENERATED} (view sample, seed 3)"
     assert decode_brick(reading(code(scan())), selection=WHOLE).values.shape == SHAPE
+
+
+EXTREMES = {
+    "float32 near its largest": np.float32(3e38),
+    "float64 near its largest": np.float64(1.6e308),
+    "float64 beyond what a sigma can say": np.float64(1e60),
+    "float64 denormal": np.float64(1e-310),
+    "float32 denormal": np.float32(1e-42),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_a_view_of_extreme_values_has_no_other_ones(name):
+    largest = EXTREMES[name]
+    rng = np.random.default_rng(0)
+    values = (scan((4, 32, 32)) / 4095 * largest).astype(largest.dtype)
+    values[1, 2:9, 3:5] = np.nan
+    values[0, 0, 0] = np.inf
+    values[2] *= rng.choice([-1, 1], values[2].shape)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values[np.isfinite(values)]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        brick = encode_brick(
+            values,
+            position=(0, 0, 0),
+            shape=(8, 32, 32),
+            mapping=IntensityMapping(low / 2, high / 2),
+            parameters=CodecParameters(step=0.3),
+            prior=None,
+            guarantee=Guarantee(coders=("zstd",)),
+            options=BrickOptions(base="wavelet"),
+        )
+    found = view(brick).values
+    mean = brick.last
+    assert np.array_equal(np.isnan(found), np.isnan(mean))
+    assert np.array_equal(np.isinf(found), np.isinf(mean))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -168,3 +170,44 @@ def test_what_waits_for_a_program_is_told_when_nobody_waits_for_it() -> None:
         next(all_)
         assert began.wait(LIMIT_S)
     assert told.is_set()
+
+
+@pytest.mark.parametrize("jobs", JOBS)
+def test_a_program_that_is_stopped_waits_for_no_loop_that_hears_of_nothing(jobs: int) -> None:
+    began, release = threading.Event(), threading.Event()
+
+    def deaf(_: int) -> None:
+        began.set()
+        release.wait(LIMIT_S)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt), at_most(jobs):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            mapped(lambda _: mapped(deaf, range(3)), range(3))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        release.set()
+    assert began.is_set()
+    assert time.monotonic() - start < LIMIT_S / 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("jobs", JOBS)
+def test_a_forked_process_has_threads_of_its_own(jobs: int) -> None:
+    with at_most(jobs):
+        assert mapped(str, range(3)) == ["0", "1", "2"]
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if mapped(str, range(3)) == ["0", "1", "2"] else 1)
+        deadline = time.monotonic() + LIMIT_S
+        while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(found[1]) == 0

@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,11 +29,13 @@ from tests.faults.runner import Runner, scratch_folder
 from tests.faults.shim import Fault
 from tests.faults.sources import write_nifti
 
-__all__ = ["Store", "kill_at_requests", "serving"]
+__all__ = ["Store", "serving", "try_at_requests"]
 
 BUCKET = "bucket"
 TARGET = f"s3://{BUCKET}/scan.psc.zarr"
 CHANGES = ("PUT", "POST", "DELETE")
+KILLS = ("before", "after")
+ENDS = {"silent": (0,), "gone": (0, 6)}  # exit codes of a command whose store fails so
 TIMEOUT_S = 2  # that the client of the commands has; a silent store is silent for longer
 Answer = Callable[..., Any]
 
@@ -51,7 +53,7 @@ class Store:
         self.victim = 0
 
     def arm(self, at: int, when: str) -> None:
-        """What happens at the ``at``-th change: 0: nothing.
+        """What happens at the ``at``-th change; 0: nothing.
 
         The victim is killed ``"before"`` or ``"after"`` it is made; or the store is ``"silent"``
         once, or ``"gone"`` from then on.
@@ -137,50 +139,28 @@ def serving() -> Iterator[Store]:
         thread.join()
 
 
-def kill_at_requests(store: Store, runner: Runner, words: list[str], *, every: int = 1) -> Tally:
-    """Kill before and after each n-th change, and run again each time."""
+def try_at_requests(
+    store: Store, runner: Runner, words: list[str], faults: Sequence[str], *, every: int = 1
+) -> Tally:
+    """Meet each n-th change with each of the faults, and run again where that did not end well."""
     store.clear()
     store.arm(0, "")
     done = runner.run(words, Fault(runner.folder))
     assert done.code == 0, done.err
     expected, total = store.objects(), store.count
-    tally = Tally("s3", total)
+    tally = Tally(f"s3, {' and '.join(faults)}", total)
     for at in range(1, total + 1, every):
-        for when in ("before", "after"):
-            where = f"{when} change {at}"
+        for fault in faults:
+            where = f"{fault} change {at}"
             store.clear()
-            store.arm(at, when)
+            store.arm(at, fault)
             store.victim = runner.start(words, Fault(runner.folder))
-            if not runner.finish().killed:
+            done = runner.finish()
+            store.arm(0, "")
+            if fault in KILLS and not done.killed:
                 continue
             tally.kills += 1
-            store.arm(0, "")
-            _check_killed(store, expected, tally, where)
-            done = runner.run(words, Fault(runner.folder))
-            if done.code != 0:
-                tally.wrong(where, f"the rerun exits {done.code}: {last_line(done)}")
-            if store.objects() != expected:
-                tally.wrong(where, "after the rerun the objects are not those of a calm run")
-    return tally
-
-
-def fail_at_requests(store: Store, runner: Runner, words: list[str], *, every: int = 1) -> Tally:
-    """Let the store fail at each n-th change, and run again where the command did not end well."""
-    store.clear()
-    store.arm(0, "")
-    done = runner.run(words, Fault(runner.folder))
-    assert done.code == 0, done.err
-    expected, total = store.objects(), store.count
-    tally = Tally("s3, failing", total)
-    for at in range(1, total + 1, every):
-        for when in ("silent", "gone"):
-            where = f"{when} at change {at}"
-            store.clear()
-            store.arm(at, when)
-            done = runner.run(words, Fault(runner.folder))
-            store.arm(0, "")
-            tally.kills += 1
-            if done.code not in ((0,) if when == "silent" else (0, 6)):
+            if not done.killed and done.code not in ENDS[fault]:
                 tally.wrong(where, f"the command exits {done.code}: {last_line(done)}")
             _check_killed(store, expected, tally, where)
             if done.code != 0:
@@ -217,8 +197,8 @@ def main() -> None:
     source = write_nifti(folder)
     words = ["archive", str(source), TARGET, *CODERS]
     with serving() as store, Runner(ENVIRONMENT, shimmed=False) as runner:
-        try_at = kill_at_requests if arguments.mode == "kill" else fail_at_requests
-        tally = try_at(store, runner, words, every=arguments.every)
+        faults = KILLS if arguments.mode == "kill" else tuple(ENDS)
+        tally = try_at_requests(store, runner, words, faults, every=arguments.every)
     print(
         "| case | changes | kills, or failures | sealed already | problems |\n|---|---|---|---|---|"
     )

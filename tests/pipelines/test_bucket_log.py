@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from pipelines.checking import event_log
 from pipelines.checking.event_log import EVENTS, FOLDED, BucketLog, EventLog
 from pipelines.cli import app
 from psc_volumetric.archive.stores import open_store
@@ -158,3 +160,45 @@ def test_what_cannot_be_written_there_is_kept_by_the_user(home: Path) -> None:
     assert log.place == str(file) and "secret" not in file.read_text()
     shutil.rmtree(home)
     assert not log.exists()
+
+
+def event(number: int, **more: Any) -> bytes:
+    row = {"time": f"2026-11-28T09:{number:02}:00+00:00", "event": "scrub", "archive": f"n{number}"}
+    return json.dumps({**row, "outcome": "ok", "id": f"{number:032x}", **more}).encode() + b"\n"
+
+
+def test_much_that_others_wrote_takes_little_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The latest events that fit are read; objects that are too long for one are passed over."""
+    monkeypatch.setattr(event_log, "MOST", 40_000)
+    monkeypatch.setattr(event_log, "AT_ONCE", 3 * event_log.LARGEST_EVENT)
+    log = BucketLog.around("memory://hostile/volumes")
+    store = open_store(log.url, write=True)
+    for number in range(10):
+        name = f"{EVENTS}20261128T09{number:02}00.000000Z-{number:08x}.jsonl"
+        store.set(name, event(number, findings=[{"padding": "x" * 8_000}]))
+    assert [one["archive"] for one in log.events()] == ["n6", "n7", "n8", "n9"]
+    assert "the latest are read" in caplog.text
+    monkeypatch.setattr(event_log, "MOST", 64 << 20)
+    long = event(30, padding="x" * event_log.LARGEST_EVENT)
+    store.set(f"{EVENTS}20261128T093000.000000Z-0000001e.jsonl", long)
+    tracemalloc.start()
+    assert [one["archive"] for one in log.events()] == [f"n{n}" for n in range(10)]
+    assert tracemalloc.get_traced_memory()[1] < 12 * event_log.LARGEST_EVENT
+    tracemalloc.stop()
+
+
+def test_lines_that_are_too_long_to_be_ours_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    long = event(2, padding="x" * (3 * event_log.LARGEST_EVENT))
+    path.write_bytes(event(1) + long + event(3) + long[:-1])
+    assert [one["archive"] for one in EventLog(path).events()] == ["n1", "n3"]
+
+
+def test_what_we_write_is_never_too_long_to_be_read(tmp_path: Path) -> None:
+    findings = [{"message": "y" * 50_000, "number": number} for number in range(100)]
+    for log in (EventLog(tmp_path / "log.jsonl"), BucketLog.around("memory://long/volumes")):
+        log.add("scrub", "a", "damaged", findings=findings, count=100)
+        (found,) = log.events()
+        assert found["cut"] and found["count"] == 100 and found["findings"][0] == findings[0]

@@ -285,3 +285,31 @@ def test_headers_that_name_persons_are_said_once(series: Path, tmp_path: Path) -
     assert code == EXIT_OK
     assert shown.count("headers of 1 item(s) name persons") == 1
     assert "Jane" not in shown
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_the_disk_holds_copies_of_one_item_at_a_time(
+    dry: bool, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, room = tmp_path / "in", tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(room))
+    for number in range(4):
+        scan(source / f"{number}.dcm", 1, SeriesInstanceUID=f"1.2.3.4.5.6.7.{10 + number}")
+    there = []
+    make = isolation.deidentify
+
+    def seen(paths: list[Path], folder: Path, key: bytes, profile: str) -> tuple[str, ...]:
+        notes = make(paths, folder, key, profile)
+        there.append([path.name for path in folder.parent.iterdir()])
+        return notes
+
+    monkeypatch.setattr(isolation, "deidentify", seen)
+    words = ("archive", source, tmp_path / "out", "--pseudonyms", key, "--coders", "zstd")
+    more = ("--dry-run",) if dry else ()
+    code, shown, said = run(*words, "--deidentify", "basic", "--json", *more)
+    assert code == EXIT_OK, said
+    assert there == [[f"{n:06}"] for n in range(4)] * (1 if dry else 2)
+    assert list(room.iterdir()) == []
+    if not dry:
+        assert len(json.loads(shown)["archives"]) == 4

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -329,26 +327,6 @@ def test_what_nobody_waits_for_is_not_decoded(
     go_on.set()
     assert get(url, "api/region", **asked)[0] == 200
     assert len(begun) == WORKERS + 1
-
-
-def test_the_command_says_where_the_page_is_and_ends_when_told(folder: Path) -> None:
-    words = [sys.executable, "-m", "pipelines.cli", "view", str(folder), "--json"]
-    running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    try:
-        assert running.stdout is not None
-        text = ""
-        while not text.rstrip().endswith("}"):
-            line = running.stdout.readline()
-            assert line, "it ended"
-            text += line
-        assert get(json.loads(text)["url"])[0] == 200
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=60) == 143
-    finally:
-        running.kill()
-        running.wait(timeout=60)
-        assert running.stdout is not None
-        running.stdout.close()
 
 
 def test_niivue_is_what_its_recipe_makes() -> None:
