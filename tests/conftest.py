@@ -8,12 +8,20 @@ import pytest
 HERE = Path(__file__).parent
 
 
+# what takes longest in one process begins first
+LONG = ("flows", "reference", "faults")
+
+
+# before xdist looks at the groups, which it does as any other plugin
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ``--dist loadgroup`` a file stays in one process, and all that asks a Prefect server."""
     for item in items:
         parts = item.path.relative_to(HERE).parts if item.path.is_relative_to(HERE) else ()
         group = parts[0] if parts[:1] == ("flows",) else "/".join(parts)
         item.add_marker(pytest.mark.xdist_group(group))
+    rank = {folder: place for place, folder in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,8 @@ os.environ.pop("PREFECT_API_URL", None)
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """Address of the API of a Prefect server, which this process and its children then use."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with socket.socket() as free:
@@ -50,6 +52,10 @@ def prefect_server() -> Iterator[str]:
         os.environ["PREFECT_API_URL"] = url
         with temporary_settings(updates={PREFECT_API_URL: url}):
             yield url
+            # what waits to be told goes before the server does: at its end the process would try
+            # for a minute to reach it
+            APILogHandler().flush()
+            EventsWorker.drain_all()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         server.terminate()

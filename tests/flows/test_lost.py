@@ -66,7 +66,9 @@ def when_stored(count: int, target: Path, action: Callable[[], None]) -> threadi
 def runs_of(target: Path) -> list[tuple[StateType | None, str | None]]:
     """State and message of the flow runs on a target, oldest first."""
     with get_client(sync_client=True) as client:
-        runs = [run for run in client.read_flow_runs() if run.parameters["target"] == str(target)]
+        runs = [
+            run for run in client.read_flow_runs() if run.parameters.get("target") == str(target)
+        ]
     runs.sort(key=lambda run: run.created or 0)
     return [(run.state_type, run.state and run.state.message) for run in runs]
 
