@@ -63,7 +63,7 @@ test: $(STAMP)
 	@$(BIN)/python -m tests.compile_loops & loops=$$!; \
 	$(MAKE) --no-print-directory lint || { kill $$loops; exit 1; }; \
 	wait $$loops
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --max-worker-restart 0 -m 'not slow and not gpu' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder --max-worker-restart 0 -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

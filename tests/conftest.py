@@ -4,24 +4,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # what takes longest in one process begins first
 LONG = ("flows", "reference", "faults")
 
 
-# before xdist looks at the groups, which it does as any other plugin
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist loadgroup`` a file stays in one process, and all that asks a Prefect server."""
-    for item in items:
-        parts = item.path.relative_to(HERE).parts if item.path.is_relative_to(HERE) else ()
-        group = parts[0] if parts[:1] == ("flows",) else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(group))
     rank = {folder: place for place, folder in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
+
+
+class Together(LoadScopeScheduling):
+    """A file stays in one process, and so does all that asks a Prefect server.
+
+    xdist 3.8 has groups for it, which it no longer sees in the node ids of pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "flows" if "/flows/" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer | None) -> Together:
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
