@@ -221,8 +221,9 @@ class SourceItem:
     identifiers. ``notes`` are warnings in words, without identifiers. ``arrays`` and ``groups``
     (path to attributes, ``""`` is the root) are what the source shows beside its volumes; there may
     be no volume at all. ``beyond_remaking`` says in words why the files can not be made again from
-    the rest, so that the originals have to be kept; empty where they can. ``identifies`` tells that
-    a header names a person.
+    the rest, so that the originals have to be kept; empty where they can.
+    ``bytes_beyond_remaking`` says it of their bytes alone: exact archives keep the originals.
+    ``identifies`` tells that a header names a person.
     """
 
     kind: str
@@ -236,6 +237,7 @@ class SourceItem:
     arrays: tuple[SideArray, ...] = ()
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     beyond_remaking: tuple[str, ...] = ()
+    bytes_beyond_remaking: tuple[str, ...] = ()
     identifies: bool = False
 
 
@@ -342,7 +344,7 @@ class Adapter(Protocol):
 
     @property
     def kind(self) -> str:
-        """The format's word: ``"dicom"``, ``"nifti"`` or ``"netcdf"``."""
+        """The format's word, for example ``"dicom"``."""
         ...
 
     def sniff(self, path: Path) -> bool:

@@ -32,6 +32,7 @@ _ADAPTERS = {
     "dicom": ("adapters.dicom.adapter", "DicomAdapter"),
     "nifti": ("adapters.nifti.adapter", "NiftiAdapter"),
     "netcdf": ("adapters.netcdf.adapter", "NetcdfAdapter"),
+    "fits": ("adapters.fits.adapter", "FitsAdapter"),
     ORIGINAL: ("adapters.originals", "OriginalAdapter"),
 }
 
@@ -88,7 +89,7 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
     if path.is_file() and skipped:
         raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path, hint=skipped[0].hint)
     raise SourceError(
-        f"expected DICOM, NIfTI or NetCDF files, found {_summary(skipped)}",
+        f"expected DICOM, NIfTI, NetCDF or FITS files, found {_summary(skipped)}",
         kind="nothing-found",
         path=path,
     )
@@ -144,7 +145,7 @@ def _ask_adapters(
             skipped.append(Skipped(file, reason, "unreadable"))
             continue
         if kind is None:
-            reason = "expected a DICOM, NIfTI or NetCDF file, found none of their signatures"
+            reason = "expected a DICOM, NIfTI, NetCDF or FITS file, found none of their signatures"
             skipped.append(Skipped(file, reason, "unknown-format"))
         else:
             accepted[kind].append(file)
@@ -229,7 +230,7 @@ def restore_source(
     volumes : sequence of RestoredVolume
         Whole volumes or regions; volumes that are not listed are left out.
     target : Path
-        DICOM: a folder, new or empty. NIfTI and NetCDF: a file name with a suffix of the format,
+        DICOM: a folder, new or empty. Other formats: a file name with a suffix of theirs,
         or a folder in which the source's own name is used. Existing files are never replaced.
     info : RestoreInfo
         Decides the labels of lossy output.

@@ -52,7 +52,7 @@ _EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_COD
 
 app = typer.Typer(
     name=PROGRAM,
-    help="Write-once, progressive archives of DICOM, NIfTI and NetCDF volumes.",
+    help="Write-once, progressive archives of DICOM, NIfTI, NetCDF and FITS volumes.",
     epilog=_EPILOG,
     add_completion=False,
     no_args_is_help=True,
@@ -106,7 +106,7 @@ def program(
         _flag("--show-completion", show_completion, "Print the script for that instead."),
     ] = False,
 ) -> None:
-    """Write-once, progressive archives of DICOM, NIfTI and NetCDF volumes."""
+    """Write-once, progressive archives of DICOM, NIfTI, NetCDF and FITS volumes."""
 
 
 app.command(epilog=_EPILOG)(archive)

@@ -31,15 +31,8 @@ from adapters.base import (
     spacing_of,
 )
 from adapters.errors import SourceError
-from adapters.nifti.data import (
-    NiftiArray,
-    around,
-    digest,
-    is_gzip,
-    read_head,
-    read_start,
-    spool,
-)
+from adapters.gzipped import digest, is_gzip, read_start, spool
+from adapters.nifti.data import NiftiArray, around, read_head
 from adapters.nifti.header import NiftiHeader, affine_of, parse_header
 from adapters.nifti.restore import restore_nifti
 from adapters.source_files import file_records, safe_name
@@ -122,7 +115,7 @@ class NiftiAdapter:
 
     def content_sha256(self, path: Path) -> str:
         """Digest of the decompressed bytes."""
-        return digest(path) if is_gzip(path) else file_records([path])[0].sha256
+        return digest(path)
 
 
 def _promised(

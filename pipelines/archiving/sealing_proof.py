@@ -29,6 +29,7 @@ from psc_volumetric.errors import FormatError, NumericalError
 __all__ = ["PROOF", "check_unchanged", "prepared_with_proof"]
 
 PROOF = "proof"  # key in the source document
+_PACKED = {"nifti": ".nii", "fits": ".fits"}  # formats that gzip may be around
 
 
 def prepared_with_proof(
@@ -172,12 +173,12 @@ def _difference(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -
 
 
 def _quick_name(record: SourceRecord) -> str:
-    """Name to restore to; NIfTI without compression, which takes longer than all the rest."""
-    names = [str(name) for name in record.document.get("names", ())]
-    packed = record.kind == "nifti" and bool(names) and names[0].lower().endswith(".gz")
+    """Name to restore to, without compression, which takes longer than all the rest."""
+    names = [str(name).lower() for name in record.document.get("names", ())]
+    packed = record.kind in _PACKED and bool(names) and names[0].endswith(".gz")
     if not packed or record.document.get("originals"):
         return "restored"
-    return "restored.nii" if len(names) == 1 else "restored.hdr"
+    return f"restored{_PACKED[record.kind]}" if len(names) == 1 else "restored.hdr"
 
 
 def _boxes(reader: ArchiveReader) -> dict[str, tuple[slice, ...]]:

@@ -74,7 +74,8 @@ def _recorded_provenance(item: ItemPlan) -> dict[str, Any]:
 def source_to_keep(item: ItemPlan) -> SourceItem:
     """The source, with its files as blobs where they are asked for or cannot be made again."""
     source = open_item(item.candidate)
-    if item.options.keep_original or source.beyond_remaking:
+    bytes_too = item.options.mode == "lossless" and source.bytes_beyond_remaking
+    if item.options.keep_original or source.beyond_remaking or bytes_too:
         every = bool(source.beyond_remaking)
         source = keep_originals(source, item.candidate, every=every)
     return source

@@ -25,7 +25,7 @@ __all__ = ["restore"]
 def restore(
     source: ArchivePath,
     target: Annotated[
-        Path, typer.Argument(help="DICOM: new folder. NIfTI, NetCDF: file name or folder.")
+        Path, typer.Argument(help="DICOM: new folder. Other formats: file name or folder.")
     ],
     chosen: Callable[[], RestoreOptions],
     jobs: Jobs = None,

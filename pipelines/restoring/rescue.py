@@ -1,6 +1,6 @@
 """Restoring the rest of a damaged archive: what was lost is filled, named, and marked by a mask.
 
-The mask stands beside the files that were written: for NetCDF a NetCDF file with the same
+The mask stands beside the files that were written: for NetCDF and FITS a NetCDF file with the same
 variables and axes, for DICOM and NIfTI a NIfTI file in the same place of the world.
 """
 
@@ -32,8 +32,23 @@ __all__ = ["FILLED", "NO_DAMAGE", "Damage", "Rescue", "levels_of"]
 FILLED = "derived (damaged regions filled)"
 METHOD = "EXACT, DAMAGED REGIONS FILLED"
 _LARGEST_NIFTI1 = 32767
-_FORMATS = {"dicom": ".nii.gz", "nifti": ".nii.gz", "netcdf": ".nc"}
-_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".hdr.gz", ".img.gz", ".nc4", ".nc", ".cdf")
+_FORMATS = {"dicom": ".nii.gz", "nifti": ".nii.gz", "netcdf": ".nc", "fits": ".nc"}
+_SUFFIXES = (
+    ".nii.gz",
+    ".nii",
+    ".hdr",
+    ".img",
+    ".hdr.gz",
+    ".img.gz",
+    ".nc4",
+    ".nc",
+    ".cdf",
+    ".fits",
+    ".fit",
+    ".fts",
+    ".fits.gz",
+    ".fits.fz",
+)
 
 Box = tuple[slice, ...]
 

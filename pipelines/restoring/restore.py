@@ -201,7 +201,7 @@ def restore(
     archive : str
         Path or URL of a sealed archive.
     target : Path
-        DICOM: a folder, new or empty. NIfTI and NetCDF: a file name, or a folder.
+        DICOM: a folder, new or empty. Other formats: a file name, or a folder.
     options : RestoreOptions
     progress : Progress, optional
         Told about every variable.

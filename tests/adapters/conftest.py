@@ -12,6 +12,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from tests.adapters import fits_files
+
 sys.path.insert(0, str(Path(__file__).parent))  # makes ``contract_cases`` importable
 
 SERIES_UID = "1.2.826.0.1.3680043.8.498.77"
@@ -250,3 +252,13 @@ def _write_group(dataset: Any, random: np.random.Generator) -> None:
     group.createVariable("flag", answer, ("lat",))[:] = random.integers(0, 2, 36)
     label = group.createVariable("label", str, ("lat",))
     label[:] = np.array([f"é{i}" for i in range(36)], object)
+
+
+@pytest.fixture(scope="session")
+def write_fits() -> Callable[..., Path]:
+    """Write one file of the kinds of image, table and tile that telescopes leave."""
+
+    def write(path: Path, layout: str) -> Path:
+        return fits_files.write(path, layout)
+
+    return write

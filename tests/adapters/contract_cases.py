@@ -76,4 +76,11 @@ CASES = {
     "netcdf-4-classic": lambda t, m: m["netcdf"](t / "a.nc4", "NETCDF4_CLASSIC"),
     "netcdf-classic": lambda t, m: m["netcdf"](t / "a.cdf", "NETCDF3_CLASSIC"),
     "netcdf-64-bit": lambda t, m: m["netcdf"](t / "a.nc", "NETCDF3_64BIT_DATA", fill=None),
+    "fits-exposure": lambda t, m: m["fits"](t / "a.fits", "exposure"),
+    "fits-unsigned-gz": lambda t, m: m["fits"](t / "a.fit.gz", "unsigned"),
+    "fits-cube": lambda t, m: m["fits"](t / "a.fts", "cube"),
+    "fits-double": lambda t, m: m["fits"](t / "a.fits", "double"),
+    "fits-tiny": lambda t, m: m["fits"](t / "a.fits", "tiny"),
+    "fits-tiles": lambda t, m: m["fits"](t / "a.fits.fz", "tiles"),
+    "fits-tiles-gz": lambda t, m: m["fits"](t / "a.fits.gz", "tiles"),
 }

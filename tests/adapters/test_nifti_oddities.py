@@ -240,7 +240,8 @@ def test_an_axis_without_voxels_is_named(tmp_path: Path) -> None:
 def test_a_gzip_bomb_is_refused_before_it_fills_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.nifti.data.MOST_AROUND", 1 << 20)
+    for module in ("adapters.gzipped", "adapters.nifti.data"):
+        monkeypatch.setattr(f"{module}.MOST_AROUND", 1 << 20)
     path = made(tmp_path / "a.nii")
     packed = tmp_path / "bomb.nii.gz"
     packed.write_bytes(gzip.compress(path.read_bytes() + bytes(8 << 20)))

@@ -16,6 +16,7 @@ from typing import Any
 import netCDF4
 import nibabel
 import numpy as np
+from astropy.io import fits
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from typer.testing import CliRunner
@@ -116,6 +117,22 @@ def netcdf(folder: Path) -> Path:
     return folder / "groups.nc"
 
 
+def exposure(folder: Path) -> Path:
+    """Unsigned counts, packed and blank values, floats with NaN, a table and checksums."""
+    counts = field((3, 18, 20), 60000).astype("u2")
+    cards = fits.Header({"BUNIT": "adu", "CTYPE3": "FREQ", "CRVAL3": 1.4e9, "CDELT3": 1e6})
+    real = (field((20, 22), 5000) / 64).astype("f4")
+    real[2, 3] = np.nan
+    packed = fits.ImageHDU(field((20, 22), 900).astype("i2"), name="PACKED")
+    packed.header.update({"BSCALE": 0.5, "BZERO": 10.0, "BLANK": -1})
+    column = fits.Column("LISTS", "PJ()", array=np.array([np.arange(n) for n in range(4)], object))
+    table = fits.BinTableHDU.from_columns([column], name="EVENTS")
+    first = fits.PrimaryHDU(counts, cards)
+    made = fits.HDUList([first, fits.ImageHDU(real, name="SCI"), packed, table])
+    made.writeto(folder / "exposure.fits", checksum=True)
+    return folder / "exposure.fits"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One archive: how its source is made, and the words of the command that archives it.
@@ -135,6 +152,7 @@ SAMPLES = {
     "nifti-lossless": Sample(nifti, (*PLAIN, "--self-contained"), files=True),
     "dicom-lossless": Sample(dicom, PLAIN, files=True),
     "netcdf-lossless": Sample(netcdf, PLAIN, ending=".psc.zarr", files=True),
+    "fits-lossless": Sample(exposure, PLAIN, files=True),
     "labels-lossless": Sample(labels, PLAIN, files=True),
     "image-lossless-defaults": Sample(image, files=True),
     "image-lossless-jpegls": Sample(image, ("--coders", "jpegls"), files=True),

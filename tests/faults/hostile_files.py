@@ -15,6 +15,7 @@ import h5py
 import netCDF4
 import nibabel
 import numpy as np
+from astropy.io import fits
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import write_file_meta_info
@@ -270,6 +271,67 @@ def _classic(offset: int, data: bytes) -> Writer:
     return write
 
 
+# --- FITS -----------------------------------------------------------------------------------------
+
+
+def _fits(change: Callable[[fits.Header], None], *, tiles: bool = False) -> Writer:
+    """A good image whose header says something else."""
+
+    def write(folder: Path) -> None:
+        unit = fits.CompImageHDU(
+            smooth((24, 20)).astype("i4"), name="SCI", compression_type="RICE_1"
+        )
+        plain = fits.ImageHDU(smooth((24, 20)).astype("i2"), name="SCI")
+        made = io.BytesIO()
+        fits.HDUList([fits.PrimaryHDU(), unit if tiles else plain]).writeto(made)
+        raw = made.getvalue()
+        start = raw.index(b"XTENSION")
+        end = raw.index(b"END" + b" " * 77, start) // 2880 * 2880 + 2880
+        cards = fits.Header.fromstring(raw[start:end])
+        change(cards)
+        (folder / "hostile.fits").write_bytes(raw[:start] + cards.tostring().encode() + raw[end:])
+
+    return write
+
+
+def _fits_axes(*sizes: int) -> Writer:
+    def change(cards: fits.Header) -> None:
+        cards["NAXIS"] = len(sizes)
+        for number, size in enumerate(sizes):
+            cards[f"NAXIS{number + 1}"] = size
+
+    return _fits(change)
+
+
+def _fits_set(*, tiles: bool = False, **values: Any) -> Writer:
+    return _fits(lambda cards: cards.update(values), tiles=tiles)
+
+
+def _endless_header(folder: Path) -> None:
+    """Cards without an END, 64 MB of them."""
+    first = b"SIMPLE  =                    T".ljust(80)
+    (folder / "hostile.fits").write_bytes(first + b"COMMENT ".ljust(80) * 800_000)
+
+
+def _many_units(folder: Path) -> None:
+    """20,000 header units."""
+    unit = fits.ImageHDU().header.tostring().encode()
+    (folder / "hostile.fits").write_bytes(fits.Header.tostring(fits.PrimaryHDU().header).encode())
+    with (folder / "hostile.fits").open("ab") as file:
+        for _ in range(20_000):
+            file.write(unit)
+
+
+def _fits_bomb(folder: Path) -> None:
+    """A small image and 2.5 GiB of zeros behind it, under gzip."""
+    made = io.BytesIO()
+    fits.PrimaryHDU(smooth((24, 20)).astype("i2")).writeto(made)
+    with gzip.open(folder / "hostile.fits.gz", "wb", compresslevel=1) as file:
+        file.write(made.getvalue())
+        for _ in range(160):
+            file.write(bytes(16 << 20))
+
+
 # --- any format -----------------------------------------------------------------------------------
 
 
@@ -334,6 +396,27 @@ HOSTILE: dict[str, Writer] = {
     "netcdf-3: 2^32 - 1 records": _classic(4, b"\xff\xff\xff\xff"),
     "netcdf-3: 2^31 dimensions": _classic(12, b"\x7f\xff\xff\xff"),
     "netcdf-3: long name": _classic(16, b"\x7f\xff\xff\xf0"),
+    "fits: 2^62 pixels": _fits_axes(1 << 31, 1 << 31),
+    "fits: 999 axes": _fits_axes(*[2] * 999),
+    "fits: -1 pixels": _fits_axes(-1, 24),
+    "fits: BITPIX 12": _fits_set(BITPIX=12),
+    "fits: NAXIS1 of text": _fits_set(NAXIS1="many"),
+    "fits: heap of 2^60 bytes": _fits_set(PCOUNT=1 << 60),
+    "fits: WCS without sense": _fits_set(CTYPE1="RA---TAN", CTYPE2="RA---TAN", CDELT1=0.0),
+    "fits: tables of coordinates": _fits_set(CTYPE1="WAVE-TAB", PS1_0="NOWHERE", PV1_3=1),
+    "fits: name of another place": _fits_set(EXTNAME="../../zarr.json"),
+    "fits: BSCALE of infinity": _fits_set(BSCALE=1e308, BZERO=-1e308),
+    "fits: tiles of 2^40 pixels": _fits_set(tiles=True, ZNAXIS1=1 << 20, ZNAXIS2=1 << 20),
+    "fits: one tile of 2^28 pixels": _fits_set(
+        tiles=True, ZNAXIS1=1 << 14, ZNAXIS2=1 << 14, ZTILE1=1 << 14, ZTILE2=1 << 14
+    ),
+    "fits: tiles of another code": _fits_set(tiles=True, ZCMPTYPE="HCOMPRESS_1"),
+    "fits: tiles of 0 pixels": _fits_set(tiles=True, ZTILE1=0),
+    "fits: block of 0 numbers": _fits_set(tiles=True, ZVAL1=0),
+    "fits: table without columns": _fits_set(tiles=True, TFIELDS=0),
+    "fits: header without end": _endless_header,
+    "fits: 20000 units": _many_units,
+    "fits: gzip with 2.5 GiB behind": _fits_bomb,
     "any: empty file": _file("hostile.nii", b""),
     "any: noise": _file("hostile.dcm", bytes(128) + b"DICM" + os.urandom(4096)),
     "any: HDF5 signature only": _file("hostile.nc", b"\x89HDF\r\n\x1a\n" + bytes(500)),

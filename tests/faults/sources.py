@@ -8,10 +8,19 @@ from pathlib import Path
 import netCDF4
 import nibabel
 import numpy as np
+from astropy.io import fits
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 
-__all__ = ["SOURCES", "image_dataset", "smooth", "write_dicom", "write_netcdf", "write_nifti"]
+__all__ = [
+    "SOURCES",
+    "image_dataset",
+    "smooth",
+    "write_dicom",
+    "write_fits",
+    "write_netcdf",
+    "write_nifti",
+]
 
 
 def smooth(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.int16]:
@@ -82,8 +91,22 @@ def write_dicom(folder: Path, shift: int = 0, uid: str = "1.2.3.4") -> Path:
     return series
 
 
+def write_fits(folder: Path, shift: int = 0) -> Path:
+    """An image, one in compressed tiles, and a table."""
+    counts = (smooth((24, 20)) + 1000 + shift).astype("u2")
+    column = fits.Column("time", "D", array=np.arange(9.0))
+    units = [
+        fits.PrimaryHDU(counts, fits.Header({"CTYPE1": "FREQ", "CDELT1": 1e6})),
+        fits.CompImageHDU(counts.astype("i4"), name="SCI", compression_type="RICE_1"),
+        fits.BinTableHDU.from_columns([column], name="EVENTS"),
+    ]
+    fits.HDUList(units).writeto(folder / "exposure.fits", checksum=True)
+    return folder / "exposure.fits"
+
+
 SOURCES: dict[str, Callable[..., Path]] = {
     "nifti": write_nifti,
     "netcdf": write_netcdf,
     "dicom": write_dicom,
+    "fits": write_fits,
 }

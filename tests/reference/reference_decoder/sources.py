@@ -1,4 +1,4 @@
-"""Sections 11.6 to 11.9 of SPEC-v1.md: the source files of a lossless archive, made again."""
+"""Sections 11.6 to 11.10 of SPEC-v1.md: the source files of a lossless archive, made again."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def rebuild(archive: Archive) -> dict[str, bytes]:
         return dict(zip(files, _nifti(archive), strict=True))
     if source.kind == "dicom":
         return dict(zip(files, _dicom(archive), strict=True))
+    if source.kind == "fits":
+        return dict(zip(files, [_fits(archive)], strict=True))
     raise Refused(f"files of the kind {source.kind}")
 
 
@@ -137,6 +139,30 @@ def _pixels(words: np.ndarray, file: dict[str, Any], blobs: dict[str, bytes]) ->
     for offset, byte in file["patches"]:
         pixels[offset] = byte
     return pixels.tobytes()
+
+
+# --- 11.10 --------------------------------------------------------------------------------------
+
+
+def _fits(archive: Archive) -> bytes:
+    document, kept = archive.source.document, archive.source.blobs["kept"]
+    data = b""
+    for unit in document["hdus"]:
+        data += _piece(kept, unit["header"] if unit["shown"] is None else unit["shown"])
+        parts = b"".join(_part(archive, part) for part in unit["values"])
+        padding = bytes(-len(parts) % 2880)
+        data += parts + (_piece(kept, unit["rest"]) if unit["shown"] is None else padding)
+    return gzip.compress(data) if document["names"][0].lower().endswith(".gz") else data
+
+
+def _part(archive: Archive, part: dict[str, Any]) -> bytes:
+    own = "volume" in part
+    values = archive.volume(part["volume"]) if own else archive.array(part["array"])
+    if part["flipped"]:
+        word = np.dtype(f"u{values.dtype.itemsize}")
+        values = values.view(word) ^ word.type(1 << (8 * word.itemsize - 1))
+        return values.astype(word.newbyteorder(part["dtype"][0])).tobytes()
+    return values.astype(part["dtype"]).tobytes()
 
 
 # --- 11.9 ---------------------------------------------------------------------------------------
