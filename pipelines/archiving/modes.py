@@ -15,7 +15,7 @@ import numpy as np
 from adapters.base import Volume
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.suggested_bound import BUDGET, suggested_bound
-from pipelines.archiving.value_range import SampledRange, judge
+from pipelines.archiving.value_range import SampledRange, judge, too_small
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["VariableMode", "decide"]
@@ -86,10 +86,15 @@ def decide(volume: Volume, options: ArchiveOptions, *, may_carry: bool = True) -
         bound = suggested_bound(volume) if options.may_refine else None
         budget = None if bound is None else BUDGET
         return VariableMode("lossless", bound, "none", None, None, budget=budget)
-    sampled, reason = (None, volume.exact_only) if volume.exact_only else judge(volume)
+    small = too_small(volume)
+    if volume.exact_only or (small and options.max_error is None):
+        return VariableMode("lossless", None, "none", volume.exact_only or small, None)
+    sampled, reason = judge(volume)
     if reason is not None:
         return VariableMode("lossless", None, "none", reason, sampled)
     base, limits, tries_prior = options.lossy_base, volume.limits, options.tries_prior
+    if small:
+        return _without_base(volume, options, sampled, small)
     tries_prior = tries_prior and may_carry
     if options.max_error is None:
         return VariableMode(options.mode, None, base, None, sampled, limits, tries_prior)
@@ -100,6 +105,18 @@ def decide(volume: Volume, options: ArchiveOptions, *, may_carry: bool = True) -
             why = "the largest error allowed is below one stored unit"
             return VariableMode("lossless", None, base, why, sampled, limits, tries_prior)
     return VariableMode(options.mode, bound, base, None, sampled, limits, tries_prior)
+
+
+def _without_base(
+    volume: Volume, options: ArchiveOptions, sampled: SampledRange | None, why: str
+) -> VariableMode:
+    """Values within the bound, coded from one another without a lossy method below."""
+    bound = _stored_bound(volume, options, sampled)
+    if np.dtype(volume.array.dtype).kind in "iu":
+        bound = float(math.floor(bound))
+    mode = options.mode if bound else "lossless"
+    mode = "bounded" if mode == "lossy" else mode
+    return VariableMode(mode, bound or None, "none", why, sampled, volume.limits)
 
 
 def _stored_bound(volume: Volume, options: ArchiveOptions, sampled: SampledRange | None) -> float:

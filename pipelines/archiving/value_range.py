@@ -29,6 +29,7 @@ __all__ = [
     "SampledRange",
     "judge",
     "sample_values",
+    "too_small",
     "value_range",
     "volume_range",
 ]
@@ -258,13 +259,19 @@ def judge(volume: Volume) -> tuple[SampledRange | None, str | None]:
 
 def _declared(volume: Volume) -> str | None:
     """Why the format, the type or the shape leaves no choice but exact values."""
-    dtype, shape = np.dtype(volume.array.dtype), tuple(volume.array.shape)
+    dtype = np.dtype(volume.array.dtype)
     if volume.exact_only is not None:
         return volume.exact_only
     if dtype.str[1:] not in _CODED_BY_PRIOR:
         return f"values of type {dtype.name} are kept exactly"
     if any(name in volume.attrs for name in _FLAG_ATTRIBUTES):
         return "the values are flags, not measurements"
-    if min(shape[-2:]) < SMALLEST_PLANE:
-        return f"planes of {shape[-2]} x {shape[-1]} are too small for lossy methods"
+    return None
+
+
+def too_small(volume: Volume) -> str | None:
+    """Why no lossy method takes the planes of a volume, such as the (atom, 3) of trajectories."""
+    rows, columns = volume.array.shape[-2:]
+    if min(rows, columns) < SMALLEST_PLANE:
+        return f"planes of {rows} x {columns} are too small for lossy methods"
     return None
