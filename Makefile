@@ -28,6 +28,8 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export MPLBACKEND := Agg
+# compiled modules are kept, whatever the caller's setting: the tests start hundreds of programs
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help environment demo test lint format format-files clean niivue train-pack train-gpu
 .DELETE_ON_ERROR:

@@ -376,7 +376,7 @@ def test_killed_before_every_change_from_the_manifest_on(
     moments = sorted(folder.iterdir(), key=lambda path: int(path.name))
     assert len(moments) > 8
     found = set()
-    for moment in moments:
+    for moment in moments[:: 2 if name.endswith(".zip") else 1]:  # a zip is written at each
         path = moment / name
         found.add(target_state(path))
         if target_state(path) == "sealed":

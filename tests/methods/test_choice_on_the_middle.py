@@ -17,9 +17,9 @@ from psc_volumetric.codec import (
 from psc_volumetric.methods import choice
 
 
-def scan() -> NDArray[Any]:
+def scan(slices: int = 12) -> NDArray[Any]:
     """Slices that change slowly, with noise."""
-    z, y, x = np.meshgrid(np.arange(12), np.arange(96), np.arange(112), indexing="ij")
+    z, y, x = np.meshgrid(np.arange(slices), np.arange(96), np.arange(112), indexing="ij")
     noise = np.random.default_rng(5).normal(0, 6, z.shape)
     values = 400 * np.sin(y / 9 + z / 30) * np.cos(x / 13) + 300 * ((x - 50) ** 2 < 900) + noise
     stored: NDArray[Any] = np.rint(values).astype("<i2")
@@ -38,7 +38,7 @@ def coded(values: NDArray[Any]) -> EncodedBrick:
 
 
 def test_the_middle_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = scan()
+    values = scan(5)
     searched = coded(values)
     assert len(searched.compared) > 1
     monkeypatch.setattr(choice, "LARGE", 1000)

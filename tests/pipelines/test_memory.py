@@ -109,7 +109,11 @@ def growth_mib(kind: str, folder: Path, values: np.ndarray, roi: str = "") -> fl
 @LINUX
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("dicom", 80), ("nifti", 70), pytest.param("netcdf", 110, marks=pytest.mark.slow)],
+    [
+        ("nifti", 70),
+        pytest.param("dicom", 80, marks=pytest.mark.slow),
+        pytest.param("netcdf", 110, marks=pytest.mark.slow),
+    ],
 )
 def test_restoring_needs_less_than_the_volume(kind: str, count: int, tmp_path: Path) -> None:
     values = planes(count, 1)

@@ -30,7 +30,7 @@ def test_a_checkpoint_becomes_a_folder_that_codes(tmp_path: Path, capsys) -> Non
     pack, out, new = tmp_path / "pack", tmp_path / "out", tmp_path / "new"
     assert (
         command.main(
-            ["pack", ".", "--pack", str(pack), "--domains", "test-tiny", "--voxels", "70000"]
+            ["pack", ".", "--pack", str(pack), "--domains", "test-tiny", "--voxels", "30000"]
         )
         == 0
     )

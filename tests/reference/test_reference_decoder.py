@@ -252,6 +252,7 @@ def frames(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         golden_vectors(),
         "fast-fine-step-uint16",
         "fast-effort5-int16",
+        "layers-on-base-int16",
         "prior-mr-head",
         "prior-ct-body",
         "prior-climate-grid",

@@ -50,7 +50,11 @@ def _quiet_machine():
 
 @pytest.mark.parametrize(
     ("case", "carrier"),
-    [(case, carrier) for case in GOOD for carrier in carriers_of(case)],
+    [
+        pytest.param(case, carrier, marks=pytest.mark.slow if carrier == "float64" else ())
+        for case in GOOD
+        for carrier in carriers_of(case)
+    ],
     ids=lambda given: getattr(given, "name", given),
 )
 def test_good_stream_decodes_to_the_same_bits(case, carrier) -> None:
