@@ -31,7 +31,7 @@ from psc_volumetric.archive.access import MAX_OBJECT, read_listed_index
 from psc_volumetric.archive.brick_checks import check_index
 from psc_volumetric.archive.decoded import DecodedRegion, decoded_regions
 from psc_volumetric.archive.fetched import Fetched
-from psc_volumetric.archive.layout import CODEC_NAME
+from psc_volumetric.archive.layout import CODEC_NAME, told
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.selection import Bounds, bounds_of, relative_to
 from psc_volumetric.bitstream.constants import DTYPES, HEADER_READ_AHEAD
@@ -99,7 +99,7 @@ class PscCodec(
         """The entry in ``zarr.json``."""
         return {
             "name": CODEC_NAME,
-            "configuration": {"format": self.format, "prior": self.prior},
+            "configuration": told({"format": self.format, "prior": self.prior}),
         }
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -252,7 +252,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         taken.add(key)
         exact = _exact_region(volume, options, axes) if kept.mode != "lossless" else None
         shape, prior_digest = (tile, digest) if kept.needs_prior else (PLAIN_TILE, None)
-        parameters = _parameters(volume, options, kept, exact)
+        parameters = _parameters(volume, key, options, kept, exact)
         spec = _spec(volume, key, shape, prior_digest, parameters, kept.range)
         variables.append(VariablePlan(spec, volume.name, kept, exact))
     if variables and (options.exact_roi or options.exact_roi_mm):
@@ -299,15 +299,16 @@ def _check_region_is_used(variables: Sequence[VariablePlan], options: ArchiveOpt
 
 def _parameters(
     volume: Volume,
+    name: str,
     options: ArchiveOptions,
     kept: VariableMode,
     exact: tuple[slice, ...] | None,
 ) -> dict[str, Any]:
-    """Record of how a variable is coded; ``volume`` is its name in the source.
+    """Record of how a variable is coded, and its name in the source where that is another one.
 
     The step of a target is not known yet: rate control adds it.
     """
-    record: dict[str, Any] = {"volume": volume.name, **kept.to_dict()}
+    record = {"volume": None if volume.name == name else volume.name, **kept.to_dict()}
     if exact is not None:
         record["exact_roi"] = box_text(exact, volume.dims)
     if kept.max_error is not None and options.max_error is not None:
@@ -315,6 +316,8 @@ def _parameters(
     if kept.base == "none" or kept.range is None:
         return record
     coding = options.parameters().to_dict()
+    if not kept.needs_prior:
+        coding = {"step": coding["step"]}
     if options.target is not None:
         record["target"] = list(options.target)
         del coding["step"]

@@ -278,11 +278,7 @@ def seen_of(candidate: Candidate, options: ArchiveOptions, deidentified: str | N
 
 def provenance_of(candidate: Candidate, options: ArchiveOptions) -> dict[str, Any]:
     """What decides what an archive promises: kind of source, and options."""
-    return {
-        "source_kind": candidate.kind,
-        "options": {
-            key: value
-            for key, value in options.to_dict().items()
-            if key not in ("device", "prior", "no_proof") and value is not None
-        },
-    }
+    chosen = {"mode": options.mode, **options.chosen()}
+    for name in ("device", "prior", "no_proof"):
+        chosen.pop(name, None)
+    return {"source_kind": candidate.kind, "options": chosen}

@@ -24,8 +24,7 @@ from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.archive.preview import DOCUMENT, SHARE
 from psc_volumetric.archive.sealing import consolidate
 from psc_volumetric.archive.skeleton import Beside
-from psc_volumetric.archive.stage import Stage
-from psc_volumetric.archive.stores import Target, open_store
+from psc_volumetric.archive.stores import ArchiveStore, Target, open_store
 from psc_volumetric.archive.tiles import write_tile_table
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.codec import EncodedBrick
@@ -106,7 +105,7 @@ def bytes_beside(item: ItemPlan, bricks: Mapping[str, Bricks]) -> int:
     listed: dict[str, Entry] = {}
     for variable in item.variables:
         spec, some = variable.spec, bricks[variable.spec.name]
-        _write_tiles(spec, some, Stage(store))
+        _write_tiles(spec, some, store)
         size = max(len(brick.data) for brick in some.values())
         keys = (chunk_key(spec.name, position) for position in spec.positions())
         listed |= dict.fromkeys(keys, Entry(size, _DIGEST, _DIGEST[:32]))
@@ -120,7 +119,7 @@ def _is_read_again(file: Any) -> bool:
     return bool(file.promise.kind == EQUAL_DATA)
 
 
-def _write_tiles(spec: VariableSpec, bricks: Bricks, stage: Stage) -> None:
+def _write_tiles(spec: VariableSpec, bricks: Bricks, store: ArchiveStore) -> None:
     """The table of a variable whose bricks have the records of those given, by turns."""
     turns = dict(zip(spec.positions(), itertools.cycle(bricks), strict=False))
     records = {position: _record(brick) for position, brick in bricks.items()}
@@ -135,7 +134,7 @@ def _write_tiles(spec: VariableSpec, bricks: Bricks, stage: Stage) -> None:
     write_tile_table(
         spec,
         record,
-        stage,
+        store.put,
         levels=max(len(one.level_nbytes) for one in records.values()),
         methods={one.method for one in records.values()},
         bases={base for one in records.values() for base in one.compared},

@@ -152,13 +152,20 @@ class PlainNode(Array, frozen=True):
     data_type: Text | Named = ""
 
 
+class TableHead(Struct, frozen=True):
+    """The JSON of a piece of ``tiles/<variable>``."""
+
+    levels: Annotated[int, Meta(ge=1, le=1 << 16)]
+    codes: dict[Text, int]
+    bases: list[Text] = []
+
+
 class Blob(Struct, frozen=True, array_like=True):
-    """Name, offset, size and digest of one blob."""
+    """Name, offset and size of one blob."""
 
     name: str
     offset: Count
     size: Count
-    sha256: Sha256
 
 
 class FileEntry(Struct, frozen=True):

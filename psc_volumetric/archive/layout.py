@@ -248,8 +248,8 @@ class VariableSpec:
         own = {
             "mode": mode,
             "unit": self.unit,
-            "slope": self.slope,
-            "intercept": self.intercept,
+            "slope": None if self.slope == 1 else self.slope,
+            "intercept": None if self.intercept == 0 else self.intercept,
             "affine": None if self.affine is None else np.asarray(self.affine).tolist(),
             "spacing_mm": None if self.spacing_mm is None else [float(s) for s in self.spacing_mm],
             "special_values": list(self.special_values),
@@ -275,7 +275,7 @@ class VariableSpec:
             "chunk_key_encoding": {"name": "default"},
             "fill_value": 0.0 if self.dtype.kind == "f" else fill,
             "codecs": [
-                {"name": CODEC_NAME, "configuration": {"format": FORMAT, "prior": self.prior}}
+                {"name": CODEC_NAME, "configuration": told({"format": FORMAT, "prior": self.prior})}
             ],
             "attributes": {**attributes, ATTRIBUTE: json_safe(told(own))},
             "dimension_names": list(self.dims),

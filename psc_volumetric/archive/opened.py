@@ -7,6 +7,7 @@ Voxels are the business of :class:`~psc_volumetric.archive.reader.ArchiveReader`
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Self
 
 from psc_volumetric.archive.access import SealedStore
@@ -16,7 +17,6 @@ from psc_volumetric.archive.documents import (
     ArrayNode,
     Node,
     OwnArray,
-    PlainNode,
     RootDocument,
     convert,
     decode,
@@ -28,7 +28,12 @@ from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import SourceRecord, read_source
-from psc_volumetric.archive.tiles import TileTable, read_tile_table
+from psc_volumetric.archive.tiles import (
+    TileTable,
+    read_codes,
+    read_tile_table,
+    tiles_prefix,
+)
 from psc_volumetric.bitstream.constants import MAX_BRICK_VOXELS
 from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
@@ -112,18 +117,19 @@ class OpenArchive:
 
     def tile_table(self, variable: str) -> TileTable:
         """Bytes, errors and digests per tile, checked."""
-        path, attributes = self._tile_attributes(variable)
-        where = f"{self.name}: {path}"
-        return read_tile_table(self._sealed.array(path), attributes, self.spec(variable), where)
+        spec = self.spec(variable)
+        count = max(1, len(self.manifest.under(tiles_prefix(spec))))
+        return read_tile_table(map(partial(self._tiles, spec), range(count)), spec)
 
     def codings(self, variable: str) -> tuple[str, ...]:
         """How bricks of a variable are coded, in words: ``wavelet+lossless:context``."""
-        _, attributes = self._tile_attributes(variable)
-        return tuple(convert(attributes.get("codes"), dict[str, int], where=self.name))
+        where, first = self._tiles(self.spec(variable), 0)
+        return tuple(read_codes(first, where))
 
-    def _tile_attributes(self, variable: str) -> tuple[str, dict[str, Any]]:
-        path = f"tiles/{self.spec(variable).node}"
-        return path, self._sealed.read_document(f"{path}/{METADATA_KEY}", PlainNode).attributes
+    def _tiles(self, spec: VariableSpec, number: int) -> tuple[str, bytes]:
+        """Where a piece of the table of a variable lies, and the piece."""
+        key = f"{tiles_prefix(spec)}{number}"
+        return f"{self.name}: {key}", self._sealed.read(key)
 
     def coordinates(self, variable: str) -> dict[str, PlainCoordinate]:
         """Coordinate arrays that belong to a variable, in memory."""

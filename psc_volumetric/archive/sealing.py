@@ -203,7 +203,7 @@ def _complete_variable(
             kind="incomplete",
             hint="call write_prior before seal",
         )
-    write_tile_table(spec, record, Stage(store), levels=levels, methods=methods, bases=bases)
+    write_tile_table(spec, record, store.put, levels=levels, methods=methods, bases=bases)
     stage = Stage(store)
     limit = SHARE * nbytes if preview_bytes is None else preview_bytes
     parts = read_parts(spec, lambda position: store.get(preview_key(spec.name, position)))

@@ -1,10 +1,10 @@
 """The source format's own words inside an archive: document, blobs (SPEC 11.4, 11.6).
 
-    source/document       one Zstandard frame: length of the JSON (u32), the JSON, small blobs
+    source/document       compressed: length of the JSON (u32), the JSON, small blobs
     source/blobs/<n>      only where blobs are large: 16 MiB each of all blobs joined, a frame
 
 The JSON has kind, document, files and the table of blobs: name, offset among all blobs joined in
-the order of the table, size, SHA-256. These objects may hold identifiers (names, dates, file
+the order of the table, size. These objects may hold identifiers (names, dates, file
 names); they are objects of their own so that they can be kept apart, encrypted or withheld.
 """
 
@@ -18,8 +18,9 @@ from psc_volumetric.archive.access import SealedStore
 from psc_volumetric.archive.documents import MAX_MANIFEST, Blob, SourceDocument, decode
 from psc_volumetric.archive.layout import encode_json
 from psc_volumetric.archive.manifest import sha256_hex
-from psc_volumetric.bitstream.frames import frame_size, pack_frame, unpack_frame
-from psc_volumetric.errors import ChecksumError, FormatError, LimitExceededError
+from psc_volumetric.archive.source_frames import pack_document, unpack_document
+from psc_volumetric.bitstream.frames import pack_frame, unpack_frame
+from psc_volumetric.errors import ChecksumError, FormatError
 
 __all__ = [
     "FileLike",
@@ -35,7 +36,6 @@ DOCUMENT_KEY = "source/document"
 BLOBS_PREFIX = "source/blobs/"
 WITHIN = 1 << 20  # bytes of all blobs that stand in the document
 PIECE = 16 << 20  # bytes of the other ones in one object
-LEVEL = 19
 DAMAGED = "source-damaged"
 
 
@@ -75,8 +75,8 @@ class SourceRecord:
     document : dict
         JSON-able.
     blobs : mapping of str to bytes
-        Verbatim pieces; may hold identifiers. Of a sealed archive they are read, and compared
-        with their digests, one by one when they are asked for.
+        Verbatim pieces; may hold identifiers. Of a sealed archive they are read, from objects that
+        are compared with the manifest, one by one when they are asked for.
     files : tuple of SourceFile
     """
 
@@ -108,9 +108,10 @@ class StoredBlobs(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         blob = self._table[name]
         piece = self._read(blob.offset, blob.offset + blob.size)
-        if len(piece) != blob.size or sha256_hex(piece) != blob.sha256:
+        if len(piece) != blob.size:
             raise ChecksumError(
-                f"{self._where}: source: the blob at offset {blob.offset} has another SHA-256",
+                f"{self._where}: source: expected {blob.size} bytes at offset {blob.offset} of all "
+                f"blobs, found {len(piece)}",
                 kind="blob-checksum",
                 hint="run `psc-archive verify`",
             )
@@ -155,7 +156,7 @@ def write_source(
     table, offset = [], 0
     for name in sorted(blobs):
         size = memoryview(blobs[name]).nbytes
-        table.append([name, offset, size, sha256_hex(blobs[name])])
+        table.append([name, offset, size])
         offset += size
     text = encode_json(
         {
@@ -168,7 +169,7 @@ def write_source(
     joined = _pieces(blobs[name] for name in sorted(blobs))
     within = b"".join(joined) if offset <= WITHIN else b""
     head = len(text).to_bytes(4, "little") + text + within
-    put(DOCUMENT_KEY, pack_frame(head, level=LEVEL))
+    put(DOCUMENT_KEY, pack_document(head))
     written = [DOCUMENT_KEY]
     for number, piece in enumerate(joined):
         written.append(f"{BLOBS_PREFIX}{number}")
@@ -201,10 +202,7 @@ def read_source(sealed: SealedStore) -> SourceRecord:
     """
     where = f"{sealed.name}: {DOCUMENT_KEY}"
     data = sealed.read(DOCUMENT_KEY)
-    promised = frame_size(data) or 0
-    if promised > MAX_MANIFEST + WITHIN:
-        raise LimitExceededError(f"{where}: {promised} bytes", kind="limit")
-    content = unpack_frame(data, promised, where)
+    content = unpack_document(data, MAX_MANIFEST + WITHIN, where)
     end = 4 + int.from_bytes(content[:4], "little")
     if not 4 < end <= len(content):
         raise FormatError(f"{where}: the document is cut", kind=DAMAGED)

@@ -1,16 +1,18 @@
-"""What is known of each tile and brick: one plain array per variable (SPEC 11.3).
+"""What is known of each tile and brick: a packed table per variable (SPEC 11.3).
 
-    tiles/<variable>   (column, tiles...)  float64
+    tiles/<variable>/c/<n>   one Zstandard frame: length of the JSON (u32), the JSON, byte planes
 
-The attribute ``columns`` names the columns, ``levels`` counts quality levels:
+The planes are those of the table (column, tiles...) as float64, of as many rows of tiles as piece n
+has; pieces follow one another along the first axis of the tile grid. The JSON says ``levels``, how
+many quality levels there are, and the columns follow from that and from ``bases``:
 
     bytes <level>        bytes the level adds for this tile
     mse <level>          mean squared error, stored units, to 16 significant bits
     max_error <level>    largest error, stored units
-    method               see the attribute ``codes``
-    digest               first three bytes, big-endian, of the SHA-256 of the decoded stored values
     brick <level>        bytes of the brick up to the level
     within <n> <level>   share of the brick's voxels within n sigma; NaN where none was measured
+    method               see ``codes`` in the JSON
+    digest               first three bytes, big-endian, of the SHA-256 of the decoded stored values
     compared <base>      bytes of the brick with this base method at equal error
 
 The codes are given per variable: base method with its layers and their coders, for example
@@ -22,7 +24,7 @@ brick does not have repeat its last one and add no bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -30,22 +32,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.archive.documents import TableHead, decode
 from psc_volumetric.archive.journal import BrickRecord
-from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.archive.stage import Stage
+from psc_volumetric.archive.layout import VariableSpec, encode_json
 from psc_volumetric.bitstream.constants import LAYERS, MAX_LEVELS
-from psc_volumetric.errors import FormatError
+from psc_volumetric.bitstream.frames import frame_size, pack_frame, unpack_frame
+from psc_volumetric.errors import FormatError, LimitExceededError
 
 __all__ = [
     "TileTable",
     "at_first_tiles",
     "brick_tiles",
+    "read_codes",
     "read_tile_table",
     "short_digest",
+    "tiles_prefix",
     "write_tile_table",
 ]
 
-TILES_PER_CHUNK = 1 << 15
+TILES_PER_PIECE = 1 << 15
+MOST_IN_PIECE = 512 << 20  # decoded bytes that a reader believes whatever is stored
+RATIO = 256  # decoded bytes per stored byte beyond that
+LEVEL = 19
 SIGMAS = (1, 2, 3)
 MSE_BITS = 16
 MOST_BYTES = 2.0**53
@@ -107,10 +115,15 @@ def at_first_tiles(values: Doubles, spec: VariableSpec) -> Doubles:
     return first
 
 
+def tiles_prefix(spec: VariableSpec) -> str:
+    """What the keys of the table of a variable begin with; the number of the piece follows."""
+    return f"tiles/{spec.node}/c/"
+
+
 def write_tile_table(
     spec: VariableSpec,
     record: Callable[[tuple[int, ...]], BrickRecord],
-    stage: Stage,
+    put: Callable[[str, bytes], None],
     *,
     levels: int,
     methods: Collection[str],
@@ -123,8 +136,8 @@ def write_tile_table(
     spec : VariableSpec
     record : callable
         Chunk grid index -> the brick's record.
-    stage : Stage
-        Flushed after every band.
+    put : callable
+        ``put(key, bytes)``, once for every band.
     levels : int
         Largest number of levels of any brick.
     methods : collection of str
@@ -134,28 +147,19 @@ def write_tile_table(
     """
     columns = _columns(levels, sorted(bases))
     codes = {method: code for code, method in enumerate(sorted(methods))}
+    head = encode_json({"bases": sorted(bases), "codes": codes, "levels": levels})
     per_brick, grid = _tiles_per_brick(spec), spec.tile_grid_shape
     row = len(columns) * math.prod(grid[1:]) * per_brick[0]
-    bricks = min(spec.grid_shape[0], max(1, len(PER_LEVEL) * TILES_PER_CHUNK // row))
-    stage.group("tiles")
-    array = stage.array(
-        f"tiles/{spec.node}",
-        shape=(len(columns), *grid),
-        dtype=np.dtype(np.float64),
-        dims=["column", *(f"tile_{dim}" for dim in spec.dims)],
-        chunks=(len(columns), min(bricks * per_brick[0], grid[0]), *grid[1:]),
-        attributes={"columns": columns, "levels": levels, "codes": codes},
-        fill_value=np.nan,
-    )
+    bricks = min(spec.grid_shape[0], max(1, len(PER_LEVEL) * TILES_PER_PIECE // row))
     for number, positions in groupby(spec.positions(), key=lambda at: at[0] // bricks):
         start, stop = (n * bricks * per_brick[0] for n in (number, number + 1))
-        tiles = slice(start, min(stop, grid[0]))
-        band = np.full((len(columns), tiles.stop - start, *grid[1:]), np.nan)
+        band = np.full((len(columns), min(stop, grid[0]) - start, *grid[1:]), np.nan)
         rows = dict(zip(columns, band, strict=True))
         for position in positions:
             _enter(rows, record(position), position, start, spec, levels, codes)
-        array[:, tiles] = band
-        stage.flush()
+        planes = band.astype("<f8").view(np.uint8).reshape(-1, 8).T
+        packed = len(head).to_bytes(4, "little") + head + planes.tobytes()
+        put(f"{tiles_prefix(spec)}{number}", pack_frame(packed, LEVEL))
 
 
 def _enter(
@@ -208,34 +212,37 @@ def _repeat_last(values: Sequence[float], levels: int) -> list[float]:
     return [*values, *[values[-1]] * (levels - len(values))]
 
 
-def read_tile_table(
-    array: NDArray[Any], attributes: Mapping[str, Any], spec: VariableSpec, where: str
-) -> TileTable:
-    """The table of a variable from its array.
+def read_tile_table(pieces: Iterable[tuple[str, bytes]], spec: VariableSpec) -> TileTable:
+    """The table of a variable from its pieces.
 
     Parameters
     ----------
-    array : (column, tiles...) float64
-    attributes : mapping
-        Of the array.
+    pieces : iterable of (str, bytes)
+        Archive and key, for messages, and what is stored there; in their order, at least one.
     spec : VariableSpec
-    where : str
-        Archive and path, for messages.
 
     Raises
     ------
-    FormatError : it is not the table of this variable.
+    FormatError : they are not the table of this variable.
     """
-    columns, levels, codes = (attributes.get(key) for key in ("columns", "levels", "codes"))
-    bases = _bases(columns, levels)
-    if bases is None or not isinstance(levels, int) or not isinstance(codes, dict):
-        raise _unusable(where, f"columns {str(columns)[:200]}, levels {levels!r}")
-    if not all(type(code) is int for code in codes.values()):
-        raise _unusable(where, f"codes {str(codes)[:200]}")
-    expected = (len(_columns(levels, bases)), *spec.tile_grid_shape)
-    if array.shape != expected or array.dtype != np.float64:
-        raise _unusable(where, f"{array.dtype} {array.shape!r} instead of float64 {expected!r}")
-    by_level = array[: len(PER_LEVEL) * levels].reshape(len(PER_LEVEL), levels, *expected[1:])
+    bands, heads, where = [], [], ""
+    for where, data in pieces:
+        head, planes = _opened(data, where)
+        columns = _columns(head.levels, head.bases)
+        row = 8 * len(columns) * math.prod(spec.tile_grid_shape[1:])
+        if not planes or len(planes) % row:
+            raise _unusable(where, f"{len(planes)} bytes, no whole rows of {row}")
+        table = np.frombuffer(planes, np.uint8).reshape(8, -1).T.copy().view("<f8")
+        bands.append(table.reshape(len(columns), -1, *spec.tile_grid_shape[1:]))
+        heads.append(head)
+    head = heads[0]
+    if any(other != head for other in heads):
+        raise _unusable(where, "a piece with other columns")
+    array = np.concatenate(bands, axis=1)
+    if array.shape[1:] != spec.tile_grid_shape:
+        raise _unusable(where, f"{array.shape[1:]!r} tiles instead of {spec.tile_grid_shape!r}")
+    levels = head.levels
+    by_level = array[: len(PER_LEVEL) * levels].reshape(len(PER_LEVEL), levels, *array.shape[1:])
     rest = array[len(PER_LEVEL) * levels :]
     found = dict(zip(PER_LEVEL, by_level, strict=True))
     firsts = at_first_tiles(found["brick"], spec)
@@ -243,19 +250,32 @@ def read_tile_table(
         raise _unusable(where, "bricks without bytes")
     return TileTable(
         found["bytes"], found["mse"], found["max_error"], rest[0], rest[1], found["brick"],
-        by_level[-len(SIGMAS) :], dict(zip(bases, rest[2:], strict=True)), codes,
+        by_level[-len(SIGMAS) :], dict(zip(head.bases, rest[2:], strict=True)), head.codes,
     )  # fmt: skip
 
 
-def _bases(columns: object, levels: object) -> list[str] | None:
-    """Base methods that columns name; None unless they are the columns of a table."""
-    if type(levels) is not int or not 1 <= levels <= MAX_LEVELS + len(LAYERS):
-        return None
-    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        return None
-    start = len(_columns(levels, []))
-    bases = [name.removeprefix("compared ") for name in columns[start:]]
-    return bases if columns == _columns(levels, bases) else None
+def read_codes(data: bytes, where: str) -> Mapping[str, int]:
+    """Method -> the number that stands for it, from the first piece; `read_tile_table` checks."""
+    return _opened(data, where)[0].codes
+
+
+def _opened(data: bytes, where: str) -> tuple[TableHead, bytes]:
+    """The JSON and the planes of a piece."""
+    promised = frame_size(data) or 0
+    if promised > max(MOST_IN_PIECE, RATIO * len(data)):
+        raise LimitExceededError(
+            f"{where}: {promised} bytes, where {len(data)} are stored",
+            kind="limit",
+            hint="the archive is damaged or was made to do harm",
+        )
+    content = unpack_frame(data, promised, where)
+    end = 4 + int.from_bytes(content[:4], "little")
+    if not 4 < end <= len(content):
+        raise _unusable(where, "a document that is cut")
+    head = decode(content[4:end], TableHead, where=where)
+    if head.levels > MAX_LEVELS + len(LAYERS):
+        raise _unusable(where, f"{head.levels} levels")
+    return head, content[end:]
 
 
 def _unusable(where: str, found: str) -> FormatError:

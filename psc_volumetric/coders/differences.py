@@ -3,12 +3,12 @@
 What lies beside the volumes of a climate file is mostly computed: latitudes along a curve, corners
 that neighbouring cells share, times that rise by a day. Their floats, read as integers in the same
 order, are differenced along rows and columns; a slice that is another one moved by a cell is
-differenced with that. Zstandard codes what is left. Reading is sums alone.
+differenced with that. Zstandard codes what is left. Reading is sums alone. A range is its start
+and its step; grids are predicted where that is smaller (`coders.predicted`).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import DTYPES
 from psc_volumetric.bitstream.frames import pack_frame, unpack_frame
+from psc_volumetric.coders.moved_slices import SHIFTS, check_parents, moved
+from psc_volumetric.coders.predicted import Grid, decode_predicted, encode_predicted
 from psc_volumetric.errors import FormatError
 
 __all__ = ["decode_differences", "encode_differences", "suits_differences"]
@@ -26,9 +28,11 @@ Integers = NDArray[np.unsignedinteger]
 Triple = tuple[int, int, int]
 
 MOST_ORDER = 3  # differences of differences of differences
-SHIFTS = tuple(itertools.product((-1, 0, 1), repeat=2))  # cells (y, x) that a slice is moved by
+MOST_IN_RANGE = 1 << 24
+MOST_ULPS = 16  # that the step of a range is looked for around its mean
 FARTHEST = 28  # slices between a slice and the one it is taken from, so that a byte says which
 HEAD = 4  # bytes before the frame
+PREDICTED, RANGE = 2, 4  # in the first of them
 LEVEL = 19
 
 # What the encoder tries.
@@ -74,6 +78,9 @@ def encode_differences(values: Values) -> bytes:
     """
     shape: tuple[int, ...] = values.shape
     flat = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(-1)
+    step = _step_of_range(flat)
+    if step is not None:
+        return bytes([RANGE]) + np.array([flat[0], step], "<f8").tobytes()
     bits: Integers = flat.view(f"<u{values.dtype.itemsize}").reshape(shape)
     found = []
     for last_first in (False, True):
@@ -82,22 +89,51 @@ def encode_differences(values: Values) -> bytes:
             continue
         turned = np.moveaxis(bits, -1, 0) if last_first else bits
         ordered = turned.reshape(_extents(shape, last_first))
-        found.append(_encoded(ordered, last_first, is_float=values.dtype.kind == "f"))
+        found += _encoded(ordered, last_first, flat.dtype)
     return min(found, key=len)
 
 
-def _encoded(bits: Integers, last_first: bool, *, is_float: bool) -> bytes:
+def _step_of_range(flat: Values) -> float | None:
+    """The step with which numbers are a range, rounded as they are; None if there is none."""
+    if flat.dtype.kind != "f" or not 3 <= flat.size <= MOST_IN_RANGE:
+        return None
+    first, last = float(flat[0]), float(flat[-1])
+    if not (math.isfinite(first) and math.isfinite(last)):
+        return None
+    mean = (last - first) / (flat.size - 1)
+    near = [mean + ulps * math.ulp(mean) for ulps in range(-MOST_ULPS, MOST_ULPS + 1)]
+    short = [float(f"{mean:.{digits}g}") for digits in range(1, 16)]
+    for step in [float(flat[1]) - first, *short, *near]:
+        if _range(first, step, flat.size, flat.dtype).tobytes() == flat.tobytes():
+            return step
+    return None
+
+
+def _range(first: float, step: float, size: int, dtype: np.dtype[np.generic]) -> Values:
+    """``first + step n`` for n = 0, 1 ..., each operation rounded once in IEEE double."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: Values = (first + step * np.arange(size, dtype=np.float64)).astype(dtype)
+    return found
+
+
+def _encoded(bits: Integers, last_first: bool, dtype: np.dtype[np.generic]) -> list[bytes]:
+    """A chunk as differences, and predicted where that can be."""
+    is_float = dtype.kind == "f"
     dropped = _zero_bits(bits)
     keys = _turned(bits >> bits.dtype.type(dropped), dropped, is_float=is_float)
     parents = _parents(keys)
     left = keys.copy()
     for z, parent in enumerate(parents):
         if parent:
-            left[z] -= _moved(keys, z, int(parent))
+            left[z] -= moved(keys, z, int(parent))
     rows, columns = _orders(left, dropped)
     planes = _planes(_folded(_differenced(left, rows, columns), dropped))
     frame = pack_frame(parents.tobytes() + planes, LEVEL)
-    return bytes(_Plan(last_first, dropped, rows, columns)) + frame
+    found = [bytes(_Plan(last_first, dropped, rows, columns)) + frame]
+    predicted = encode_predicted(keys, parents, Grid(dtype, dropped, (rows, columns)))
+    if predicted is not None:
+        found.append(bytes([PREDICTED + last_first, dropped]) + predicted)
+    return found
 
 
 def decode_differences(
@@ -112,7 +148,15 @@ def decode_differences(
     """
     dtype = dtype.newbyteorder("<")
     width = dtype.itemsize
+    if data[:1] == bytes([RANGE]):
+        if dtype.kind != "f" or len(data) != 1 + 2 * 8 or math.prod(shape) > MOST_IN_RANGE:
+            raise _bad(what, f"{len(data)} bytes of a range of {dtype} {shape!r}")
+        first, step = np.frombuffer(data, "<f8", offset=1).tolist()
+        return _range(first, step, math.prod(shape), dtype).reshape(shape)
     plan = _Plan(*data[:HEAD]) if len(data) > HEAD else _Plan(True, 255, 0, 0)
+    is_predicted = plan.last_first in (PREDICTED, PREDICTED + 1)
+    if is_predicted:
+        plan = plan._replace(last_first=plan.last_first == PREDICTED + 1)
     if (
         not suits_differences(dtype)
         or plan.last_first > (len(shape) > 0)
@@ -121,18 +165,27 @@ def decode_differences(
     ):
         raise _bad(what, f"a head {data[:HEAD].hex()} for {dtype} {shape!r}")
     extents = _extents(shape, bool(plan.last_first))
+    if is_predicted:
+        grid = Grid(dtype, plan.dropped, (plan.rows, plan.columns))
+        keys = decode_predicted(data[HEAD:], extents, grid, what=what)
+        return _values_of(keys, plan, shape, dtype)
     content = unpack_frame(data[HEAD:], extents[0] + math.prod(shape) * width, what)
     parents = np.frombuffer(content, np.uint8, extents[0])
-    back = np.where(parents > 0, 1 + (parents.astype(np.int64) - 1) // len(SHIFTS), 0)
-    if (back > np.arange(extents[0])).any():
-        raise _bad(what, "a slice that is taken from none before it")
+    check_parents(parents, what)
     planes = np.frombuffer(content, np.uint8, offset=extents[0]).reshape(width, -1)
     folded = np.ascontiguousarray(planes.T).view(f"<u{width}").reshape(extents)
     keys = _summed(_unfolded(folded, plan.dropped), plan.rows, plan.columns)
     for z, parent in enumerate(parents):
         if parent:
-            keys[z] += _moved(keys, z, int(parent))
+            keys[z] += moved(keys, z, int(parent))
     keys &= _mask(keys.dtype, plan.dropped)
+    return _values_of(keys, plan, shape, dtype)
+
+
+def _values_of(
+    keys: Integers, plan: _Plan, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> Values:
+    """The numbers of a chunk from their keys."""
     bits = _turned(keys, plan.dropped, is_float=dtype.kind == "f") << keys.dtype.type(plan.dropped)
     first = (shape[-1], *shape[:-1]) if plan.last_first else shape
     values: Values = bits.view(dtype).reshape(first)
@@ -163,13 +216,6 @@ def _turned(bits: Integers, dropped: int, *, is_float: bool) -> Integers:
     return bits ^ ((bits >> top) * ((one << top) - one))
 
 
-def _moved(keys: Integers, z: int, parent: int) -> Integers:
-    """The slice that slice ``z`` is taken from, moved around its edges."""
-    back, shift = divmod(parent - 1, len(SHIFTS))
-    moved: Integers = np.roll(keys[z - 1 - back], SHIFTS[shift], (0, 1))
-    return moved
-
-
 def _parents(keys: Integers) -> NDArray[np.uint8]:
     """For each slice which earlier one most of it equals, as a byte; 0 for none."""
     parents = np.zeros(len(keys), np.uint8)
@@ -178,7 +224,7 @@ def _parents(keys: Integers) -> NDArray[np.uint8]:
         backs = range(min(z, LOOKED_BACK) if few else 1)
         shifts = range(len(SHIFTS)) if few else [SHIFTS.index((0, 0))]
         alike = {
-            (parent := 1 + back * len(SHIFTS) + shift): np.mean(keys[z] == _moved(keys, z, parent))
+            (parent := 1 + back * len(SHIFTS) + shift): np.mean(keys[z] == moved(keys, z, parent))
             for back in backs
             for shift in shifts
         }

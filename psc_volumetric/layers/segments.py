@@ -7,6 +7,7 @@ function, so that nothing is decoded that a layer does not need.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,8 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream.layer_fields import GridFields, LayerFields, default_segment
 from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
+from psc_volumetric.coders.exact_places import read_places, write_places
 from psc_volumetric.coders.registry import EXACT_CODERS
-from psc_volumetric.coders.zstd import compress_lossless, decompress_lossless
-from psc_volumetric.errors import FormatError
 from psc_volumetric.layers.coder_choice import Coded, CoderChoice, extent_of
 from psc_volumetric.layers.grid import (
     INDEX,
@@ -179,7 +179,7 @@ def _finished(
     decoded[far] = values[far]
     segments = TileGrid(extent_of(values), fields.segment)
     data = [
-        pack_outliers(values[box], far[box]) + piece
+        _exactly(values[box], far[box]) + piece
         for box, piece in zip(map(segments.box, range(len(segments))), pieces, strict=True)
     ]
     kept = far if special is None else far | (special.index > 0)
@@ -287,7 +287,9 @@ def decode_segment(
     if fields.grid is None:
         coder = EXACT_CODERS[fields.coder]
         return coder.decode(data, shape, dtype, reference, what=what), np.ones(shape, bool)
-    places, exact, rest = unpack_outliers(data, shape, dtype, what=what)
+    stored = FieldReader(data, what=what)
+    places, exact = read_places(stored, math.prod(shape), dtype, what=what)
+    rest = stored.raw(len(data) - stored.offset)
     if fields.coder == "interpolation":
         values = decode_interpolated_values(rest, shape, fields.grid, dtype, what=what)
     else:
@@ -302,40 +304,11 @@ def decode_segment(
     return values, kept
 
 
-def pack_outliers(values: Values, far: NDArray[np.bool_]) -> bytes:
+def _exactly(values: Values, far: Mask) -> bytes:
     """Positions and bits of voxels that a segment keeps exactly (SPEC section 8.6)."""
-    places = np.flatnonzero(far).astype("<u4")
     out = FieldWriter()
-    out.varint(len(places))
-    if len(places):
-        gaps = np.diff(places, prepend=np.uint32(0)).astype("<u4")
-        for part in (gaps, values[far]):
-            packed = compress_lossless(part)
-            out.varint(len(packed))
-            out.raw(packed)
+    write_places(out, values, far)
     return out.getvalue()
-
-
-def unpack_outliers(
-    data: bytes, shape: Triple, dtype: np.dtype[np.generic], *, what: str
-) -> tuple[NDArray[np.int64], Values, bytes]:
-    """Positions in the flattened segment, their values, and the bytes that follow."""
-    fields = FieldReader(data, what=what)
-    voxels = int(np.prod(shape))
-    count = fields.varint(limit=voxels, name="exact voxels")
-    places, exact = np.zeros(0, np.int64), np.zeros(0, dtype)
-    if count:
-        parts = []
-        for kind in (np.dtype("<u4"), dtype):
-            size = fields.varint(limit=len(data), name="length of exact voxels")
-            parts.append(decompress_lossless(fields.raw(size), (count,), kind, what=what))
-        places, exact = np.cumsum(parts[0].astype(np.int64)), parts[1]
-        if (np.diff(places) < 1).any() or places[-1] >= voxels:
-            raise FormatError(
-                f"{what}: places of exact voxels do not rise or leave the segment",
-                kind="bad-payload",
-            )
-    return places, exact, fields.raw(len(data) - fields.offset)
 
 
 def _penalty(below: Below | None) -> float:

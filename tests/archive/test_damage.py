@@ -138,7 +138,7 @@ def test_a_brick_recorded_wrongly_is_found_by_deep_verify(folder: Path) -> None:
     assert finding.roi == ((0, 8), (32, 40), (32, 64))
 
 
-@pytest.mark.parametrize("key", ["source/document", "tiles/volume/c/0/0/0/0", "x/c/0"])
+@pytest.mark.parametrize("key", ["source/document", "tiles/volume/c/0", "x/c/0"])
 @pytest.mark.parametrize("damage", [Path.unlink, flip])
 def test_damage_beside_the_bricks(folder: Path, key: str, damage: Callable[[Path], None]) -> None:
     damage(folder / key)

@@ -98,7 +98,7 @@ def test_findings_know_arrays_of_groups_and_what_stands_beside_them(tmp_path, ma
     make.finish(writer)
     wanted = {
         "deep/ice thickness/c/1/0/1": ("deep/ice thickness", ((8, 11), (0, 32), (32, 64)), 0),
-        "tiles/deep/ice thickness/c/0/0/0/0": ("deep/ice thickness", None, None),
+        "tiles/deep/ice thickness/c/0": ("deep/ice thickness", None, None),
         "source/document": (None, None, None),
     }
     for key in wanted:

@@ -59,7 +59,7 @@ def test_html_has_thumbnail_levels_and_promise_and_escapes_text(head: Path) -> N
 
 def test_html_of_a_damaged_archive_says_what_is_wrong(folder: Path) -> None:
     reader = ArchiveReader.open(folder)
-    next(p for p in folder.glob("tiles/volume/c/**/*") if p.is_file()).write_bytes(b"")
+    next(p for p in folder.glob("tiles/volume/c/*") if p.is_file()).write_bytes(b"")
     text = reader._repr_html_()
     assert "expected" in text and "tiles/volume" in text
 

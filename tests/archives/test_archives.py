@@ -16,6 +16,7 @@ from reference_decoder.sources import rebuild, write_netcdf
 from adapters.netcdf.content import content_differences
 from archives.samples import SAMPLES, make, said
 from archives.write import write
+from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.bitstream.constants import FORMAT_VERSION
 
 HERE = Path(__file__).parent
@@ -75,6 +76,19 @@ def test_source_files_follow_from_the_text_alone(name: str, made: Path) -> None:
     files = rebuild(archive)
     listed = {file["name"]: file["sha256"] for file in archive.source.files}
     assert {n: hashlib.sha256(data).hexdigest() for n, data in files.items()} == listed
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_what_is_known_of_tiles_follows_from_the_text_alone(name: str, made: Path) -> None:
+    with ArchiveReader.open(made / (name + SAMPLES[name].ending)) as reader:
+        for variable in reader.variables:
+            table = reader.tile_table(variable)
+            columns, codes = opened(made, name).tiles(variable)
+            assert codes == table.codes
+            for level in range(table.levels):
+                np.testing.assert_array_equal(columns[f"mse {level}"], table.mse[level])
+                np.testing.assert_array_equal(columns[f"within 2 {level}"], table.within[1][level])
+            np.testing.assert_array_equal(columns["digest"], table.digest)
 
 
 def test_a_netcdf_file_follows_from_the_text_alone(made: Path, tmp_path: Path) -> None:

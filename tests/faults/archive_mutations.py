@@ -25,8 +25,10 @@ from fuzz.mutations import JSON, MUTATORS
 from fuzz.mutations import _change_json as change_one
 
 from psc_volumetric.archive.layout import MANIFEST_KEY
-from psc_volumetric.archive.manifest import Manifest, sha256_hex
+from psc_volumetric.archive.manifest import Manifest
+from psc_volumetric.archive.source_frames import unpack_document
 from psc_volumetric.bitstream.constants import MAGIC
+from psc_volumetric.bitstream.frames import ZSTD_MAGIC
 from psc_volumetric.errors import PscError
 from tests.faults.trees import Fifo, Folder, Link, Tree, entry_of, pack_zip, remanifest
 
@@ -205,27 +207,25 @@ def _source(tree: Tree, rng: random.Random) -> None:
 
 
 def _blobs(tree: Tree, rng: random.Random) -> None:
-    """Other bytes in the blobs, the digests in the document made to agree."""
+    """Other bytes in the blobs."""
     data = tree.get(SOURCE_KEY)
     if not isinstance(data, bytes):
         return
     text, within = _parted(data)
-    document, blobs = json.loads(text), bytearray(within)
-    table = document.get("blobs") or []
+    blobs = bytearray(within)
+    table = json.loads(text).get("blobs") or []
     if not table or not blobs:
         return
-    entry = rng.choice(table)
-    offset, size = entry[1], entry[2]
+    _, offset, size = rng.choice(table)
     piece = bytes(blobs[offset : offset + size])
     changed = MUTATORS["brick_decode"][0](piece, rng)[:size].ljust(size, b"\0")
     blobs[offset : offset + size] = changed
-    entry[3] = sha256_hex(changed)
-    tree[SOURCE_KEY] = _joined(json.dumps(document).encode(), bytes(blobs))
+    tree[SOURCE_KEY] = _joined(text, bytes(blobs))
 
 
 def _parted(data: bytes) -> tuple[bytes, bytes]:
-    """JSON and blobs of a source document."""
-    content = bytes(Zstd().decode(data))
+    """JSON of a source document or a table of tiles, and what is behind it."""
+    content = unpack_document(data, 1 << 30, SOURCE_KEY)
     end = 4 + int.from_bytes(content[:4], "little")
     return content[4:end], content[end:]
 
@@ -235,11 +235,19 @@ def _joined(text: bytes, blobs: bytes, length: int | None = None) -> bytes:
     return _compress(head + text + blobs)
 
 
-def _tiles(tree: Tree, rng: random.Random) -> None:
+def _beside(tree: Tree, rng: random.Random) -> None:
+    """Tables of tiles and previews: their JSON, what is behind it, or any bytes."""
     key = _pick(tree, rng, lambda key, _: key.startswith(("tiles/", "preview/")))
     data = tree[key]
     assert isinstance(data, bytes)
-    tree[key] = _change_document(data, rng) if _is_json(key, data) else rng.randbytes(len(data))
+    if key.startswith("tiles/") and data[:4] == ZSTD_MAGIC and rng.random() < 0.9:
+        text, planes = _parted(data)
+        if rng.random() < 0.5:
+            tree[key] = _joined(_change_document(text, rng), planes)
+        else:
+            tree[key] = _joined(text, MUTATORS["brick_decode"][0](planes, rng))
+    else:
+        tree[key] = _change_document(data, rng) if _is_json(key, data) else rng.randbytes(len(data))
 
 
 def _lose(tree: Tree, rng: random.Random) -> None:
@@ -284,7 +292,7 @@ MUTATIONS: tuple[Mutator, ...] = (
     *(_chunk,) * 3,
     *(_source,) * 4,
     *(_blobs,) * 2,
-    *(_tiles,) * 2,
+    *(_beside,) * 3,
     _swap_bricks,
     _lose,
     _add,

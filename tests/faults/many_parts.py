@@ -213,7 +213,7 @@ def rescue_bricks(case: Case) -> None:
 
 def read_plain(case: Case) -> None:
     """Other chunks and metadata of plain arrays: tile tables, coordinates, text."""
-    reader = ArchiveReader(case.mutated(hostile._chunk, hostile._tiles, hostile._metadata))
+    reader = ArchiveReader(case.mutated(hostile._chunk, hostile._beside, hostile._metadata))
     for name in reader.variables:
         reader.tile_table(name)
     for name in (*reader.arrays, *reader.metadata.get("coordinates", ())):

@@ -14,6 +14,7 @@ import pytest
 from adapters.errors import SourceError
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.documents import decode
+from psc_volumetric.bitstream.frames import ZSTD_MAGIC
 from psc_volumetric.errors import FormatError, LimitExceededError, PscError
 from tests.faults.corruptions import CORRUPTIONS
 from tests.faults.corruptions import Bench as CorruptionBench
@@ -134,8 +135,20 @@ def test_hostile_files_among_good_ones(tmp_path: Path) -> None:
 def test_more_chunks_than_are_stored_are_refused(tmp_path: Path) -> None:
     """A million of them took minutes to look for."""
     tree = dict(Laboratory(tmp_path).specimen("nifti")[0].tree)
-    key = "tiles/image/zarr.json"
-    edit_json(tree, key, lambda document: document.update(shape=[*document["shape"][:-1], 10**6]))
+    key = "x/zarr.json"
+    edit_json(tree, key, lambda document: document.update(shape=[10**6 * document["shape"][0]]))
+    remanifest(tree)
+    place = lay_folder(tree, tmp_path / "hostile.psc.zarr")
+    with ArchiveReader.open(place) as reader, pytest.raises(LimitExceededError) as caught:
+        reader.coordinate("x")
+    assert key in str(caught.value)
+
+
+def test_a_table_that_claims_more_than_is_stored_is_refused(tmp_path: Path) -> None:
+    """Before anything is allocated: the frame says its size."""
+    tree = dict(Laboratory(tmp_path).specimen("nifti")[0].tree)
+    key = "tiles/image/c/0"
+    tree[key] = ZSTD_MAGIC + b"\xe0" + (1 << 40).to_bytes(8, "little") + bytes(20)
     remanifest(tree)
     place = lay_folder(tree, tmp_path / "hostile.psc.zarr")
     with ArchiveReader.open(place) as reader, pytest.raises(LimitExceededError) as caught:

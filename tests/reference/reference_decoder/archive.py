@@ -12,6 +12,7 @@ import json
 import math
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ RESERVED = {
     "README.txt",
 }
 WITHIN, PIECE = 1 << 20, 16 << 20
+SPECIFICATION = Path(__file__).parents[3] / "psc_volumetric/bitstream/SPEC-v1.md"
 
 
 def keys_of(path: Path) -> dict[str, bytes]:
@@ -159,6 +161,29 @@ class Archive:
             return out.view("S1")
         return out
 
+    def tiles(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Section 11.3: the columns of a variable on its grid of tiles, and codes of methods."""
+        about, rows = self._node(name), []
+        tile = about["attributes"]["psc_archive"]["tile_shape"]
+        shape = about["shape"]
+        lead = max(len(shape) - 3, 0)
+        tiles = [1] * lead + tile[-(len(shape) - lead) :]
+        grid = [math.ceil(n / t) for n, t in zip(shape, tiles, strict=True)]
+        pieces = [key for key in self._listed if key.startswith(f"tiles/{node(name)}/c/")]
+        for number in range(len(pieces)):
+            content = bytes(Zstd().decode(self.read(f"tiles/{node(name)}/c/{number}")))
+            end = 4 + int.from_bytes(content[:4], "little")
+            said = json.loads(content[4:end])
+            each = ("bytes", "mse", "max_error", "brick", "within 1", "within 2", "within 3")
+            columns = [f"{what} {level}" for what in each for level in range(said["levels"])]
+            columns += ["method", "digest", *(f"compared {base}" for base in said["bases"])]
+            planes = np.frombuffer(content[end:], np.uint8).reshape(8, -1)
+            numbers = np.ascontiguousarray(planes.T).view("<f8")
+            rows.append(numbers.reshape(len(columns), -1, *grid[1:]))
+        table = np.concatenate(rows, axis=1)
+        require(list(table.shape[1:]) == grid, "grid of tiles")
+        return dict(zip(columns, table, strict=True)), said["codes"]
+
     def volume(self, name: str) -> np.ndarray:
         """Section 11.6: the volume of this name in the source document, at the last level."""
         for variable in self.root.get("variables", []):
@@ -170,18 +195,34 @@ class Archive:
     @functools.cached_property
     def source(self) -> Source:
         """Section 11.4."""
-        content = bytes(Zstd().decode(self.read("source/document")))
+        content = _document(self.read("source/document"))
         end = 4 + int.from_bytes(content[:4], "little")
         said = json.loads(content[4:end])
-        total = sum(size for _, _, size, _ in said["blobs"])
+        total = sum(size for _, _, size in said["blobs"])
         joined = content[end:]
         if total > WITHIN:
             pieces = [self.read(f"source/blobs/{n}") for n in range(-(-total // PIECE))]
             joined = b"".join(bytes(Zstd().decode(piece)) for piece in pieces)
-        blobs = {name: joined[at : at + size] for name, at, size, _ in said["blobs"]}
-        for name, _, _, digest in said["blobs"]:
-            require(hashlib.sha256(blobs[name]).hexdigest() == digest, "SHA-256 of a blob")
+        blobs = {name: joined[at : at + size] for name, at, size in said["blobs"]}
         return Source(said["kind"], said["document"], said["files"], blobs)
+
+
+def _document(data: bytes) -> bytes:
+    """Section 11.4: a zlib stream with the words of section 11.11, or a Zstandard frame."""
+    if data[0] != 0x78:
+        return bytes(Zstd().decode(data))
+    stream = zlib.decompressobj(zdict=words())
+    content = stream.decompress(data, (1 << 15) + 1)
+    require(len(content) <= 1 << 15 and stream.eof and not stream.unused_data, "zlib stream")
+    return content
+
+
+def words() -> bytes:
+    """The dictionary, from the text of section 11.11."""
+    text = SPECIFICATION.read_text(encoding="utf-8")
+    section = text.split("### 11.11", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("    ")]
+    return bytes.fromhex("".join(lines))
 
 
 def _chunks(about: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
