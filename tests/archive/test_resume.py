@@ -357,9 +357,16 @@ def test_states_of_a_target(tmp_path: Path, values: np.ndarray, make: SimpleName
     assert states(tmp_path / "other") == ["foreign", "foreign"]
 
 
-@pytest.mark.parametrize("name", ["scan.psc.zarr", "scan.psc.zarr.zip"])
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [
+        ("scan.psc.zarr", 1),
+        ("scan.psc.zarr.zip", 2),
+        pytest.param("scan.psc.zarr.zip", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_before_every_change_from_the_manifest_on(
-    tmp_path: Path, make: SimpleNamespace, name: str
+    tmp_path: Path, make: SimpleNamespace, name: str, every: int
 ) -> None:
     """A sealed target is good at once; a rerun leaves the bytes of a calm run and nothing else."""
     values = make.values((8, 32, 32))
@@ -376,7 +383,7 @@ def test_killed_before_every_change_from_the_manifest_on(
     moments = sorted(folder.iterdir(), key=lambda path: int(path.name))
     assert len(moments) > 8
     found = set()
-    for moment in moments[:: 2 if name.endswith(".zip") else 1]:  # a zip is written at each
+    for moment in moments[::every]:
         path = moment / name
         found.add(target_state(path))
         if target_state(path) == "sealed":
