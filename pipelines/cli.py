@@ -1,7 +1,7 @@
 """The command line, ``psc-archive``: thin commands around the functions of `pipelines`.
 
-Heavy libraries are imported inside the commands, so that ``info`` and ``--help`` start at once
-and never load the network library.
+Only the command that is asked for is loaded, and heavy libraries inside it, so that ``info`` and
+``--help`` start at once and never load the network library.
 """
 
 from __future__ import annotations
@@ -9,69 +9,106 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import psc_volumetric
-from pipelines.commands.archive import archive
 from pipelines.commands.completion import (
     PROGRAM,
     install_completion,
     prepare_completion,
     show_completion,
 )
-from pipelines.commands.evaluate import evaluate
-from pipelines.commands.failures import EXIT_CODES, EXIT_INTERNAL, EXIT_USAGE
-from pipelines.commands.init_service import init_service
-from pipelines.commands.keeping import copy, repair, retire, sign, sync
-from pipelines.commands.ls import ls
-from pipelines.commands.options import (
-    ArchivePath,
-    Debug,
-    Json,
-    Quiet,
-    choice,
-)
-from pipelines.commands.privacy import identity_make, pseudonyms_make, pseudonyms_show, strip
-from pipelines.commands.report import report
-from pipelines.commands.restore import restore
-from pipelines.commands.scrub import scrub
+from pipelines.commands.failures import EXIT_CODES, EXIT_USAGE
 from pipelines.commands.session import Session, drop_unwritten
-from pipelines.commands.sigma import sigma
-from pipelines.commands.status import status
-from pipelines.commands.verify import verify
-from pipelines.commands.view import view
 from pipelines.log_lines import JsonLines
 from psc_volumetric.errors import ParameterError
+
+if TYPE_CHECKING:
+    app: typer.Typer
 
 __all__ = ["app", "main"]
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
 
-app = typer.Typer(
-    name=PROGRAM,
-    help="Write-once, progressive archives of DICOM, NIfTI, NetCDF and FITS volumes.",
-    epilog=_EPILOG,
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-prior_app = typer.Typer(
-    help="List, inspect and train priors.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(prior_app, name="prior")
-pseudonyms_app = typer.Typer(
-    help="Make a key for names that say nothing, and show what they stand for.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(pseudonyms_app, name="pseudonyms")
-pseudonyms_app.command("make", epilog=_EPILOG)(pseudonyms_make)
-pseudonyms_app.command("show", epilog=_EPILOG)(pseudonyms_show)
+_COMMANDS = {  # word -> module in `pipelines.commands`, and function; in the order of --help
+    "archive": "archive:archive",
+    "restore": "restore:restore",
+    "info": "info:info",
+    "ls": "ls:ls",
+    "verify": "verify:verify",
+    "scrub": "scrub:scrub",
+    "copy": "keeping:copy",
+    "sync": "keeping:sync",
+    "repair": "keeping:repair",
+    "sign": "keeping:sign",
+    "retire": "keeping:retire",
+    "report": "report:report",
+    "view": "view:view",
+    "status": "status:status",
+    "init-service": "init_service:init_service",
+    "strip": "privacy:strip",
+    "identity": "privacy:identity_make",
+    "evaluate": "evaluate:evaluate",
+    "sigma": "sigma:sigma",
+    "doctor": "diagnosis:doctor",
+}
+_GROUPS = {
+    "prior": (
+        "List, inspect and train priors.",
+        {
+            "list": "prior:prior_list",
+            "inspect": "prior:prior_inspect",
+            "train": "prior:prior_train",
+        },
+    ),
+    "pseudonyms": (
+        "Make a key for names that say nothing, and show what they stand for.",
+        {"make": "privacy:pseudonyms_make", "show": "privacy:pseudonyms_show"},
+    ),
+}
+
+
+@cache
+def _made(word: str | None) -> typer.Typer:
+    """The program with one of its commands, or with all."""
+    made = typer.Typer(
+        name=PROGRAM,
+        help="Write-once, progressive archives of DICOM, NIfTI, NetCDF and FITS volumes.",
+        epilog=_EPILOG,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback(epilog=_EPILOG)(program)
+    for name, place in _COMMANDS.items():
+        if word in (None, name):
+            made.command(name, epilog=_EPILOG)(_loaded(place))
+    for name, (text, commands) in _GROUPS.items():
+        if word in (None, name):
+            group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+            for inner, place in commands.items():
+                group.command(inner, epilog=_EPILOG)(_loaded(place))
+            made.add_typer(group, name=name)
+    return made
+
+
+def _loaded(place: str) -> Callable[..., None]:
+    module, _, function = place.partition(":")
+    found: Callable[..., None] = getattr(import_module(f"pipelines.commands.{module}"), function)
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    """``app``, the program with all commands, is made when something asks for it."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _made(None)
 
 
 def _saying(text: Callable[[], str]) -> Callable[[bool], None]:
@@ -94,7 +131,6 @@ def _version_text() -> str:
     return f"{PROGRAM} {psc_volumetric.__version__}"
 
 
-@app.callback(epilog=_EPILOG)
 def program(
     _version: Annotated[bool, _flag("--version", _version_text, "Print the version.")] = False,
     _install: Annotated[
@@ -109,118 +145,6 @@ def program(
     """Write-once, progressive archives of DICOM, NIfTI, NetCDF and FITS volumes."""
 
 
-app.command(epilog=_EPILOG)(archive)
-
-
-app.command(epilog=_EPILOG)(restore)
-
-
-@app.command(epilog=_EPILOG)
-def info(
-    source: ArchivePath, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
-) -> None:
-    """Show what an archive holds, from its headers alone."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.checking.info import archive_info, info_lines
-
-        found = archive_info(source)
-        session.result(found, lambda: info_lines(found))
-
-
-app.command(epilog=_EPILOG)(ls)
-app.command(epilog=_EPILOG)(verify)
-app.command(epilog=_EPILOG)(scrub)
-app.command(epilog=_EPILOG)(copy)
-app.command(epilog=_EPILOG)(sync)
-app.command(epilog=_EPILOG)(repair)
-app.command(epilog=_EPILOG)(sign)
-app.command(epilog=_EPILOG)(retire)
-app.command(epilog=_EPILOG)(report)
-app.command(epilog=_EPILOG)(view)
-app.command(epilog=_EPILOG)(status)
-app.command(epilog=_EPILOG)(init_service)
-app.command(epilog=_EPILOG)(strip)
-app.command("identity", epilog=_EPILOG)(identity_make)
-app.command(epilog=_EPILOG)(evaluate)
-app.command(epilog=_EPILOG)(sigma)
-
-
-@prior_app.command("list", epilog=_EPILOG)
-def prior_list(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """List the installed priors."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.commands.priors import list_priors, prior_lines
-
-        rows = list_priors()
-        session.result(rows, lambda: prior_lines(rows))
-
-
-@prior_app.command("inspect", epilog=_EPILOG)
-def prior_inspect(
-    name: Annotated[str, typer.Argument(help="Name of an installed prior, or a prior folder.")],
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Load a prior, check it, and show what it is."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.commands.priors import inspect_lines, inspect_prior
-
-        found = inspect_prior(name)
-        session.result(found, lambda: inspect_lines(found))
-
-
-@prior_app.command("train", epilog=_EPILOG)
-def prior_train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a JSON file.")],
-    out: Annotated[Path, typer.Option(help="Prior folder to make; must not exist.")],
-    data: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Files and folders with volumes; `test-tiny` makes its own."),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Skip training: float weights of an earlier run, or a diffusers folder."),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Train this long instead of what the recipe says.")
-    ] = None,
-    train_device: Annotated[
-        str | None,
-        choice(("cpu", "cuda"), "--device", help="Train there instead of what the recipe says."),
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Train a prior from a recipe, convert it to integers, calibrate and check it."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.commands.priors import inspect_lines, inspect_prior, train_prior
-
-        train_prior(recipe, data or [], out, weights, minutes, train_device, session.note)
-        found = inspect_prior(str(out))
-        session.result(found, lambda: inspect_lines(found))
-
-
-@app.command(epilog=_EPILOG)
-def doctor(
-    conformance: Annotated[
-        bool, typer.Option("--conformance", help="Also decode the golden vectors.")
-    ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Check this installation: versions, devices, decoders, entry points, known traps."""
-    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
-        from pipelines.commands.doctor import diagnose, diagnosis_lines
-
-        found = diagnose(conformance=conformance)
-        session.result(found.to_dict(), lambda: diagnosis_lines(found))
-        if not found.is_healthy:
-            raise typer.Exit(EXIT_INTERNAL)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code.
 
@@ -231,7 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     prepare_completion()
-    command = typer.main.get_command(app)
+    known = words and (words[0] in _COMMANDS or words[0] in _GROUPS)
+    command = typer.main.get_command(_made(words[0] if known else None))
     try:
         code = command.main(args=words, prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from psc_volumetric.archive.layout import MANIFEST_KEY, PARTIAL_KEY, SUFFIXES
 from psc_volumetric.archive.stores import is_url, is_web, open_store, target_text
-from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
 
 __all__ = [
@@ -101,6 +100,8 @@ def archives_at(target: str) -> list[str] | None:
     ------
     StorageError : a folder or bucket cannot be read.
     """
+    from psc_volumetric.archive.targets import target_state  # here: it loads what writes archives
+
     folder = folder_of(target)
     if folder is not None:
         found = [path for path in archives_in(folder) if target_state(path) != UNFINISHED]
@@ -118,6 +119,8 @@ def archives_at(target: str) -> list[str] | None:
 
 def unfinished_in(target: str) -> list[str]:
     """Archives in a folder or bucket that were begun and not sealed, by their names; sorted."""
+    from psc_volumetric.archive.targets import target_state
+
     folder = folder_of(target)
     if folder is None:
         keys = set(_keys_below(target.rstrip("/")))

@@ -19,9 +19,9 @@ from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
 from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BytesCodec, VLenUTF8Codec, ZstdCodec
 
-from psc_volumetric.archive.access import MAX_OBJECT, readable
+from psc_volumetric.archive.access import MAX_OBJECT
 from psc_volumetric.archive.documents import convert
-from psc_volumetric.archive.plain_arrays import CHECKED_NAME, DIFFERENCES
+from psc_volumetric.archive.plain_arrays import CHECKED_NAME, DIFFERENCES, readable
 from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.errors import FormatError
 from psc_volumetric.zarr_archive import ListedArray, find_array, read_only

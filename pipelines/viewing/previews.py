@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive import ArchiveReader
-from psc_volumetric.archive.access import readable
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
+from psc_volumetric.archive.plain_arrays import readable
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError, PscError
 
 __all__ = ["Preview", "preview_values", "previews_of"]

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.abc.buffer import Buffer, BufferPrototype
-from zarr.abc.store import ByteRequest, Store
-from zarr.storage import WrapperStore
 
-from psc_volumetric.archive.documents import MAX_DOCUMENT, MAX_MANIFEST, Node, PlainNode, decode
+from psc_volumetric.archive.documents import (
+    MAX_DOCUMENT,
+    MAX_MANIFEST,
+    Node,
+    PlainNode,
+    chunk_shape,
+    decode,
+    grid_shape,
+)
 from psc_volumetric.archive.fetched import NOTHING_FETCHED, Fetched
 from psc_volumetric.archive.layout import ATTRIBUTE, MANIFEST_KEY, METADATA_KEY, PARTIAL_KEY
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
-from psc_volumetric.archive.plain_arrays import (
-    DIFFERENCES,
-    PLAIN_BYTES,
-    PlainLimits,
-    inner_codecs,
-    plain_limits,
-)
+from psc_volumetric.archive.plain_arrays import PlainLimits, plain_limits, readable
 from psc_volumetric.archive.stores import ArchiveStore
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
@@ -34,12 +30,14 @@ from psc_volumetric.errors import (
     ChecksumError,
     FormatError,
     LimitExceededError,
-    PscError,
     StorageError,
 )
 from psc_volumetric.methods.registry import read_index
 
-__all__ = ["CheckedStore", "SealedStore", "load_manifest", "read_manifest"]
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["SealedStore", "load_manifest", "read_manifest"]
 
 MAX_OBJECT = 1 << 30  # bytes of an object that is read as one piece
 PIECE = 16 << 20  # bytes, when an object is read only to be compared
@@ -129,28 +127,6 @@ def check_digest(name: str, key: str, entry: Entry, found: str) -> None:
             kind="sha256",
             hint="the object is damaged; `psc-archive verify` lists all that is wrong",
         )
-
-
-@contextlib.contextmanager
-def readable(where: str) -> Iterator[None]:
-    """Turn what Zarr and its codecs raise about bad arrays into a FormatError."""
-    try:
-        yield
-    except PscError:
-        raise
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:
-        raise FormatError(
-            f"{where}: the array cannot be read ({type(error).__name__}: {str(error)[:200]})",
-            kind="bad-metadata",
-            hint="the archive is damaged or of another format, run `psc-archive verify`",
-        ) from error
 
 
 def header_digest(header: bytes) -> str:
@@ -317,70 +293,39 @@ class SealedStore:
         return entry.size
 
     def array(self, path: str) -> NDArray[Any]:
-        """A plain array, every byte checked on the way."""
-        array = self.open_array(path)
-        with readable(f"{self.name}: {path}"):
-            return np.asarray(array[...])
+        """A plain array, every byte checked on the way; errors as `open_array`."""
+        _, node, limits = self.plain_node(path)
+        if limits.texts is not None:
+            stored = self.open_array(path)
+            with readable(f"{self.name}: {path}"):
+                return np.asarray(stored[...])
+        whole = np.empty(node.shape, limits.dtype)
+        chunk = chunk_shape(node)
+        for position in product(*map(range, grid_shape(node))):
+            key = "/".join([path, "c", *map(str, position)])
+            part = limits.numbers(self.read(key), f"{self.name}: {key}").reshape(chunk)
+            corner = [n * size for n, size in zip(position, chunk, strict=True)]
+            box = tuple(slice(at, at + size) for at, size in zip(corner, chunk, strict=True))
+            target = whole[box]
+            target[...] = part[tuple(slice(0, size) for size in target.shape)]
+        return whole
 
-    def open_array(self, path: str) -> zarr.Array[Any]:
-        """A plain array whose chunks are checked when they are read.
+    def plain_node(self, path: str) -> tuple[bytes, PlainNode, PlainLimits]:
+        """Metadata of a plain array as they are stored and read, and what they promise.
 
         Raises
         ------
-        FormatError : its metadata are not those of a plain array, or it is larger than what is
-            stored of it justifies.
+        FormatError : they are not those of a plain array, or it is larger than what is stored of
+            it justifies.
         """
         key = f"{path}/{METADATA_KEY}"
-        metadata = self.read(key, limit=MAX_DOCUMENT)
-        node = decode(metadata, PlainNode, where=f"{self.name}: {key}")
-        limits = plain_limits(node, self.manifest.chunks(path), where=f"{self.name}: {key}")
-        metadata = _without_checks(metadata, node, where=f"{self.name}: {key}")
-        store = CheckedStore(self.store.store, self, limits, {key: metadata})
-        with readable(f"{self.name}: {key}"):
-            return zarr.open_array(store, path=path, mode="r", zarr_format=3)
+        data, where = self.read(key, limit=MAX_DOCUMENT), f"{self.name}: {key}"
+        node = decode(data, PlainNode, where=where)
+        return data, node, plain_limits(node, self.manifest.chunks(path), where=where)
 
+    def open_array(self, path: str) -> zarr.Array[Any]:
+        """A plain array whose chunks are checked when they are read; errors as `plain_node`."""
+        from psc_volumetric.archive.checked_store import open_checked
 
-class CheckedStore(WrapperStore[Store]):
-    """A Zarr store that raises for lost or changed objects, where Zarr would read fill values."""
-
-    def __init__(
-        self,
-        store: Store,
-        sealed: SealedStore,
-        limits: PlainLimits,
-        metadata: Mapping[str, bytes],
-    ) -> None:
-        super().__init__(store)
-        self._sealed = sealed
-        self._limits = limits
-        self._metadata = metadata
-
-    def _with_store(self, store: Store) -> CheckedStore:
-        return type(self)(store, self._sealed, self._limits, self._metadata)
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """Whole objects, compared with the manifest; FormatError for chunks it does not list."""
-        name = f"{self._sealed.name}: {key}"
-        if key in self._metadata:
-            return prototype.buffer.from_bytes(self._metadata[key])
-        if "/c/" not in key and not key.endswith("/c"):
-            return None  # Zarr looks for other formats' metadata
-        data = await asyncio.to_thread(self._sealed.read, key)
-        data = await asyncio.to_thread(self._limits.opened, data, name)
-        if byte_range is not None:
-            raise FormatError(f"{name}: plain arrays are read whole", kind="bad-metadata")
-        return prototype.buffer.from_bytes(data)
-
-
-def _without_checks(data: bytes, node: PlainNode, *, where: str) -> bytes:
-    """Metadata of a plain array with the codecs that its chunks have once they are opened."""
-    document = msgspec.json.decode(data)
-    codecs: list[Any] = inner_codecs(node.codecs, where=where)
-    if [codec.name for codec in codecs] == [DIFFERENCES["name"]]:
-        codecs = [PLAIN_BYTES]
-    return msgspec.json.encode({**document, "codecs": codecs})
+        data, node, limits = self.plain_node(path)
+        return open_checked(self.store.store, self.read, path, data, node, limits, name=self.name)

@@ -36,6 +36,7 @@ __all__ = [
     "chunk_shape",
     "convert",
     "decode",
+    "grid_shape",
 ]
 
 MAX_DEPTH = 64  # objects and arrays inside each other
@@ -298,6 +299,11 @@ def _refused(where: str, error: Exception, kind: str) -> FormatError:
         kind=kind,
         hint="it is damaged, or of another format; `psc-archive verify` lists all that is wrong",
     )
+
+
+def grid_shape(node: Array) -> tuple[int, ...]:
+    """Chunks per axis."""
+    return tuple(-(-n // part) for n, part in zip(node.shape, chunk_shape(node), strict=True))
 
 
 def chunk_shape(node: Array) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from psc_volumetric.archive.access import MAX_OBJECT, SealedStore, read_manifest
 from psc_volumetric.archive.age import Identity, Recipient, decrypt, encrypt
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.manifest import Entry, Manifest
-from psc_volumetric.archive.stores import ArchiveStore
+from psc_volumetric.archive.zarr_stores import ZarrStore
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
 
 __all__ = ["HIDDEN_KEY", "hide", "reveal"]
@@ -86,7 +86,7 @@ def reveal(copy: SealedStore, identities: Sequence[Identity]) -> SealedStore:
     for key, entry in manifest.entries.items():
         if key not in objects and copy.manifest.entries.get(key) != entry:
             raise _foreign(where, f"{key} is in neither")
-    store = ArchiveStore(_Overlay(copy.store.store, objects), copy.name)
+    store = ZarrStore(_Overlay(copy.store.store, objects), copy.name)
     store.is_remote = copy.store.is_remote
     return SealedStore(store, manifest)
 

@@ -206,6 +206,8 @@ def _readable_zip(path: Path) -> ArchiveStore:
     except FormatError:
         from zarr.storage import MemoryStore
 
-        nothing = ArchiveStore(MemoryStore(), str(path))
+        from psc_volumetric.archive.zarr_stores import ZarrStore
+
+        nothing = ZarrStore(MemoryStore(), str(path))
         nothing.is_remote = False
         return nothing

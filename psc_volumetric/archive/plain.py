@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from psc_volumetric.archive.access import readable
 from psc_volumetric.archive.attributes import checked_attributes, typed_attributes
 from psc_volumetric.archive.layout import ATTRIBUTE
 from psc_volumetric.archive.naming import node_path
-from psc_volumetric.archive.stage import Stage, chunks_for, pays_as_differences
+from psc_volumetric.archive.plain_arrays import readable
 from psc_volumetric.errors import FormatError
+
+if TYPE_CHECKING:
+    import zarr
+
+    from psc_volumetric.archive.stage import Stage
 
 __all__ = ["ArrayLike", "PlainArray", "Sliceable", "fill_that_is_no_value", "stage_array"]
 
@@ -110,6 +113,8 @@ class PlainArray:
 
 def stage_array(stage: Stage, given: ArrayLike) -> None:
     """Write one array block by block; memory is bounded by a block, whatever the array's size."""
+    from psc_volumetric.archive.stage import chunks_for, pays_as_differences
+
     array: Sliceable = given.array
     text, characters = array.dtype.kind in _TEXT_KINDS, array.dtype.kind == "S"
     dtype = np.dtype("u1") if characters else array.dtype.newbyteorder("=")

@@ -8,17 +8,24 @@ decoded size before it is decoded.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numcodecs import Zstd
+from numpy.typing import NDArray
 
-from psc_volumetric.archive.documents import Named, PlainNode, chunk_shape, convert
-from psc_volumetric.bitstream.frames import frame_size
+from psc_volumetric.archive.documents import (
+    Named,
+    PlainNode,
+    chunk_shape,
+    convert,
+    grid_shape,
+)
+from psc_volumetric.bitstream.frames import frame_size, unpack_frame
 from psc_volumetric.coders.differences import decode_differences, suits_differences
-from psc_volumetric.errors import FormatError, LimitExceededError
+from psc_volumetric.errors import FormatError, LimitExceededError, PscError
 
 __all__ = [
     "CHECKED_NAME",
@@ -27,6 +34,7 @@ __all__ = [
     "PlainLimits",
     "inner_codecs",
     "plain_limits",
+    "readable",
 ]
 
 CHECKED_NAME = "psc_archive.checked"
@@ -59,13 +67,20 @@ ITEM_BYTES = {
 class PlainLimits:
     """What a chunk decodes to: bytes, exactly, or at most and then so many texts.
 
-    ``chunk`` and ``dtype`` are those of an array of differences, else None.
+    ``chunk`` is that of an array of differences, else None; ``dtype`` is None for text.
     """
 
     chunk_bytes: int
     texts: int | None
-    chunk: tuple[int, ...] | None = None
     dtype: str | None = None
+    chunk: tuple[int, ...] | None = None
+
+    def numbers(self, data: bytes, where: str) -> NDArray[np.generic]:
+        """All numbers of a chunk, C order; errors as `opened`."""
+        dtype = np.dtype(self.dtype).newbyteorder("<")
+        if self.chunk is not None:
+            return decode_differences(data, self.chunk, dtype, what=where)
+        return np.frombuffer(unpack_frame(data, self.chunk_bytes, where), dtype)
 
     def opened(self, data: bytes, where: str) -> bytes:
         """A chunk as Zarr's own codecs take it: `PLAIN_BYTES` in the place of differences.
@@ -98,8 +113,8 @@ class PlainLimits:
     def _check_texts(self, data: bytes, where: str) -> None:
         """The number of texts, before as many objects are made."""
         try:
-            count = int.from_bytes(bytes(Zstd().decode(data)[:4]), "little")
-        except (RuntimeError, ValueError) as error:
+            count = int.from_bytes(unpack_frame(data, frame_size(data) or 0, where)[:4], "little")
+        except FormatError as error:
             raise FormatError(f"{where}: no text ({error})", kind="bad-payload") from error
         if count != self.texts:
             raise FormatError(
@@ -136,7 +151,7 @@ def plain_limits(node: PlainNode, chunks: Sequence[int], *, where: str) -> Plain
     if len(node.dimension_names) != len(node.shape):
         raise _unknown(where, f"{len(node.dimension_names)} axis names for {len(node.shape)} axes")
     chunk, stored = chunk_shape(node), sum(chunks)
-    grid = math.prod(-(-size // part) for size, part in zip(node.shape, chunk, strict=True))
+    grid = math.prod(grid_shape(node))
     if grid != len(chunks):
         raise LimitExceededError(
             f"{where}: {grid} chunks by its shape, {len(chunks)} are stored",
@@ -155,8 +170,8 @@ def plain_limits(node: PlainNode, chunks: Sequence[int], *, where: str) -> Plain
     if text:
         return PlainLimits(TEXT_CHUNK, math.prod(chunk))
     if differences:
-        return PlainLimits(math.prod(chunk) * item, None, chunk, dtype)
-    return PlainLimits(math.prod(chunk) * item, None)
+        return PlainLimits(math.prod(chunk) * item, None, dtype, chunk)
+    return PlainLimits(math.prod(chunk) * item, None, dtype)
 
 
 def inner_codecs(codecs: Sequence[Named], *, where: str) -> list[Named]:
@@ -189,3 +204,25 @@ def _unknown(where: str, what: str) -> FormatError:
         kind="bad-metadata",
         hint="the archive is damaged or of another format, run `psc-archive verify`",
     )
+
+
+@contextlib.contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turn what Zarr and its codecs raise about bad arrays into a FormatError."""
+    try:
+        yield
+    except PscError:
+        raise
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        raise FormatError(
+            f"{where}: the array cannot be read ({type(error).__name__}: {str(error)[:200]})",
+            kind="bad-metadata",
+            hint="the archive is damaged or of another format, run `psc-archive verify`",
+        ) from error

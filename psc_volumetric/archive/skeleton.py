@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,10 @@ from psc_volumetric.archive.naming import (
 from psc_volumetric.archive.plain import ArrayLike, stage_array
 from psc_volumetric.archive.readme import readme_text, specification_files
 from psc_volumetric.archive.source import FileLike, source_digest
-from psc_volumetric.archive.stage import Stage
 from psc_volumetric.errors import ParameterError
+
+if TYPE_CHECKING:
+    from psc_volumetric.archive.stage import Stage
 
 __all__ = [
     "Beside",

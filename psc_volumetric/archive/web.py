@@ -26,12 +26,13 @@ from zarr.abc.store import (
     Store,
 )
 
+from psc_volumetric.archive.addresses import without_secrets
 from psc_volumetric.errors import StorageError
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-__all__ = ["HttpStore", "without_secrets"]
+__all__ = ["HttpStore"]
 
 CONNECTIONS = 16
 ATTEMPTS = 4
@@ -45,13 +46,6 @@ FORBIDDEN = frozenset({401, 403, 407})
 
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _log = logging.getLogger(__name__)
-
-
-def without_secrets(url: str) -> str:
-    """An address as it may be shown: no password, no query, which often is a signature."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 class HttpStore(Store):

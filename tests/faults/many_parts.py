@@ -36,7 +36,7 @@ from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.salvage import Salvage
 from psc_volumetric.archive.signature import public_keys, sign, signer_of
-from psc_volumetric.archive.stores import ArchiveStore
+from psc_volumetric.archive.zarr_stores import ZarrStore
 from psc_volumetric.archive.zipped import CheckedZip
 from tests.faults import archive_mutations as hostile
 from tests.faults.sources import smooth, write_dicom
@@ -49,7 +49,7 @@ damage = hostile.MUTATORS["brick_decode"][0]  # flips, cuts, repeats, noise
 Bytes = dict[str, bytes]
 
 
-class InMemory(ArchiveStore):
+class InMemory(ZarrStore):
     """Objects of a dictionary, behind the door that all readers use."""
 
     def __init__(self, tree: Bytes) -> None:
@@ -276,7 +276,7 @@ def read_zip(case: Case) -> None:
         packed = CheckedZip("memory.zip", lambda: _OneFile(data))
     except (zipfile.BadZipFile, EOFError, UnicodeError, NotImplementedError, struct.error):
         return  # what `open_store` turns into "not-an-archive"
-    store = ArchiveStore(packed, "memory.zip")
+    store = ZarrStore(packed, "memory.zip")
     for key in store.listing():
         store.size(key)
         store.get(key)
