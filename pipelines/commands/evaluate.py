@@ -59,9 +59,9 @@ def evaluate(
     ours: Annotated[
         str | None,
         choice(
-            (*BASES, "none", "none:fast"),
-            help="Variants of ours, base or base:coders. Default: auto; bounded and lossless: "
-            "none,none:fast.",
+            (*BASES, "none", "none:fast", "archive/none"),
+            help="Variants of ours, base or base:coders; archive/ before one: whole archives. "
+            "Default: auto; bounded and lossless: none,archive/none,none:fast.",
         ),
     ] = None,
     psnr_only: Annotated[

@@ -9,6 +9,7 @@ The peak of every PSNR is the data range of the volume. One volume is in memory 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +23,12 @@ from pipelines.archiving.plan import ItemPlan, VariablePlan, open_item, plan_ite
 from pipelines.archiving.survey import special_mask
 from pipelines.evaluation.compare import compare
 from pipelines.evaluation.modes import ModeWork, measure_bounded, measure_lossless, measure_lossy
-from pipelines.evaluation.options import EvaluateOptions, known_peers
+from pipelines.evaluation.options import WHOLE, EvaluateOptions, known_peers
 from pipelines.evaluation.ours import Run, workers
 from pipelines.evaluation.peers.rates import missing_peers
 from pipelines.evaluation.results import VolumeResult
 from pipelines.evaluation.sets import Source
+from pipelines.evaluation.whole import Archives
 from pipelines.progress import Progress, Silent
 from psc_volumetric.extras import has_extra
 from psc_volumetric.methods.registry import AUTO, REGISTRY
@@ -61,13 +63,18 @@ def evaluate(
     peers = options.chosen_peers
     absent = missing_peers(peers, known_peers(options.mode))
     options = replace(options, peers=tuple(name for name in peers if name not in absent))
-    with workers(options.jobs) as run:
+    with workers(options.jobs) as run, ExitStack() as stack:
         archive = replace(options.archive, base=_planned_base(options))
+        archives: Archives | None = None
         for source, candidate, item, variable in _variables(sources, archive):
+            if archives is None or archives.candidate is not candidate:
+                stack.close()
+                archives = stack.enter_context(closing(Archives(candidate)))
             volumes = {volume.name: volume for volume in open_item(candidate).volumes}
             result = _evaluate_volume(
-                volumes[variable.volume], variable, item.prior, options, run, progress or Silent()
-            )
+                volumes[variable.volume], variable, item.prior, options, run, progress or Silent(),
+                archives,
+            )  # fmt: skip
             notes = (*result.notes, *item.notes, *map(": ".join, absent.items()))
             name = source.title or f"{candidate.name}/{result.name}"
             yield replace(result, name=name, group=source.group, notes=notes)
@@ -79,7 +86,7 @@ def _planned_base(options: EvaluateOptions) -> str:
     The plan names the prior of the domain. ``auto`` takes none that nobody asked for, as archives
     that have no room for one.
     """
-    bases = [variant.split(":")[0] for variant in options.variants]
+    bases = [variant.removeprefix(WHOLE).split(":")[0] for variant in options.variants]
     needing = (base for base in bases if base != AUTO and REGISTRY.may_need_prior(base))
     return next(needing, "psc" if has_extra("prior") else options.archive.base)
 
@@ -102,6 +109,7 @@ def _evaluate_volume(
     options: EvaluateOptions,
     run: Run,
     progress: Progress,
+    archives: Archives,
 ) -> VolumeResult:
     """Measure one volume, which is read whole into memory.
 
@@ -116,7 +124,9 @@ def _evaluate_volume(
     peak = data_range(values, measured)
     uses_prior = variable.kept.needs_prior and any(
         REGISTRY.may_need_prior(base)
-        for base in (v.partition("@")[0].split(":")[0] for v in options.variants)
+        for base in (
+            v.removeprefix(WHOLE).partition("@")[0].split(":")[0] for v in options.variants
+        )
         if base != AUTO or options.archive.prior is not None
     )
     result = VolumeResult(
@@ -135,7 +145,7 @@ def _evaluate_volume(
     if peak == 0:
         return replace(result, notes=(*result.notes, "all measured values are equal"))
     work = ModeWork(
-        values, measured, _stack(values, measured), peak, variable, prior, run, progress
+        values, measured, _stack(values, measured), peak, variable, prior, run, progress, archives
     )
     points, methods, notes = _MEASURE[options.mode](work, options)
     return replace(

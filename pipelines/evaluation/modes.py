@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.archiving.plan import VariablePlan
 from pipelines.evaluation.borders import BLOCK
-from pipelines.evaluation.options import EvaluateOptions
+from pipelines.evaluation.options import WHOLE, EvaluateOptions
 from pipelines.evaluation.ours import OurChoice, OurVolume, Run, code_volume, our_name
 from pipelines.evaluation.peers.exact import (
     BOUNDED_PEERS,
@@ -22,6 +22,7 @@ from pipelines.evaluation.peers.exact import (
 )
 from pipelines.evaluation.peers.rates import PEERS, peer_points
 from pipelines.evaluation.point import CodedSize, RatePoint, Reference
+from pipelines.evaluation.whole import Archives
 from pipelines.progress import Progress
 from psc_volumetric.metrics import rate_bpv
 from psc_volumetric.views import MEAN, ViewRequest
@@ -49,6 +50,8 @@ class ModeWork:
         Data range of the measured values.
     variable, prior, run, progress
         As for `code_volume`.
+    archives : Archives
+        Whole archives of the source.
     """
 
     values: NDArray[np.generic]
@@ -59,6 +62,7 @@ class ModeWork:
     prior: str | None
     run: Run
     progress: Progress
+    archives: Archives
 
     def reference(self, *, wants_quality: bool, wants_perception: bool = False) -> Reference:
         """The volume that points are compared with."""
@@ -89,8 +93,8 @@ class ModeWork:
         step: float | None = None,
         max_error: float | None = None,
     ) -> OurVolume:
-        """Code the volume with this codec: ``variant`` is base, base:coders or base@view."""
-        words, _, view = variant.partition("@")
+        """Code the volume with this codec: ``variant`` as `EvaluateOptions.ours` has it."""
+        words, _, view = variant.removeprefix(WHOLE).partition("@")
         base, _, coders = words.partition(":")
         archive = replace(
             options.archive,
@@ -100,6 +104,9 @@ class ModeWork:
         decodes = options.mode != "lossy" or options.decodes
         seen = ViewRequest(view or MEAN)
         choice = OurChoice(archive, base, options.mode, max_error, decodes, seen)
+        if variant.startswith(WHOLE):
+            name = self.variable.spec.name
+            return self.archives.volume(name, self.values, self.measured, choice)
         return code_volume(
             self.values, self.measured, self.variable, self.prior, choice, self.run, self.progress
         )

@@ -15,6 +15,7 @@ from psc_volumetric.views import MEAN, ViewRequest
 __all__ = ["EVALUATE_MODES", "EvaluateOptions", "known_peers", "parse_numbers"]
 
 LOSSY_PEERS = ("jpeg2000", "htj2k", "jpegxl", "av1", "sperr", "sz3", "zfp")
+WHOLE = "archive/"  # of variants that are whole archives
 _KNOWN = {
     "lossy": tuple(PEERS),
     "bounded": tuple(BOUNDED_PEERS),
@@ -47,8 +48,9 @@ class EvaluateOptions:
     peers : tuple of str or None
         Names of peers; None takes all of the mode, for lossy without the slow extras.
     ours : tuple of str or None
-        Variants of our streams: a base method, or base:coders, for lossy also base@view. None
-        takes ``auto`` for lossy, and ``none`` and ``none:fast`` for the exact modes.
+        Variants of our streams: a base method, or base:coders, for lossy also base@view, and
+        any of these behind ``archive/`` for whole sealed archives. None takes ``auto`` for lossy,
+        and ``none``, ``archive/none`` and ``none:fast`` for the exact modes.
     wants_quality : bool
         Lossy: SSIM, HaarPSI and power spectra as well.
     wants_perception : bool
@@ -97,9 +99,14 @@ class EvaluateOptions:
             )
         missing_peers(self.peers or (), _KNOWN[self.mode])
         for variant in self.variants:
-            words, _, view = variant.partition("@")
+            words, _, view = variant.removeprefix(WHOLE).partition("@")
             base, _, coders = words.partition(":")
             ViewRequest(view or MEAN)
+            if view and variant.startswith(WHOLE):
+                raise ParameterError(
+                    f"a whole archive is measured as it decodes, found {variant!r}",
+                    kind="bad-view",
+                )
             if base not in base_names():
                 raise ParameterError(
                     f"base must be one of {', '.join(base_names())}, found {variant!r}",
@@ -116,7 +123,8 @@ class EvaluateOptions:
     @property
     def variants(self) -> tuple[str, ...]:
         """Variants of our streams."""
-        return self.ours or (("auto",) if self.mode == "lossy" else ("none", "none:fast"))
+        exact = ("none", f"{WHOLE}none", "none:fast")
+        return self.ours or (("auto",) if self.mode == "lossy" else exact)
 
     def to_dict(self) -> dict[str, Any]:
         """Settings as plain JSON values."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.evaluation.compare import BEST, averages
-from pipelines.evaluation.options import EvaluateOptions
+from pipelines.evaluation.options import WHOLE, EvaluateOptions
 from pipelines.evaluation.peers.exact import BOUNDED_PEERS, LOSSLESS_PEERS
 from pipelines.evaluation.peers.rates import PEERS
 from pipelines.evaluation.point import RatePoint
@@ -24,10 +24,15 @@ def codec_title(codec: str, mode: str) -> str:
     """Name of a codec for people."""
     known: dict[str, Any] = {"lossy": PEERS, "bounded": BOUNDED_PEERS, "lossless": LOSSLESS_PEERS}
     if codec.startswith("ours-"):
-        named, _, view = codec.removeprefix("ours-").partition("@")
+        variant = codec.removeprefix("ours-")
+        named, _, view = variant.removeprefix(WHOLE).partition("@")
         base, _, coders = named.partition(":")
         main = base == ("auto" if mode == "lossy" else "none")
-        words = ["ours", "" if main else f"base {base}", f"{coders} coders" if coders else ""]
+        words = [
+            "whole archives" if variant.startswith(WHOLE) else "ours",
+            "" if main else f"base {base}",
+            f"{coders} coders" if coders else "",
+        ]
         words.append(f"view {view}" if view else "")
         return ", ".join(word for word in words if word)
     return str(known[mode][codec].title) if codec in known[mode] else codec

@@ -96,6 +96,24 @@ def test_a_posterior_network_is_measured_beside_the_wavelet(sources, tmp_path, r
     assert "bord" in text and "ours-auto" in text
 
 
+@pytest.mark.parametrize(("kind", "mode"), [("nifti", "lossless"), ("netcdf", "bounded")])
+def test_whole_archives_count_every_byte(kind, mode, sources, tmp_path, run):
+    """What an archive of the same file takes, over its volumes in all."""
+    words = ["--mode", mode, *(("--max-error", "2") if mode == "bounded" else ())]
+    measured = ["--ours", "none:zstd,archive/none:zstd", "--peers", "zfp"]
+    outcome = run("evaluate", sources[kind], *words, *measured, "--json")
+    assert outcome.code == 0, outcome.err
+    volumes = outcome.document["volumes"]
+    found = [[p for p in v["points"] if p["codec"] == "ours-archive/none:zstd"] for v in volumes]
+    assert all(len(points) == 1 and points[0]["holds"] for points in found)
+    bricks = [p["nbytes"] for v in volumes for p in v["points"] if p["codec"] == "ours-none:zstd"]
+    target = tmp_path / "whole.psc.zarr"
+    assert run("archive", sources[kind], target, *words, "--coders", "zstd").code == 0
+    stored = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    assert abs(sum(points[0]["nbytes"] for points in found) - stored) <= len(found)
+    assert stored > sum(bricks)
+
+
 def test_lossless_sizes_are_checked_and_drawn(sources, tmp_path, run):
     picture, tables = tmp_path / "sizes.svg", tmp_path / "sizes.md"
     words = ["--mode", "lossless", *TINY, "--plot", picture, "--markdown", tables, "--json"]
