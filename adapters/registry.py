@@ -33,6 +33,7 @@ _ADAPTERS = {
     "nifti": ("adapters.nifti.adapter", "NiftiAdapter"),
     "netcdf": ("adapters.netcdf.adapter", "NetcdfAdapter"),
     "fits": ("adapters.fits.adapter", "FitsAdapter"),
+    "images": ("adapters.images.adapter", "ImagesAdapter"),
     ORIGINAL: ("adapters.originals", "OriginalAdapter"),
 }
 
@@ -89,7 +90,7 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
     if path.is_file() and skipped:
         raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path, hint=skipped[0].hint)
     raise SourceError(
-        f"expected DICOM, NIfTI, NetCDF or FITS files, found {_summary(skipped)}",
+        f"expected DICOM, NIfTI, NetCDF, FITS or image files, found {_summary(skipped)}",
         kind="nothing-found",
         path=path,
     )
@@ -145,7 +146,7 @@ def _ask_adapters(
             skipped.append(Skipped(file, reason, "unreadable"))
             continue
         if kind is None:
-            reason = "expected a DICOM, NIfTI, NetCDF or FITS file, found none of their signatures"
+            reason = "expected a DICOM, NIfTI, NetCDF, FITS or image file, found none"
             skipped.append(Skipped(file, reason, "unknown-format"))
         else:
             accepted[kind].append(file)
@@ -189,7 +190,11 @@ def _placed(candidate: Candidate, root: Path) -> Candidate:
     """Note where a file was found; paths of DICOM files may name patients and say little else."""
     if candidate.name.startswith("dicom-") or candidate.kind == "dicom":
         return candidate
-    return replace(candidate, place=PurePosixPath(candidate.paths[0].relative_to(root)))
+    place = PurePosixPath(candidate.paths[0].relative_to(root))
+    if candidate.kind == "images" and len(candidate.paths) > 1:  # called as their folder
+        place = place.with_name(candidate.name)
+        place = place.parent if place.parent.name == candidate.name else place
+    return replace(candidate, place=place)
 
 
 def _summary(skipped: Sequence[Skipped]) -> str:

@@ -224,7 +224,7 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
 
 def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
     item = open_item(candidate)
-    if not item.volumes and not item.arrays and candidate.kind != ORIGINAL:
+    if not (item.volumes or item.arrays or item.blobs) and candidate.kind != ORIGINAL:
         raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
     may_carry, passed_over = may_carry_prior(item, options)
     decided = [(v, decide(v, options, may_carry=may_carry)) for v in item.volumes]

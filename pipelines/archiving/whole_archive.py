@@ -75,7 +75,7 @@ def source_to_keep(item: ItemPlan) -> SourceItem:
     source = open_item(item.candidate)
     bytes_too = item.options.mode == "lossless" and source.bytes_beyond_remaking
     if item.options.keep_original or source.beyond_remaking or bytes_too:
-        every = bool(source.beyond_remaking)
+        every = bool(source.beyond_remaking or bytes_too)
         source = keep_originals(source, item.candidate, every=every)
     return source
 

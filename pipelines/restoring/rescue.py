@@ -1,7 +1,7 @@
 """Restoring the rest of a damaged archive: what was lost is filled, named, and marked by a mask.
 
-The mask stands beside the files that were written: for NetCDF and FITS a NetCDF file with the same
-variables and axes, for DICOM and NIfTI a NIfTI file in the same place of the world.
+The mask stands beside the files that were written: for DICOM and NIfTI a NIfTI file
+in the same place of the world, for others a NetCDF file with the same variables and axes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["FILLED", "NO_DAMAGE", "Damage", "Rescue", "levels_of"]
 FILLED = "derived (damaged regions filled)"
 METHOD = "EXACT, DAMAGED REGIONS FILLED"
 _LARGEST_NIFTI1 = 32767
-_FORMATS = {"dicom": ".nii.gz", "nifti": ".nii.gz", "netcdf": ".nc", "fits": ".nc"}
+_FORMATS = {"dicom": ".nii.gz", "nifti": ".nii.gz", "netcdf": ".nc", "fits": ".nc", "images": ".nc"}
 _SUFFIXES = (
     ".nii.gz",
     ".nii",
@@ -48,6 +48,9 @@ _SUFFIXES = (
     ".fts",
     ".fits.gz",
     ".fits.fz",
+    ".png",
+    ".tif",
+    ".tiff",
 )
 
 Box = tuple[slice, ...]

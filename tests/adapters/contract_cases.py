@@ -6,10 +6,23 @@ folder ``t`` with the makers ``m`` of ``conftest.py``, found by the kind of what
 
 from pathlib import Path
 
+import imagecodecs
 import nibabel
 import numpy as np
+from tifffile import imwrite
 
 NIFTI_FILES = Path(nibabel.__file__).parent / "tests" / "data"
+
+
+def noise(dtype: str, *shape: int) -> np.ndarray:
+    """Numbers of a type."""
+    return np.random.default_rng(8).integers(0, 250, shape).astype(dtype)
+
+
+def imwrite_png(path: Path, dtype: str, samples: int) -> None:
+    """Write a PNG with several samples."""
+    path.write_bytes(imagecodecs.png_encode(noise(dtype, 20, 24, samples)))
+
 
 CASES = {
     "dicom-axial": lambda t, m: m["series"](
@@ -82,5 +95,9 @@ CASES = {
     "fits-double": lambda t, m: m["fits"](t / "a.fits", "double"),
     "fits-tiny": lambda t, m: m["fits"](t / "a.fits", "tiny"),
     "fits-tiles": lambda t, m: m["fits"](t / "a.fits.fz", "tiles"),
+    "images-png-alpha": lambda t, m: imwrite_png(t / "a.png", "u2", 4),
+    "images-tiff-pages": lambda t, m: imwrite(
+        t / "a.tif", noise("u2", 5, 20, 24), photometric="minisblack", byteorder=">", metadata=None
+    ),
     "fits-tiles-gz": lambda t, m: m["fits"](t / "a.fits.gz", "tiles"),
 }

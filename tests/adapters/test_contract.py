@@ -6,10 +6,12 @@ import pickle
 import re
 from pathlib import Path
 
+import imagecodecs
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from astropy.io import fits
 from astropy.wcs import WCS
 from contract_cases import CASES
@@ -183,6 +185,7 @@ def test_values_and_corner_voxels_agree_with_the_formats_own_library(item, candi
         "nifti": check_nifti,
         "netcdf": check_netcdf,
         "fits": check_fits,
+        "images": check_images,
     }
     checks[item.kind](item, candidate)
 
@@ -241,6 +244,13 @@ def check_netcdf(item, candidate):
         if array.array.dtype != "S1":
             values = array.array[tuple(slice(0, n) for n in array.array.shape)]
             np.testing.assert_array_equal(values, found.values)
+
+
+def check_images(item, candidate):
+    (volume,), (path,) = item.volumes, candidate.paths
+    shown = imagecodecs.imread(path) if path.suffix == ".png" else tifffile.imread(path)
+    shown = np.moveaxis(shown, -1, 0) if path.suffix == ".png" else shown
+    np.testing.assert_array_equal(whole(volume), shown)
 
 
 def check_fits(item, candidate):
@@ -377,7 +387,7 @@ def test_restore_refuses_a_record_that_leaves_its_folder(item, tmp_path):
     document = json.loads(json.dumps(item.document))
     if item.kind == "dicom":
         document["files"][0]["name"] = "../escaped.dcm"
-    elif item.kind in ("nifti", "fits"):
+    elif item.kind in ("nifti", "fits", "images"):
         document["names"][0] = "../escaped.nii"
     else:
         document["name"] = "/escaped.nc"

@@ -19,6 +19,7 @@ import numpy as np
 from astropy.io import fits
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from tifffile import TiffWriter
 from typer.testing import CliRunner
 
 from pipelines.cli import app
@@ -133,6 +134,16 @@ def exposure(folder: Path) -> Path:
     return folder / "exposure.fits"
 
 
+def pages(folder: Path) -> Path:
+    """Two TIFF pages of 16-bit colours, big-endian, interleaved, and a grey one of floats."""
+    colours = np.moveaxis(field((2, 3, 18, 20), 60000), 1, -1).astype(">u2")
+    with TiffWriter(folder / "pages.tif", byteorder=">") as writer:
+        for page in colours:
+            writer.write(page, photometric="rgb", metadata=None)
+        writer.write(field((20, 22), 900).astype("f4") / 7, photometric="minisblack", metadata=None)
+    return folder / "pages.tif"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One archive: how its source is made, and the words of the command that archives it.
@@ -153,6 +164,7 @@ SAMPLES = {
     "dicom-lossless": Sample(dicom, PLAIN, files=True),
     "netcdf-lossless": Sample(netcdf, PLAIN, ending=".psc.zarr", files=True),
     "fits-lossless": Sample(exposure, PLAIN, files=True),
+    "images-lossless": Sample(pages, PLAIN, files=True),
     "labels-lossless": Sample(labels, PLAIN, files=True),
     "image-lossless-defaults": Sample(image, files=True),
     "image-lossless-jpegls": Sample(image, ("--coders", "jpegls"), files=True),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import imagecodecs
 import netCDF4
 import nibabel
 import numpy as np
@@ -20,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import write_file_meta_info
 from pydicom.sequence import Sequence as Items
+from tifffile import imwrite
 
 from tests.faults.sources import image_dataset, smooth
 
@@ -332,6 +334,56 @@ def _fits_bomb(folder: Path) -> None:
             file.write(bytes(16 << 20))
 
 
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _png(offset: int, data: bytes) -> Writer:
+    """A good PNG with some bytes replaced."""
+
+    def write(folder: Path) -> None:
+        raw = bytearray(imagecodecs.png_encode(smooth((24, 20)).astype("u2")))
+        raw[offset : offset + len(data)] = data
+        (folder / "hostile.png").write_bytes(raw)
+
+    return write
+
+
+def _tiff(tag: int, kind: int, count: int, value: int) -> Writer:
+    """A good TIFF with one entry of its first directory replaced."""
+
+    def write(folder: Path) -> None:
+        path = folder / "hostile.tif"
+        imwrite(path, smooth((24, 20)).astype("<u2"), photometric="minisblack", metadata=None)
+        raw = bytearray(path.read_bytes())
+        (start,) = struct.unpack_from("<I", raw, 4)
+        (entries,) = struct.unpack_from("<H", raw, start)
+        for at in range(start + 2, start + 2 + 12 * entries, 12):
+            if struct.unpack_from("<H", raw, at)[0] == tag:
+                struct.pack_into("<HHII", raw, at, tag, kind, count, value)
+        path.write_bytes(raw)
+
+    return write
+
+
+def _tiff_loop(folder: Path) -> None:
+    """A directory that follows itself."""
+    path = folder / "hostile.tif"
+    imwrite(path, smooth((24, 20)).astype("<u2"), photometric="minisblack", metadata=None)
+    raw = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", raw, 4)
+    (entries,) = struct.unpack_from("<H", raw, start)
+    struct.pack_into("<I", raw, start + 2 + 12 * entries, start)
+    path.write_bytes(raw)
+
+
+def _jpeg(cut: int | None, **parts: bytes) -> Writer:
+    def write(folder: Path) -> None:
+        raw = imagecodecs.jpeg8_encode(smooth((24, 20)).astype("u1"))
+        (folder / "hostile.jpg").write_bytes(raw[:cut] + parts.get("more", b""))
+
+    return write
+
+
 # --- any format -----------------------------------------------------------------------------------
 
 
@@ -417,6 +469,20 @@ HOSTILE: dict[str, Writer] = {
     "fits: header without end": _endless_header,
     "fits: 20000 units": _many_units,
     "fits: gzip with 2.5 GiB behind": _fits_bomb,
+    "png: 2^31 x 2^31": _png(16, b"\x7f\xff\xff\xff" * 2),
+    "png: 16384 x 16384": _png(16, struct.pack(">II", 1 << 14, 1 << 14)),
+    "png: 0 columns": _png(16, bytes(4)),
+    "png: chunk of 2^31 bytes": _png(33, b"\x7f\xff\xff\xfftEXt"),
+    "png: noise for pixels": _png(50, os.urandom(200)),
+    "tiff: 2^32 - 1 columns": _tiff(256, 4, 1, 0xFFFFFFFF),
+    "tiff: 12 bits": _tiff(258, 3, 1, 12),
+    "tiff: compression 65535": _tiff(259, 3, 1, 65535),
+    "tiff: 2^31 samples": _tiff(277, 4, 1, 1 << 31),
+    "tiff: strips at 2^32 - 1": _tiff(273, 4, 1, 0xFFFFFFFF),
+    "tiff: 2^30 strips": _tiff(273, 4, 1 << 30, 8),
+    "tiff: directory that follows itself": _tiff_loop,
+    "jpeg: cut": _jpeg(300),
+    "jpeg: bytes behind": _jpeg(None, more=b"behind" * 1000),
     "any: empty file": _file("hostile.nii", b""),
     "any: noise": _file("hostile.dcm", bytes(128) + b"DICM" + os.urandom(4096)),
     "any: HDF5 signature only": _file("hostile.nc", b"\x89HDF\r\n\x1a\n" + bytes(500)),

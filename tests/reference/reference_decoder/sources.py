@@ -1,4 +1,4 @@
-"""Sections 11.6 to 11.10 of SPEC-v1.md: the source files of a lossless archive, made again."""
+"""SPEC-v1.md, sections 11.6 to 11.10 and 11.12: source files of a lossless archive, made again."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def rebuild(archive: Archive) -> dict[str, bytes]:
         return dict(zip(files, _dicom(archive), strict=True))
     if source.kind == "fits":
         return dict(zip(files, [_fits(archive)], strict=True))
+    if source.kind == "images" and "jpegxl" not in source.document:
+        return dict(zip(files, _images(archive), strict=True))
     raise Refused(f"files of the kind {source.kind}")
 
 
@@ -163,6 +165,29 @@ def _part(archive: Archive, part: dict[str, Any]) -> bytes:
         values = values.view(word) ^ word.type(1 << (8 * word.itemsize - 1))
         return values.astype(word.newbyteorder(part["dtype"][0])).tobytes()
     return values.astype(part["dtype"]).tobytes()
+
+
+# --- 11.12 --------------------------------------------------------------------------------------
+
+
+def _images(archive: Archive) -> list[bytes]:
+    document, kept = archive.source.document, archive.source.blobs["kept"]
+    made = []
+    for file in document["files"]:
+        require(file["plain"], "pixels that do not lie plainly")
+        pieces = []
+        for part in file["parts"]:
+            if "kept" in part:
+                pieces.append(_piece(kept, part["kept"]))
+                continue
+            values = archive.volume(part["volume"])
+            if part["index"] is not None:
+                values = values[..., part["index"], :, :]
+            if part["interleaved"] and values.ndim == 3:
+                values = np.moveaxis(values, 0, -1)
+            pieces.append(values.astype(part["dtype"]).tobytes())
+        made.append(b"".join(pieces))
+    return made
 
 
 # --- 11.9 ---------------------------------------------------------------------------------------

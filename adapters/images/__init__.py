@@ -1,0 +1,1 @@
+"""Photographs and stacks of images: PNG, TIFF and JPEG, in and out."""

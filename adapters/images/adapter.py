@@ -1,0 +1,279 @@
+"""PNG, TIFF and JPEG files: pages as they are decoded, images of one shape in a folder as a stack.
+
+TIFF files whose pixels lie in them plainly come back byte for byte from values and the bytes around
+them. How others compress depends on who wrote them: lossless archives keep the original beside the
+values. A JPEG has its loss behind it: it is kept as a JPEG XL transcode, which gives it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.base import (
+    EQUAL_DATA,
+    IDENTICAL,
+    Candidate,
+    Coordinate,
+    Discovery,
+    Promise,
+    RestoredVolume,
+    RestoreInfo,
+    Skipped,
+    SourceItem,
+    Volume,
+    WrittenFile,
+)
+from adapters.errors import SourceError
+from adapters.images.pictures import JPEG, PNG, TIFF, Picture, format_of, pictures_of
+from adapters.images.pixels import PageArray, planes_of
+from adapters.images.restore import restore_images
+from adapters.source_files import file_records, open_plain, safe_name
+
+__all__ = ["ImagesAdapter"]
+
+_MOST_AROUND = 64 << 20
+_LARGEST_JPEG = 256 << 20
+_PACKED = "how its pixels are compressed, and what it says beside them"
+
+
+class ImagesAdapter:
+    """Reads and writes image files; see ``adapters.base.Adapter``."""
+
+    kind = "images"
+
+    def sniff(self, path: Path) -> bool:
+        """Tell by name; whether the name speaks the truth is checked in discovery."""
+        return bool(format_of(path))
+
+    def discover(self, files: Sequence[Path]) -> Discovery:
+        """Give one candidate per file; single images that are alike in one folder are one."""
+        found: list[Candidate] = []
+        skipped: list[Skipped] = []
+        alike: dict[tuple[Any, ...], list[Path]] = {}
+        for path in files:
+            try:
+                if format_of(path) == JPEG:
+                    _check_jpeg(path)
+                    found.append(_candidate((path,), path.stem))
+                    continue
+                pages = pictures_of(path)
+            except SourceError as error:
+                skipped.append(Skipped.of(path, error))
+                continue
+            first = pages[0]
+            lies = (format_of(path), first.interleaved, first.offset is None)
+            one = (path.parent, *first.alike, *lies)
+            alike.setdefault(one if len(pages) == 1 else (path,), []).append(path)
+        taken: set[tuple[Path, str]] = set()
+        for key, paths in alike.items():
+            name = paths[0].stem if len(paths) == 1 else paths[0].resolve().parent.name
+            if len(paths) > 1 and (paths[0].parent, name) in taken:
+                name = f"{name}-{key[2]}x{key[1]}-{len(taken)}"
+            taken.add((paths[0].parent, name))
+            found.append(_candidate(tuple(paths), name))
+        return Discovery(tuple(found), tuple(skipped))
+
+    def open(self, candidate: Candidate) -> SourceItem:
+        """Read what the files say of their pixels; these are read later."""
+        if format_of(candidate.paths[0]) == JPEG:
+            return _open_jpeg(candidate)
+        pages = [pictures_of(path) for path in candidate.paths]
+        groups = _groups(pages, candidate)
+        stacked = len(candidate.paths) > 1
+        names = {
+            name: PageArray(tuple(group), stacked or len(group) > 1)
+            for name, group in groups.items()
+        }
+        document, blobs, plain = _record(candidate.paths, pages, names)
+        promise = Promise(IDENTICAL) if plain else Promise(EQUAL_DATA, _PACKED)
+        note = f"lossless archives keep the original: nobody else knows {_PACKED}"
+        return SourceItem(
+            kind="images",
+            name=candidate.name,
+            volumes=tuple(_volume(name, array, stacked) for name, array in names.items()),
+            document=document,
+            blobs=blobs,
+            files=tuple(record.promising(promise) for record in file_records(candidate.paths)),
+            suggested_prior=None,
+            notes=() if plain else (note,),
+            bytes_beyond_remaking=() if plain else (_PACKED,),
+        )
+
+    def restore(
+        self,
+        document: dict[str, Any],
+        blobs: Mapping[str, bytes],
+        volumes: Sequence[RestoredVolume],
+        target: Path,
+        info: RestoreInfo,
+    ) -> list[WrittenFile]:
+        """Write the files again; see ``adapters.images.restore``."""
+        return restore_images(document, blobs, volumes, target, info)
+
+    def content_sha256(self, path: Path) -> str:
+        """Digest of type, shape and pixels of every page; of a JPEG its bytes."""
+        if format_of(path) == JPEG:
+            return file_records([path])[0].sha256
+        found = hashlib.sha256()
+        for page in pictures_of(path):
+            pixels = planes_of(page)
+            dtype = pixels.dtype.newbyteorder("<")
+            found.update(f"{dtype.str} {pixels.shape}\n".encode())
+            found.update(np.ascontiguousarray(pixels, dtype).tobytes())
+        return found.hexdigest()
+
+
+def _candidate(paths: tuple[Path, ...], name: str) -> Candidate:
+    return Candidate("images", safe_name(name, "images"), paths, paths[0].as_posix())
+
+
+def _check_jpeg(path: Path) -> None:
+    try:
+        with open_plain(path) as stream:
+            start = stream.read(3)
+    except OSError as error:
+        raise SourceError(f"cannot read: {error.strerror}", kind="unreadable", path=path) from error
+    if start != b"\xff\xd8\xff":
+        raise SourceError(
+            f"expected a JPEG, the file begins with {start!r}", kind="not-image", path=path
+        )
+    if path.stat().st_size > _LARGEST_JPEG:
+        raise SourceError(
+            f"expected a JPEG of at most {_LARGEST_JPEG >> 20} MiB", kind="too-large", path=path
+        )
+
+
+def _open_jpeg(candidate: Candidate) -> SourceItem:
+    import imagecodecs
+
+    (path,) = candidate.paths
+    (record,) = file_records([path])
+    data = path.read_bytes()
+    try:
+        packed = bytes(imagecodecs.jpegxl_encode_jpeg(data))
+        same = imagecodecs.jpegxl_decode_jpeg(packed, numthreads=1) == data
+    except (ValueError, RuntimeError):
+        same = False
+    if not same or hashlib.sha256(data).hexdigest() != record.sha256:
+        raise SourceError(
+            "libjxl does not take this kind of JPEG", kind="unsupported-pixels", path=path
+        )
+    return SourceItem(
+        kind="images",
+        name=candidate.name,
+        volumes=(),
+        document={"document_version": 0, "names": [path.name], "jpegxl": "jpegxl"},
+        blobs={"jpegxl": packed},
+        files=(record,),
+        suggested_prior=None,
+        notes=("a JPEG is kept exactly, as a JPEG XL transcode",),
+        groups={"": {"format": "JPEG"}},
+    )
+
+
+def _groups(pages: Sequence[Sequence[Picture]], candidate: Candidate) -> dict[str, list[Picture]]:
+    """Pages that are alike, by the name of the volume that they make."""
+    kinds: dict[tuple[Any, ...], list[Picture]] = {}
+    for page in (page for file in pages for page in file):
+        kinds.setdefault(page.alike, []).append(page)
+    groups = list(kinds.values())
+    if len(candidate.paths) > 1 and (len(groups) > 1 or any(len(file) > 1 for file in pages)):
+        raise SourceError(
+            "the images of the folder are no longer alike",
+            kind="source-changed",
+            path=candidate.paths[0],
+            hint="run the same command again",
+        )
+    if len(groups) == 1:
+        return {"image": groups[0]}
+    return {f"image_{number}": group for number, group in enumerate(groups)}
+
+
+def _volume(name: str, array: PageArray, stacked: bool) -> Volume:
+    first = array.pages[0]
+    own = name.removeprefix("image")
+    axes = ["y", "x"] if not own else [f"y{own}", f"x{own}"]
+    if array.stacked:
+        axes.insert(0, "file" if stacked else f"page{own}")
+    if first.samples is not None:
+        axes.insert(0, f"sample{own}")
+    names = np.array([page.path.name for page in array.pages])
+    kind = "PNG" if format_of(first.path) == PNG else "TIFF"
+    return Volume(
+        name=name,
+        array=array,
+        dims=tuple(axes),
+        affine=None,
+        spacing_mm=None,
+        unit=None,
+        slope=None,
+        intercept=None,
+        special_values=(),
+        coordinates=(Coordinate("file", ("file",), names, {}),) if stacked else (),
+        attrs={"format": kind},
+        exact_only=first.exact,
+    )
+
+
+def _record(
+    paths: Sequence[Path], pages: Sequence[Sequence[Picture]], names: dict[str, PageArray]
+) -> tuple[dict[str, Any], dict[str, bytes], bool]:
+    """Where the bytes of each file come from; whether they all do."""
+    places = {
+        (page.path, page.page): {"volume": name, "index": number if array.stacked else None}
+        for name, array in names.items()
+        for number, page in enumerate(array.pages)
+    }
+    kept = bytearray()
+    files = []
+    for path, own in zip(paths, pages, strict=True):
+        parts = [
+            {
+                **places[path, page.page],
+                "interleaved": page.interleaved,
+                "dtype": page.file_dtype,
+            }
+            for page in own
+        ]
+        plain = _interleave(path, own, parts, kept)
+        files.append({"plain": plain is not None, "parts": plain or parts})
+    document = {
+        "document_version": 0,
+        "names": [path.name for path in paths],
+        "volumes": {
+            name: {"shape": list(array.shape), "dtype": array.dtype.str}
+            for name, array in names.items()
+        },
+        "files": files,
+    }
+    return document, {"kept": bytes(kept)}, all(file["plain"] for file in files)
+
+
+def _interleave(
+    path: Path, pages: Sequence[Picture], parts: Sequence[dict[str, Any]], kept: bytearray
+) -> list[dict[str, Any]] | None:
+    """Parts of a file in its order with the bytes between them; None where pages do not lie so."""
+    if format_of(path) != TIFF or any(page.offset is None for page in pages):
+        return None
+    runs = sorted(
+        ((page.offset or 0, page.nbytes, part) for page, part in zip(pages, parts, strict=True)),
+        key=lambda run: run[:2],
+    )
+    size, at = path.stat().st_size, 0
+    around = size - sum(nbytes for _, nbytes, _ in runs)
+    made: list[dict[str, Any]] = []
+    with open_plain(path) as stream:
+        for offset, nbytes, part in [*runs, (size, 0, None)]:
+            if offset < at or around > _MOST_AROUND:
+                return None
+            stream.seek(at)
+            kept.extend(stream.read(offset - at))
+            made.append({"kept": [len(kept) - (offset - at), len(kept)]})
+            made += [part] if part is not None else []
+            at = offset + nbytes
+    return made
