@@ -53,6 +53,9 @@ LARGEST = 16 << 20  # bytes of an object with many events
 AT_ONCE = 64 << 20  # bytes that are asked for at once, at most
 MOST = 64 << 20  # bytes of events in a bucket that are read: the latest of them
 ATTEMPTS = 5
+PARTS: dict[str, type] = {"how": dict, "findings": list, "options": dict, "source": str}
+AMOUNTS = ("began", "seconds", "quiet_s")
+LARGEST_AMOUNT = 1e15
 NOT_WRITABLE = ("access-denied", "unsupported-target")
 
 
@@ -379,6 +382,12 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     wanted = ("time", "event", "archive", "outcome")
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in wanted):
         return None
-    how, findings = row.get("how", {}), row.get("findings", [])
-    whole = isinstance(how, dict) and isinstance(findings, list)
-    return row if whole and all(isinstance(one, dict) for one in findings) else None
+    whole = all(isinstance(row.get(name, kind()), kind) for name, kind in PARTS.items())
+    if not whole or not all(isinstance(one, dict) for one in row.get("findings", [])):
+        return None
+    return row if all(_is_amount(row.get(name, 0)) for name in AMOUNTS) else None
+
+
+def _is_amount(value: Any) -> bool:
+    """Whether a number is one that times and counts have."""
+    return isinstance(value, (int, float)) and abs(value) < LARGEST_AMOUNT

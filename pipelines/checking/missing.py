@@ -92,7 +92,7 @@ def _options(last_run: Mapping[str, Any] | None) -> ArchiveOptions:
     """Those of the last run, which are part of what the index knows a source by."""
     try:
         return ArchiveOptions.from_dict((last_run or {}).get("options", {}))
-    except (TypeError, ParameterError):  # of another release
+    except (TypeError, AttributeError, ParameterError):  # of another release, or of others
         return ArchiveOptions()
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from pipelines.archiving.locking import Owner, owner_of
 from pipelines.archiving.refused import Refused, RefusedSources
-from pipelines.checking.event_log import EventLog
+from pipelines.checking.event_log import EventLog, who
 from pipelines.checking.missing import Missing, missing_sources
 from pipelines.checking.runs import OK
 from pipelines.collection import archives_at, unfinished_in
 from psc_volumetric.archive.checking import Sample
-from psc_volumetric.archive.stores import target_text
+from psc_volumetric.archive.stores import is_url, target_text
 from psc_volumetric.archive.targets import target_state
 from psc_volumetric.errors import ParameterError, StorageError
 
@@ -191,7 +191,7 @@ def status_of(
         log.take(event)
     owner, alive = owner_of(target)
     refused = RefusedSources.load(target, keyfile).rows
-    given = source or _recorded_source(log.last_run)
+    given = source or _recorded_source(log.last_run, target)
     missing = () if given is None else missing_sources(given, target, found, log.last_run, refused)
     return Status(
         target=target,
@@ -217,8 +217,16 @@ def _damage(name: str, event: Event) -> Damage:
     return Damage(name, event["since"], count if isinstance(count, int) else 1, *said)
 
 
-def _recorded_source(run: Event | None) -> Path | None:
-    """The source of the last run, where it is on this machine."""
-    recorded = None if run is None else run.get("source")
-    path = None if recorded is None else Path(str(recorded))
-    return path if path is not None and path.exists() else None
+def _recorded_source(run: Event | None, target: str) -> Path | None:
+    """The source of the last run, where it is on this machine.
+
+    What stands in a bucket may be from anybody who writes there: only a line of this account is
+    followed.
+    """
+    if run is None or "source" not in run or (is_url(target) and run.get("who") != who()):
+        return None
+    path = Path(run["source"])
+    try:
+        return path if path.exists() else None
+    except (OSError, ValueError):  # a name that no file has
+        return None

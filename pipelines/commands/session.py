@@ -25,6 +25,8 @@ __all__ = ["Session", "drop_unwritten", "log_failure", "print_failure"]
 OURS = ("adapters", "flows", "pipelines", "psc_volumetric")
 log = logging.getLogger(__name__)
 
+_CONTROL = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\t\n"}
+
 
 def log_failure(failure: Failure, notes: Sequence[str] = (), **more: str) -> None:
     """The event ``error``, in the place of lines for people."""
@@ -62,8 +64,11 @@ def _traceback(error: BaseException) -> str:
 
 
 def _echo(line: str, *, err: bool = False) -> None:
-    """Print a line; bytes of file names that are no text become question marks."""
-    typer.echo(line.encode("utf-8", "replace").decode(), err=err)
+    """Print a line; bytes of file names that are no text become question marks.
+
+    What a terminal would obey is written out: names and texts may be from anybody.
+    """
+    typer.echo(line.translate(_CONTROL).encode("utf-8", "replace").decode(), err=err)
 
 
 def _finite(value: Any) -> Any:

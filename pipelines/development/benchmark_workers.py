@@ -2,8 +2,9 @@
 
 The bricks of one volume are encoded and stored by one worker process, then by two, in turn, each
 worker bound to a core of its own; planning, proof and sealing are left out, they are one process's.
-Prints seconds by the clock and of CPU time. By the clock a busy machine says little: where two
-workers take no more CPU time than one, nothing but cores keeps them from taking half the time.
+Prints seconds by the clock and of CPU time, of all workers and of the busier one, and the load
+of the machine. By the clock a busy machine says little: where two workers take no more CPU time
+than one, and each takes half of it, nothing but cores keeps them from half the time.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def _one_core(job: object) -> None:
         encode_brick_job(job)  # type: ignore[arg-type]  # a BrickJob, from another process
 
 
-def _timed(source: Path, target: Path, workers: int, coders: str) -> tuple[float, float]:
-    """Seconds by the clock and of CPU time that the bricks take."""
+def _timed(source: Path, target: Path, workers: int, coders: str) -> tuple[float, float, float]:
+    """Seconds that the bricks take: by the clock, of CPU time, and of that by the busier worker."""
     from distributed import Client, LocalCluster
 
     cores = sorted(os.sched_getaffinity(0))
@@ -67,11 +68,13 @@ def _timed(source: Path, target: Path, workers: int, coders: str) -> tuple[float
         for number, name in enumerate(names):
             client.submit(_bound, cores[number % len(cores)], workers=[name]).result()
             client.submit(_one_core, warm[number], workers=[name]).result()  # imports, machine code
-        before = sum(client.run(time.process_time).values())
+        before = client.run(time.process_time)
         start = time.perf_counter()
         client.gather(client.map(_one_core, jobs, pure=False))
         clock = time.perf_counter() - start
-        return clock, sum(client.run(time.process_time).values()) - before
+        after = client.run(time.process_time)
+        spent = [after[name] - before[name] for name in after]
+        return clock, sum(spent), max(spent)
 
 
 def main(slices: int = 192, rounds: int = 3, coders: str = "fast") -> None:
@@ -86,7 +89,8 @@ def main(slices: int = 192, rounds: int = 3, coders: str = "fast") -> None:
         As for `psc-archive archive`.
     """
     say = sys.stdout.write
-    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    found: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
+    say(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores\n")
     with tempfile.TemporaryDirectory() as name:
         source = _write(Path(name), slices)
         for number in range(rounds):
@@ -94,12 +98,16 @@ def main(slices: int = 192, rounds: int = 3, coders: str = "fast") -> None:
                 folder = Path(name) / f"{number}-{workers}"
                 folder.mkdir()
                 times.append(_timed(source, folder / "a.psc.zarr", workers, coders))
-                clock, cpu = times[-1]
-                say(f"{workers} worker(s): {clock:.1f} s by the clock, {cpu:.1f} s of CPU time\n")
+                clock, cpu, busier = times[-1]
+                say(
+                    f"{workers} worker(s): {clock:.1f} s by the clock, {cpu:.1f} s of CPU time, "
+                    f"{busier:.1f} s of one\n"
+                )
     one, two = ([statistics.median(each) for each in zip(*t, strict=True)] for t in found.values())
     say(
         f"two against one: {one[0] / two[0]:.2f} times as fast by the clock, "
-        f"{two[1] / one[1]:.2f} times the CPU time\n"
+        f"{two[1] / one[1]:.2f} times the CPU time, {one[1] / two[2]:.2f} times as fast by the CPU "
+        f"time of the busier worker\nload after: {os.getloadavg()[0]:.1f}\n"
     )
 
 

@@ -18,6 +18,7 @@ __all__ = ["Restoration", "restorations", "restore_complete"]
 
 RECORD = ".restored.json"
 FILLED = "filled_bricks"
+LONGEST = 1 << 20  # bytes of a record
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def restore_complete(one: Restoration, options: RestoreOptions) -> RestoreReport
 def _check_same(target: Path, record: Path, made: dict[str, Any]) -> None:
     """Refuse a folder that holds something else than what would be restored now."""
     try:
-        before = json.loads(record.read_text("utf-8"))
+        with record.open("rb") as stream:
+            before = json.loads(stream.read(LONGEST))
     except (OSError, ValueError, RecursionError):
         before = None
     wanted = {**made, FILLED: 0}
@@ -149,5 +151,7 @@ def _check_same(target: Path, record: Path, made: dict[str, Any]) -> None:
 
 def _write(record: Path, made: dict[str, Any]) -> None:
     beside = record.with_name(f"{record.name}.partial")
-    beside.write_text(json.dumps(made) + "\n", "utf-8")
+    beside.unlink(missing_ok=True)
+    with beside.open("x", encoding="utf-8") as stream:  # never through a link
+        stream.write(json.dumps(made) + "\n")
     beside.replace(record)

@@ -23,6 +23,7 @@ import numpy as np
 
 from pipelines.viewing.describe import archive_text, levels_of, variable_text
 from pipelines.viewing.previews import preview_values, previews_of
+from pipelines.viewing.readiness import make_ready
 from pipelines.viewing.regions import MOST_IN_SPACE, nifti_of, parse_box, read_shown
 from pipelines.viewing.shelf import Shelf, Shown
 from psc_volumetric.errors import ParameterError, PscError, StorageError
@@ -107,6 +108,8 @@ class ViewServer:
 
     def __enter__(self) -> ViewServer:
         self._thread.start()
+        if not self.shelf.is_collection:
+            self._crew.begin(copy_context(), make_ready, self.shelf.target)
         started = self._ready.wait(START_TIMEOUT)
         if self._failure is not None or not started:
             self.close()

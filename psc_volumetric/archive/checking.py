@@ -177,18 +177,20 @@ def _shallow(
             "foreign-bytes",
             f"{sealed.name}: {sealed.store.foreign_bytes} bytes of the file belong to no member",
         )
-    for number, key in enumerate(sorted(listed)):
+    chosen, read = {key for key in listed if sample.has(key)}, 0
+    for key in sorted(listed):
         try:
             if key not in present:
                 raise missing(sealed.name, key)
-            if sample.has(key):
+            if key in chosen:
+                read += 1
                 sealed.compare(key)
             elif not lists:
                 sealed.check_size(key)
         except PscError as error:
             yield from surveyor.findings(key, error, tiles=tiles)
         if progress is not None:
-            progress("objects", number + 1, len(listed))
+            progress("objects", read, len(chosen))
 
 
 def _deep(reader: ArchiveReader, sample: Sample, progress: OnProgress | None) -> Iterator[Finding]:

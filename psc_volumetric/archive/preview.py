@@ -8,7 +8,6 @@ pyramid those levels are written, coarsest first, that together are small beside
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec, encode_json
+from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.preview_values import NOTHING, Scale, block_means, small_shape
 from psc_volumetric.archive.stage import Stage
-from psc_volumetric.archive.stores import ArchiveStore
 from psc_volumetric.bitstream.frames import pack_frame
 
 __all__ = [
@@ -35,7 +33,6 @@ __all__ = [
     "preview_part",
     "read_parts",
     "write_preview",
-    "write_series",
 ]
 
 Values = NDArray[Any]
@@ -226,34 +223,6 @@ def write_preview(spec: VariableSpec, parts: Parts, stage: Stage, *, limit: floa
     values, _, factor = middle
     _write_middle(spec, values, factor, stage)
     return [f"{path}/{MIDDLE}", path]
-
-
-def write_series(groups: Sequence[str], store: ArchiveStore, stage: Stage) -> None:
-    """List the images of ``preview/`` as bioformats2raw does, and name the first one in the root.
-
-    Parameters
-    ----------
-    groups : sequence of str
-        Their paths in the archive, the one that is shown first in front.
-    store : ArchiveStore
-        Has these groups, and the root's metadata.
-    stage : Stage
-        Flushed here.
-    """
-    if not groups:
-        return
-    stage.group("preview", {"ome": {"version": OME, "bioformats2raw.layout": 3}})
-    series = [group.removeprefix("preview/") for group in groups]
-    stage.group("preview/OME", {"ome": {"version": OME, "series": series}})
-    stage.flush()
-    first = json.loads(store.get(f"{groups[0]}/{METADATA_KEY}") or b"{}")
-    root = json.loads(store.get(METADATA_KEY) or b"{}")
-    ((image,), attributes) = first["attributes"]["ome"]["multiscales"], root["attributes"]
-    for dataset in image["datasets"]:
-        dataset["path"] = f"{groups[0]}/{dataset['path']}"
-    if attributes.setdefault("ome", {}) == {}:  # else it is the source's own
-        attributes["ome"] = {"version": OME, "multiscales": [image]}
-        store.put(METADATA_KEY, encode_json(root))
 
 
 def _fitting_middle(

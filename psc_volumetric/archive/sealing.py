@@ -21,9 +21,10 @@ from psc_volumetric.archive.layout import (
     encode_json,
 )
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
-from psc_volumetric.archive.preview import SHARE, read_parts, write_preview, write_series
+from psc_volumetric.archive.preview import SHARE, read_parts, write_preview
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.readme import SPECIFICATION_PREFIX
+from psc_volumetric.archive.series import write_series
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table

@@ -24,6 +24,7 @@ from psc_volumetric.errors import FormatError
 from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase
 from psc_volumetric.sigma.fit import LevelErrors, fit_tables
 from psc_volumetric.sigma.tables import Classes, SigmaTables, coverage, voxel_classes
+from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.samples import StoredSamples
 from psc_volumetric.values.special import SpecialMap
@@ -32,6 +33,7 @@ __all__ = ["SampledSource", "Samples", "Trial", "decode_sampled"]
 
 Samples = NDArray[np.integer[Any]]
 
+FEW = 1 << 17  # voxels of the planes that are worked on together
 SIGMA_STEPS = 8  # sigmas have three fraction bits more than what classes are made of
 
 
@@ -218,17 +220,25 @@ def decode_sampled(
         read_section(read, index.section("special"), what=what), index.valid, index.dtype
     )
     data = read_section(read, index.section("base"), what=what)
-    samples = kind.decoded(data, fields, index.valid, what)
-    values = saturate(fields.to_stored(samples[box], index.dtype), index.limits)
-    sigma = None
-    if spread:
-        sigma = np.zeros(values.shape, np.float32)
-        if fields.sigma:
-            tables = SigmaTables.unpack(fields.sigma, 1)
-            means = kind.class_means(samples[box[0]], fields)
-            classes: Classes = voxel_classes(means, 0)[:, *box[1:]]
-            unit = np.float32(kind.class_unit(fields) / SIGMA_STEPS)
-            sigma = tables.sigma(0, classes).astype(np.float32) * unit
+    samples = kind.decoded(data, fields, index.valid, what)[box[0]]
+    tables = SigmaTables.unpack(fields.sigma, 1) if spread and fields.sigma else None
+    unit = np.float32(kind.class_unit(fields) / SIGMA_STEPS)
+
+    def few(first: int) -> tuple[Values, NDArray[np.float32] | None]:
+        """Stored values and sigma of so many planes as stay in the cache of a core."""
+        planes = samples[first : first + step]
+        shown = saturate(fields.to_stored(planes[:, *box[1:]], index.dtype), index.limits)
+        if tables is None:
+            return shown, None
+        classes: Classes = voxel_classes(kind.class_means(planes, fields), 0)[:, *box[1:]]
+        return shown, tables.sigma(0, classes).astype(np.float32) * unit
+
+    step = max(1, FEW // (index.valid[1] * index.valid[2]))
+    parts = mapped(few, range(0, max(len(samples), 1), step))
+    values = np.concatenate([part for part, _ in parts])
+    sigma = np.zeros(values.shape, np.float32) if spread else None
+    if tables is not None:
+        sigma = np.concatenate([part for _, part in parts if part is not None])
     if special is not None:
         special.apply(values, box)
         if sigma is not None:

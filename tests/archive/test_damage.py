@@ -168,6 +168,21 @@ def test_a_sample_reads_a_share_and_another_seed_another(folder: Path) -> None:
     assert half[0] < everything
 
 
+def test_a_part_counts_what_it_reads(folder: Path) -> None:
+    with ArchiveReader.open(folder) as reader:
+        listed = len(reader.manifest.entries)
+    told: list[tuple[int, int]] = []
+    for n in (1, 2, 3):
+        steps: list[tuple[int, int]] = []
+        found = verify_archive(
+            folder, sample=f"{n}/3", progress=lambda _, *step, steps=steps: steps.append(step)
+        )
+        assert not list(found)
+        told.append(steps[-1])
+    assert all(read == total < listed for read, total in told)
+    assert sum(read for read, _ in told) == listed
+
+
 def test_an_unsealed_archive_is_not_read(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     for read in READERS.values():

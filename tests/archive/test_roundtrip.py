@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -230,6 +231,13 @@ def test_root_and_previews_are_images_of_ome_zarr(tmp_path: Path, make: SimpleNa
     assert listed.attrs["ome"]["bioformats2raw.layout"] == 3
     series = listed["OME"].attrs["ome"]["series"]
     assert series == ["volume/middle", "volume"]
+    document = ElementTree.parse(path / "preview" / "OME" / "METADATA.ome.xml").getroot()
+    named = [image.attrib["ID"].removeprefix("Image:") for image in document]
+    assert named == series and document.tag.endswith("}OME")  # as napari-ome-zarr reads them
+    sizes = [dict(image[0].attrib) for image in document]
+    for name, size in zip(series, sizes, strict=True):
+        shape = listed[f"{name}/0"].shape
+        assert tuple(int(size[f"Size{axis}"]) for axis in "ZYX") == shape[-3:]
     root = zarr.open_group(path, mode="r", use_consolidated=False)  # the copies leave previews out
     for group in (root, *(listed[name] for name in series)):
         image = Image.from_zarr(group)

@@ -23,6 +23,7 @@ from psc_volumetric.errors import FormatError, NumericalError
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.methods.wavelet import coder as wavelet_coder
+from psc_volumetric.methods.wavelet import synthesis as fast
 from psc_volumetric.methods.wavelet.coder import decode_steps, encode_steps
 from psc_volumetric.methods.wavelet.fields import WaveletFields
 from psc_volumetric.methods.wavelet.fit import quantise
@@ -82,6 +83,18 @@ def test_synthesis_undoes_analysis_but_for_rounding(shape: tuple[int, int, int])
     for depth in range(full_depth(shape[0]) + 1):
         back = synthesise(np.rint(analyse(values, depth)).astype(np.int64), depth)
         assert np.abs(back - values).max() < 12
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([*SHAPES, (9, 70, 600)]), st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_machine_code_gives_the_samples_of_the_text(
+    seed: int, shape: tuple[int, int, int], bits: int
+) -> None:
+    """Beyond the limit, too, where every step saturates."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-(1 << bits), 1 << bits, shape, np.int64)
+    depth = int(rng.integers(full_depth(shape[0]) + 1))
+    assert np.array_equal(fast.synthesise(values.copy(), depth), synthesise(values, depth))
 
 
 def test_weights_make_the_transform_nearly_orthogonal() -> None:

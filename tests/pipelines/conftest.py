@@ -213,3 +213,22 @@ def browser() -> Iterator[Any]:
     driver = start_browser("disable-gpu", "disable-3d-apis")
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a server on this machine that speaks S3."""
+    boto3 = pytest.importorskip("boto3")
+    s3fs = pytest.importorskip("s3fs")
+    running = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    s3fs.S3FileSystem.clear_instance_cache()  # of another server
+    boto3.client("s3").create_bucket(Bucket="events")
+    yield "s3://events"
+    s3fs.S3FileSystem.clear_instance_cache()
+    running.stop()

@@ -323,3 +323,11 @@ def test_bad_settings_of_the_environment_are_named(
     assert outcome.code == code, outcome.err
     assert name in outcome.err and "error[internal]" not in outcome.err
     assert not (tmp_path / "x.psc.zarr").exists()
+
+
+@pytest.mark.parametrize("words", [("verify",), ("ls",), ("restore", "out.nii")])
+def test_names_do_not_steer_a_terminal(words, tmp_path, run):
+    name = tmp_path / "a\x1b]0;title\x07\x9b2J.psc.zarr"
+    outcome = run(words[0], name, *words[1:])
+    assert outcome.code == 6 and r"\x1b]0;title\x07\x9b2J" in outcome.err
+    assert not {"\x1b", "\x07", "\x9b"} & set(outcome.err + outcome.out)

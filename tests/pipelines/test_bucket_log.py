@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipelines.checking import event_log
-from pipelines.checking.event_log import EVENTS, FOLDED, BucketLog, EventLog
+from pipelines.checking.event_log import EVENTS, FOLDED, BucketLog, EventLog, who
 from pipelines.cli import app
 from psc_volumetric.archive.stores import open_store
 
@@ -28,25 +28,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PSC_ARCHIVE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "state" / "psc-archive"
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a server on this machine that speaks S3."""
-    boto3 = pytest.importorskip("boto3")
-    s3fs = pytest.importorskip("s3fs")
-    running = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
-    running.start()
-    host, port = running.get_host_and_port()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    s3fs.S3FileSystem.clear_instance_cache()  # of another server
-    boto3.client("s3").create_bucket(Bucket="events")
-    yield "s3://events"
-    s3fs.S3FileSystem.clear_instance_cache()
-    running.stop()
 
 
 def run(*words: object) -> Result:
@@ -138,6 +119,8 @@ def test_objects_of_others_beside_the_events_change_nothing() -> None:
     for key in notes:
         store.set(key, b'{"what": "a note"}\n')
     wrong: list[dict[str, Any]] = [{"how": "deep"}, {"findings": "none"}, {"findings": [1]}]
+    wrong += [{"began": "x"}, {"began": 10**400}, {"began": math.nan}, {"options": []}]
+    wrong += [{"source": 5}]
     for number, part in enumerate(wrong, 2):
         row = {"time": "t", "event": "scrub", "archive": "a", "outcome": "damaged", **part}
         notes.append(f"{EVENTS}{number}.jsonl")
@@ -202,3 +185,16 @@ def test_what_we_write_is_never_too_long_to_be_read(tmp_path: Path) -> None:
         log.add("scrub", "a", "damaged", findings=findings, count=100)
         (found,) = log.events()
         assert found["cut"] and found["count"] == 100 and found["findings"][0] == findings[0]
+
+
+def test_a_source_that_others_wrote_down_is_not_looked_through(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "private.nii").write_bytes(b"x" * 400)
+    target = f"{bucket}/others"
+    row = {"event": "archive", "archive": target, "outcome": "ok", "source": str(tmp_path)}
+    store = open_store(target, write=True)
+    for number, by in enumerate(("mallory@elsewhere", who()), 1):
+        told = {**row, "time": f"2026-11-28T09:0{number}:00+00:00", "who": by}
+        name = f"{EVENTS}20261128T090{number}00.000000Z-0000000{number}.jsonl"
+        store.set(name, json.dumps(told).encode())
+        wanted = None if number == 1 else str(tmp_path)
+        assert status(target)[1]["source"] == wanted

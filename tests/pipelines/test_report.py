@@ -64,6 +64,10 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return archived(folder, source, options), source
 
 
+EXTENTS = """return [...document.images].map(i =>
+  [i.getAttribute('width') / i.getAttribute('height'), i.clientWidth, i.clientHeight])"""
+
+
 def uris(page: str) -> list[np.ndarray[Any, Any]]:
     """Pictures of a page, decoded."""
     found = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
@@ -194,6 +198,8 @@ def test_pages_are_sound_in_a_browser(
         sizes = "return [document.scrollingElement.scrollWidth, window.innerWidth]"
         found, given = browser.execute_script(sizes)
         assert found <= given, "the page is wider than the window"
+        for ratio, width, height in browser.execute_script(EXTENTS):  # of voxels, not of pixels
+            assert abs(width - ratio * height) <= 1 + ratio
     assert browser.get_log("browser") == []
     assert browser.title == f"{which}.psc.zarr"  # no text became a script
     least, where = browser.execute_script(CONTRAST)

@@ -23,7 +23,6 @@ from psc_volumetric.methods.wavelet.transform import (
     analyse,
     dequantise,
     full_depth,
-    synthesise,
 )
 from psc_volumetric.values.samples import STEP_FRACTION_BITS, StoredSamples
 from psc_volumetric.values.special import SpecialMap
@@ -91,6 +90,7 @@ class WaveletSource(SampledSource):
     def code(self, step: float, *, quick: bool = False) -> Trial:
         """Code at a quantiser step in stored units, the nearest there is; always in one way."""
         from psc_volumetric.methods.wavelet.fit import quantise
+        from psc_volumetric.methods.wavelet.synthesis import synthesise
 
         fields = self.fields(max(step, self.finest_step))
         steps = quantise(self.coefficients, fields.step * UNITS, self.depth)
@@ -102,6 +102,8 @@ class WaveletSource(SampledSource):
     @staticmethod
     def decoded(data: bytes, fields: WaveletFields, shape: Triple, what: str) -> Samples:
         """Samples (z, y, x) of a stream."""
+        from psc_volumetric.methods.wavelet.synthesis import synthesise
+
         steps, depth = decode_steps(data, shape, what=what)
         return synthesise(dequantise(steps, depth), depth)
 
