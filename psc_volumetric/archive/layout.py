@@ -5,7 +5,7 @@ zarr.json                 group; attributes["psc_archive"]
 <variable>/c/0/1/2        one brick
 <coordinate>/, <array>/   plain arrays
 <group>/zarr.json         attributes of a group of the source
-tiles/<variable>          plain array on the tile grid
+tiles/<variable>/c/0       what is known of tiles and bricks
 preview/<variable>/       OME-Zarr 0.5 pyramid
 source/                   document and blobs of the source format
 priors/<sha256>/          files of each prior

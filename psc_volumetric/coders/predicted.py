@@ -31,10 +31,12 @@ Triple = tuple[int, int, int]
 Order = tuple[int, int]
 
 LEAST_EXTENT = 8  # rows and columns
+MOST_STEPS = 1 << 14  # anti-diagonals of all slices: so many steps a reader takes
 
 # What the encoder tries.
 ORDERS: tuple[Order, ...] = ((2, 2), (1, 1))
 LEAST_SIZE = 1 << 12  # numbers; fewer are not worth compiled loops
+LEAST_AT_ONCE = 16  # numbers of an anti-diagonal, on average: long grids take too many steps
 LIMITS = (255, 4095)  # units in the last place beyond which a number is listed
 HOLES = 0.02  # share of numbers that may be holes
 SAMPLE = 1 << 18  # numbers on which orders are compared
@@ -70,7 +72,8 @@ class Grid(NamedTuple):
 
 def suits_predicted(extents: Triple) -> bool:
     """Whether a chunk of slices, rows and columns can be coded so."""
-    return min(extents[1:]) >= LEAST_EXTENT
+    slices, rows, columns = extents
+    return min(rows, columns) >= LEAST_EXTENT and slices * (rows + columns) <= MOST_STEPS
 
 
 def encode_predicted(keys: Integers, parents: NDArray[np.uint8], grid: Grid) -> bytes | None:
@@ -85,7 +88,9 @@ def encode_predicted(keys: Integers, parents: NDArray[np.uint8], grid: Grid) -> 
     grid : Grid
         Its order is not looked at.
     """
-    if keys.size < LEAST_SIZE or not suits_predicted(keys.shape):
+    slices, y, x = keys.shape
+    few = keys.size < max(LEAST_SIZE, LEAST_AT_ONCE * slices * (y + x))
+    if few or not suits_predicted((slices, y, x)):
         return None
     rows = max(LEAST_EXTENT, SAMPLE // (keys.shape[0] * keys.shape[2]))
     top = max(0, (keys.shape[1] - rows) // 2)
@@ -140,7 +145,7 @@ def decode_predicted(data: bytes, extents: Triple, grid: Grid, *, what: str) -> 
     from psc_volumetric.coders.context.coder import decode_integers
 
     if not suits_predicted(extents):
-        raise FormatError(f"{what}: {extents} are too few to be predicted", kind="bad-payload")
+        raise FormatError(f"{what}: {extents} numbers cannot be predicted", kind="bad-payload")
     fields = FieldReader(data, what=what)
     parents = np.frombuffer(fields.raw(extents[0]), np.uint8)
     check_parents(parents, what)
@@ -200,11 +205,15 @@ class _Walk:
     def _plane(
         self, keys: Any, left: Any, known: Any, holes: NDArray[np.bool_] | None, decodes: bool
     ) -> None:
-        """One slice that is taken from none before it; row s of a skewed array is y + x = s."""
+        """One slice that is taken from none before it; row s of a skewed array is y + x = s.
+
+        Its columns are the shorter one of both axes.
+        """
         rows, columns = known.shape
+        by_rows = rows <= columns
         y, x = np.indices(known.shape)
-        skewed = (y + x, y)
-        shape = (rows + columns - 1, rows)
+        skewed = (y + x, y if by_rows else x)
+        shape = (rows + columns - 1, min(rows, columns))
         planes = [np.zeros(shape, a.dtype) for a in (keys, left, known)]
         for plane, given in zip(planes, (keys, left, known), strict=True):
             plane[skewed] = given
@@ -212,12 +221,14 @@ class _Walk:
         if holes is not None:
             gaps = np.zeros(shape, bool)
             gaps[skewed] = holes
-        for s, part, order in _parts(rows, columns, self.grid.order):
-            guess = self._key_of(_continued(planes[2], s, part, order))
+        order_along = self.grid.order if by_rows else self.grid.order[::-1]
+        for s, part, found in _parts(min(rows, columns), max(rows, columns), order_along):
+            order = found if by_rows else found[::-1]
+            guess = self._key_of(_continued(planes[2], s, part, order, by_rows))
             here = None if gaps is None else gaps[s, part]
             if here is not None and here.any():
                 plain = (min(order[0], 1), min(order[1], 1))
-                over = self._key_of(_continued(planes[2], s, part, plain))
+                over = self._key_of(_continued(planes[2], s, part, plain, by_rows))
                 guess = np.where(here, over, guess)
             own, rest, value = (plane[s, part] for plane in planes)
             self._step(own, rest, value, guess, here, decodes)
@@ -311,11 +322,15 @@ def _stencil(order: Order) -> list[tuple[int, int, int]]:
     ]
 
 
-def _continued(known: Any, s: int, part: slice, order: Order) -> Any:
-    """The polynomial through the neighbours of some numbers of anti-diagonal ``s``."""
+def _continued(known: Any, s: int, part: slice, order: Order, by_rows: bool) -> Any:
+    """The polynomial through the neighbours of some numbers of anti-diagonal ``s``.
+
+    ``part`` counts rows if ``by_rows``, else columns.
+    """
     total = np.zeros(part.stop - part.start, known.dtype)
     for j, i, weight in _stencil(order):
-        near = known[s - j - i, part.start - j : part.stop - j]
+        back = j if by_rows else i
+        near = known[s - j - i, part.start - back : part.stop - back]
         if known.dtype.kind == "f":
             total = total + near * float(weight)
         else:

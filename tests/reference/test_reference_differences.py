@@ -101,6 +101,7 @@ PREDICTED = {
     "corners f8 of f4": curvilinear(10, 9)[1].astype("<f4").astype("<f8"),
     "ocean f4": ocean("<f4"),
     "ocean f8": ocean("<f8"),
+    "tall": ocean("<f4", 40, 8)[0],
     "integers": (ocean("<f8") % 50000).astype("<i4"),
     "wide integers": np.indices((17, 16)).prod(0).astype("<u8") << 40,
     "NaN": np.where(ocean("<f4")[0] > 1e19, np.nan, ocean("<f4")[0]),
@@ -112,6 +113,7 @@ PREDICTED = {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays of a few hundred numbers are predicted, too."""
     monkeypatch.setattr(predicted, "LEAST_SIZE", 64)
+    monkeypatch.setattr(predicted, "LEAST_AT_ONCE", 4)
 
 
 @pytest.mark.parametrize("name", PREDICTED)
@@ -143,6 +145,22 @@ def test_grids_of_an_ocean_model_take_half_the_bytes_that_differences_take() -> 
         plain, found = differences._encoded(slices, False, values.dtype)
         assert len(found) < share * len(plain)
         assert encode_differences(values) == found
+
+
+def test_long_grids_are_left_to_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number after the other would take minutes, and hostile bytes could ask for hours."""
+    monkeypatch.setattr(predicted, "LEAST_AT_ONCE", 16)
+    long = np.cumsum(np.sin(np.arange(60000.0) / 9).reshape(6000, 10), 0)
+    assert check_head(long) < 2
+    with pytest.raises(FormatError):
+        decode_differences(bytes([2, 0, 2, 2]) + bytes(9), (20000, 10), long.dtype, what="test")
+
+
+def check_head(values: Values) -> int:
+    data = encode_differences(values)
+    found = decode_differences(data, values.shape, values.dtype, what="test")
+    assert found.tobytes() == values.tobytes()
+    return data[0]
 
 
 def test_damage_of_predicted_grids_is_refused_by_both() -> None:

@@ -92,7 +92,7 @@ def _predicted(
     order: tuple[int, int],
 ) -> np.ndarray:
     nz, ny, nx = extents
-    require(min(ny, nx) >= 8, "rows and columns of what is predicted")
+    require(min(ny, nx) >= 8 and nz * (ny + nx) <= 16384, "extents of what is predicted")
     width = 8 * dtype.itemsize - dropped
     modulus, fields = 1 << width, Fields(data)
     parents = fields.bytes(nz)
