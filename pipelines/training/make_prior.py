@@ -172,6 +172,7 @@ def _finish(
             clip=recipe.clip,
             metadata=_metadata(recipe, losses, training, validation),
             scales=scales,
+            classes=source.classes,
         )
 
     losses: HeldOutErrors = {}
@@ -222,7 +223,7 @@ def _losses(source: Denoising, prior: Prior, volumes: Sequence[TrainingVolume]) 
     x = torch.from_numpy(sampler.batch(HELD_OUT_TILES))
     result: HeldOutErrors = {}
     for time in NOISE_LEVELS_REPORTED:
-        level = max(0, round(time * floats.levels) - 1)
+        level = max(0, round(time * prior.levels) - 1)
         alpha = float(source.alpha[level])
         x_t = _noisy(x, alpha, torch.Generator().manual_seed(1))
         result[f"{time:g}"] = {

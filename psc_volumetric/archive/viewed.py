@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from psc_volumetric.archive.brick_checks import placed
 from psc_volumetric.archive.decoded import DecodedRegion, decoded_regions, new_owner
 from psc_volumetric.archive.layout import chunk_key
 from psc_volumetric.archive.levels import level_number
+from psc_volumetric.archive.quota import Cost, cost_of
 from psc_volumetric.archive.reader import ArchiveReader, Selection
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
 from psc_volumetric.methods.protocol import Resources
@@ -63,11 +65,7 @@ class Viewer:
         spec = self._reader.spec(variable)
         box = self._reader.normalise(spec, selection)
         shape, name = tuple(s.stop - s.start for s in box), self._reader.name
-        headers = (
-            self._reader.brick_index(variable, part[0]) for part in self._reader.parts(spec, box)
-        )
-        bricks = ((index, level_number(index, None)) for index in headers)
-        clock = self._reader.quota.admit(spec, shape, bricks, f"{name}: {variable}")
+        clock = self._reader.quota.begin(self._cost(variable, box, shape), f"{name}: {variable}")
         values = np.empty(shape, spec.dtype)
         for position, inside, target in self._reader.parts(spec, box):
             clock.check()
@@ -76,6 +74,16 @@ class Viewer:
                 values[target].shape
             )
         return values
+
+    def _cost(self, variable: str, box: tuple[slice, ...], shape: tuple[int, ...]) -> Cost:
+        """What a view of a region takes; headers are read where a limit counts for them."""
+        spec, quota = self._reader.spec(variable), self._reader.quota
+        if quota.stored_bytes is None and quota.evaluations is None:
+            return cost_of(spec, shape, ())
+        headers = [self._reader.brick_index(variable, p[0]) for p in self._reader.parts(spec, box)]
+        cost = cost_of(spec, shape, [(index, level_number(index, None)) for index in headers])
+        total = sum(self._request.evaluations(index.fields) for index in headers)
+        return replace(cost, evaluations=total)
 
     def _whole(self, variable: str, position: tuple[int, ...]) -> Box:
         z, y, x = (slice(0, size) for size in self._reader.spec(variable).valid(position))

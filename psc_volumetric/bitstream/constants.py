@@ -26,6 +26,7 @@ __all__ = [
     "MAX_MAPPED_FLOAT",
     "MAX_MAPPED_INTEGER",
     "MAX_PARTICLES",
+    "MAX_RESTORATIONS",
     "MAX_ROUNDS",
     "MAX_ROW_PARTICLES",
     "MAX_SEGMENTS",
@@ -82,6 +83,7 @@ MAX_LEVELS = 16
 MAX_STEPS = 250
 MAX_PARTICLES = 64
 MAX_ROUNDS = 4096
+MAX_RESTORATIONS = 16  # passes of `restart` that a level is the summary of
 MAX_SEGMENTS = 32768  # of one layer
 MAX_SIGMA_BYTES = 4096  # of the sigma tables
 MAX_SPECIAL_VALUES = 15

@@ -263,6 +263,8 @@ def _symbols(parts: Parts) -> Iterator[Bad]:
 def _paper(parts: Parts) -> Iterator[Bad]:
     rows = parts.with_parameters(rows_per_round=8)
     yield "bad-rows", "as many rows as particles", rows.join(), "bad-parameter"
+    unrestored = parts.with_parameters(restorations=0)
+    yield "bad-restorations", "a level of no passes", unrestored.join(), "bad-parameter"
     endless = parts.with_parameters(level_ends=(1, 4096), rows_per_round=7)
     yield "bad-rounds", "28672 rows on a tile", endless.join(), "bad-parameter"
 

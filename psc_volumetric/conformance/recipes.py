@@ -40,7 +40,9 @@ def _shortened(
     plain = CodecParameters(setting="paper", step=chosen.step, rounds=chosen.rounds)
     full = stream_parameters(plain, levels, seed, coarser=coarser)
     noise = full.noise_levels[:: len(full.noise_levels) // chosen.steps][: chosen.steps]
-    return replace(full, noise_levels=noise, particles=chosen.particles, rows_per_round=4)
+    return replace(
+        full, noise_levels=noise, particles=chosen.particles, rows_per_round=4, restorations=2
+    )
 
 
 @dataclass(frozen=True)

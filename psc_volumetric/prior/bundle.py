@@ -1,11 +1,11 @@
-"""Reading, checking and finding prior folders. Part of the format (SPEC 6 and 6.7)."""
+"""Reading, checking and finding prior folders. Part of the format (SPEC 6, 6.7 and 6.8)."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,11 @@ class Prior:
         Range of denoised samples, 11 fraction bits.
     scale_gain, scale_floor : (levels, 22) int64
         Variance calibration per noise level and frequency class.
+    classes : tuple of str
+        Of a class-conditional denoiser (SPEC 6.8): names of its classes, each with all noise
+        levels; empty where it has one class for everything.
+    label : int
+        Class that an encoder uses. A stream's noise levels name the class they belong to.
     steps : (n,) int64
         Of a posterior network: the quantiser steps it was made for, shares of the intensity range
         with 24 fraction bits.
@@ -107,6 +112,8 @@ class Prior:
     scale_gain: NDArray[np.int64] = field(default_factory=_none)
     scale_floor: NDArray[np.int64] = field(default_factory=_none)
     steps: NDArray[np.int64] = field(default_factory=_none)
+    classes: tuple[str, ...] = ()
+    label: int = 0
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -115,8 +122,30 @@ class Prior:
 
     @property
     def levels(self) -> int:
-        """Number of noise levels, or of conditions."""
-        return self.program.levels
+        """Number of noise levels of one class, or of conditions."""
+        return self.program.levels // max(1, len(self.classes))
+
+    @property
+    def first_level(self) -> int:
+        """Row of the cleanest noise level of the class in the tables."""
+        return self.label * self.levels
+
+    def of_class(self, name: str) -> Prior:
+        """The same prior, coding with another class.
+
+        Raises
+        ------
+        PriorMismatchError
+            It has no such class (kind ``"unknown-class"``).
+        """
+        if name not in self.classes:
+            raise PriorMismatchError(
+                f"prior {self.name!r}: expected one of the classes "
+                f"{', '.join(self.classes) or '(it has none)'}, found {name!r}",
+                kind="unknown-class",
+                hint="see `psc-archive prior inspect`",
+            )
+        return replace(self, label=self.classes.index(name))
 
     def files(self) -> dict[str, bytes]:
         """What an archive embeds: relative path -> bytes."""
@@ -249,6 +278,13 @@ def _posterior(parts: _Parts) -> Prior:
 def _denoiser(parts: _Parts) -> Prior:
     common = parts.common(DENOISER, 0)
     levels = common["program"].levels
+    names = parts.identity.get("classes", [])
+    if not _are_classes(names, levels):
+        raise FormatError(
+            f"prior: expected names of classes that share {levels} noise levels evenly, found "
+            f"{names!r:.200}",
+            kind="bad-prior",
+        )
     clip = _part(parts.identity, "clip", list)
     if not all(isinstance(bound, int) for bound in clip):
         raise FormatError(f"prior: clip range {clip!r:.200}", kind="bad-prior")
@@ -264,7 +300,15 @@ def _denoiser(parts: _Parts) -> Prior:
         clip=(int(clip[0]), int(clip[1])),
         scale_gain=parts.table("scale.gain", classes, 1 << 26),
         scale_floor=parts.table("scale.floor", classes, 1 << 40),
+        classes=tuple(names),
     )
+
+
+def _are_classes(names: object, levels: int) -> bool:
+    """Whether a value of the metadata is a list of different, non-empty names, or of none."""
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        return False
+    return len(set(names)) == len(names) and (not names or levels % len(names) == 0)
 
 
 KINDS = {DENOISER: _denoiser, POSTERIOR: _posterior}
@@ -310,14 +354,17 @@ def _installed(place: Path) -> dict[str, PriorInfo]:
 
 
 def load_prior(name_or_folder: str | Path) -> Prior:
-    """Load a shipped prior by name, or any prior folder by path.
+    """Load a shipped prior by name, or any prior folder by path; ``:CLASS`` after it is its class.
 
     Raises
     ------
     PriorMismatchError
-        No such name or folder; the message lists the names there are.
+        No such name, folder or class; the message lists the names there are.
     """
     shipped = installed_priors() | installed_posteriors()
+    whole, colon, label = str(name_or_folder).rpartition(":")
+    if colon and (whole in shipped or (Path(whole) / METADATA).is_file()):
+        return load_prior(whole).of_class(label)
     if str(name_or_folder) in shipped:
         return _read_folder(shipped[str(name_or_folder)].folder)
     folder = Path(name_or_folder)

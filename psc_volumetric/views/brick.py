@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +14,26 @@ from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange, read_section
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import ParameterError
-from psc_volumetric.methods.protocol import Resources
-from psc_volumetric.methods.wavelet.cells import Cells, cells_of
+from psc_volumetric.methods.av1.fields import Av1Fields
+from psc_volumetric.methods.protocol import DecodedBrick, Resources
+from psc_volumetric.methods.psc.fields import PscFields
+from psc_volumetric.methods.wavelet.cells import cells_of
 from psc_volumetric.methods.wavelet.fields import WaveletFields
 from psc_volumetric.tiling import Box
 from psc_volumetric.values.special import SpecialMap
-from psc_volumetric.views.request import ViewRequest
-from psc_volumetric.views.sample import drawn
+from psc_volumetric.views.cells import Cells
+from psc_volumetric.views.request import SAMPLE, ViewRequest
+from psc_volumetric.views.sample import Around, drawn, drawn_around
 
-__all__ = ["BrickView", "view_brick"]
+if TYPE_CHECKING:
+    from psc_volumetric.methods.psc.cells import Stated
+    from psc_volumetric.views.tiles import TileCells
+
+__all__ = ["BrickView", "BrickViews", "view_brick"]
 
 Doubles = NDArray[np.float64]
 
-MOST_ROUNDS = 40
+MOST_ROUNDS = 100
 ROOM = 1.5  # deviations between a value and the limits
 PUSH = 1.5  # of what a coefficient lies outside its cell
 
@@ -63,35 +72,86 @@ def view_brick(
     Raises
     ------
     ParameterError
-        Kind ``"no-view"``: the brick's method has no views.
+        Kind ``"no-view"``: the brick's method has no such view.
     FormatError, PriorMismatchError
         As for decoding.
     """
-    decoded = decode_brick(
-        read,
-        selection=_whole(index),
-        prior=resources.priors,
-        spread=True,
-        device=resources.device,
-        index=index,
-        denoisers=resources.denoisers,
-    )
-    spread = decoded.spread
-    if not request.is_generated or spread is None or not spread.any():
-        return BrickView(decoded.values, 0)
-    if not np.isfinite(spread).all():  # wider than a sigma can say: nothing tells what to draw
-        return BrickView(decoded.values, 0)
-    if not isinstance(index.fields, WaveletFields):
-        raise ParameterError(
-            f"brick {index.position}: expected the wavelet or posterior, which have views, found "
-            f"method {index.coding}",
-            kind="no-view",
-            hint="ask for view mean",
+    return BrickViews(read, index, resources).view(request)
+
+
+class BrickViews:
+    """Several views of one brick, which is decoded once.
+
+    Parameters
+    ----------
+    read, index, resources
+        As for `view_brick`.
+    """
+
+    def __init__(self, read: ReadRange, index: BrickIndex, resources: Resources) -> None:
+        self._read, self._index, self._resources = read, index, resources
+
+    @cached_property
+    def decoded(self) -> DecodedBrick:
+        """The mean and its sigma."""
+        return decode_brick(
+            self._read,
+            selection=_whole(self._index),
+            prior=self._resources.priors,
+            spread=True,
+            device=self._resources.device,
+            index=self._index,
+            denoisers=self._resources.denoisers,
         )
-    key = f"{request.seed} {request.name} {index.position}".encode()
-    with np.errstate(over="ignore", invalid="ignore"):  # a stream may state any step: see `within`
-        held = _Held.of(read, index, decoded.values)
-        return held.within(drawn(held.clean, held.limited(spread), held.cells, key))
+
+    def view(self, request: ViewRequest) -> BrickView:
+        """One of them; raises as `view_brick`."""
+        spread = self.decoded.spread
+        if not request.is_generated or spread is None or not spread.any():
+            return BrickView(self.decoded.values, 0)
+        if not np.isfinite(spread).all():  # wider than a sigma can say: nothing tells what to draw
+            return BrickView(self.decoded.values, 0)
+        with np.errstate(over="ignore", invalid="ignore"):  # a stream may state any step
+            return self._drawn(request, spread)
+
+    def _drawn(self, request: ViewRequest, spread: NDArray[np.float32]) -> BrickView:
+        fields, seed = self._index.fields, request.seed
+        key = f"{seed} {request.name} {self._index.position}".encode()
+        if isinstance(fields, PscFields):
+            from psc_volumetric.views.tiles import drawn_by_prior
+
+            held = self._held(self._stated[1])
+            return held.within(drawn_by_prior(self._stated[0], request.name, seed, held.clean))
+        if request.name != SAMPLE:
+            raise _no_view(self._index, request, "psc has")
+        if isinstance(fields, WaveletFields):
+            cells = cells_of(self._read, self._index)
+            held = self._held(cells)
+            return held.within(drawn(held.clean, held.limited(spread), cells, key))
+        if isinstance(fields, Av1Fields):
+            held = self._held(Around(np.zeros(0), np.zeros(0)))
+            held = replace(held, cells=Around.of(held.clean, spread))
+            return held.within(drawn_around(held.clean, held.limited(spread), key))
+        raise _no_view(self._index, request, "psc, av1, wavelet and posterior have")
+
+    @cached_property
+    def _stated(self) -> tuple[Stated, TileCells]:
+        from psc_volumetric.views.tiles import TileCells, stated_tiles
+
+        stated = stated_tiles(self._read, self._index, self._resources)
+        return stated, TileCells.of(stated)
+
+    def _held(self, cells: Cells) -> _Held:
+        return _Held.of(self._read, self._index, self.decoded.values, cells)
+
+
+def _no_view(index: BrickIndex, request: ViewRequest, who: str) -> ParameterError:
+    return ParameterError(
+        f"brick {index.position}: expected a method with the view {request.name}, which only {who},"
+        f" found {index.coding}",
+        kind="no-view",
+        hint="ask for view mean or sample",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +176,11 @@ class _Held:
     bound: float | None
 
     @classmethod
-    def of(cls, read: ReadRange, index: BrickIndex, values: Values) -> _Held:
+    def of(cls, read: ReadRange, index: BrickIndex, values: Values, cells: Cells) -> _Held:
         what = f"brick {index.position}"
         special = SpecialMap.unpack(
             read_section(read, index.section("special"), what=what), index.valid, index.dtype
         )
-        cells = cells_of(read, index)
         clean = values if special is None else special.fill(values, cells.zero)
         grids = [layer.grid for layer in index.layers if layer.grid is not None]
         return cls(
@@ -158,15 +217,16 @@ class _Held:
         is aimed farther in each time.
         """
         whole = self.index.dtype.kind != "f"
-        inner = self.cells.for_integers() if whole else self.cells
-        aims = inner.nearest(inner.analyse(values))
+        inner = self.cells.inner(whole=whole)
+        found = inner.analyse(values)
+        aims = inner.moved(values, _finite(inner.nearest(found) - found))
         for _ in range(MOST_ROUNDS):
-            stored = self._stored(inner.combine(aims))
+            stored = self._stored(aims)
             found = self.cells.analyse(self._clean(stored))
             wrong = self.cells.outside(found)
             if not wrong.any():
                 break
-            aims[wrong] += PUSH * (inner.nearest(found) - found)[wrong]
+            aims = inner.moved(aims, _finite(PUSH * (inner.nearest(found) - found)))
         lost = ~np.isfinite(stored)  # past the largest number of the dtype on the way
         stored[lost] = self.clean[lost]
         if self.special is not None:
@@ -185,6 +245,11 @@ class _Held:
         if dtype.kind != "f":
             values = np.rint(values)
         return (values if ends is None else np.clip(values, *ends)).astype(dtype)
+
+
+def _finite(differences: Doubles) -> Doubles:
+    """Differences that can be added; numbers past the largest of the dtype stay where they are."""
+    return np.where(np.isfinite(differences), differences, 0.0)
 
 
 def _whole(index: BrickIndex) -> Box:

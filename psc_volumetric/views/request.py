@@ -6,12 +6,18 @@ from dataclasses import dataclass
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["GENERATED", "MEAN", "SAMPLE", "VIEWS", "ViewRequest"]
+__all__ = ["GENERATED", "MEAN", "NESTED", "PIGDM", "SAMPLE", "VIEWS", "ViewRequest"]
 
-MEAN, SAMPLE = "mean", "sample"
-VIEWS = (MEAN, SAMPLE)
+MEAN, SAMPLE, NESTED, PIGDM = "mean", "sample", "nested", "pigdm"
+VIEWS = (MEAN, SAMPLE, NESTED, PIGDM)
 GENERATED = "generated detail"  # what every output of a view is labelled with
 MOST_SEED = (1 << 32) - 1
+EVALUATIONS = {  # of a denoiser, at most, for one tile of psc; a derivative counts as two
+    MEAN: 0,
+    SAMPLE: 25,
+    NESTED: 500,
+    PIGDM: 300,
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,9 @@ class ViewRequest:
     ----------
     name : str
         ``"mean"``: what decoding gives; ``"sample"``: one of the volumes that the bytes may stand
-        for, drawn with the spread that the archive states.
+        for, drawn with the spread that the archive states, by DDRM where a prior coded them;
+        ``"nested"``, ``"pigdm"``: by slower samplers of that prior, method ``psc`` only
+        (`psc_volumetric.views.samplers`).
     seed : int
         Which one, 0 .. 2^32 - 1. The same seed gives the same view.
 
@@ -65,6 +73,16 @@ class ViewRequest:
                 kind="bad-view",
                 hint="a view is drawn from all bytes of sound bricks",
             )
+
+    def evaluations(self, fields: object) -> int:
+        """Evaluations of a network for a view of a whole brick with these header fields.
+
+        A brick is decoded for its mean, decoded for its measurements, and drawn.
+        """
+        decoding = int(getattr(fields, "evaluations", 0))
+        if not self.is_generated:
+            return decoding
+        return 2 * decoding + EVALUATIONS[self.name] * int(getattr(fields, "coded_tiles", 0))
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from psc_volumetric.bitstream.sections import read_section
 from psc_volumetric.codec import (
@@ -17,17 +18,25 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
+from psc_volumetric.conformance.recipes import ShortPaper
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.protocol import Resources
+from psc_volumetric.methods.psc.quantiser import (
+    float8_cells,
+    float8_symbols,
+    float8_values,
+    uniform_cells,
+    uniform_symbols,
+)
 from psc_volumetric.methods.wavelet.cells import cells_of
 from psc_volumetric.methods.wavelet.coder import encode_steps
 from psc_volumetric.methods.wavelet.fit import quantise
 from psc_volumetric.methods.wavelet.transform import UNITS, analyse, combine
-from psc_volumetric.prior import load_prior
+from psc_volumetric.prior import load_prior, resolve_prior
 from psc_volumetric.views import GENERATED, ViewRequest
 from psc_volumetric.views.brick import BrickView, view_brick
 
-TINY = "test-tiny-posterior"
+PRIORS = {"posterior": "test-tiny-posterior", "psc": "test-tiny"}
 SAMPLE = ViewRequest("sample", 7)
 SHAPE = (7, 45, 52)
 WHOLE = (slice(None),) * 3
@@ -48,10 +57,10 @@ def code(values: np.ndarray, base: str = "wavelet", step: float = 0.3, **more) -
     return encode_brick(
         values,
         position=(0, 0, 0),
-        shape=tuple(-(-n // 8) * 8 for n in values.shape),
+        shape=tuple(-(-n // t) * t for n, t in zip(values.shape, (8, 64, 64), strict=True)),
         mapping=IntensityMapping(0, 1500),
-        parameters=CodecParameters(step=step),
-        prior=load_prior(TINY) if base == "posterior" else None,
+        parameters=more.pop("parameters", CodecParameters(step=step)),
+        prior=load_prior(PRIORS[base]) if base in PRIORS else None,
         guarantee=guarantee,
         options=BrickOptions(base=base, **more),
     )
@@ -62,7 +71,7 @@ def reading(brick: EncodedBrick):
 
 
 def view(brick: EncodedBrick, request: ViewRequest = SAMPLE) -> BrickView:
-    resources = Resources(lambda _: load_prior(TINY), "cpu")
+    resources = Resources(resolve_prior, "cpu")
     return view_brick(reading(brick), brick.index, request, resources)
 
 
@@ -154,10 +163,83 @@ def test_a_bound_holds_and_what_is_exact_stays_so():
     assert np.array_equal(view(exact).values, values)
 
 
-def test_other_methods_say_that_they_have_no_views():
-    with pytest.raises(ParameterError) as caught:
-        view(code(scan((4, 64, 64)), "av1"))
-    assert caught.value.kind == "no-view"
+def psc_sections(brick: EncodedBrick) -> list[bytes]:
+    names = ["base", *(f"level{k}" for k in range(1, brick.index.base_levels))]
+    return [read_section(reading(brick), brick.index.section(name), what="brick") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "dtype", "name"),
+    [
+        (CodecParameters(step=0.3, effort=1), "<u2", "sample"),
+        pytest.param(CodecParameters(step=0.3, effort=1), "<f4", "nested", marks=pytest.mark.slow),
+        (CodecParameters(step=0.3, effort=1), "<i4", "pigdm"),
+        (ShortPaper(rounds=2), "<u2", "pigdm"),
+        pytest.param(ShortPaper(rounds=2), "<f4", "sample", marks=pytest.mark.slow),
+    ],
+)
+def test_the_encoder_writes_the_same_words_for_a_view_of_a_prior(parameters, dtype, name):
+    brick = code(scan().astype(dtype), "psc", parameters=parameters)
+    found = view(brick, ViewRequest(name, 5))
+    assert found.contradictions == 0
+    assert not np.array_equal(found.values, brick.last)
+    again = code(found.values, "psc", parameters=parameters)
+    assert psc_sections(again) == psc_sections(brick)
+    other = code(brick.last + brick.last.dtype.type(9), "psc", parameters=parameters)
+    assert psc_sections(other) != psc_sections(brick)
+
+
+def test_tiles_that_are_flat_in_the_stream_stay_as_they_are():
+    values = np.concatenate([np.full((8, 64, 64), 700), scan((8, 64, 64))], 2).astype("<u2")
+    brick = code(values, "psc", parameters=CodecParameters(step=0.3, effort=1))
+    found = view(brick).values
+    assert np.array_equal(found[..., :64], brick.last[..., :64])
+    assert not np.array_equal(found[..., 64:], brick.last[..., 64:])
+
+
+def test_a_view_of_av1_has_the_spread_that_the_archive_states():
+    values = scan((8, 64, 64))
+    brick = code(values, "av1", parameters=CodecParameters(step=1.0))
+    decoded = decode_brick(reading(brick), selection=(slice(0, 8), slice(0, 64), slice(0, 64)),
+                           spread=True)  # fmt: skip
+    found = view(brick)
+    moved = np.abs(found.values.astype(float) - decoded.values)
+    assert found.contradictions == 0
+    assert (moved <= 3 * decoded.spread + 0.5).all()
+    inside = decoded.spread > 2
+    assert 0.5 < (moved[inside] < decoded.spread[inside]).mean() < 0.95
+    drawn, meant = (np.diff(v.astype(float), axis=2).var() for v in (found.values, decoded.values))
+    assert drawn > 1.3 * meant
+
+
+def test_views_that_a_method_does_not_have_are_refused_by_name():
+    for base, name in (("wavelet", "pigdm"), ("av1", "nested")):
+        with pytest.raises(ParameterError, match=name) as caught:
+            view(code(scan((4, 64, 64)), base), ViewRequest(name))
+        assert caught.value.kind == "no-view"
+
+
+def test_cells_of_symbols_hold_what_is_rounded_to_them():
+    rng = np.random.default_rng(1)
+    step, bins = 37, torch.from_numpy(rng.integers(0, 60, 4000))
+    residual = torch.from_numpy(rng.integers(-400, 400, 4000))
+    low, high = uniform_cells(uniform_symbols(residual, step, bins), bins)
+    inside = (residual >= low * step - 1e-9) & (residual <= high * step + 1e-9)
+    assert inside.all()
+    assert ((high - low) <= 2.0).all()
+    numbers = rng.integers(-5000, 5000, 4000)
+    codes = float8_symbols(numbers)
+    values = float8_values()[codes & 127] * np.where(codes >= 128, -1, 1)
+    first, last = float8_cells(values)
+    assert ((first <= numbers) & (numbers <= last)).all()
+    assert (float8_symbols(np.ceil(first + 0.01).astype(int)) == codes).all()
+
+
+def test_a_quota_counts_what_drawing_takes():
+    fields = code(scan(), "psc", parameters=CodecParameters(effort=1)).index.fields
+    mean, nested = (ViewRequest(name).evaluations(fields) for name in ("mean", "nested"))
+    assert mean == fields.evaluations == 8
+    assert nested == 2 * 8 + 500
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def _parameters(parts: Parts, rng: random.Random) -> Parts:
     changed: Any = value
     if name in ("step", "coarse_step", "seed"):
         changed = rng.choice(NUMBERS)
-    elif name in ("particles", "rows_per_round"):
+    elif name in ("particles", "rows_per_round", "restorations"):
         changed = rng.choice((0, 1, 2, 3, 4, 8, 15, 16, 33, 64, 65, 255))
     elif isinstance(value, tuple):
         changed = list(value)

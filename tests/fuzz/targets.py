@@ -63,8 +63,7 @@ def _evaluations(index: BrickIndex) -> int:
     if not isinstance(index.fields, PscFields):
         return 0
     p = index.fields.parameters
-    passes = p.level_ends[-1] + len(p.level_ends) + 1 if p.schedule == "restart" else 1
-    return len(index.grid) * p.particles * len(p.noise_levels) * passes
+    return len(index.grid) * p.evaluations
 
 
 def brick_decode(data: bytes) -> None:

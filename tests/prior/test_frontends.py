@@ -17,8 +17,15 @@ from small_networks import (
     random_tiles,
 )
 
-from psc_volumetric.errors import ParameterError
-from psc_volumetric.prior.making.build import cosine_times, schedule_tables
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    IntensityMapping,
+    decode_brick,
+    encode_brick,
+)
+from psc_volumetric.errors import ParameterError, PriorMismatchError
+from psc_volumetric.prior.making.build import build_bundle, cosine_times, schedule_tables
 from psc_volumetric.prior.making.convert import convert, observe
 from psc_volumetric.prior.making.frontends import (
     from_diffusers,
@@ -118,6 +125,62 @@ def test_diffusers_folder_survives_as_steps_and_as_integers(diffusers_folder):
     assert source.prediction == "epsilon"
     assert np.all(np.diff(source.alpha) < 0)
     assert _integer_error(source.program, 5) < 0.001
+
+
+def test_a_class_conditional_network_has_the_levels_of_every_class(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    net = awake(
+        diffusers.UNet2DModel(
+            sample_size=32, in_channels=4, out_channels=4, layers_per_block=1, norm_num_groups=4,
+            block_out_channels=(8, 16), num_class_embeds=3,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+        )
+    )  # fmt: skip
+    net.save_pretrained(tmp_path)
+    schedule = {"beta_schedule": "linear", "num_train_timesteps": 100, "beta_end": 0.1}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(schedule))
+    source = load_diffusers(tmp_path, 10)
+    assert source.classes == ("0", "1", "2")
+    assert source.program.levels == len(source.alpha) == 30
+    x = random_tiles(source.program)
+    with torch.no_grad():
+        want = net(x, 59, class_labels=torch.full((len(x),), 2)).sample
+    found = source.program.run(x.double(), 25).float()
+    torch.testing.assert_close(found, want, atol=2e-4, rtol=1e-3)
+    assert not torch.allclose(found, source.program.run(x.double(), 15).float(), atol=1e-2)
+
+    batches = [(random_tiles(source.program, 2), k) for k in range(0, 30, 3)]
+    prior = build_bundle(
+        convert(source.program, observe(source.program, batches)), name="three",
+        alpha=source.alpha, prediction=source.prediction, clip=(-1.1, 2.2), metadata={},
+        classes=source.classes,
+    )  # fmt: skip
+    assert (prior.classes, prior.levels, prior.program.levels) == (("0", "1", "2"), 10, 30)
+    _check_streams_of_classes(prior)
+
+
+def _check_streams_of_classes(prior):
+    """The class is in the stream: a decoder takes the prior as it finds it."""
+    values = (900 + 300 * random_tiles(prior.program, 1)[0].numpy()).astype("<i2")
+    streams = {}
+    for name in ("0", "2"):
+        brick = encode_brick(
+            values, position=(0, 0, 0), shape=values.shape, mapping=IntensityMapping(0, 1800),
+            parameters=CodecParameters(effort=1, step=0.4), prior=prior.of_class(name),
+            options=BrickOptions(base="psc"),
+        )  # fmt: skip
+        levels = brick.index.fields.parameters.noise_levels
+        assert {level // prior.levels for level in levels} == {int(name)}
+        decoded = decode_brick(lambda start, n, data=brick.data: data[start : start + n],
+                               selection=tuple(slice(0, n) for n in values.shape),
+                               prior=lambda digest: prior)  # fmt: skip
+        assert np.array_equal(decoded.values, brick.last)
+        streams[name] = brick.last
+    assert not np.array_equal(streams["0"], streams["2"])
+    with pytest.raises(PriorMismatchError, match="0, 1, 2") as caught:
+        prior.of_class("cat")
+    assert caught.value.kind == "unknown-class"
 
 
 def test_epsilon_tables_undo_the_noise():

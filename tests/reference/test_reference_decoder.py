@@ -40,7 +40,7 @@ def _shortened(
     plain = CodecParameters(setting="paper", step=chosen.step, rounds=chosen.rounds)
     full = stream_parameters(plain, levels, seed, coarser=coarser)
     short = full.noise_levels[::6]
-    return replace(full, noise_levels=short, particles=6, rows_per_round=4)
+    return replace(full, noise_levels=short, particles=6, rows_per_round=4, restorations=3)
 
 
 def field(shape: tuple[int, int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from psc_volumetric.entropy.block_means import code_block_means
 from psc_volumetric.entropy.symbols import SymbolReader, SymbolWriter
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
+from psc_volumetric.methods.psc.adasense import restart
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.fields import WORD, PscFields, StreamParameters
-from psc_volumetric.methods.psc.loop import LevelResult, TileBatch, restart, single_pass
+from psc_volumetric.methods.psc.loop import LevelResult, TileBatch, single_pass
 from psc_volumetric.methods.psc.measure import COEFFICIENT_LIMIT, Observer
 from psc_volumetric.methods.psc.parameters import stream_parameters
 from psc_volumetric.methods.psc.reading import matching_prior, read_tiles
@@ -50,7 +51,7 @@ from psc_volumetric.values.mapping import (
 )
 from psc_volumetric.values.special import SpecialMap
 
-__all__ = ["decode_psc", "encode_psc"]
+__all__ = ["BrickJob", "decode_psc", "encode_psc"]
 
 PARTICLES_PER_BATCH = {"cpu": 64, "cuda": 1024}
 
@@ -89,7 +90,9 @@ def encode_psc(
     # step coarser by the root of their share
     repeated = max(1.0, prior.tile_shape[0] / header.valid[0]) ** 0.5
     stream = stream_parameters(task.parameters, prior.levels, mixed & 0xFFFFFFFF, coarser=repeated)
-    job = _Job(grid, stream, prior, resources, mapping, header.dtype, task.limits)
+    of_class = tuple(prior.first_level + level for level in stream.noise_levels)
+    stream = replace(stream, noise_levels=of_class)
+    job = BrickJob(grid, stream, prior, resources, mapping, header.dtype, task.limits)
     means_port = SymbolWriter()
     coarse = job.code_means(means_port, tiles)
     means_port.mark()
@@ -130,7 +133,7 @@ def decode_psc(
     )
     loaded = matching_prior(resources.priors, fields, what)
     grid = index.grid
-    job = _Job(
+    job = BrickJob(
         grid, fields.parameters, loaded, resources, fields.mapping, index.dtype, index.limits
     )
     stored = read_section(read, index.section("base"), what=what)
@@ -170,8 +173,8 @@ def decode_psc(
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What encoding and decoding of one brick have in common."""
+class BrickJob:
+    """What encoding and decoding of one brick, and its views, have in common."""
 
     grid: TileGrid
     parameters: StreamParameters

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = ["calibrate"]
 class _ScaleStatistics(Observer):
     """Squared prediction errors against sample variances, per noise level and class."""
 
+    first: int
     levels: int
     pairs: dict[int, list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]] = field(
         default_factory=dict
@@ -63,7 +64,7 @@ class _ScaleStatistics(Observer):
                 member = classes == c
                 if member.sum() >= 64:
                     gains[row, c], floors[row, c] = _fit_line(raw[member], error[member])
-        grid = np.arange(self.levels)
+        grid = np.arange(self.first, self.first + self.levels)
         gain = np.stack([np.interp(grid, visited, g) for g in np.log(gains).T], 1)
         floor = np.stack([np.interp(grid, visited, f) for f in np.log(floors).T], 1)
         gain_q = np.rint(np.exp(gain) * UNIT_GAIN).clip(1 << 10, 1 << 24)
@@ -103,7 +104,15 @@ def calibrate(
     gain, floor : (levels, 22) int64
         For :func:`build_bundle`.
     """
-    statistics = _ScaleStatistics(prior.levels)
+    labels = range(max(1, len(prior.classes)))
+    tables = [_of_class(replace(prior, label=label), tiles, steps) for label in labels]
+    return np.concatenate([t[0] for t in tables]), np.concatenate([t[1] for t in tables])
+
+
+def _of_class(
+    prior: Prior, tiles: NDArray[np.float32], steps: Sequence[float]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    statistics = _ScaleStatistics(prior.first_level, prior.levels)
     slices, tile, _ = prior.tile_shape
     valid = (slices, tile, tile * len(tiles))
     values = np.concatenate(list(tiles), axis=2).astype("<f4")

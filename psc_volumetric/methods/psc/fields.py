@@ -46,6 +46,8 @@ class StreamParameters:
         For ``pca``: rows added per round.
     seed : int
         Key of the noise, 32 bits.
+    restorations : int
+        For ``restart``: passes whose particles together make what a level restores.
     """
 
     schedule: str
@@ -59,12 +61,14 @@ class StreamParameters:
     level_ends: tuple[int, ...]
     rows_per_round: int = 0
     seed: int = 0
+    restorations: int = 1
 
     @property
     def evaluations(self) -> int:
         """Evaluations of the network, at most, that one tile takes."""
-        last = self.level_ends[-1] + len(self.level_ends) + 1 if self.level_ends else 1
-        passes = last if self.schedule == "restart" else 1
+        passes = 1
+        if self.schedule == "restart" and self.level_ends:
+            passes = self.level_ends[-1] + self.restorations
         return self.particles * len(self.noise_levels) * passes
 
     def write(self, out: FieldWriter) -> None:
@@ -77,6 +81,8 @@ class StreamParameters:
             self.particles,
         )
         out.pack("IIIB", self.seed, self.step, self.coarse_step, self.rows_per_round)
+        if self.rows == "pca":
+            out.pack("B", self.restorations)
         out.varint(len(self.noise_levels))
         for level in self.noise_levels:
             out.varint(level)
@@ -98,6 +104,7 @@ class StreamParameters:
                 hint="the stream was written by a newer version or is damaged",
             )
         seed, step, coarse_step, rows_per_round = data.unpack("IIIB")
+        (restorations,) = data.unpack("B") if ROW_FAMILIES[rows] == "pca" else (1,)
         steps = data.varint(limit=c.MAX_STEPS, name="number of steps")
         noise_levels = tuple(data.varint(limit=4095, name="noise level") for _ in range(steps))
         wanted = steps if ROW_FAMILIES[rows] == "structured" else 0
@@ -119,6 +126,7 @@ class StreamParameters:
             ends,
             rows_per_round,
             seed,
+            restorations,
         )
         parameters.check()
         return parameters
@@ -138,6 +146,8 @@ class StreamParameters:
             problems.append(f"rows_per_round {self.rows_per_round}")
         if self.rows == "pca" and (self.schedule != "restart" or self.quantiser != "float8"):
             problems.append("pca rows need the restart schedule and the float8 quantiser")
+        if not 1 <= self.restorations <= c.MAX_RESTORATIONS:
+            problems.append(f"restorations {self.restorations}")
         if self.rows == "pca" and (self.particles % 2 or self.particles > c.MAX_ROW_PARTICLES):
             problems.append("pca rows need an even number of particles, at most 32")
         if not 1 <= self.step < 1 << 17 or not 1 <= self.coarse_step < 1 << 17:
@@ -211,10 +221,14 @@ class PscFields:
         out.raw(self.sigma)
 
     @property
+    def coded_tiles(self) -> int:
+        """Tiles that have words."""
+        return sum(1 for row in zip(*self.words, strict=True) if any(row))
+
+    @property
     def evaluations(self) -> int:
         """Evaluations of the network for all tiles that have words."""
-        coded = sum(1 for row in zip(*self.words, strict=True) if any(row))
-        return coded * self.parameters.evaluations
+        return self.coded_tiles * self.parameters.evaluations
 
     def check_work(self) -> None:
         """Refuse far more evaluations of the network than the words can pay for (SPEC 10.3).

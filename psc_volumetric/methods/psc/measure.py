@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from psc_volumetric.methods.psc.fields import StreamParameters
 from psc_volumetric.methods.psc.quantiser import uniform_symbols
 from psc_volumetric.methods.psc.structured import Prediction, StructuredSensing
 
-__all__ = ["COEFFICIENT_LIMIT", "Observer", "measure"]
+__all__ = ["COEFFICIENT_LIMIT", "Coded", "Observer", "measure"]
 
 COEFFICIENT_LIMIT = 1 << 19
 
@@ -29,6 +30,28 @@ class Observer:
 
     def coded(self, features: torch.Tensor, symbols: NDArray[np.int64]) -> None:
         """Called with what was coded: features (m, 15) of 5.4 and symbols (m,)."""
+
+    def measured(self, coded: Coded) -> None:
+        """Called with the same symbols, where they belong and what was expected there."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Some coefficients that were measured.
+
+    Attributes
+    ----------
+    tiles, where : (m,) int64
+        Tile in the batch, and coefficient.
+    mean, bins, symbols : (m,) int64
+        Prediction (11 fraction bits), bin of the scale, number of quantiser steps.
+    """
+
+    tiles: torch.Tensor
+    where: torch.Tensor
+    mean: torch.Tensor
+    bins: torch.Tensor
+    symbols: torch.Tensor
 
 
 def measure(
@@ -78,6 +101,8 @@ def measure(
         if observer is not None:
             observer.coded(features, coded)
         symbols = torch.from_numpy(coded).to(mean.device)
+        if observer is not None:
+            observer.measured(Coded(t, at, mean, bins, symbols))
         context.learn(t, at, prediction.variance[t, at], symbols)
         values = (mean + symbols * step).clamp_(-COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
         sensing.assimilate(t, at, values)

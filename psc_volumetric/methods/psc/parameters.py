@@ -17,7 +17,7 @@ FINAL_SHARE = 0.25  # of the steps, at the end of the pass, keep the last thresh
 LEVEL_SHARES = (0.375, 0.625, 1.0)  # of the steps, where levels 1, 2, 3 end
 COARSE_RATIO = 1.0  # coarse step / step
 STEP_LIMIT = (1 << 17) - 1  # of the format
-PAPER_STEPS, PAPER_PARTICLES, PAPER_ROWS = 25, 16, 12  # PSC appendix A
+PAPER_STEPS, PAPER_PARTICLES, PAPER_ROWS, PAPER_RESTORED = 25, 16, 12, 64  # PSC appendix A
 
 
 @singledispatch
@@ -43,7 +43,7 @@ def stream_parameters(
         ends = _level_ends(chosen.rounds, (0.25, 0.5, 1.0))
         return StreamParameters(
             "restart", "pca", "float8", PAPER_PARTICLES, noise, (), step, step, ends,
-            PAPER_ROWS, seed,
+            PAPER_ROWS, seed, PAPER_RESTORED // PAPER_PARTICLES,
         )  # fmt: skip
     steps, particles = EFFORTS[chosen.effort]
     noise = _noise_levels(steps, FIRST_TIME, LAST_TIME, levels)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.entropy.tables import SCALE_BINS, symbol_frequencies, symbol_limit
 
-__all__ = ["float8_symbols", "float8_values", "uniform_symbols"]
+__all__ = ["float8_cells", "float8_symbols", "float8_values", "uniform_cells", "uniform_symbols"]
 
 THRIFT = 0.1  # squared steps of error that a bit is worth
 LARGEST_COSTED = 62  # larger symbols are rounded
@@ -53,6 +53,48 @@ def uniform_symbols(residual: torch.Tensor, step: int, bins: torch.Tensor) -> to
     cost = extra[bins.clamp_max(SCALE_BINS - 1), low.clamp_max(LARGEST_COSTED - 1)]
     up = saved > torch.where(costed, THRIFT * cost, 0.0)
     return torch.sign(residual) * (low + up.long())
+
+
+def uniform_cells(symbols: torch.Tensor, bins: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and largest residual, in steps, that :func:`uniform_symbols` gives these symbols.
+
+    Parameters
+    ----------
+    symbols, bins : (m,) int64
+
+    Returns
+    -------
+    low, high : (m,) float64
+    """
+    magnitude = symbols.abs()
+    last = magnitude + _turn(magnitude, bins)
+    first = torch.where(magnitude > 0, magnitude - 1 + _turn(magnitude - 1, bins), -last)
+    negative = symbols < 0
+    return torch.where(negative, -last, first), torch.where(negative, -first, last)
+
+
+def _turn(low: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
+    """Part of a step past ``low`` from which on the next symbol is taken."""
+    costed = (bins < SCALE_BINS) & (low < LARGEST_COSTED)
+    at = low.clamp(0, LARGEST_COSTED - 1)
+    cost = torch.from_numpy(_extra_bits()).to(low.device)[bins.clamp_max(SCALE_BINS - 1), at]
+    return torch.where(costed, (1 + THRIFT * cost) / 2, 0.5).clamp(0, 1)
+
+
+def float8_cells(values: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and largest number (11 fraction bits) that is rounded to these E4M3 values.
+
+    Parameters
+    ----------
+    values : (m,) int64
+        Of :func:`float8_values`, or their negatives.
+    """
+    known = float8_values().astype(np.float64)
+    code = np.searchsorted(known, np.abs(values))
+    middles = (known[1:] + known[:-1]) / 2
+    last = np.append(middles, np.inf)[code]
+    first = np.where(code > 0, np.append(-middles[0], middles)[code], -last)
+    return np.where(values < 0, -last, first), np.where(values < 0, -first, last)
 
 
 @functools.cache

@@ -36,10 +36,10 @@ def matching_prior(source: PriorSource | None, fields: PscFields, what: str) -> 
             f"{what}: needs the prior {digest}, was offered {prior.digest}", kind="prior-mismatch"
         )
     levels = fields.parameters.noise_levels
-    if prior.tile_shape != fields.tile or max(levels) >= prior.levels:
+    if prior.tile_shape != fields.tile or max(levels) >= prior.program.levels:
         raise FormatError(
             f"{what}: tile {fields.tile} or noise level {max(levels)} does not fit the prior "
-            f"({prior.tile_shape}, {prior.levels} levels)",
+            f"({prior.tile_shape}, {prior.program.levels} levels)",
             kind="bad-parameter",
         )
     return prior

@@ -53,6 +53,10 @@ def _rounding_shift(x: torch.Tensor) -> torch.Tensor:
     return torch.floor((x + float(1 << (BASIS_BITS - 1))) * 2.0**-BASIS_BITS)
 
 
+def _plain_shift(x: torch.Tensor) -> torch.Tensor:
+    return x * 2.0**-BASIS_BITS
+
+
 class BlockTransform:
     """Forward and inverse transform of tiles of one shape.
 
@@ -62,9 +66,14 @@ class BlockTransform:
         Tile shape (slices, tile, tile); slices 1, 2, 4 or 8, tile a multiple of 8.
     device : torch.device
         Where to compute; float64 carries the integers exactly.
+    rounds : bool
+        False: real numbers stay what they are. For views, never for a stream.
     """
 
-    def __init__(self, slices: int, tile: int, device: torch.device) -> None:
+    def __init__(
+        self, slices: int, tile: int, device: torch.device, *, rounds: bool = True
+    ) -> None:
+        self._shift = _rounding_shift if rounds else _plain_shift
         self.slices, self.tile, self.blocks = slices, tile, tile // BLOCK
         self.device = device
         self._plane = torch.from_numpy(basis(BLOCK)).to(device, torch.float64)
@@ -79,17 +88,17 @@ class BlockTransform:
         """(n, slices, tile, tile) -> (n, blocks^2 * slices * 64), both float64 integers."""
         n, k = len(x), self.blocks
         c = x.reshape(n, self.slices, k, BLOCK, k, BLOCK).permute(0, 2, 4, 1, 3, 5)
-        c = _rounding_shift(c @ self._plane.T)
-        c = _rounding_shift(self._plane @ c)
+        c = self._shift(c @ self._plane.T)
+        c = self._shift(self._plane @ c)
         c = c.reshape(n * k * k, self.slices, BLOCK * BLOCK)
-        c = _rounding_shift(self._depth @ c)
+        c = self._shift(self._depth @ c)
         return c.reshape(n, -1)
 
     def inverse(self, c: torch.Tensor) -> torch.Tensor:
         """Undo :meth:`forward`: depth, then y, then x."""
         n, k = len(c), self.blocks
         x = c.reshape(n * k * k, self.slices, BLOCK * BLOCK)
-        x = _rounding_shift(self._depth.T @ x).reshape(n, k, k, self.slices, BLOCK, BLOCK)
-        x = _rounding_shift(self._plane.T @ x)
-        x = _rounding_shift(x @ self._plane)
+        x = self._shift(self._depth.T @ x).reshape(n, k, k, self.slices, BLOCK, BLOCK)
+        x = self._shift(self._plane.T @ x)
+        x = self._shift(x @ self._plane)
         return x.permute(0, 3, 1, 4, 2, 5).reshape(n, self.slices, self.tile, self.tile)

@@ -101,8 +101,15 @@ class Cells:
         wrong: NDArray[np.bool_] = (coefficients < self.low) | (coefficients > self.high)
         return wrong
 
-    def for_integers(self) -> Cells:
-        """Narrower by what rounding values to integers may move coefficients."""
+    def moved(self, values: Doubles, by: Doubles) -> Doubles:
+        """Stored values whose coefficients are larger by so much."""
+        moved: Doubles = values + combine(by, self.depth)
+        return moved
+
+    def inner(self, *, whole: bool) -> Cells:
+        """Narrower by what rounding values to integers, if ``whole``, may move coefficients."""
+        if not whole:
+            return self
         margin = np.minimum(ROUNDING * self.units, MOST_MARGIN * (self.high - self.low))
         return replace(self, low=self.low + margin, high=self.high - margin)
 

@@ -71,6 +71,7 @@ def build_bundle(
     clip: tuple[float, float],
     metadata: dict[str, Any],
     scales: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    classes: Sequence[str] = (),
 ) -> Prior:
     """Assemble the files of a prior and load them back.
 
@@ -90,6 +91,9 @@ def build_bundle(
         MONAI-bundle metadata plus ``description`` and ``modality``.
     scales : (gain, floor), optional
         Calibration, each (levels, 22) int64.
+    classes : sequence of str
+        Names of the classes of a conditional network; ``alpha`` and the network's levels then hold
+        all noise levels of the first, of the second, and so on.
     """
     tensors: dict[str, NDArray[Any]] = {
         k: np.ascontiguousarray(v) for k, v in program.tensors.items()
@@ -104,6 +108,7 @@ def build_bundle(
     identity = {
         "network": program.to_dict(),
         "clip": [round(clip[0] * unit), round(clip[1] * unit)],
+        **({"classes": list(classes)} if classes else {}),
     }
     return _bundle(name, identity, tensors, metadata)
 

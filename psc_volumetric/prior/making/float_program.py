@@ -97,11 +97,14 @@ class Denoising:
         Signal amplitude of every noise level, level 0 cleanest.
     prediction : str
         ``"v"`` or ``"epsilon"``.
+    classes : tuple of str
+        Of a class-conditional network: its names, in the order of its levels.
     """
 
     program: FloatProgram
     alpha: NDArray[np.float64]
     prediction: str
+    classes: tuple[str, ...] = ()
 
 
 class Builder:

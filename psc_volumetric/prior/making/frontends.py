@@ -131,7 +131,6 @@ UNDERSTOOD: dict[str, tuple[Any, ...]] = {
     "resnet_time_scale_shift": ("default",),
     "time_embedding_type": ("positional", "learned"),
     "class_embed_type": (None,),
-    "num_class_embeds": (None,),
 }
 BLOCKS = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"}
 
@@ -151,6 +150,8 @@ def _refuse_unknown(config: Any) -> None:
 def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgram:
     """Turn a diffusers ``UNet2DModel`` into float steps.
 
+    A class-conditional one has the levels of its first class, then those of the second, and so on.
+
     Parameters
     ----------
     net : torch.nn.Module
@@ -168,7 +169,10 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
     with torch.no_grad():
         stamps = torch.tensor(list(timesteps))
         embedded = unet.time_embedding(unet.time_proj(stamps).float()).double()
-    program = FloatProgram(unet.config.in_channels, unet.config.sample_size, len(timesteps))
+        if unet.class_embedding is not None:
+            classes = unet.class_embedding.weight.double()
+            embedded = (classes[:, None] + embedded).flatten(0, 1)
+    program = FloatProgram(unet.config.in_channels, unet.config.sample_size, len(embedded))
     b = Builder(program, F.silu(embedded))
 
     def resnet(name: str, m: Any, *sources: str) -> str:
@@ -252,7 +256,9 @@ def load_diffusers(folder: Path, levels: int) -> Denoising:
             f"{folder}: prediction_type {schedule.get('prediction_type')!r} is not known",
             kind="unsupported-network",
         )
-    return Denoising(from_diffusers(net, steps), np.sqrt(alpha_bar[steps]), prediction)
+    classes = tuple(str(n) for n in range(config.get("num_class_embeds") or 0))
+    alpha = np.tile(np.sqrt(alpha_bar[steps]), max(1, len(classes)))
+    return Denoising(from_diffusers(net, steps), alpha, prediction, classes)
 
 
 def _alpha_bar(schedule: dict[str, Any]) -> NDArray[np.float64]:

@@ -79,6 +79,7 @@ class Header:
     schedule: int = 0
     particles: int = 0
     rows_per_round: int = 0
+    restorations: int = 1
     seed: int = 0
     step: int = 0
     coarse_step: int = 0
@@ -196,6 +197,8 @@ def _read_parameters(data: Fields, h: Header) -> None:
     require((h.schedule, rows, quantiser) in {(0, 0, 0), (1, 1, 1)}, "combination")
     h.seed, h.step, h.coarse_step = (data.number("I") for _ in range(3))
     h.rows_per_round = data.number("B")
+    if h.schedule:
+        h.restorations = data.number("B")
     steps = data.varint(250)
     h.noise_levels = tuple(data.varint(4095) for _ in range(steps))
     h.thresholds = tuple(data.varint(16383) for _ in range(0 if h.schedule else steps))
@@ -212,6 +215,7 @@ def _read_parameters(data: Fields, h: Header) -> None:
         require(ends[-1] == steps, "last level end")
     else:
         require(1 <= h.rows_per_round < h.particles and h.particles % 2 == 0, "rows per round")
+        require(1 <= h.restorations <= 16, "restorations")
         require(h.particles <= 32 and ends[-1] * h.rows_per_round <= 4096, "particles or rows")
         elements = math.prod(h.tile)
         bound = (2 * (h.particles - 1) * 8191) ** 2 * elements

@@ -50,7 +50,9 @@ def run(prior: Prior, h: Header, tile: int, data: bytes, last: int):
             measured.values = np.concatenate([measured.values, np.array(values, np.int64)])
         newest = measured.rows[-h.rows_per_round :].sum(0)
         check_digest(coder, newest, np.full_like(newest, measured.values.sum()))
-    x0 = _posterior(prior, h, tile, measured, ends[-1] + last)
+    first = ends[-1] + last * h.restorations
+    numbers = range(first, first + h.restorations)
+    x0 = np.concatenate([_posterior(prior, h, tile, measured, number) for number in numbers])
     return summarise(x0.reshape(-1, *h.tile))
 
 

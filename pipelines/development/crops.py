@@ -1,0 +1,133 @@
+"""The middle of every volume or picture of a folder, and PSC with numbers of one's own choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.archiving.options import ArchiveOptions
+from pipelines.archiving.plan import brick_prior, open_item, plan
+from psc_volumetric.codec import (
+    BrickOptions,
+    CodecParameters,
+    EncodedBrick,
+    IntensityMapping,
+    encode_brick,
+)
+from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.psc.fields import StreamParameters
+from psc_volumetric.methods.psc.parameters import PAPER_RESTORED, stream_parameters
+from psc_volumetric.prior import Prior
+
+__all__ = ["Crop", "Published", "compress", "crops_of"]
+
+MOST_PASSES = 16
+Values = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Published(CodecParameters):
+    """The paper's setting with other numbers of samples, rows and steps, and one level.
+
+    Attributes
+    ----------
+    samples, rank, steps : int
+        Posterior samples and rows of a round, and DDRM steps of a sample.
+    """
+
+    setting: str = "paper"
+    samples: int = 16
+    rank: int = 12
+    steps: int = 25
+
+
+@stream_parameters.register
+def _published(
+    chosen: Published, levels: int, seed: int, *, coarser: float = 1.0
+) -> StreamParameters:
+    plain = CodecParameters(setting="paper", step=chosen.step, rounds=chosen.rounds)
+    full = stream_parameters(plain, levels, seed, coarser=coarser)
+    times = np.linspace(levels - 1, full.noise_levels[-1], min(chosen.steps, levels))
+    noise = full.noise_levels if chosen.steps == len(full.noise_levels) else np.rint(times)
+    passes = min(MOST_PASSES, max(1, PAPER_RESTORED // chosen.samples))
+    return replace(
+        full,
+        noise_levels=tuple(int(level) for level in noise),
+        particles=chosen.samples,
+        rows_per_round=chosen.rank,
+        restorations=passes,
+        level_ends=(chosen.rounds,),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """The middle of a volume.
+
+    Attributes
+    ----------
+    name : str
+    values : (z, y, x) array
+        Stored values.
+    mapping : IntensityMapping
+    special : tuple of float
+        Stored values that are not measurements.
+    prior : Prior
+    """
+
+    name: str
+    values: Values
+    mapping: IntensityMapping
+    special: tuple[float, ...]
+    prior: Prior
+
+
+def crops_of(folder: Path, size: int, prior_name: str | None = None) -> Iterator[Crop]:
+    """The middle of every volume and picture in a folder, one tile deep, ``size`` voxels wide.
+
+    Raises
+    ------
+    ParameterError : nothing there that a prior can code (kind ``"no-tiles"``).
+    """
+    options, found = ArchiveOptions(mode="lossy", base="psc", prior=prior_name), 0
+    for item in plan(folder, "unused", options).items:
+        for variable in item.variables:
+            if not variable.is_lossy or variable.range is None or item.prior is None:
+                continue
+            prior, found = brick_prior(item.prior), found + 1
+            volume = next(v for v in open_item(item.candidate).volumes if v.name == variable.volume)
+            shape = volume.array.shape
+            extents = (*[1] * (len(shape) - 3), prior.tile_shape[0], size, size)[-len(shape) :]
+            box = tuple(
+                slice((n - min(n, wanted)) // 2, (n + min(n, wanted)) // 2)
+                for n, wanted in zip(shape, extents, strict=True)
+            )
+            values = np.asarray(volume.array[box])
+            values = values.reshape(((1,) * 3 + values.shape)[-3:])
+            mapping = IntensityMapping(variable.range.low, variable.range.high)
+            name = f"{item.candidate.name}-{variable.spec.name}".replace("/", "-")
+            yield Crop(name, values, mapping, variable.spec.special_values, prior)
+    if not found:
+        raise ParameterError(
+            f"{folder}: expected a volume or picture that a prior can code, found none",
+            kind="no-tiles",
+        )
+
+
+def compress(crop: Crop, parameters: CodecParameters) -> EncodedBrick:
+    """Code a crop as one brick of ``psc``."""
+    tile = crop.prior.tile_shape
+    z, y, x = (-(-n // t) * t for n, t in zip(crop.values.shape, tile, strict=True))
+    return encode_brick(
+        crop.values,
+        position=(0,),
+        shape=(z, y, x),
+        mapping=crop.mapping,
+        parameters=parameters,
+        prior=crop.prior,
+        options=BrickOptions(base="psc", special_values=crop.special),
+    )
