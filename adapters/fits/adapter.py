@@ -84,8 +84,6 @@ class FitsAdapter:
         document, blobs = _record(path, hdus)
         tiled = any(hdu.kind == TILES for hdu in hdus)
         promise = _promise(path, hdus[-1].unit.end, tiled=tiled)
-        if tiled:
-            notes.append(f"exact archives keep the original: nobody else knows {_TILED}")
         return SourceItem(
             kind="fits",
             name=candidate.name,

@@ -91,7 +91,6 @@ class ImagesAdapter:
         }
         document, blobs, plain = _record(candidate.paths, pages, names)
         promise = Promise(IDENTICAL) if plain else Promise(EQUAL_DATA, _PACKED)
-        note = f"lossless archives keep the original: nobody else knows {_PACKED}"
         return SourceItem(
             kind="images",
             name=candidate.name,
@@ -100,7 +99,7 @@ class ImagesAdapter:
             blobs=blobs,
             files=tuple(record.promising(promise) for record in file_records(candidate.paths)),
             suggested_prior=None,
-            notes=() if plain else (note,),
+            notes=(),
             bytes_beyond_remaking=() if plain else (_PACKED,),
         )
 

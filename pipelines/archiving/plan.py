@@ -230,6 +230,9 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     decided = [(v, decide(v, options, may_carry=may_carry)) for v in item.volumes]
     ranges = [kept.range for _, kept in decided if kept.range is not None]
     notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
+    if options.mode == "lossless" and item.bytes_beyond_remaking:
+        what = " and ".join(item.bytes_beyond_remaking)
+        notes.append(f"the original is kept beside its values: nobody can make again {what}")
     name, tile, digest = None, PLAIN_TILE, None
     if any(kept.needs_prior for _, kept in decided):
         name, note = prior_name(item, options, ranges)

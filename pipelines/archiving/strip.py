@@ -312,7 +312,7 @@ def _root(
         "format": old["format"],
         "mode": old["mode"],
         "created": created_now(),
-        "variables": old["variables"],
+        "variables": old.get("variables", []),
         "coordinates": [] if in_record else list(coordinates),
         "arrays": list(coordinates) if in_record else [],
         "groups": groups,

@@ -73,7 +73,7 @@ def test_pixels_are_shown_and_the_file_comes_back(name: str, tmp_path: Path, run
     FILES[name](tmp_path / name)
     outcome = run("archive", tmp_path / name, tmp_path / "a.psc.zarr", *PLAIN)
     assert outcome.code == 0, outcome.err
-    assert ("keep the original" in outcome.out) == (name not in OWN_BYTES)
+    assert ("the original is kept" in outcome.out) == (name not in OWN_BYTES)
     with xr.open_dataset(tmp_path / "a.psc.zarr", engine="psc") as view:
         assert view["image"].dims[-2:] == ("y", "x")
         np.testing.assert_array_equal(view["image"].values, shown(tmp_path / name))
@@ -140,6 +140,7 @@ def test_a_jpeg_is_kept_exactly_in_less_room(mode: str, tmp_path: Path, run) -> 
     document = (target / "source" / "document").stat().st_size
     assert document < 0.95 * (tmp_path / "photo.jpg").stat().st_size
     assert run("verify", target, "--deep").code == 0
+    assert run("strip", target, tmp_path / "stripped.psc.zarr").code == 0
     assert run("restore", target, tmp_path / "out.jpg").code == 0
     assert (tmp_path / "out.jpg").read_bytes() == (tmp_path / "photo.jpg").read_bytes()
 

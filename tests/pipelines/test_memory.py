@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from astropy.io import fits
 from pydicom.data import get_testdata_file
+from tifffile import imwrite
 
 from pipelines.archiving.archive import archive, plan
 from pipelines.archiving.options import ArchiveOptions
@@ -77,14 +80,36 @@ def write_dicom(folder: Path, values: np.ndarray) -> Path:
     return series
 
 
+def write_fits(folder: Path, values: np.ndarray) -> Path:
+    fits.PrimaryHDU(values).writeto(folder / "image.fits")
+    return folder / "image.fits"
+
+
+def write_tiff(folder: Path, values: np.ndarray) -> Path:
+    imwrite(folder / "image.tif", values, photometric="minisblack", metadata=None)
+    return folder / "image.tif"
+
+
 WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "dicom": write_dicom,
     "nifti": write_nifti,
     "netcdf": write_netcdf,
+    "fits": write_fits,
+    "images": write_tiff,
 }
 # Bricks (48 MiB across), a slab, what decoding needs; NetCDF: the cache of chunks, 64 MiB, too.
-ROOM_MIB = {"dicom": 130, "nifti": 110, "netcdf": 180}
-TARGETS = {"dicom": "out", "nifti": "out.nii", "netcdf": "out.nc"}
+ROOM_MIB = {"dicom": 130, "nifti": 110, "netcdf": 180, "fits": 110, "images": 110}
+TARGETS = {
+    "dicom": "out",
+    "nifti": "out.nii",
+    "netcdf": "out.nc",
+    "fits": "out.fits",
+    "images": "out.tif",
+}
+
+
+def _slow(*cases: tuple[str, int]) -> list[Any]:
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def growth_mib(kind: str, folder: Path, values: np.ndarray, roi: str = "") -> float:
@@ -111,8 +136,7 @@ def growth_mib(kind: str, folder: Path, values: np.ndarray, roi: str = "") -> fl
     ("kind", "count"),
     [
         ("nifti", 70),
-        pytest.param("dicom", 80, marks=pytest.mark.slow),
-        pytest.param("netcdf", 110, marks=pytest.mark.slow),
+        *_slow(("dicom", 80), ("netcdf", 110), ("fits", 70), ("images", 70)),
     ],
 )
 def test_restoring_needs_less_than_the_volume(kind: str, count: int, tmp_path: Path) -> None:
