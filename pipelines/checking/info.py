@@ -53,9 +53,10 @@ def info_lines(info: dict[str, Any]) -> list[str]:
         f"format    {info['format']}, mode {info['mode']}, created {info['created']}",
         f"manifest  {info['manifest']}",
         f"source    {_source_text(info)}",
-        f"size      {size_text(sizes['total'])}: bricks {size_text(sizes['bricks'])}, priors "
-        f"{size_text(sizes['priors'])}, source {size_text(sizes['source'])}, preview "
-        f"{size_text(sizes['preview'])}, tiles {size_text(sizes['tiles'])}",
+        f"size      {size_text(sizes['total'])} in {info['objects'] + 1} objects: bricks "
+        f"{size_text(sizes['bricks'])}, priors {size_text(sizes['priors'])}, source "
+        f"{size_text(sizes['source'])}, preview {size_text(sizes['preview'])}, tiles "
+        f"{size_text(sizes['tiles'])}, metadata and arrays {size_text(sizes['other'])}",
         *_rate_lines(info),
         f"priors    {', '.join(digest[:16] for digest in info['priors']) or 'none'}",
         f"made by   {info['provenance'].get('software', 'unknown')}",
