@@ -145,6 +145,44 @@ def test_target_out_of_reach_is_a_usage_error_that_names_what_can_be(
     assert list(tmp_path.iterdir()) == []
 
 
+def one_voxel(folder: Path) -> Path:
+    nibabel.save(nibabel.Nifti1Image(np.full((1, 1, 1), 5, "<i2"), np.eye(4)), folder / "a.nii")
+    return folder / "a.nii"
+
+
+def one_slice(folder: Path) -> Path:
+    values = (np.arange(24 * 20).reshape(24, 20, 1) * 37 % 251).astype("<i2")
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / "a.nii")
+    return folder / "a.nii"
+
+
+def empty_variable(folder: Path) -> Path:
+    with netCDF4.Dataset(folder / "a.nc", "w") as file:
+        for name, size in (("time", None), ("y", 20), ("x", 24)):
+            file.createDimension(name, size)
+        file.createVariable("nothing", "f4", ("time", "y", "x"))
+        some = file.createVariable("some", "f4", ("y", "x"))
+        some[:] = np.random.default_rng(0).normal(size=(20, 24))
+    return folder / "a.nc"
+
+
+@pytest.mark.parametrize("source", [one_voxel, one_slice, empty_variable])
+def test_next_to_nothing_comes_back_and_a_rate_below_what_is_beside_it_is_refused(
+    source, tmp_path, run
+):
+    path = source(tmp_path)
+    outcome = run("archive", path, tmp_path / "exact.psc.zarr", "--coders", "zstd")
+    assert outcome.code == 0, outcome.err
+    assert run("restore", tmp_path / "exact.psc.zarr", tmp_path / "back").code == 0
+    options = ("--mode", "lossy", "--base", "wavelet", "--bpv", "0.05")
+    outcome = run("archive", path, tmp_path / "rate.psc.zarr", *options)
+    if source is one_voxel:  # constant: kept exactly, without a target
+        assert outcome.code == 0, outcome.err
+    else:
+        assert outcome.code == 2
+        assert re.search(r"the closest is [\d.]+ bpv, \d+ bytes are beside the bricks", outcome.err)
+
+
 @pytest.fixture
 def fields(tmp_path) -> Path:
     """A smooth field, noise, a small plane and a grid of latitudes, in one NetCDF file."""
