@@ -174,6 +174,7 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
             coders=job.options.coder_names,
             budget=job.kept.budget,
             is_proven_later=_is_proven_later(job),
+            is_light=job.options.is_light,
         ),
         options=BrickOptions(
             special_values=job.special_values,

@@ -34,6 +34,7 @@ CODERS_AT = (  # from which speed on these coders are tried
     (8, ("jpegls", "pcodec", "zstd")),
 )
 WITHOUT_PRIOR, WAVELET_ONLY = 2, 6  # speeds from which on a lossy archive is coded so
+LIGHT = 3  # speed from which on our own coders take the light model
 DEFAULT_STEP = 0.5
 LARGEST_BPV = 64.0
 LARGEST_PSNR_DB = 150.0
@@ -235,6 +236,11 @@ class ArchiveOptions:
             return names
         reached = [coders for speed, coders in CODERS_AT if speed <= self.speed]
         return reached[-1] if reached else None
+
+    @property
+    def is_light(self) -> bool:
+        """Whether our own coders take the light model."""
+        return self.speed >= LIGHT
 
     @property
     def may_refine(self) -> bool:

@@ -278,6 +278,7 @@ def _encode(brick: _Brick) -> EncodedBrick:
             "lossless" if kept_anyway else choice.mode,
             choice.max_error,
             coders=choice.archive.coder_names,
+            is_light=choice.archive.is_light,
         ),
         options=BrickOptions(
             special_values=spec.special_values,

@@ -26,7 +26,7 @@ from psc_volumetric.values.ordered_floats import (
 if TYPE_CHECKING:
     from psc_volumetric.coders.context.given import Cells
 
-__all__ = ["EXACT_CODERS", "Coder", "wrapped_difference", "wrapped_sum"]
+__all__ = ["EXACT_CODERS", "LIGHT_CODERS", "Coder", "wrapped_difference", "wrapped_sum"]
 
 Values = NDArray[np.generic]
 Integers = NDArray[np.int64]
@@ -119,7 +119,16 @@ class ZstdCoder:
 
 
 class ContextCoder:
-    """Our own context coder (SPEC section 15) on keys; 64 bits as two words (SPEC section 8.3)."""
+    """Our own context coder (SPEC section 15) on keys; 64 bits as two words (SPEC section 8.3).
+
+    Parameters
+    ----------
+    is_light : bool
+        Which model is written; both are read.
+    """
+
+    def __init__(self, *, is_light: bool = False) -> None:
+        self._is_light = is_light
 
     def suits(self, values: Values) -> bool:
         """Always."""
@@ -130,7 +139,7 @@ class ContextCoder:
         from psc_volumetric.coders.context.coder import encode_integers
 
         streams = [
-            encode_integers(word, reference=_fixed_point(near))
+            encode_integers(word, reference=_fixed_point(near), is_light=self._is_light)
             for word, near in zip(_words(values), _reference_words(reference), strict=False)
         ]
         return _joined(streams)
@@ -158,8 +167,12 @@ class ContextCoder:
 class RefinementCoder:
     """The context coder for values of which a level below says where they lie (SPEC section 8.9).
 
-    The reference is (2, z, y, x): the least and the largest that each value can be.
+    The reference is (2, z, y, x): the least and the largest that each value can be. Parameters are
+    those of `ContextCoder`.
     """
+
+    def __init__(self, *, is_light: bool = False) -> None:
+        self._is_light = is_light
 
     def suits(self, values: Values) -> bool:
         """Whether a level can be within a bound of ``values``."""
@@ -172,7 +185,7 @@ class RefinementCoder:
         words, streams = _words(values), []
         for number, word in enumerate(words):
             cells = _cells(reference, words[:number])
-            streams.append(encode_integers(word, cells=cells))
+            streams.append(encode_integers(word, cells=cells, is_light=self._is_light))
         return _joined(streams)
 
     def decode(
@@ -287,4 +300,8 @@ EXACT_CODERS: dict[str, Coder] = {
     "jpeg2000": ImageCoder("jpeg2000"),
     "pcodec": PcodecCoder(),
     "refinement": RefinementCoder(),
+}
+LIGHT_CODERS: dict[str, Coder] = EXACT_CODERS | {
+    "context": ContextCoder(is_light=True),
+    "refinement": RefinementCoder(is_light=True),
 }

@@ -244,6 +244,9 @@ def layered_recipes(i2: Values, f4: Values, small: Values) -> list[Recipe]:
     ]  # fmt: skip
     return [
         *coders,
+        Recipe("lossless-context-light", "the stored bits by the light model", crop, 0, 1,
+               network=False,
+               guarantee=Guarantee("lossless", coders=("context",), is_light=True)),
         Recipe("lossless-context-float32", "float32 by its keys", part, 0, 1, network=False,
                guarantee=alone("context")),
         Recipe("bounded-int16", "at most 2 away, then the stored bits", crop, 0, 1, network=False,

@@ -7,6 +7,7 @@ are compiled into their caller, which doubles the speed.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = [
     "bit_mixer",
     "compiled",
     "finish",
+    "floor_quotient",
     "inlined",
     "note",
     "plain_bit",
@@ -57,6 +59,12 @@ def quotient(a, b):  # type: ignore[no-untyped-def]
     IEEE division rounds once, and a / b reaches the next integer only where a >= 2^53.
     """
     return int(a / b)
+
+
+@compiled(inline="always")
+def floor_quotient(a, b):  # type: ignore[no-untyped-def]
+    """``a // b`` for |a| < 2^53 and b > 0; exact as `quotient` is."""
+    return math.floor(a / b)
 
 
 @compiled(inline="always")

@@ -7,6 +7,7 @@ gives the same integers; nothing here is a float.
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,7 @@ DECAY_BITS = 31
 DECAY = 2139111403  # round(2^31 exp(-1 / 256))
 LOGIT_STEPS = 256  # logit units per unit of natural logarithm
 LOGIT_LIMIT = 3071  # largest magnitude of a logit, 256 per unit
-CDF_HALF = 2048  # the table spans 16 scale units on either side
-CDF_BITS = 30
+ENDS = 2048  # logits from which on a distribution has ended, and length of its tables
 COUNT_LIMIT = 400  # observations after which a counter adapts no slower
 
 
@@ -29,14 +29,16 @@ class Tables(NamedTuple):
 
     ``squash``: probability of a logit, 16 bits, index logit + 3071.
     ``stretch``: logit of a probability, index its upper 12 of 16 bits.
-    ``cdf``: logistic distribution, 30 bits, index 128 x + 2048.
     ``rate``: adaptation rate after n observations, 16 bits.
+    ``bend``: ln(1 + exp(-x)) for x >= 0, in logits as x is.
+    ``rise``: -ln(1 - exp(-x)), likewise; for x = 0 that of x = 1.
     """
 
     squash: NDArray[np.int32]
     stretch: NDArray[np.int32]
-    cdf: NDArray[np.int32]
     rate: NDArray[np.int32]
+    bend: NDArray[np.int32]
+    rise: NDArray[np.int32]
 
 
 def _decays(count: int) -> list[int]:
@@ -63,7 +65,12 @@ def decision_tables() -> Tables:
         while logit < LOGIT_LIMIT and squash[logit + LOGIT_LIMIT] < 16 * index + 8:
             logit += 1
         stretch.append(logit)
-    high = [_logistic(decays[2 * i], CDF_BITS) for i in range(CDF_HALF + 1)]
-    cdf = [(1 << CDF_BITS) - p for p in high[:0:-1]] + high
     rate = [(2 << 16) // (2 * n + 3) for n in range(COUNT_LIMIT + 1)]
-    return Tables(*(np.array(t, np.int32) for t in (squash, stretch, cdf, rate)))
+    bend = [_logarithm(decays, _logistic(decays[i], DECAY_BITS)) for i in range(ENDS)]
+    rise = [_logarithm(decays, decays[0] - decays[max(i, 1)]) for i in range(ENDS)]
+    return Tables(*(np.array(t, np.int32) for t in (squash, stretch, rate, bend, rise)))
+
+
+def _logarithm(decays: list[int], value: int) -> int:
+    """Largest place in the falling ``decays`` whose number is ``value`` or more."""
+    return bisect_right(decays, -value, key=lambda number: -number) - 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psc_volumetric.arrays import Triple, Values
-from psc_volumetric.coders.registry import EXACT_CODERS
+from psc_volumetric.coders.registry import EXACT_CODERS, LIGHT_CODERS
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.threads import in_order, mapped
@@ -42,7 +42,7 @@ class CoderChoice:
     """Segments to be coded, and the search for the coder that codes them in the fewest bytes.
 
     ``cells`` are (2, z, y, x): the least and the largest that each value can be, where the level
-    below says it.
+    below says it. ``is_light`` is that of the guarantee.
     """
 
     values: Values
@@ -50,6 +50,7 @@ class CoderChoice:
     segments: TileGrid
     wanted: list[int]
     cells: Values | None = None
+    is_light: bool = False
 
     def best(self, guarantee: Guarantee, penalty: float) -> Coded:
         """Compare on a sample of segments, then code all with the best that can."""
@@ -95,13 +96,12 @@ class CoderChoice:
     def _encode(self, coder: str, on_base: bool, numbers: Sequence[int]) -> list[bytes] | None:
         """Pieces of the segments ``numbers``; None if the coder cannot take one of them."""
         boxes = [self.segments.box(n) for n in numbers]
-        if not all(EXACT_CODERS[coder].suits(self.values[box]) for box in boxes):
+        writer = (LIGHT_CODERS if self.is_light else EXACT_CODERS)[coder]
+        if not all(writer.suits(self.values[box]) for box in boxes):
             return None
 
         def encode(box: Box) -> bytes:
-            return EXACT_CODERS[coder].encode(
-                self._cut(self.values, box), self._under(coder, on_base, box)
-            )
+            return writer.encode(self._cut(self.values, box), self._under(coder, on_base, box))
 
         try:
             return mapped(encode, boxes)

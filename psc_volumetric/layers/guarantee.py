@@ -42,6 +42,8 @@ class Guarantee:
     is_proven_later : bool
         Whether the caller decodes what was stored, all of it, and compares it with the source. What
         the codec's own coders wrote is not decoded by the encoder then; that of others always is.
+    is_light : bool
+        Whether the codec's own coders take the light model, in less than half of the time.
     """
 
     mode: str = "lossy"
@@ -50,6 +52,7 @@ class Guarantee:
     coders: tuple[str, ...] | None = None
     budget: float | None = None
     is_proven_later: bool = False
+    is_light: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -235,7 +235,7 @@ def _smallest(
         segments = TileGrid(extent_of(whole), default_segment(extent_of(whole), shape))
         wanted = [n for n in range(len(segments)) if places[segments.box(n)].any()]
         under = None if below is None else below[part]
-        choice = CoderChoice(whole, under, segments, wanted, cells)
+        choice = CoderChoice(whole, under, segments, wanted, cells, guarantee.is_light)
         return segments, wanted, choice.best(guarantee, penalty)
 
     every = slice(0, values.shape[0]), slice(0, values.shape[1]), slice(0, values.shape[2])

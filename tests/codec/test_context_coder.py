@@ -57,10 +57,12 @@ def test_32_and_64_bits_of_memory_give_the_same_bytes(monkeypatch: pytest.Monkey
         np.int64,
         hnp.array_shapes(min_dims=3, max_dims=3, max_side=6),
         elements=st.integers(I32.min, I32.max) | st.integers(-3, 3),
-    )
+    ),
+    st.booleans(),
 )
-def test_any_integers_come_back(values: Integers) -> None:
-    round_trip(values)
+def test_any_integers_come_back(values: Integers, is_light: bool) -> None:
+    data = encode_integers(values, is_light=is_light)
+    np.testing.assert_array_equal(decode_integers(data, values.shape, what="test"), values)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,13 @@ def test_a_scan_becomes_small() -> None:
     values = smooth((8, 64, 64))
     noise_bits = np.log2(3 * np.sqrt(2 * np.pi * np.e))
     assert len(round_trip(values)) * 8 / values.size < noise_bits + 0.6
+
+
+def test_the_light_model_costs_little() -> None:
+    values = smooth((8, 64, 64))
+    data = encode_integers(values, is_light=True)
+    np.testing.assert_array_equal(decode_integers(data, values.shape, what="test"), values)
+    assert len(data) < 1.05 * len(round_trip(values))
 
 
 def test_a_reference_helps() -> None:

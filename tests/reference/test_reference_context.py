@@ -20,18 +20,18 @@ Integers = NDArray[np.int64]
 GOLDEN = bytes.fromhex(
     "01c0f2fcffffffffff01f2050a018c980c19214b517b46c70140f402d7b302920327b70346ee033cc7043f00"
     "06010100d0029f01391682014c2265328e01203f47cd01501d0c3e55192a008002850106033e34493f38ee01"
-    "720742890110133763112d0c251440100a07090d2d11382f03240e0f2a360b19000f46ff3dffc172a57c7795"
-    "edb89f755f914510eed9d44446229e3f6c11184948c32b5057f733ab4eaf8b914c5a4ccf62fecb36638020b1"
-    "a283a9e81443fc00ab619881cc142a99a393dda8add42cd965414c38738a2fe9e21afdf923be91937551602d"
-    "69c62a062850140e53ab76e598c2915afa296f7f2ee300eee773ee50c3c27513160402a613847b4d105ab405"
-    "1421fd7b380876b8f0e63cbac5fd852a048186a372358bcd8f8cf0488b10bd9a2c797a2437f780e4fc8cd93b"
-    "ad265b9dc8055bc52fe2012b294149d9ac0e9bbe11f89afe1d66cec2bdf938adaeccaac6f39c003b47b1e76b"
-    "32f2f0edce3c05478711f1ff43689aeb1bc3bdcbf3aa944142aa8c88af48ff755b82647e9ae33dd7debe89a1"
-    "b3f1e390255b5cf9cf4f8d3526d165696d2f3b5f66b2484156cda0de760f480fa09723c11447db5aab1a2fbc"
-    "e07a4995870d720452971d9bc88c0ce26748121e366b4ba44bb4329fca97e5267bdfc5f475eff7b2156062a7"
-    "9c1f2f104e2a5e7a26737ed784f9a3992bd541b97f24303bc1cba770b42ca9883293e3b682b79432f32a2259"
-    "264541dc14a863b886cadc7cf0e07f557733962cd1007aab82a2b0c889c994f725c3cb226af6bf5872923d8d"
-    "e653db2789e262691b3f4f822b42d1b3bbb58c69efbc83bf840496448d31"
+    "720742890110133763112d0c251440100a07090d2d11382f03240e0f2a360b19000fffff44ffb761ebda6aad"
+    "1b9e3118c9ec5702bfb71fa7c170beb3850f87c377e3fc5ce656b970e33f4cbcc72f5081ad76086e684c6853"
+    "99a19a1415934885b428f58e314767d7b111ffd70324adce799421c58d9dbaee42989186585e92bd1f3c9297"
+    "45c04f139dd576b5022f91b6c240532e742498f81259e4da74321f804e54729d12fb1b16bd3065b94fc908d5"
+    "5713da832e5eb2384ee5066c10dfa9b10d36d7fea5d79d503d825423bf73c29a462ac0d48ff2a44e005fbcd9"
+    "e79e8c3c82212448bb0233f8a27c36a12865476d52c8c7bdf2c835b2458f31efbe879a069caf5f6cb3e588ae"
+    "e64162506b0ac1c081476f440e5d50ff4b5a13f7d619fa4b017abab846035f04856d7b1bbd1210dfa3ae737f"
+    "30d4da9407d1aaa446254d1e17ff2db546e2d1c15681441120e82e0e873e6d57f9a6a6156f6b117676ba88ba"
+    "2b8d7c7205ffc802c48b2917493efeb1e6552cfcff07f5c4187c5596d6068aaa1fa41c50e1eada13a5c5ca6b"
+    "97f3b136fac38038a7ca9a92f69227bc9039231cebb94870d07acf68b21c19707a37935d569bc036b998b420"
+    "516c57a1a7581f7f8f7424a33ac5406685d7434f54542e2d0c02da73e3a4cda5b1621de7a384c5f52b651314"
+    "914715551c975b3a4c489a162cb0a3cded033fecbb3227152398066ec133f72c611f"
 )
 GOLDEN_DIGEST = "8b0773db2c22139a653167f154993c3c13d886d87857dacc29b55a0fa090e009"
 
@@ -59,28 +59,29 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("given", ["nothing", "reference"])
+@pytest.mark.parametrize("given", ["nothing", "reference", "light"])
 @pytest.mark.parametrize("name", CASES)
 def test_both_decoders_agree(name: str, given: str) -> None:
     values, random = CASES[name], np.random.default_rng(8)
     reference = None
-    if given != "nothing":
+    if given == "reference":
         near = values * 16 + random.integers(-20, 21, values.shape)
         reference = np.clip(near, -(1 << 31), (1 << 31) - 1)
-    data = encode_integers(values, reference=reference)
-    assert (data[0] >= 2) == (name == "listed")
+    data = encode_integers(values, reference=reference, is_light=given == "light")
+    assert (data[0] & 2 > 0) == (name == "listed")
+    assert (data[0] & 4 > 0) == (given == "light" and name not in ("packed", "constant"))
     np.testing.assert_array_equal(read(data, values.shape, reference), values)
     back = decode_integers(data, values.shape, reference=reference, what="test")
     np.testing.assert_array_equal(back, values)
 
 
-@pytest.mark.parametrize("width", [0, 1, 4, 900])
+@pytest.mark.parametrize(("width", "is_light"), [(0, 0), (1, 0), (4, 0), (900, 0), (4, 1)])
 @pytest.mark.parametrize("name", CASES)
-def test_both_decoders_agree_on_cells(name: str, width: int) -> None:
+def test_both_decoders_agree_on_cells(name: str, width: int, is_light: bool) -> None:
     values, random = CASES[name], np.random.default_rng(8)
     below, above = random.integers(0, width + 1, (2, *values.shape))
     cells = Cells(values - below, values + above)
-    data = encode_integers(values, cells=cells)
+    data = encode_integers(values, cells=cells, is_light=is_light)
     np.testing.assert_array_equal(read(data, values.shape, cells=cells), values)
     back = decode_integers(data, values.shape, cells=cells, what="test")
     np.testing.assert_array_equal(back, values)

@@ -28,9 +28,9 @@ from psc_volumetric.coders.context.layout import (
     MAX_PADDED,
     MAX_SHIFT,
     NARROW,
-    NEIGHBOURS,
     PAD,
     WORK_SIZE,
+    neighbours_of,
 )
 from psc_volumetric.coders.context.occurring import Levels
 from psc_volumetric.coders.context.predictors import read_predictors, write_predictors
@@ -44,7 +44,7 @@ Integers = NDArray[np.int64]
 Signed = NDArray[np.signedinteger]
 Shape = tuple[int, int, int]
 AnyLevels = Levels | LevelTable
-MIXED, LISTED = 1, 2  # bits of the first byte
+MIXED, LISTED, LIGHT = 1, 2, 4  # bits of the first byte
 CLAMP_BITS = 15  # differences that the online predictors see are cut to this many bits
 
 
@@ -53,6 +53,7 @@ def encode_integers(
     *,
     reference: NDArray[np.integer] | None = None,
     cells: Cells | None = None,
+    is_light: bool = False,
 ) -> bytes:
     """Code a segment of integers without loss.
 
@@ -66,6 +67,9 @@ def encode_integers(
     cells : Cells, optional
         In place of a reference: the least and the largest that each value can be. The decoder needs
         the same.
+    is_light : bool
+        Leave out the parts of the model that cost most time for what they save; the stream says
+        so.
 
     Returns
     -------
@@ -83,7 +87,7 @@ def encode_integers(
         raise ParameterError(problem, kind="bad-shape", hint="cut it into smaller segments")
     if cells is not None:
         check_inside(values, cells)
-    return _encode(values, reference, cells, may_list=True)
+    return _encode(values, reference, cells, may_list=True, is_light=is_light)
 
 
 def decode_integers(
@@ -131,6 +135,7 @@ def _encode(
     cells: Cells | None,
     *,
     may_list: bool,
+    is_light: bool,
 ) -> bytes:
     levels: AnyLevels
     levels, index = Levels.find(values)
@@ -139,13 +144,16 @@ def _encode(
         levels, index = listed
     shape = (values.shape[0], values.shape[1], values.shape[2])
     given = _given(levels, shape, reference, cells, "segment")
-    mixed = _encode_mixed(index, levels.top, given) if levels.top else b""
+    mixed = _encode_mixed(index, levels.top, given, is_light) if levels.top else b""
     width = (levels.top.bit_length() + 7) // 8
     is_mixed = 0 < len(mixed) < width * index.size
     out = FieldWriter()
-    out.pack("B", MIXED * is_mixed + LISTED * (listed is not None))
+    light = LIGHT * (is_light and is_mixed)
+    out.pack("B", MIXED * is_mixed + LISTED * (listed is not None) + light)
     if isinstance(levels, LevelTable):
-        levels.write(out, lambda steps: _encode(steps, None, None, may_list=False))
+        levels.write(
+            out, lambda steps: _encode(steps, None, None, may_list=False, is_light=is_light)
+        )
     else:
         levels.write(out)
     if is_mixed:
@@ -167,7 +175,8 @@ def _decode(
 ) -> Integers:
     fields = FieldReader(data, what=what)
     (variant,) = fields.unpack("B")
-    if variant > MIXED + LISTED * may_list:
+    known = MIXED + LISTED * may_list + LIGHT * (variant & MIXED)
+    if variant & ~known:
         raise FormatError(f"{what}: unknown context stream {variant}", kind="bad-payload")
     levels: AnyLevels
     if variant & LISTED:
@@ -178,7 +187,8 @@ def _decode(
         levels = Levels.read(fields, what)
     if variant & MIXED:
         given = _given(levels, shape, reference, cells, what)
-        index = _decode_mixed(fields, len(data), levels.top, given, shape, what)
+        is_light = variant & LIGHT > 0
+        index = _decode_mixed(fields, len(data), levels.top, given, shape, what, is_light)
     else:
         index = _decode_packed(fields.raw(len(data) - fields.offset), levels.top, shape, what)
     return levels.values(index)
@@ -212,8 +222,9 @@ class Model(NamedTuple):
     check: NDArray[np.int64]
     squash: NDArray[np.int32]
     stretch: NDArray[np.int32]
-    cdf: NDArray[np.int32]
     rate: NDArray[np.int32]
+    bend: NDArray[np.int32]
+    rise: NDArray[np.int32]
 
 
 def _run(
@@ -225,6 +236,7 @@ def _run(
     data: NDArray[np.uint8],
     *,
     decode: bool,
+    is_light: bool,
 ) -> int:
     """Code ``padded`` in place; returns the length of the stream, or -1."""
     from psc_volumetric.coders.context import kernel
@@ -234,7 +246,7 @@ def _run(
     depth, rows, row = padded.shape
     plane = rows * row
     weights = np.full((3 * kernel.WEIGHT_SETS, decisions.INPUTS), 8000, np.int32)
-    weights[:, 0], weights[:, -1] = 32000, 0
+    weights[:, 0], weights[:, -1] = 48000 if is_light else 32000, 0
     nodes = sum(kernel.CONTEXTS) * decisions.NODES
 
     strides = np.array([plane, row, 1], np.int64)
@@ -246,7 +258,7 @@ def _run(
 
     model = Model(
         padded.reshape(-1), np.zeros(2 * plane, padded.dtype), np.zeros(WORK_SIZE, padded.dtype),
-        data, zeros(coder.STATE_SIZE), NEIGHBOURS @ strides, *predictors,
+        data, zeros(coder.STATE_SIZE), neighbours_of(is_light)[0] @ strides, *predictors,
         given.volume.reshape(-1), given.offsets @ strides, least.reshape(-1), most.reshape(-1),
         np.zeros(2 * plane * EXPERTS, np.int32), np.zeros(EXPERTS, np.int32),
         zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS), zeros(2 * kernel.BIAS_CONTEXTS),
@@ -255,12 +267,12 @@ def _run(
     )  # fmt: skip
     model.coder[coder.DECODE] = decode
     size = depth - FRONT, rows - 2 * PAD, row - 2 * PAD
-    return int(kernel.code_segment(model, *size, top, shift))
+    return int(kernel.code_segment(model, *size, top, shift, is_light))
 
 
-def _encode_mixed(index: Integers, top: int, given: Given) -> bytes:
+def _encode_mixed(index: Integers, top: int, given: Given, is_light: bool) -> bytes:
     """Predictors and body of the model's stream; empty if longer than the packed integers."""
-    predictors = fit_predictors(index, given)
+    predictors = fit_predictors(index, given, is_light=is_light)
     shift = max(0, top.bit_length() - CLAMP_BITS)
     out = FieldWriter()
     out.pack("B", shift)
@@ -268,7 +280,7 @@ def _encode_mixed(index: Integers, top: int, given: Given) -> bytes:
     padded = _padded(index.shape, top)
     padded[FRONT:, PAD:-PAD, PAD:-PAD] = index
     room = np.zeros(index.size * ((top.bit_length() + 7) // 8), np.uint8)
-    size = _run(padded, top, shift, predictors, given, room, decode=False)
+    size = _run(padded, top, shift, predictors, given, room, decode=False, is_light=is_light)
     if size < 0:
         return b""
     out.raw(room[:size].tobytes())
@@ -282,14 +294,15 @@ def _decode_mixed(
     given: Given,
     shape: Shape,
     what: str,
+    is_light: bool,
 ) -> Integers:
     (shift,) = fields.unpack("B")
     if shift > MAX_SHIFT or top == 0:
         raise FormatError(f"{what}: impossible header of a context stream", kind="bad-payload")
-    predictors = read_predictors(fields, len(given.offsets), shape[0] > 1, what)
+    predictors = read_predictors(fields, len(given.offsets), shape[0] > 1, is_light, what)
     body = np.frombuffer(fields.raw(end - fields.offset), np.uint8).copy()
     padded = _padded(shape, top)
-    size = _run(padded, top, shift, predictors, given, body, decode=True)
+    size = _run(padded, top, shift, predictors, given, body, decode=True, is_light=is_light)
     if size != len(body):
         raise FormatError(
             f"{what}: the context stream does not end with its check bits",

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from psc_volumetric.coders.context.given import Given
 from psc_volumetric.coders.context.layout import (
     COEFFICIENT_BITS,
-    FLAT_NEIGHBOURS,
     FRONT,
     MAX_COEFFICIENT,
     MAX_SETS,
-    NEIGHBOURS,
     PAD,
+    neighbours_of,
 )
 
 __all__ = ["fit_predictors"]
@@ -27,6 +26,7 @@ Floats = NDArray[np.float64]
 SAMPLES = (20_000, 80_000)  # fewest and most voxels that a fit looks at,
 VOXELS_PER_SAMPLE = 12  # and how many there are for each in between
 BITS_PER_SET = 80_000  # of the segment, roughly; a set costs about half a percent of them
+LIGHT_SETS = 3  # at most, in the light model: each takes time
 CELL_SETS = 2  # at most, where cells are known: they leave few bits, and have many regressors
 BLOCK = (8, 4, 4)  # voxels that choose one predictor together
 ROUNDS = 3
@@ -36,7 +36,9 @@ PIECE = 96  # rows
 FLOOR = 0.25  # activity below which all samples weigh the same
 
 
-def fit_predictors(index: Integers, given: Given) -> tuple[Integers, Integers]:
+def fit_predictors(
+    index: Integers, given: Given, *, is_light: bool = False
+) -> tuple[Integers, Integers]:
     """Fit linear predictors to a segment: for its first slice, and for the others.
 
     Parameters
@@ -45,6 +47,8 @@ def fit_predictors(index: Integers, given: Given) -> tuple[Integers, Integers]:
         The integers to be coded.
     given : Given
         What adds further regressors.
+    is_light : bool
+        Whether they are for the light model: fewer, from half as many voxels.
 
     Returns
     -------
@@ -54,22 +58,35 @@ def fit_predictors(index: Integers, given: Given) -> tuple[Integers, Integers]:
     padded = np.pad(index, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")
     padded = np.concatenate([padded[:1]] * FRONT + [padded])
     slice_size = index.shape[1] * index.shape[2]
-    first = _fit(padded, given, np.arange(slice_size), is_first=True)
+    most = MAX_SETS if given.cells is None else CELL_SETS
+    if is_light:
+        most = min(most, LIGHT_SETS)
+    first = _fit(padded, given, np.arange(slice_size), most, is_light, is_first=True)
     if len(index) == 1:
         return first, first[:0]
-    return first, _fit(padded, given, np.arange(slice_size, index.size), is_first=False)
+    others = np.arange(slice_size, index.size)
+    return first, _fit(padded, given, others, most, is_light, is_first=False)
 
 
-def _fit(padded: Integers, given: Given, voxels: Integers, *, is_first: bool) -> Integers:
-    """Predictors for ``voxels``, each for the blocks that it suits best."""
+def _fit(
+    padded: Integers,
+    given: Given,
+    voxels: Integers,
+    most: int,
+    is_light: bool,
+    *,
+    is_first: bool,
+) -> Integers:
+    """At most so many predictors for ``voxels``, each for the blocks that it suits best."""
     count = len(voxels)
-    samples = int(np.clip(count // VOXELS_PER_SAMPLE, *SAMPLES))
+    samples = int(np.clip(count // VOXELS_PER_SAMPLE, *SAMPLES)) >> is_light
     voxels = voxels[:: max(1, count // samples) | 1]
     shape = np.array(padded.shape) - (FRONT, 2 * PAD, 2 * PAD)
     z, y, x = np.unravel_index(voxels, tuple(shape))
     z0, y0, x0 = z + FRONT, y + PAD, x + PAD
     base = padded[z0, y0, x0 - 1]
-    neighbours = NEIGHBOURS[1:FLAT_NEIGHBOURS] if is_first else NEIGHBOURS[1:]
+    every, flat = neighbours_of(is_light)
+    neighbours = every[1:flat] if is_first else every[1:]
     columns = [padded[z0 + dz, y0 + dy, x0 + dx] - base for dz, dy, dx in neighbours]
     columns += [
         given.volume[z0 + dz, y0 + dy, x0 + dx] / 256 - base for dz, dy, dx in given.offsets
@@ -82,7 +99,6 @@ def _fit(padded: Integers, given: Given, voxels: Integers, *, is_first: bool) ->
     design, target = design / activity[:, None], target / activity
     single = _solve(design[::SKIP], target[::SKIP])
     error = float(np.mean(np.abs(target - design @ single) * activity))
-    most = MAX_SETS if given.cells is None else CELL_SETS
     sets = int(np.clip(count * np.log2(1 + 2 * error) / BITS_PER_SET, 1, most))
     solutions = _cluster(design, target, activity, block, sets)
     fixed = np.rint(solutions * (1 << COEFFICIENT_BITS))

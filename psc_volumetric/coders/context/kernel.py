@@ -23,12 +23,24 @@ from psc_volumetric.coders.context.layout import (
     FRONT,
     GIVEN_LANES,
     LANES,
+    LIGHT_FLAT,
+    LIGHT_FLAT_LANES,
+    LIGHT_LANES,
     PAD,
     PREDICTORS_AT,
     ROOM,
     SLOW_AT,
 )
-from psc_volumetric.entropy.binary import FAILED, compiled, finish, inlined, note, quotient, start
+from psc_volumetric.entropy.binary import (
+    FAILED,
+    compiled,
+    finish,
+    floor_quotient,
+    inlined,
+    note,
+    quotient,
+    start,
+)
 from psc_volumetric.entropy.binary_tables import FRACTION
 from psc_volumetric.entropy.decisions import NODES, bit_length, code_value
 
@@ -36,13 +48,14 @@ __all__ = ["BIAS_CONTEXTS", "CONTEXTS", "WEIGHT_SETS", "code_segment"]
 
 ADAPTIVE_BITS = 20
 ADAPTIVE_LIMIT = 1 << 24
-FAST, SLOW = 16, 21  # shifts of the two online predictors; smaller learns faster
+FAST, SLOW = 12, 17  # shifts of the two online predictors; smaller learns faster
 CLAMP = 1 << 15
 ERROR_LIMIT = 1 << 26
 CONTEXTS = (1024, 256)  # of each counter
 WEIGHT_SETS = 24
 BIAS_CONTEXTS = 2048
 SMALLEST_SCALE = 16
+LARGEST = np.int32((1 << 31) - 1)
 
 
 @inlined
@@ -57,13 +70,19 @@ def _gather(m, at, count):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _guess_fitted(m, base, sets, lanes, given):  # type: ignore[no-untyped-def]
+def _guess_fitted(m, base, sets, lanes, given, is_small):  # type: ignore[no-untyped-def]
     w = m.work
     for k in range(sets):
         row = PREDICTORS_AT + k * ROOM
         total = 0
-        for j in range(lanes):
-            total += w[np.uint64(row + j)] * w[np.uint64(j)]
+        if is_small:
+            few = np.int32(0)
+            for j in range(lanes):
+                few = np.int32(few + np.int32(w[np.uint64(row + j)]) * np.int32(w[np.uint64(j)]))
+            total = int(few)
+        else:
+            for j in range(lanes):
+                total += w[np.uint64(row + j)] * w[np.uint64(j)]
         total <<= FRACTION
         for j in range(LANES, LANES + given):
             total += w[np.uint64(row + j)] * w[np.uint64(j)]
@@ -114,7 +133,7 @@ def _blend(m, base, here, there, row, experts):  # type: ignore[no-untyped-def]
     e, size = m.errors, EXPERTS
     now, north, far = here * size, (here - row) * size, (here - 2 * row) * size
     past, above, below = there * size, (there - row) * size, (there + row) * size
-    for k in range(experts):
+    for k in range(EXPERTS):
         near = e[np.uint64(now - size + k)] + e[np.uint64(north + k)] + e[np.uint64(past + k)]
         around = e[np.uint64(now - 2 * size + k)] + e[np.uint64(far + k)]
         around += e[np.uint64(north - 2 * size + k)] + e[np.uint64(north - size + k)]
@@ -122,18 +141,18 @@ def _blend(m, base, here, there, row, experts):  # type: ignore[no-untyped-def]
         around += e[np.uint64(far - size + k)] + e[np.uint64(far + size + k)]
         around += e[np.uint64(past - size + k)] + e[np.uint64(past + size + k)]
         around += e[np.uint64(above + k)] + e[np.uint64(below + k)]
-        m.sums[np.uint64(k)] = np.int32(8 + 2 * near + around)
+        m.sums[np.uint64(k)] = np.int32(8 + 2 * near + around) if k < experts else LARGEST
     best = m.sums[0]
-    for k in range(1, experts):
+    for k in range(1, EXPERTS):
         best = min(best, m.sums[np.uint64(k)])
     total, mean = 0, 0
-    for k in range(experts):
+    for k in range(EXPERTS):
         ratio = quotient(int(best) << 10, m.sums[np.uint64(k)])
         cube = (((ratio * ratio) >> 10) * ratio) >> 10
-        weight = (cube * cube) >> 10
+        weight = (cube * cube) >> 10 if k < experts else 0
         total += weight
         mean += weight * (m.guesses[np.uint64(k)] - base)
-    return base + mean // total
+    return base + floor_quotient(mean, total)
 
 
 @inlined
@@ -178,15 +197,16 @@ def _texture(m, at, row, plane, mean, is_first):  # type: ignore[no-untyped-def]
 def _error_signs(m, here, there, row, spread):  # type: ignore[no-untyped-def]
     """Context of the signed errors to the west, to the north and in the last slice."""
     unit, f = max(spread, 1), m.final
-    west = min(max(4 * f[np.uint64(here - 1)] // unit, -6), 6) + 6
-    north = min(max(4 * f[np.uint64(here - row)] // unit, -6), 6) + 6
-    before = min(max(4 * f[np.uint64(there)] // unit, -4), 4) + 4
+    west = min(max(floor_quotient(4 * int(f[np.uint64(here - 1)]), unit), -6), 6) + 6
+    north = min(max(floor_quotient(4 * int(f[np.uint64(here - row)]), unit), -6), 6) + 6
+    before = min(max(floor_quotient(4 * int(f[np.uint64(there)]), unit), -4), 4) + 4
     return BIAS_CONTEXTS + (west * 13 + north) * 9 + before
 
 
 @inlined
 def _bias(m, context):  # type: ignore[no-untyped-def]
-    return m.bias_sum[np.uint64(context)] // (m.bias_count[np.uint64(context)] + 8)
+    place = np.uint64(context)
+    return floor_quotient(m.bias_sum[place], m.bias_count[place] + 8)
 
 
 @inlined
@@ -225,8 +245,10 @@ def _learn_online(m, exact, fitted, shift, energy, lanes, given):  # type: ignor
     """Normalised least mean squares for both online predictors."""
     size = energy * 128 + 4096
     limit = 1 << 24
-    fast = (min(max((exact - m.guesses[fitted]) >> shift, -limit), limit) << 32) // size
-    slow = (min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit) << 32) // size
+    off = min(max((exact - m.guesses[fitted]) >> shift, -limit), limit)
+    fast = floor_quotient(off << 28, size)
+    off = min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit)
+    slow = floor_quotient(off << 28, size)
     _learn_lanes(m.work, fast, slow, 0, lanes)
     _learn_lanes(m.work, fast, slow, LANES, LANES + given)
 
@@ -265,29 +287,46 @@ def _end_slice(m, z, ny, row, plane):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index):  # type: ignore[no-untyped-def]
-    """Code one row; returns how many of its voxels are impossible."""
+def _is_small(m, sets, top):  # type: ignore[no-untyped-def]
+    """Whether sums of fitted predictors fit into 32 bits."""
+    largest = 0
+    for k in range(sets):
+        total = 0
+        for j in range(LANES):
+            total += abs(m.work[PREDICTORS_AT + k * ROOM + j])
+        largest = max(largest, total)
+    return largest * top < 1 << 31
+
+
+@compiled(inline="always")
+def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_light):  # type: ignore[no-untyped-def]
+    """Code one row."""
     # long: the path of one voxel through all the parts above
     line = (z + FRONT) * plane + (y + PAD) * row + PAD
     here_line = line - (z + FRONT - (z & 1)) * plane
     there_line = line - (z + FRONT - (1 - (z & 1))) * plane
     limit = top << FRACTION
     lanes = FLAT_LANES if z == 0 else LANES
+    if is_light:
+        lanes = LIGHT_FLAT_LANES if z == 0 else LIGHT_LANES
     given = GIVEN_LANES if m.places.shape[0] else 0
     is_wide = shift > 0 or top >= CLAMP
-    experts = fitted + 3
+    is_small = _is_small(m, fitted, top)
+    online = 0 if is_light else 2
+    experts = fitted + online + 1
     is_start = z + y + given == 0
-    bad = 0
+    energy = 0
     for k in range(1, PAD + 1):
         m.volume[line - k] = m.volume[line - row]
     for x in range(nx):
         at, here, there = line + x, here_line + x, there_line + x
         base = int(m.volume[np.uint64(at - 1)]) << FRACTION
         _gather(m, at, count)
-        _guess_fitted(m, base, fitted, lanes, given)
-        energy = _guess_online(m, base, fitted, shift, is_wide, lanes, given)
-        m.guesses[fitted + 2] = _guess_gradient(m, at, row, plane, z == 0)
-        for k in range(experts):
+        _guess_fitted(m, base, fitted, lanes, given, is_small)
+        if not is_light:
+            energy = _guess_online(m, base, fitted, shift, is_wide, lanes, given)
+        m.guesses[fitted + online] = _guess_gradient(m, at, row, plane, z == 0)
+        for k in range(EXPERTS):
             guess = base if is_start else m.guesses[np.uint64(k)]
             m.guesses[np.uint64(k)] = min(max(guess, 0), limit)
         blended = _blend(m, base, here, there, row, experts)
@@ -298,37 +337,35 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index):  # typ
         two = _error_signs(m, here, there, row, spread)
         mean = blended + ((5 * (_bias(m, one) + _bias(m, two))) >> 3)
         mean = min(max(mean, 0), limit)
-        speed = 10 + (20 >> min((index + x) >> 13, 5))
         means = mean, m.guesses[fitted], blended
         scale = max((spread * 46) >> 6, SMALLEST_SCALE)
-        slots, group = _slots(mean, level, texture), min(level, WEIGHT_SETS - 1)
+        slots = _slots(mean, level, texture)
+        voxel = slots[0], slots[1], 10 + (20 >> min((index + x) >> 13, 5))
+        group = min(level, WEIGHT_SETS - 1)
         least, most = 0, top
         if m.least.shape[0]:
             least, most = m.least[np.uint64(index + x)], m.most[np.uint64(index + x)]
         value = least
         if least < most:
             known = int(m.volume[np.uint64(at)])
-            value = code_value(m, known, least, most, means, scale, slots, group, speed)
-        if value < least or value > most:
-            bad += 1
-            value = min(max(value, least), most)
+            value = code_value(m, known, least, most, means, scale, voxel, group, is_light)
         m.volume[np.uint64(at)] = value
         note(m, value)
         exact = value << FRACTION
         m.final[np.uint64(here)] = exact - mean
-        for k in range(experts):
+        for k in range(EXPERTS):
             error = min(abs(exact - m.guesses[np.uint64(k)]), ERROR_LIMIT)
-            m.errors[np.uint64(here * EXPERTS + k)] = error
+            m.errors[np.uint64(here * EXPERTS + k)] = error if k < experts else 0
         _learn_bias(m, one, exact - blended)
         _learn_bias(m, two, exact - blended)
-        _learn_online(m, exact, fitted, shift, energy, lanes, given)
+        if not is_light:
+            _learn_online(m, exact, fitted, shift, energy, lanes, given)
     for k in range(PAD):
         m.volume[line + nx + k] = m.volume[line + nx - 1]
-    return bad
 
 
 @compiled
-def code_segment(m, nz, ny, nx, top, shift):  # type: ignore[no-untyped-def]
+def code_segment(m, nz, ny, nx, top, shift, is_light):  # type: ignore[no-untyped-def]
     """Code the values of one segment in place; returns the stream's length, or -1.
 
     ``m.volume`` holds values 0 .. ``top`` inside the padding, or receives them. -1 means damage
@@ -336,16 +373,17 @@ def code_segment(m, nz, ny, nx, top, shift):  # type: ignore[no-untyped-def]
     """
     row = nx + 2 * PAD
     plane = row * (ny + 2 * PAD)
+    flat = LIGHT_FLAT if is_light else FLAT_NEIGHBOURS
     start(m)
     for z in range(nz):
         predictors = m.others if z else m.first
-        count = m.offsets.shape[0] if z else FLAT_NEIGHBOURS
+        count = m.offsets.shape[0] if z else flat
         _begin_slice(m, z, row, plane, predictors, count)
         for y in range(ny):
             index = (z * ny + y) * nx
             fitted = predictors.shape[0]
-            bad = _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index)
-            if bad or m.coder[FAILED]:
+            _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_light)
+            if m.coder[FAILED]:
                 return -1
         _end_slice(m, z, ny, row, plane)
     return finish(m)

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coders.context.layout import (
     COEFFICIENT_BITS,
-    FLAT_NEIGHBOURS,
     MAX_COEFFICIENT,
     MAX_SETS,
-    NEIGHBOURS,
+    neighbours_of,
 )
 from psc_volumetric.errors import FormatError
 
@@ -36,7 +35,7 @@ def write_predictors(
 
 
 def read_predictors(
-    fields: FieldReader, extras: int, has_others: bool, what: str
+    fields: FieldReader, extras: int, has_others: bool, is_light: bool, what: str
 ) -> tuple[Integers, Integers]:
     """Inverse of :func:`write_predictors` for predictors with ``extras`` further regressors."""
     drop, first, others = fields.unpack("BBB")
@@ -59,4 +58,5 @@ def read_predictors(
         signed = np.where(coded & 1, -((coded + 1) >> 1), coded >> 1)
         return (signed << drop).reshape(sets, terms)
 
-    return table(first, FLAT_NEIGHBOURS + extras), table(others, len(NEIGHBOURS) + extras)
+    every, flat = neighbours_of(is_light)
+    return table(first, flat + extras), table(others, len(every) + extras)

@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 
 from reference_decoder.context_levels import Levels, Listed, bits, clamp
-from reference_decoder.fields import Fields, Refused, require
+from reference_decoder.fields import Fields, require
 from reference_decoder.symbols import RangeDecoder
 
 NEIGHBOURS = [
@@ -52,12 +52,14 @@ def _decode(data: bytes, shape: tuple, reference, cells, last_variant: int) -> n
     require(math.prod(n + p for n, p in zip(shape, (2, 6, 6), strict=True)) <= 1 << 23, "large")
     f = Fields(data)
     variant = f.number("B")
-    require(variant <= last_variant, "variant")
+    is_light = variant >= 4
+    require(variant & 3 <= last_variant and variant < 8, "variant")
+    require(not is_light or variant & 1, "light without a model")
     levels = Listed(f, _decode) if variant & 2 else Levels(f)
     top = levels.top
     if variant & 1:
         known = Known(levels, shape, reference, cells)
-        coded = Segment(f, shape, top, known).decode()
+        coded = Segment(f, shape, top, known, is_light).decode()
     else:
         width, count = (bits(top) + 7) // 8, math.prod(shape)
         body = f.bytes(len(data) - f.at)
@@ -111,9 +113,13 @@ class Tables:
             while x < 3071 and self.squash[x] < 16 * i + 8:
                 x += 1
             self.stretch.append(x)
-        high = [(1 << 61) // ((1 << 31) + decay[2 * i]) for i in range(2049)]
-        self.cdf = dict(enumerate(high))
-        self.cdf.update({-i: (1 << 30) - p for i, p in enumerate(high) if i})
+        one = 1 << 31
+
+        def place(number: int) -> int:
+            return max(j for j, d in enumerate(decay) if d >= number)
+
+        self.bend = [place(one * one // (one + decay[i])) for i in range(2048)]
+        self.rise = [place(one - decay[max(i, 1)]) for i in range(2048)]
 
 
 TABLES = Tables()
@@ -122,8 +128,9 @@ TABLES = Tables()
 class BitDecoder(RangeDecoder):
     """Sections 15.4 and 15.5: decisions, counters and weights."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, first_weights=()) -> None:
         super().__init__(data)
+        self.first_weights = first_weights
         self.counters: dict[tuple, tuple[int, int]] = {}
         self.weights: dict[int, list[int]] = {}
 
@@ -143,7 +150,7 @@ class BitDecoder(RangeDecoder):
         keys = [(i, context, node) for i, context in enumerate(contexts)]
         states = [self.counters.get(key, (1 << 21, 0)) for key in keys]
         inputs = [*logits, *(TABLES.stretch[p >> 10] for p, _ in states), 256]
-        weights = self.weights.setdefault(mixer, [32000] + [8000] * 4 + [0])
+        weights = self.weights.setdefault(mixer, list(self.first_weights))
         total = sum(w * x for w, x in zip(weights, inputs, strict=True)) >> 16
         p = clamp(TABLES.squash[clamp(total, -3071, 3071)], 8, 65528)
         bit = self.bit(p)
@@ -160,8 +167,8 @@ class BitDecoder(RangeDecoder):
 class Segment:
     """Sections 15.6 to 15.9."""
 
-    def __init__(self, f: Fields, shape: tuple, top: int, known: Known) -> None:
-        self.shape, self.top, self.known = shape, top, known
+    def __init__(self, f: Fields, shape: tuple, top: int, known: Known, is_light: bool) -> None:
+        self.shape, self.top, self.known, self.is_light = shape, top, known, is_light
         self.clamp_shift = f.number("B")
         drop, first, others = f.number("B"), f.number("B"), f.number("B")
         require(top > 0 and self.clamp_shift <= 17 and drop <= 14, "header")
@@ -172,9 +179,13 @@ class Segment:
             coded = [f.varint((1 << 16) >> drop) for _ in range(terms)]
             return [(c >> 1 if c % 2 == 0 else -((c + 1) >> 1)) << drop for c in coded]
 
-        self.first_sets = [predictor(22 + extras) for _ in range(first)]
-        self.other_sets = [predictor(44 + extras) for _ in range(others)]
-        self.decoder = BitDecoder(f.bytes(len(f.data) - f.at))
+        self.flat, self.every = NEIGHBOURS[:22], NEIGHBOURS
+        if is_light:
+            self.flat, self.every = NEIGHBOURS[:12], NEIGHBOURS[:12] + NEIGHBOURS[22:34]
+        self.first_sets = [predictor(len(self.flat) + extras) for _ in range(first)]
+        self.other_sets = [predictor(len(self.every) + extras) for _ in range(others)]
+        weights = [48000, 8000, 8000, 0] if is_light else [32000, *[8000] * 4, 0]
+        self.decoder = BitDecoder(f.bytes(len(f.data) - f.at), weights)
         z, y, x = shape
         self.v = np.zeros((z + 2, y + 6, x + 6), object)
         self.errors: dict[tuple, list[int]] = {}
@@ -186,7 +197,7 @@ class Segment:
         check, out = 0, []
         for z in range(nz):
             self.sets = self.other_sets if z else self.first_sets
-            self.neighbours = NEIGHBOURS[: 44 if z else 22]
+            self.neighbours = self.every if z else self.flat
             count = len(self.neighbours) + len(self.known.offsets)
             if z < 2:
                 self.fast, self.slow = [c << 6 for c in self.sets[0][:count]], [0] * count
@@ -228,8 +239,9 @@ class Segment:
         t = [clamp(a >> self.clamp_shift, -32768, 32767) for a in [*d, *(e >> 8 for e in extra)]]
         fast = sum(a * b for a, b in zip(self.fast, t, strict=True))
         slow = sum(a * b for a, b in zip(self.slow, t, strict=True))
-        guesses.append(base + ((fast << self.clamp_shift) >> 12))
-        guesses.append(guesses[0] + ((slow << self.clamp_shift) >> 12))
+        if not self.is_light:
+            guesses.append(base + ((fast << self.clamp_shift) >> 12))
+            guesses.append(guesses[0] + ((slow << self.clamp_shift) >> 12))
         north = at(0, -1, 0)
         if z:
             slope = west - at(-1, 0, -1) + north - at(-1, -1, 0)
@@ -262,7 +274,7 @@ class Segment:
         mean = clamp(blended + ((5 * shift) >> 3), 0, top)
 
         scale = max((error * 46) >> 6, 16)
-        places = [(mean, scale), (guesses[-3], scale), (blended, scale)]
+        centres = [mean] if self.is_light else [mean, guesses[-3], blended]
         contexts = (
             (texture, min(level >> 1, 7)),
             _rough((mean + 128) >> 8),
@@ -271,7 +283,8 @@ class Segment:
         ends = (0, self.top) if self.known.ends is None else self.known.ends[number]
         value = ends[0]
         if ends[0] < ends[1]:
-            value = Value(self.decoder, places, ends, contexts, min(level, 23), speed).decode()
+            decisions = Decisions(self.decoder, centres, scale, contexts, min(level, 23), speed)
+            value = decisions.decode(*ends)
 
         exact = value << 8
         self.final[place] = exact - mean
@@ -280,10 +293,12 @@ class Segment:
             total, count = self.bias.get(key, (0, 0))
             total, count = total + exact - blended, count + 1
             self.bias[key] = (total >> 1, count >> 1) if count >= 256 else (total, count)
+        if self.is_light:
+            return value
         size = 128 * sum(a * a for a in t) + 4096
-        for weights, guess, rate in ((self.fast, guesses[-3], 16), (self.slow, guesses[-2], 21)):
+        for weights, guess, rate in ((self.fast, guesses[-3], 12), (self.slow, guesses[-2], 17)):
             off = clamp((exact - guess) >> self.clamp_shift, -(1 << 24), 1 << 24)
-            step = (off << 32) // size
+            step = (off << 28) // size
             for i, a in enumerate(t):
                 weights[i] = clamp(weights[i] + ((step * a) >> rate), -(1 << 24), 1 << 24)
         return value
@@ -311,87 +326,87 @@ def _rough(whole: int) -> int:
     return min(8 * (size + 8) + ((whole << 3 >> (size - 1)) & 7), 255)
 
 
-class Value:
-    """Section 15.10: one value as binary decisions."""
+class Decisions:
+    """Section 15.9: one value as binary decisions."""
 
-    def __init__(self, decoder, places, ends, contexts, group, speed) -> None:
-        self.decoder, self.contexts = decoder, contexts
-        self.first, self.last = ends
-        self.group, self.speed, self.places = group, speed, places
-        self.base = clamp((places[0][0] + 128) >> 8, *ends)
+    def __init__(self, decoder, centres, scale, contexts, group, speed) -> None:
+        self.decoder, self.contexts, self.group, self.speed = decoder, contexts, group, speed
+        self.shift = max(bits(scale) - 14, 0)
+        self.inverse = (1 << 30) // (scale >> self.shift)
+        self.scale, self.mean = scale, centres[0]
+        self.moved = [self.logits(self.mean - centre) for centre in centres]
 
-    def below(self, distance: int) -> list[int]:
-        out = []
-        for mean, scale in self.places:
-            shift = max(bits(scale) - 14, 0)
-            moved = clamp((distance + (self.base << 8) - mean) >> shift, -(1 << 20), 1 << 20)
-            inverse = (1 << 30) // (scale >> shift)
-            out.append(TABLES.cdf[clamp((moved * inverse) >> 23, -2048, 2048)])
-        return out
+    def logits(self, distance: int) -> int:
+        return (clamp(distance >> self.shift, -(1 << 20), 1 << 20) * self.inverse) >> 22
 
-    def modelled(self, parts, wholes, node: int, mixer: int) -> int:
-        logits = logits_of(parts, wholes)
-        return self.decoder.modelled(
-            logits, self.contexts, node, 3 * self.group + mixer, self.speed
-        )
+    def x(self, value: int) -> int:
+        return self.logits((value << 8) - 128 - self.mean)
 
-    def decode(self) -> int:
-        base, first, last, every = self.base, self.first, self.last, range(3)
-        ol = self.below(((first - base) << 8) - 128)
-        out_r = self.below(((last - base) << 8) + 128)
-        il, ir = [0] * 3, [0] * 3
-        low, high = 0, bits(max(base - first, last - base))
-        probe = clamp(bits(self.places[0][1] >> 8), 1, high)
-        nodes = 0
-        while low < high:
-            edge = ((1 << probe) >> 1 << 8) - 128
-            left = [max(a, b) for a, b in zip(self.below(-edge), ol, strict=True)]
-            right = [min(a, b) for a, b in zip(self.below(edge), out_r, strict=True)]
-            parts = [out_r[k] - right[k] + left[k] - ol[k] for k in every]
-            wholes = [out_r[k] - ir[k] + il[k] - ol[k] for k in every]
-            if self.modelled(parts, wholes, nodes + probe, min(probe - 1, 1)):
-                low, probe, il, ir = probe, probe + 1, left, right
-            else:
-                high, probe, ol, out_r = probe - 1, probe - 1, left, right
-                if low < high:
-                    nodes = 40
-        if low == 0:
-            return base
-        known = 1 << (low - 1)
-        if base + known > last:
-            sign = 0
-        elif base - known < first:
-            sign = 1
+    def asked(self, edge: int) -> list[int]:
+        """The logits of an edge between the ends."""
+        low, here, high = self.x(self.least), self.x(edge), self.x(self.most + 1)
+        below, above = min(here - low, 2047), min(high - here, 2047)
+        shared = high - here + TABLES.rise[below] - TABLES.rise[above]
+        found = (shared + bend(low + m) - bend(high + m) for m in self.moved)
+        return [clamp(logit, -3071, 3071) for logit in found]
+
+    def answered(self, edge: int, bit: int) -> int:
+        if bit:
+            self.least = edge
         else:
-            up = [out_r[k] - ir[k] for k in every]
-            wholes = [up[k] + il[k] - ol[k] for k in every]
-            sign = self.modelled(up, wholes, 80 + min(low, 7), 2)
-        near, far = (ir, out_r) if sign else (il, ol)
-        for place in range(low - 2, max(low - 4, -1), -1):
-            edge = ((known + (1 << place)) << 8) - 128
-            middle = self.below(edge if sign else -edge)
-            middle = [
-                clamp(m, min(a, b), max(a, b)) for m, a, b in zip(middle, near, far, strict=True)
-            ]
-            parts = [abs(far[k] - middle[k]) for k in every]
-            wholes = [abs(far[k] - near[k]) for k in every]
-            if place == low - 2:
-                bit = self.modelled(parts, wholes, 88 + min(low, 15), 2)
+            self.most = edge - 1
+        return bit
+
+    def modelled(self, edge: int, node: int, mixer: int) -> int:
+        mixer += 3 * self.group
+        bit = self.decoder.modelled(self.asked(edge), self.contexts, node, mixer, self.speed)
+        return self.answered(edge, bit)
+
+    def decode(self, least: int, most: int) -> int:
+        self.least, self.most = least, most
+        width, digits = bits((18 * self.scale) >> 12), bits(most - least)
+        above = 1
+        if digits > width:
+            centre = clamp((self.mean >> 8) + 1, least + 1, most)
+            above, step = self.modelled(centre, min(width, 15), 0), 0
+            while True:
+                edge = centre + (1 << (width + step)) * (1 if above else -1)
+                if not self.least < edge <= self.most:
+                    break
+                node = 16 + 32 * above + 2 * min(width + step, 15) + min(step, 1)
+                if self.modelled(edge, node, 1) != above:
+                    break
+                step += 1
+            digits = width + max(step - 1, 0)
+        return self.halved(above, digits, 80 + 16 * above + min(digits, 15))
+
+    def halved(self, above: int, digits: int, node: int) -> int:
+        count = 0
+        light = len(self.moved) == 1
+        while self.least < self.most:
+            if count > 1 and self.most - self.least + 1 == 1 << digits:
+                return self.least + self.even(digits)
+            digits -= 1
+            edge = self.least + (1 << digits) if above else self.most + 1 - (1 << digits)
+            if not self.least < edge <= self.most:
+                continue
+            if count == 0 and not light:
+                self.modelled(edge, node, 2)
             else:
-                p = TABLES.squash[clamp(logits_of(parts, wholes)[0], -320, 320)]
-                bit = self.decoder.bit(p)
-            near, far = (middle, far) if bit else (near, middle)
-            known |= bit << place
-        rest = max(low - 3, 0)
-        while rest:
-            count = min(rest, 8)
-            rest -= count
-            known |= self.decoder.number(count) << rest
-        value = base + known if sign else base - known
-        if not first <= value <= last:
-            raise Refused("a value is out of range")
-        return value
+                p = TABLES.squash[clamp(self.asked(edge)[0], -1400, 1400)]
+                self.answered(edge, self.decoder.bit(p))
+            count += 1
+        return self.least
+
+    def even(self, digits: int) -> int:
+        known = 0
+        while digits:
+            count = min(digits, 8)
+            digits -= count
+            known = (known << count) + self.decoder.number(count)
+        return known
 
 
-def logits_of(parts: list[int], wholes: list[int]) -> list[int]:
-    return [TABLES.stretch[((p + 1) << 12) // (w + 2)] for p, w in zip(parts, wholes, strict=True)]
+def bend(x: int) -> int:
+    """ln(1 + exp(x)) in 256ths."""
+    return max(x, 0) + TABLES.bend[min(abs(x), 2047)]
