@@ -68,8 +68,8 @@ def restore_fits(
         raise unusable_record("FITS", error) from error
     images = {v["name"] for record in records for v in record.values if v["cuts"]}
     asked = [v for v in volumes if v.name in images or not images or v.name not in known]
-    check_volumes_exist([(v.name, v.full_shape) for v in asked], known)
-    check_volumes_exist([(v.name, v.full_shape) for v in volumes], known)
+    for part in (asked, volumes) if known or volumes else ():
+        check_volumes_exist([(v.name, v.full_shape) for v in part], known)
     for record in records:
         for value in record.values:
             if value["name"] in given:

@@ -99,6 +99,9 @@ def test_a_damaged_archive_gives_the_rest_and_a_mask(folder, tmp_path, run):
 
 def test_headers_alone_are_kept(tmp_path, run):
     fits.PrimaryHDU(header=fits_files.header(OBJECT="none")).writeto(tmp_path / "a.fits")
-    assert run("archive", tmp_path / "a.fits", tmp_path / "a.psc.zarr").code == 0
+    outcome = run("archive", tmp_path / "a.fits", tmp_path / "a.psc.zarr")
+    assert outcome.code == 0 and "original" not in outcome.out
+    with xr.open_dataset(tmp_path / "a.psc.zarr", engine="psc") as view:
+        assert view.attrs["OBJECT"] == "none"
     assert run("restore", tmp_path / "a.psc.zarr", tmp_path / "b.fits").code == 0
     assert (tmp_path / "b.fits").read_bytes() == (tmp_path / "a.fits").read_bytes()
