@@ -147,7 +147,11 @@ class ViewServer:
 
         # what nobody waits for any more is not decoded: a slider asks for more than is drawn
         runner = web.AppRunner(
-            self._application(), access_log=None, shutdown_timeout=1.0, handler_cancellation=True
+            self._application(),
+            access_log=None,
+            logger=_request_log(),
+            shutdown_timeout=1.0,
+            handler_cancellation=True,
         )
         await runner.setup()
         try:
@@ -308,6 +312,18 @@ class ViewServer:
             region = read_shown(shown, spec.name, box, _whole_number(request, "level"))
             body = nifti_of(spec, region.values.reshape(spec.shape[-3:]), (1.0, 1.0, 1.0))
         return body, {"X-Bytes-Read": str(shown.bytes_read)}
+
+
+def _request_log() -> logging.Logger:
+    """Tells of errors in answers, and not of requests that are none: anybody can send those."""
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+    found = log.getChild("requests")
+    found.filters = [is_ours]
+    return found
 
 
 def _small_volume(shown: Shown, lead: list[int], name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -131,3 +132,13 @@ def test_index_is_never_the_only_truth_and_holds_no_names(folder: Path) -> None:
     index.unlink()
     index.mkdir()
     assert catalogue(str(folder)) == first
+
+
+def test_rows_stay_short_whatever_others_wrote(tmp_path: Path) -> None:
+    stone: dict[str, Any] = dict.fromkeys(("archive", "retired", "by", "program"), "x" * 100_000)
+    stone |= dict.fromkeys(("source", "created", "successor"))
+    stone |= {"reason": "y" * 100_000, "manifest": "z" * 100_000, "bytes": 1}
+    (tmp_path / "a.psc.zarr.retired.json").write_text(json.dumps(stone))
+    (row,) = catalogue(str(tmp_path)) or ()
+    assert row["state"] == "retired" and row["reason"].startswith("yyy")
+    assert len(json.dumps(row)) < 5_000

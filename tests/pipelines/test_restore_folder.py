@@ -91,13 +91,13 @@ def test_filled_values_are_not_taken_for_restored_ones(one: Restoration, tmp_pat
     assert "filled_bricks" in refusal(one, OTHERS["skip_damaged"])
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "[" * 100_000, '{"level": 0}'])
-def test_a_folder_of_others_is_left_alone(one: Restoration, text: str | None) -> None:
+def test_a_folder_of_others_is_left_alone(one: Restoration) -> None:
     Path(one.target).mkdir(parents=True)
     record = Path(one.target).parent / ".scan.restored.json"
-    if text is not None:
-        record.write_text(text)
-    refusal(one, RestoreOptions())
+    for text in (None, "", "[]", "[" * 100_000, '{"level": 0}'):
+        if text is not None:
+            record.write_text(text)
+        refusal(one, RestoreOptions())
     assert list(Path(one.target).iterdir()) == []
 
 

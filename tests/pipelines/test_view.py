@@ -96,6 +96,18 @@ def test_requests_without_a_path_are_none_of_its_own(url: str, target: str) -> N
         assert b" 404 " in connection.recv(100)
 
 
+def test_requests_that_are_none_leave_no_trace(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    place = urlsplit(url)
+    long = f"GET {place.path}{'a' * 9000} HTTP/1.1\r\nHost: x\r\n\r\n"
+    for request in (long, "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "\x16\x03\x01\x02"):
+        with socket.create_connection((place.hostname, place.port), 30) as connection:
+            connection.sendall(request.encode("latin-1"))
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(20)
+    assert get(url)[0] == 200
+    assert not [record for record in caplog.records if record.name.startswith(("aiohttp", "pipe"))]
+
+
 def test_answers_forbid_what_the_page_does_not_need(url: str) -> None:
     for path in ("", "main.js", "api/list", "missing"):
         headers = get(url, path)[1]

@@ -68,14 +68,6 @@ def address(running: subprocess.Popen[str]) -> str:
     raise AssertionError("it ended")
 
 
-def test_it_says_where_the_page_is_and_ends_when_told(scan: str) -> None:
-    with viewing(scan, "--json") as running:
-        with urllib.request.urlopen(address(running), timeout=WAIT_S) as answer:
-            assert answer.status == 200
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=WAIT_S) == 143
-
-
 def test_what_others_see_of_the_browser_has_no_token(scan: str, tmp_path: Path) -> None:
     program = tmp_path / "browser"
     program.write_text(BROWSER.format(folder=tmp_path))
@@ -101,7 +93,9 @@ def test_what_others_see_of_the_browser_has_no_token(scan: str, tmp_path: Path) 
     assert list(place.iterdir()) == []
 
 
-def test_json_has_the_address_and_starts_no_browser(scan: str, tmp_path: Path) -> None:
+def test_json_has_the_address_starts_no_browser_and_ends_when_told(
+    scan: str, tmp_path: Path
+) -> None:
     program = tmp_path / "browser"
     program.write_text(BROWSER.format(folder=tmp_path))
     program.chmod(0o755)
@@ -112,5 +106,10 @@ def test_json_has_the_address_and_starts_no_browser(scan: str, tmp_path: Path) -
             line = running.stdout.readline()
             assert line, "it ended"
             text += line
-        assert json.loads(text)["name"] == "scan.psc.zarr"
+        document = json.loads(text)
+        assert document["name"] == "scan.psc.zarr"
+        with urllib.request.urlopen(document["url"], timeout=WAIT_S) as answer:
+            assert answer.status == 200
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=WAIT_S) == 143
     assert not (tmp_path / "done").exists()
