@@ -1,4 +1,4 @@
-"""Slices that are others moved by a cell: corners, ends of intervals. Part of the format (SPEC 11.5)."""
+"""Slices that are others, moved a cell: corners, interval ends. Part of the format (SPEC 11.5)."""
 
 from __future__ import annotations
 
