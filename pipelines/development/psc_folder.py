@@ -216,7 +216,7 @@ def _picture(path: Path, crop: Crop, shown: Sequence[tuple[str, Values]]) -> Non
         axis.set_title(title.strip(), fontsize=8)
         axis.axis("off")
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
 def main(
