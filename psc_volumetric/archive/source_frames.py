@@ -1,4 +1,4 @@
-"""The source document under a compressor. Part of the format (SPEC section 11.11).
+"""The source document under a compressor. Part of the format (SPEC sections 11.4 and 11.11).
 
 The headers of one scan are a kilobyte, most of it the same words in every archive. So a short
 document is a zlib stream that begins with a dictionary of them; a long one is a Zstandard frame.

@@ -1,4 +1,4 @@
-"""Numbers that are listed with their places. Part of the format (SPEC 11.5; 8.6 lists so, too)."""
+"""Numbers that are listed with their places. Part of the format (SPEC sections 8.6 and 11.5)."""
 
 from __future__ import annotations
 
