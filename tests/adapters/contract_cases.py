@@ -92,12 +92,9 @@ CASES = {
     "fits-exposure": lambda t, m: m["fits"](t / "a.fits", "exposure"),
     "fits-unsigned-gz": lambda t, m: m["fits"](t / "a.fit.gz", "unsigned"),
     "fits-cube": lambda t, m: m["fits"](t / "a.fts", "cube"),
-    "fits-double": lambda t, m: m["fits"](t / "a.fits", "double"),
-    "fits-tiny": lambda t, m: m["fits"](t / "a.fits", "tiny"),
     "fits-tiles": lambda t, m: m["fits"](t / "a.fits.fz", "tiles"),
     "images-png-alpha": lambda t, m: imwrite_png(t / "a.png", "u2", 4),
     "images-tiff-pages": lambda t, m: imwrite(
         t / "a.tif", noise("u2", 5, 20, 24), photometric="minisblack", byteorder=">", metadata=None
     ),
-    "fits-tiles-gz": lambda t, m: m["fits"](t / "a.fits.gz", "tiles"),
 }

@@ -53,6 +53,7 @@ FILES = {
     "packed.tif": tiff(STACK, photometric="minisblack", compression="zlib", tile=(16, 16)),
     "float.tif": tiff(grey(dtype="f4") / 3, photometric="minisblack"),
 }
+SLOW = {"grey.png", "grey-alpha.png", "deep-alpha.png", "planar.tiff", "colour.tif", "tiny.png"}
 OWN_BYTES = {
     "stack.tif",
     "colour.tif",
@@ -68,7 +69,9 @@ def shown(path: Path) -> np.ndarray:
     return np.moveaxis(values, -1, 0) if colour else values
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in FILES]
+)
 def test_pixels_are_shown_and_the_file_comes_back(name: str, tmp_path: Path, run) -> None:
     FILES[name](tmp_path / name)
     outcome = run("archive", tmp_path / name, tmp_path / "a.psc.zarr", *PLAIN)
