@@ -252,7 +252,7 @@ run(small_run(Path(sys.argv[1]), Path(sys.argv[2]), 100_000, checkpoint_seconds=
 def test_checkpoints_of_the_real_networks_are_small(tmp_path):
     for domain in DOMAINS.values():
         path = tmp_path / "one.safetensors"
-        Checkpoint.new(domain.shape, 0).save(path, domain.shape)
+        Checkpoint.new(domain.shape, 0).save(path)
         assert path.stat().st_size < MOST_BYTES
         assert sum(p.numel() for p in PosteriorNet(domain.shape).parameters()) < 900_000
 

@@ -35,7 +35,7 @@ def test_a_checkpoint_becomes_a_folder_that_codes(tmp_path: Path, capsys) -> Non
         == 0
     )
     domain = ALL["test-tiny"]
-    Checkpoint.new(domain.shape, 0).save(out / "test-tiny.safetensors", domain.shape)
+    Checkpoint.new(domain.shape, 0).save(out / "test-tiny.safetensors")
     words = [
         str(out / "test-tiny.safetensors"),
         "test-tiny",

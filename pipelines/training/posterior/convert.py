@@ -194,7 +194,7 @@ def _metadata(
         "task": "mean and variance of voxels given a decoded brick, for compression",
         "intended_use": "compression; not for generating or interpreting images",
         "training": {
-            "shape": domain.shape.to_dict(),
+            "shape": state.net.shape.to_dict(),
             "steps": state.steps,
             "seconds": round(state.seconds),
             "training_volumes": sorted({v.name for v in training}),
@@ -208,7 +208,7 @@ def _metadata(
 
 
 def _card(prior: Prior, domain: Domain, state: Checkpoint, costs: Sequence[Cost]) -> str:
-    recipe, shape, facts = Recipe.load(domain.name), domain.shape, prior.metadata["training"]
+    recipe, shape, facts = Recipe.load(domain.name), state.net.shape, prior.metadata["training"]
     rows = "\n".join(
         f"| {c.volume} | {c.rate_bpv:.3f} | {c.wavelet_db:.2f} | {c.float_db:+.3f} "
         f"| {c.integer_db:+.3f} |"

@@ -156,7 +156,7 @@ def _one(
         pace,
         (end - time.monotonic()) - _measuring(seconds),
         steps=todo.steps,
-        save=lambda now: now.save(path, domain.shape),
+        save=lambda now: now.save(path),
         report=lambda line: results.report(f"{domain.name}: {line}"),
     )
     torch.backends.cudnn.benchmark = False

@@ -119,12 +119,12 @@ class Checkpoint:
         steps, seconds = int(metadata["steps"]), float(metadata["seconds"])
         return cls(net, copy.deepcopy(net), steps, seconds)
 
-    def save(self, path: Path, shape: PosteriorShape) -> None:
+    def save(self, path: Path) -> None:
         """Write a checkpoint in one move, so that a process killed now leaves the last one."""
         state = self.mean.state_dict()
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         metadata = {
-            "shape": json.dumps(shape.to_dict()),
+            "shape": json.dumps(self.net.shape.to_dict()),
             "steps": str(self.steps),
             "seconds": f"{self.seconds:.1f}",
         }

@@ -19,7 +19,7 @@ from psc_volumetric.methods.posterior.network import Estimator
 from psc_volumetric.prior.runtime import usable_threads
 from psc_volumetric.tiling import Box
 
-__all__ = ["Moments", "moments"]
+__all__ = ["Moments", "Span", "moments", "windows"]
 
 Integers = NDArray[np.int64]
 Samples = NDArray[np.integer[Any]]
@@ -59,7 +59,7 @@ class Moments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Span:
+class Span:
     """Rows or columns of a window: ``start .. stop`` of the output, ``first .. last`` cut."""
 
     start: int
@@ -109,7 +109,7 @@ def moments(samples: Samples, box: Box, view: View, estimator: Estimator) -> Mom
     threads = usable_threads() if estimator.device.type == "cpu" else 8
     planes = range(box[0].start, box[0].stop)
     widest = WINDOW if threads > FEW_THREADS else 2 * WINDOW
-    for rows, columns in _windows(samples.shape, box, estimator, widest):
+    for rows, columns in windows(samples.shape, box, estimator, widest):
         for first in range(0, len(planes), threads):
             group = planes[first : first + threads]
             seen = _inputs(samples, group, (rows, columns), view, estimator)
@@ -126,27 +126,28 @@ def moments(samples: Samples, box: Box, view: View, estimator: Estimator) -> Mom
     return found
 
 
-def _windows(
+def windows(
     shape: tuple[int, ...], box: Box, estimator: Estimator, widest: int
-) -> Iterator[tuple[_Span, _Span]]:
+) -> Iterator[tuple[Span, Span]]:
+    """Rows and columns of windows over a region, at most ``widest`` without what they look past."""
     multiple, margin = estimator.prior.program.reach
     spans = []
     for count, part in zip(shape[1:], box[1:], strict=True):
         extent = -(-count // multiple) * multiple
         own = []
-        windows = max(-(-(part.stop - part.start) // widest), 1)
-        width = -(-(part.stop - part.start) // windows)
+        number = max(-(-(part.stop - part.start) // widest), 1)
+        width = -(-(part.stop - part.start) // number)
         for start in range(part.start, part.stop, width or 1):
             stop = min(start + width, part.stop)
             first = max(start - margin, 0) // multiple * multiple
             last = min(-(-(stop + margin) // multiple) * multiple, extent)
-            own.append(_Span(start, stop, first, last, extent))
+            own.append(Span(start, stop, first, last, extent))
         spans.append(own)
     return ((rows, columns) for rows in spans[0] for columns in spans[1])
 
 
 def _inputs(
-    samples: Samples, planes: range, window: tuple[_Span, _Span], view: View, estimator: Estimator
+    samples: Samples, planes: range, window: tuple[Span, Span], view: View, estimator: Estimator
 ) -> NDArray[np.int32]:
     """What the network sees: (planes, 2 slices, rows, columns)."""
     slices = estimator.prior.program.slices // 2
@@ -170,7 +171,7 @@ def _inputs(
     return out
 
 
-def _local_means(planes: Samples, window: tuple[_Span, _Span]) -> Integers:
+def _local_means(planes: Samples, window: tuple[Span, Span]) -> Integers:
     """Rounded means over 9 x 9 pixels, fewer at the edges of the plane; of the cut."""
     total: Integers = planes.astype(np.int64)
     count: Integers | int = 1

@@ -1,7 +1,9 @@
 """Coding a brick with the wavelet and a network's posterior mean on top of it. Encoder only.
 
 The wavelet decides what is sent. The network sees what a reader decodes, and the encoder how far
-it is right: the share of its correction that leaves the least error is written, or none.
+it is right: the share of its correction that leaves the least error is written, or none. Then the
+wavelet's decisions are taken again for what the network makes of them
+(:mod:`psc_volumetric.methods.posterior.refine`).
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from psc_volumetric.methods.posterior.fields import (
 )
 from psc_volumetric.methods.posterior.moments import SCALE_BITS, Integers, Moments, moments
 from psc_volumetric.methods.posterior.network import Estimator
+from psc_volumetric.methods.posterior.refine import Refiner
 from psc_volumetric.methods.posterior.sigma import classes_of, unit_of
 from psc_volumetric.methods.protocol import EncodedBase, EncodeJob
 from psc_volumetric.methods.sampled import SampledSource, Samples, Trial
 from psc_volumetric.methods.search import SteppedSource
 from psc_volumetric.methods.wavelet.fields import WaveletFields
+from psc_volumetric.methods.wavelet.fit import PRICE
+from psc_volumetric.methods.wavelet.method import WaveletSource
 from psc_volumetric.prior.bundle import CONDITION_BITS, DEPTHS
 from psc_volumetric.sigma.fit import LevelErrors, fit_tables
 from psc_volumetric.sigma.tables import coverage
@@ -38,10 +43,10 @@ __all__ = ["PosteriorSource"]
 
 NAME = "posterior"
 STEP = 256  # samples of a quantiser step
-FIRST_EXCESS = 1.2  # of the wavelet's error over the one wanted, tried first
+FIRST_EXCESS = 1.35  # of the wavelet's error over the one wanted, tried first
 SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
 TOLERANCE = 0.03  # share of the error below the one wanted
-MOST_TRIALS = 4
+MOST_TRIALS = 3
 FARTHEST = 2.0  # octaves from the steps that a network was made for, at which it is still asked
 
 
@@ -65,14 +70,14 @@ class PosteriorSource:
         return self.wavelet.reaches(step)
 
     def at_step(self) -> PosteriorAttempt:
-        """The wavelet's coding at the step of the job, corrected."""
+        """The wavelet's coding at the step of the job, refined and corrected."""
         attempt = self.wavelet.at_step()
-        return self.corrected(attempt.source, attempt.trial)
+        return self.refined(attempt.source, attempt.trial)
 
     def at_error(self, mse: float, *, limit: float) -> PosteriorAttempt:
         """The coding whose squared error is nearest below ``mse``, after a few trials."""
         first = self.wavelet.at_error(FIRST_EXCESS * mse, limit=limit)
-        attempt = best = self.corrected(first.source, first.trial)
+        attempt = best = self.refined(first.source, first.trial)
         for _ in range(MOST_TRIALS - 1):
             if attempt.mse <= mse and (best.mse > mse or attempt.mse > best.mse):
                 best = attempt
@@ -80,8 +85,16 @@ class PosteriorSource:
                 break
             aim = (1 - TOLERANCE / 2) * mse / max(attempt.mse, 1e-300)
             step = attempt.trial.step * aim ** (1 / SLOPE)
-            attempt = self.corrected(first.source, first.source.code(step))
+            attempt = self.refined(first.source, first.source.code(step))
         return attempt if best.mse > mse >= attempt.mse else best
+
+    def refined(self, source: SampledSource, trial: Trial) -> PosteriorAttempt:
+        """Corrected, with numbers of steps that suit the network where that is worth its bits."""
+        plain = self.corrected(source, trial)
+        if plain.view is None or not isinstance(source, WaveletSource):
+            return plain
+        again = Refiner(source, trial.step, plain.view, self.estimator).refined()
+        return min(plain, self.corrected(source, again), key=PosteriorAttempt.cost)
 
     def corrected(self, source: SampledSource, trial: Trial) -> PosteriorAttempt:
         """With the gain that leaves the least error; without the network where none does."""
@@ -157,6 +170,11 @@ class PosteriorAttempt:
     def step(self) -> float:
         """Quantiser step in stored units."""
         return self.trial.step
+
+    def cost(self) -> float:
+        """Error and bits together, as the wavelet's encoder weighs them; squared steps a voxel."""
+        step = self.trial.fields.step * STEP
+        return self.mse / step**2 + PRICE * 8 * self.nbytes / self.source.values.size
 
     @cached_property
     def decoded(self) -> Values:

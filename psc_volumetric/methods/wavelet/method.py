@@ -89,11 +89,20 @@ class WaveletSource(SampledSource):
 
     def code(self, step: float, *, quick: bool = False) -> Trial:
         """Code at a quantiser step in stored units, the nearest there is; always in one way."""
+        return self.coded(step, self.quantised(step))
+
+    def quantised(self, step: float) -> NDArray[np.int32]:
+        """Numbers of quantiser steps (z, y, x) of the whole brick, chosen for its coefficients."""
         from psc_volumetric.methods.wavelet.fit import quantise
+
+        fields = self.fields(max(step, self.finest_step))
+        return quantise(self.coefficients, fields.step * UNITS, self.depth)
+
+    def coded(self, step: float, steps: NDArray[np.int32]) -> Trial:
+        """The coding that has these numbers of quantiser steps."""
         from psc_volumetric.methods.wavelet.synthesis import synthesise
 
         fields = self.fields(max(step, self.finest_step))
-        steps = quantise(self.coefficients, fields.step * UNITS, self.depth)
         samples = synthesise(dequantise(steps, self.depth), self.depth)
         shift = max(int(np.abs(samples).max()).bit_length() - CLASS_LIMIT.bit_length() + 1, 0)
         fields = WaveletFields(fields.low, fields.step, shift=shift)

@@ -28,6 +28,7 @@ __all__ = [
     "combine",
     "dequantise",
     "full_depth",
+    "joined",
     "synthesise",
 ]
 
@@ -286,11 +287,12 @@ def combine(coefficients: Doubles, depth: int) -> Doubles:
     out = coefficients.copy()
     for axis, extent in reversed(axis_splits((z, y, x), depth)):
         part = out[tuple(slice(n) for n in extent)]
-        part[...] = np.moveaxis(_joined(np.moveaxis(part, axis, 0)), 0, axis)
+        part[...] = np.moveaxis(joined(np.moveaxis(part, axis, 0)), 0, axis)
     return out
 
 
-def _joined(split: Doubles) -> Doubles:
+def joined(split: Doubles) -> Doubles:
+    """Undo one split of the first axis in double precision."""
     count = (len(split) + 1) // 2
     low, high = split[:count].copy(), split[count:].copy()
     for number in (3, 2, 1, 0):

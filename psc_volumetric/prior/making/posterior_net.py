@@ -42,7 +42,7 @@ class PosteriorShape:
     """
 
     slices: int = 5
-    channels: tuple[int, ...] = (32, 64, 96)
+    channels: tuple[int, ...] = (16, 32, 48)
     blocks: tuple[int, ...] = (2, 2, 2)
 
     def __post_init__(self) -> None:
@@ -81,10 +81,15 @@ class PosteriorNet(ResidualTrunk):
 
     Channel 0 is the correction of the middle slice in quantiser steps, channel 1 the natural
     logarithm of the variance that is left, in squared steps.
+
+    Attributes
+    ----------
+    shape : PosteriorShape
     """
 
     def __init__(self, shape: PosteriorShape) -> None:
         super().__init__(2 * shape.slices, OUTPUTS, shape.channels, shape.blocks)
+        self.shape = shape
         self.depth = nn.Embedding(DEPTHS, 2 * FREQUENCIES)
         with torch.no_grad():
             nn.init.zeros_(self.depth.weight)
