@@ -40,6 +40,7 @@ from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.views import ViewRequest
 
 __all__ = [
     "RestoreOptions",
@@ -242,7 +243,9 @@ def restore(
         bricks = sum(
             1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
         )
-        clock = options.quota.begin(_cost(reader, plan, rescue), f"restoring {reader.name}")
+        clock = options.quota.begin(
+            _cost(reader, plan, rescue, options.view), f"restoring {reader.name}"
+        )
         shown.begin("restoring", bricks)
         told = partial(_one_more, clock, shown)
         instead = rescue.salvage or viewer_of(reader, options.view)
@@ -284,17 +287,21 @@ def _one_more(clock: Deadline, shown: Progress) -> None:
     shown.advance()
 
 
-def _cost(reader: ArchiveReader, plan: RestorePlan, rescue: Rescue) -> Cost:
-    """What restoring reads and decodes."""
+def _cost(reader: ArchiveReader, plan: RestorePlan, rescue: Rescue, view: ViewRequest) -> Cost:
+    """What restoring reads, decodes and draws."""
     beside = [sum(reader.manifest.chunks(node_path(name))) for name in reader.arrays]
     headers = sum(entry.size for entry in reader.manifest.under("source/").values())
     total = Cost(headers + sum(beside))
     for name, box in plan.boxes.items():
         spec = reader.variables[name]
         good = (p for p in touched(spec, box) if not rescue.is_damaged(name, p))
-        headers_of = (reader.brick_index(name, position) for position in good)
+        headers_of = [reader.brick_index(name, position) for position in good]
         bricks = ((index, level_number(index, plan.level)) for index in headers_of)
-        total += cost_of(spec, [part.stop - part.start for part in box], bricks)
+        cost = cost_of(spec, [part.stop - part.start for part in box], bricks)
+        if view.is_generated:
+            drawing = sum(view.evaluations(index.fields) for index in headers_of)
+            cost = replace(cost, evaluations=drawing)
+        total += cost
     return total
 
 
