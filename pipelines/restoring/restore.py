@@ -243,9 +243,8 @@ def restore(
         bricks = sum(
             1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
         )
-        clock = options.quota.begin(
-            _cost(reader, plan, rescue, options.view), f"restoring {reader.name}"
-        )
+        cost = _cost(reader, plan, rescue, options.view)
+        clock = options.quota.begin(cost, f"restoring {reader.name}")
         shown.begin("restoring", bricks)
         told = partial(_one_more, clock, shown)
         instead = rescue.salvage or viewer_of(reader, options.view)

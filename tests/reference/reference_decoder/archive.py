@@ -220,7 +220,7 @@ def _document(data: bytes) -> bytes:
 def words() -> bytes:
     """The dictionary, from the text of section 11.11."""
     text = SPECIFICATION.read_text(encoding="utf-8")
-    section = text.split("### 11.11", 1)[1].split("\n## ", 1)[0]
+    section = text.split("### 11.11", 1)[1].split("\n##", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("    ")]
     return bytes.fromhex("".join(lines))
 
