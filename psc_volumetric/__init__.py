@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BrickOptions", "__version__", "decode_brick", "encode_brick"]
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0.dev0"
 
 
 def __getattr__(name: str) -> Any:

@@ -34,7 +34,7 @@ from psc_volumetric.archive.fetched import Fetched
 from psc_volumetric.archive.layout import CODEC_NAME, told
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.selection import Bounds, bounds_of, relative_to
-from psc_volumetric.bitstream.constants import DTYPES, HEADER_READ_AHEAD
+from psc_volumetric.bitstream.constants import DTYPES, FORMAT_VERSION, HEADER_READ_AHEAD
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.bitstream.versions import check_version
@@ -73,7 +73,7 @@ class PscCodec(
 
     is_fixed_size = False
 
-    format: int = 0
+    format: int = FORMAT_VERSION
     prior: str | None = None
     _known: dict[str, ListedArray] = field(
         default_factory=dict, init=False, repr=False, compare=False

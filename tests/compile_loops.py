@@ -29,6 +29,12 @@ def values(code: str) -> np.ndarray:
     return (40 * z + 9 * y + 5 * x + ((x * 40503 + y * 7919) >> 4 & 31)).astype(code)
 
 
+def wide() -> np.ndarray:
+    """Sums of steps up to 2^28: what the context coder takes in 64 bits."""
+    steps = (values("<i8") * 40503 * 7919 >> 3 & 0x1FFFFFFF) - 0x10000000
+    return np.cumsum(steps, 2).astype("<i4")
+
+
 def there_and_back(
     given: np.ndarray, guarantee: Guarantee, *, base: str = "psc", prior: str | None = None
 ) -> None:
@@ -60,6 +66,7 @@ def main() -> None:
         there_and_back(values(code), Guarantee("lossless", coders=context))
         there_and_back(values(code), Guarantee("bounded", 3.0, coders=("interpolation",)))
         there_and_back(values(code), Guarantee("lossless", 2.0, coders=(*context, "refinement")))
+    there_and_back(wide(), Guarantee("lossless", coders=context))
     there_and_back(values("<i2"), Guarantee("lossless", 3.0, "base", context), base="wavelet")
     there_and_back(values("<i2"), plain, prior="test-tiny")
     there_and_back(values("<i2"), plain, base="posterior", prior="test-tiny-posterior")

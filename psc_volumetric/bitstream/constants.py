@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 MAGIC = b"PSCb"  # section 3
-FORMAT_VERSION = 0  # section 3: experimental until the rate-distortion defaults settle
+FORMAT_VERSION = 1  # section 3: kept for ever
 
 LAYERS = {1: "bounded", 2: "lossless"}  # section 3.4
 LAYER_CODES = {name: code for code, name in LAYERS.items()}

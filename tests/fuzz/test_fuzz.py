@@ -25,6 +25,7 @@ from psc_volumetric.bitstream.constants import FORMAT_VERSION
 from psc_volumetric.conformance import load_case, load_cases
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import FormatError, LimitExceededError, NumericalError
+from psc_volumetric.golden import Case
 from psc_volumetric.prior import load_prior, prior_from_files
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
 from psc_volumetric.prior.runtime import one_thread
@@ -82,6 +83,12 @@ def test_the_program_starts_its_clock_after_compiling_and_survives(tmp_path: Pat
     assert int(done.stdout.split("manifest: ")[1].split()[0]) > 200
 
 
+def runs_the_sampler(case: Case) -> bool:
+    """Of those two are quick enough: the others are slow tests."""
+    quick = case.name in ("fast-effort1-int16", "fast-nan-float32")
+    return case.kind is None and case.document.get("method") == "psc" and not quick
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.kind is None], ids=lambda case: case.name)
 def test_every_cut_and_every_flipped_bit_of_the_header(case) -> None:
     refused = 0
@@ -95,7 +102,13 @@ def test_every_cut_and_every_flipped_bit_of_the_header(case) -> None:
     assert refused > 100
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, marks=pytest.mark.slow if runs_the_sampler(c) else (), id=c.name)
+        for c in CASES
+    ],
+)
 def test_vectors_need_little_memory(case) -> None:
     brick_decode_quietly(case.stream)  # first use loads tables and the prior
     tracemalloc.start()

@@ -89,7 +89,7 @@ def test_a_posterior_network_is_measured_beside_the_wavelet(sources, tmp_path, r
             found[f"ours-{name}", f"step {step}, level 0 of 0"] for name in ("wavelet", "posterior")
         )
         assert restored["psnr_db"] >= plain["psnr_db"]
-        assert restored["nbytes"] <= plain["nbytes"] + 64
+        assert restored["nbytes"] <= 1.1 * plain["nbytes"] + 64  # decision 0045 spends some
         assert restored["quality"]["borders"]["blocks"] > 0
     assert "| borders |" in tables.read_text("utf-8")
     text = run("evaluate", sources["nifti"], *words[:-1], "--ours", "auto").out

@@ -70,7 +70,9 @@ def test_zfp_improves_with_rate_though_it_cannot_go_low(stack):
     assert high.psnr_db > low.psnr_db + 3
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint8])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.int16, pytest.param(np.uint8, marks=pytest.mark.slow)]
+)
 def test_peers_take_any_range_of_values(dtype, stack):
     values = (stack[:4, :64, :64] // 8).astype(dtype)
     for name in ("jpeg2000", "htj2k", "jpegxl", "sperr", "sz3", "av1"):

@@ -148,6 +148,7 @@ def test_the_variance_gives_the_mean_no_gradient(pack):
     assert gradient[0].abs().max() == 0 and gradient[1].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_training_helps_on_what_it_sees():
     clean = [np.rint(anatomy((12, 48, 48), seed, noise=0) * 300) / 300 for seed in range(3)]
     volumes = [Packed.of("v", v.astype(np.float32), 512, isotropic=False) for v in clean]

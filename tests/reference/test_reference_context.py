@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,8 +60,19 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("given", ["nothing", "reference", "light"])
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("scan", "loud", "listed", "packed")
+
+
+def each(plain: object, *others: object) -> list[Any]:
+    """Every case in the plain way; in the other ways few, unless slow tests are asked for."""
+    ways = [(name, plain) for name in CASES]
+    for name in CASES:
+        marks = () if name in QUICK else pytest.mark.slow
+        ways += [pytest.param(name, way, marks=marks) for way in others]
+    return ways
+
+
+@pytest.mark.parametrize(("name", "given"), each("nothing", "reference", "light"))
 def test_both_decoders_agree(name: str, given: str) -> None:
     values, random = CASES[name], np.random.default_rng(8)
     reference = None
@@ -75,15 +87,17 @@ def test_both_decoders_agree(name: str, given: str) -> None:
     np.testing.assert_array_equal(back, values)
 
 
-@pytest.mark.parametrize(("width", "is_light"), [(0, 0), (1, 0), (4, 0), (900, 0), (4, 1)])
-@pytest.mark.parametrize("name", CASES)
-def test_both_decoders_agree_on_cells(name: str, width: int, is_light: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "cells"), each((4, False), (0, False), (1, False), (900, False), (4, True))
+)
+def test_both_decoders_agree_on_cells(name: str, cells: tuple[int, bool]) -> None:
+    width, is_light = cells
     values, random = CASES[name], np.random.default_rng(8)
     below, above = random.integers(0, width + 1, (2, *values.shape))
-    cells = Cells(values - below, values + above)
-    data = encode_integers(values, cells=cells, is_light=is_light)
-    np.testing.assert_array_equal(read(data, values.shape, cells=cells), values)
-    back = decode_integers(data, values.shape, cells=cells, what="test")
+    known = Cells(values - below, values + above)
+    data = encode_integers(values, cells=known, is_light=is_light)
+    np.testing.assert_array_equal(read(data, values.shape, cells=known), values)
+    back = decode_integers(data, values.shape, cells=known, what="test")
     np.testing.assert_array_equal(back, values)
     if name == "scan" and width < 4:
         assert len(data) < len(encode_integers(values)) - 200

@@ -120,7 +120,9 @@ def package_decode(data: bytes, prior: Prior | None, level: int | None):
     )
 
 
-@pytest.mark.parametrize("name", slow(CASES, "fine-step", "effort-2", "float32", "paper-edge"))
+@pytest.mark.parametrize(
+    "name", slow(CASES, "fine-step", "effort-2", "float32", "paper", "paper-edge")
+)
 def test_both_decoders_give_the_same_bits_at_every_level(name: str, prior: Prior) -> None:
     data, levels = encode(name, prior)
     assert parse(data).method == "psc"

@@ -93,7 +93,8 @@ def examples() -> dict[str, tuple[bytes, list[tuple[str, str]]]]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("constant", "lossless", "bounded", "fast", "context", "interpolation", "wavelet", "box"),
+        *("constant", "lossless", "bounded", "fast", "context", "edges", "interpolation"),
+        *("wavelet", "box"),
         pytest.param("paper", marks=pytest.mark.slow),
     ],
 )

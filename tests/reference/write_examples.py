@@ -1,7 +1,7 @@
 """Write the examples of SPEC-v1.md section 12 anew: ``python tests/reference/write_examples.py``.
 
-The only writer of that section, and of the format number in the text. While that is 0 it is run
-when the format or the tiny prior changes.
+The only writer of that section, and of the format number in the text. An example that is there
+keeps its bytes where the encoder does.
 """
 
 from __future__ import annotations
@@ -107,6 +107,17 @@ def small_examples() -> Iterator[tuple[str, str, dict]]:
         {
             **plain,
             "values": values.astype("<u2"),
+            "guarantee": Guarantee("lossless", coders=("context",)),
+        },
+    )
+    spread = (40503 * x + 7919 * y + 977 * z) * 131 % 5000
+    yield (
+        "edges",
+        "(131 (40503 x + 7919 y + 977 z)) mod 5000, i2, valid part (2, 9, 10), by coder 1: "
+        "many edges of 15.9 lie outside",
+        {
+            **plain,
+            "values": spread.astype("<i2"),
             "guarantee": Guarantee("lossless", coders=("context",)),
         },
     )
