@@ -7,6 +7,10 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+# Test processes share the cores: threads of torch and BLAS in each of them would mostly wait for
+# one another. Tests of threads ask for them themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # what takes longest in one process begins first
 LONG = ("flows", "reference", "faults")
 

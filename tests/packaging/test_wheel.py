@@ -13,6 +13,8 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from psc_volumetric.bitstream.constants import FORMAT_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,14 +99,22 @@ def test_golden_vectors_travel_with_the_wheel(installed: Path) -> None:
 import json
 from psc_volumetric.conformance import load_cases
 from psc_volumetric.golden import VECTORS
-from psc_volumetric.methods.psc.trust import self_test
-self_test("cpu")
 print(json.dumps({"cases": len(load_cases()), "folder": str(VECTORS)}))
 """
     found = run_on_wheel(installed, program)
     assert str(found["folder"]).startswith(str(installed))
     streams = ROOT.glob(f"psc_volumetric/conformance/vectors/v{FORMAT_VERSION}/*/stream.bin")
     assert found["cases"] == len(list(streams))
+
+
+@pytest.mark.slow  # compiles the loops of the installed copy
+def test_the_wheel_computes_the_integers_of_the_format(installed: Path) -> None:
+    program = """
+from psc_volumetric.methods.psc.trust import self_test
+self_test("cpu")
+print('{"passed": true}')
+"""
+    assert run_on_wheel(installed, program) == {"passed": True}
 
 
 def test_the_wheel_owns_its_names(installed: Path) -> None:

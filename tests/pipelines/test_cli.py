@@ -217,7 +217,7 @@ def test_every_error_has_an_exit_code_and_at_most_two_lines(error, code):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(
     ("words", "unbuffered"),
-    [(["doctor"], ""), (["doctor", "--json"], "1"), (["info", "/absent", "--json"], "")],
+    [(["prior", "list"], ""), (["doctor", "--json"], "1"), (["info", "/absent", "--json"], "")],
 )
 def test_a_result_that_cannot_be_written_is_said_without_a_traceback(words, unbuffered):
     command = [sys.executable, "-m", "pipelines.cli", *words]

@@ -254,7 +254,13 @@ def frames(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         golden_vectors(),
         "fast-fine-step-uint16",
         "fast-effort5-int16",
+        # of the kinds that the cases above make anew
+        "fast-edge-uint16",
+        "fast-flat-tile-int16",
+        "fast-int32-float-range",
+        "fast-nan-float32",
         "layers-on-base-int16",
+        "layers-region-float32",
         "prior-mr-head",
         "prior-ct-body",
         "prior-climate-grid",
