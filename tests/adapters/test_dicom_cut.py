@@ -3,13 +3,13 @@
 import numpy as np
 import pydicom
 import pytest
-from conftest import AXIAL, base_dataset, save
 from opened_items import EXACT, open_only, whole
 from pydicom.dataset import Dataset
 from test_dicom_frames import write_segments
 
 import adapters
 from adapters import RestoredVolume, RestoreInfo, SourceError
+from tests.adapters.conftest import AXIAL, base_dataset, save
 
 RANDOM = np.random.default_rng(31)
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pydicom
 import pytest
-from conftest import AXIAL, base_dataset, save
 from opened_items import coordinates, open_only, restored, whole
 from pydicom.dataset import Dataset
+
+from tests.adapters.conftest import AXIAL, base_dataset, save
 
 RANDOM = np.random.default_rng(22)
 

@@ -13,13 +13,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from conftest import run_in_process
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.archiving.known_sources import index_path
 from pipelines.checking.catalogue import COLUMNS, Condition, catalogue
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError
+from tests.pipelines.conftest import run_in_process
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ import numpy as np
 import pydicom.data
 import pytest
 import xarray as xr
-from conftest import CONTRAST, run_in_process
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.reporting.page import MOST_BYTES, report_page
 from pipelines.reporting.pictures import draw, scale_of
 from pipelines.reporting.planes import planes_of
 from psc_volumetric.archive import ArchiveReader
+from tests.pipelines.conftest import CONTRAST, run_in_process
 
 QUICK = ArchiveOptions(coders="fast")
 

@@ -19,7 +19,6 @@ import nibabel
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import REPOSITORY, run_in_process
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.reporting.planes import planes_of
@@ -30,6 +29,7 @@ from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.reader import Selection
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.methods.registry import REGISTRY
+from tests.pipelines.conftest import REPOSITORY, run_in_process
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "archive"))
 from web_server import serving

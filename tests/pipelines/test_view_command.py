@@ -17,9 +17,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 
 from pipelines.archive import ArchiveOptions, archive, plan
+from tests.pipelines.conftest import REPOSITORY
 
 pytest.importorskip("aiohttp")
 

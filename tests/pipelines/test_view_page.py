@@ -13,7 +13,6 @@ import nibabel
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import CONTRAST, REPOSITORY, start_browser
 from view_page import Page
 
 from pipelines.archive import ArchiveOptions, archive, plan
@@ -22,6 +21,7 @@ from pipelines.reporting.pictures import _categories, _palette
 from pipelines.reporting.planes import planes_of
 from pipelines.viewing.server import ViewServer
 from psc_volumetric.archive import ArchiveReader
+from tests.pipelines.conftest import CONTRAST, REPOSITORY, start_browser
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "archive"))
 from web_server import serving
