@@ -239,14 +239,16 @@ class FusedRuntime:
 
     def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
         """Run the network on integer tiles (b, slices, tile, tile); int32 in, int32 out."""
-        shape = (len(x), self.program.outputs or x.shape[1], *x.shape[2:])
-        out = torch.empty(shape, dtype=torch.int32)
+        p = self.program
+        is_estimator = bool(p.outputs and not p.out_tile)
+        shape = (p.outputs, *x.shape[2:]) if is_estimator else p.output_shape
+        out = torch.empty((len(x), *shape), dtype=torch.int32)
 
         def group(part: slice) -> None:
             with exact_float():
                 out[part] = self._run(x[part].float(), level).to(torch.int32)
 
-        run_split(group, len(x), 1 if self.program.outputs else SAMPLES_PER_GROUP)
+        run_split(group, len(x), 1 if is_estimator else SAMPLES_PER_GROUP)
         return out
 
     def _run(self, x: torch.Tensor, level: int) -> torch.Tensor:

@@ -47,6 +47,9 @@ class Program:
     outputs : int
         Channels of the output of an **estimator**, which runs on planes of any extents that are
         multiples of its `reach`; 0 for a denoiser, whose output is shaped as its input.
+    out_tile : int
+        Of **half an autoencoder**: extent of its output, which has ``outputs`` channels. It runs on
+        whole tiles; 0 for others.
     """
 
     steps: tuple[Step, ...]
@@ -56,6 +59,7 @@ class Program:
     out_bits: int
     tensors: Tensors
     outputs: int = 0
+    out_tile: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.steps) <= MAX_STEPS:
@@ -74,10 +78,22 @@ class Program:
                 f"{OUT_BITS[-1]} output bits, found {self.levels} and {self.out_bits}",
                 kind="bad-program",
             )
-        shape = (self.slices, self.tile)
-        Prover(shape, self.levels, self.tensors, outputs=self.outputs).run(self.steps)
-        if self.outputs:
+        if self.out_tile and not (self.outputs >= 1 and 1 <= self.out_tile <= MAX_TILE):
+            raise FormatError(
+                f"network: expected an output tile of 1..{MAX_TILE} with 1 channel or more, found "
+                f"{self.out_tile} with {self.outputs}",
+                kind="bad-program",
+            )
+        shape, wanted = (self.slices, self.tile), (self.outputs, self.out_tile or self.tile)
+        Prover(shape, self.levels, self.tensors, wanted if self.outputs else shape).run(self.steps)
+        if self.outputs and not self.out_tile:
             _ = self.reach
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """Channels and extents that a whole tile gives."""
+        extent = self.out_tile or self.tile
+        return (self.outputs or self.slices, extent, extent)
 
     @cached_property
     def reach(self) -> Reach:
@@ -92,6 +108,7 @@ class Program:
             "levels": self.levels,
             "out_bits": self.out_bits,
             **({"outputs": self.outputs} if self.outputs else {}),
+            **({"out_tile": self.out_tile} if self.out_tile else {}),
             "steps": [step.to_dict() for step in self.steps],
         }
 
@@ -100,12 +117,12 @@ class Program:
         """Rebuild and prove; :class:`FormatError` when the description is not a program."""
         try:
             sizes = [data[key] for key in ("slices", "tile", "levels", "out_bits")]
-            sizes.append(data.get("outputs", 0))
+            sizes += [data.get("outputs", 0), data.get("out_tile", 0)]
             if not isinstance(data["steps"], list) or not all(map(is_integer, sizes)):
                 raise TypeError("steps must be a list and the others integers")
             steps = tuple(Step.from_dict(s) for s in data["steps"])
-            slices, tile, levels, out_bits, outputs = sizes
-            return cls(steps, slices, tile, levels, out_bits, tensors, outputs)
+            slices, tile, levels, out_bits, outputs, out_tile = sizes
+            return cls(steps, slices, tile, levels, out_bits, tensors, outputs, out_tile)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise

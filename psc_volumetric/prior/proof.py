@@ -43,13 +43,13 @@ class Prover:
     Parameters
     ----------
     tile : (slices, extent)
-        Shape of the input, (slices, extent, extent), and, but for channels, of the output.
+        Shape of the input, (slices, extent, extent).
     levels : int
         Noise levels the biases are tabulated for.
     tensors : mapping
         Integer arrays by name.
-    outputs : int
-        Channels of the output; 0 for as many as there are slices.
+    wanted : (channels, extent)
+        Shape of the output.
     """
 
     def __init__(
@@ -57,11 +57,9 @@ class Prover:
         tile: tuple[int, int],
         levels: int,
         tensors: Mapping[str, NDArray[np.generic]],
-        *,
-        outputs: int = 0,
+        wanted: tuple[int, int],
     ) -> None:
-        self.tile, self.levels, self.tensors = tile, levels, tensors
-        self.wanted = (outputs or tile[0], tile[1])
+        self.levels, self.tensors, self.wanted = levels, tensors, wanted
         self.shapes: dict[str, tuple[int, int]] = {"x": tile}
         self.ranges: dict[str, tuple[int, int]] = {"x": (-RESIDUAL_LIMIT, RESIDUAL_LIMIT)}
         self.values = self.products = 0
@@ -79,7 +77,11 @@ class Prover:
                     kind="bad-program",
                 ) from error
         if self.shapes[steps[-1].out] != self.wanted:
-            raise FormatError("network output does not have the tile's shape", kind="bad-program")
+            raise FormatError(
+                f"network output: expected {self.wanted[0]} channels of extent {self.wanted[1]}, "
+                f"found {self.shapes[steps[-1].out]}",
+                kind="bad-program",
+            )
 
     def _count(self, step: Step) -> None:
         """Bound memory and time before anything runs."""

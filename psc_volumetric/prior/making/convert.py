@@ -159,8 +159,9 @@ class _Converter:
         steps = [getattr(self, "_" + s.op)(s) for s in self.program.steps]
         p = self.program
         return Program(
-            tuple(steps), p.slices, p.tile, p.levels, self.out_bits, self.tensors, p.outputs
-        )
+            tuple(steps), p.slices, p.tile, p.levels, self.out_bits, self.tensors, p.outputs,
+            p.out_tile,
+        )  # fmt: skip
 
     def _unfold(self, s: FloatStep) -> Step:
         self.bits[s.out] = self.bits[s.inputs[0]]
@@ -204,6 +205,8 @@ class _Converter:
         size = self._extent(step.inputs[0])
         if step.op == "unfold":
             return size // step.factor
+        if step.op == "fold":
+            return size * step.factor
         return size * (2 if step.upsample else 1) // step.stride
 
     def _fit(self, register: str, readers: Sequence[FloatStep], grids: Iterable[Grid]) -> Grid:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ class FloatStep:
 class FloatProgram:
     """Float steps plus the input shape; runs in float64 for measuring.
 
-    ``outputs`` are those of an estimator, 0 for a denoiser.
+    ``outputs`` are those of an estimator, 0 for a denoiser; ``out_tile`` is the extent of what half
+    of an autoencoder gives, 0 for others.
     """
 
     slices: int
@@ -61,6 +62,7 @@ class FloatProgram:
     levels: int
     steps: list[FloatStep] = field(default_factory=list)
     outputs: int = 0
+    out_tile: int = 0
 
     def run(
         self, x: Tensor, level: int, observe: Callable[[str, Tensor], None] | None = None
@@ -82,7 +84,7 @@ class FloatProgram:
             return value.float() if isinstance(value, torch.Tensor) else value
 
         steps = [FloatStep(**{k: cast(v) for k, v in vars(step).items()}) for step in self.steps]
-        return FloatProgram(self.slices, self.tile, self.levels, steps, self.outputs)
+        return replace(self, steps=steps)
 
 
 @dataclass(frozen=True)
