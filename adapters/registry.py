@@ -34,6 +34,7 @@ _ADAPTERS = {
     "netcdf": ("adapters.netcdf.adapter", "NetcdfAdapter"),
     "fits": ("adapters.fits.adapter", "FitsAdapter"),
     "images": ("adapters.images.adapter", "ImagesAdapter"),
+    "trajectories": ("adapters.trajectories.adapter", "TrajectoriesAdapter"),
     ORIGINAL: ("adapters.originals", "OriginalAdapter"),
 }
 
@@ -90,7 +91,8 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
     if path.is_file() and skipped:
         raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path, hint=skipped[0].hint)
     raise SourceError(
-        f"expected DICOM, NIfTI, NetCDF, FITS or image files, found {_summary(skipped)}",
+        "expected DICOM, NIfTI, NetCDF, FITS, image or trajectory files, found "
+        f"{_summary(skipped)}",
         kind="nothing-found",
         path=path,
     )
@@ -146,7 +148,7 @@ def _ask_adapters(
             skipped.append(Skipped(file, reason, "unreadable"))
             continue
         if kind is None:
-            reason = "expected a DICOM, NIfTI, NetCDF, FITS or image file, found none"
+            reason = "expected a DICOM, NIfTI, NetCDF, FITS, image or trajectory file, found none"
             skipped.append(Skipped(file, reason, "unknown-format"))
         else:
             accepted[kind].append(file)

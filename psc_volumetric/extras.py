@@ -82,6 +82,11 @@ _ALL = (
     ),
     Extra("fits", ("astropy",), "FITS files are not archived; archives of them open"),
     Extra("images", ("tifffile",), "TIFF files are not archived; archives of them open"),
+    Extra(
+        "trajectories",
+        ("chemfiles",),
+        "XTC files are neither archived nor restored; archives of them open",
+    ),
     Extra("http", ("aiohttp",), "archives at http:// and https:// addresses are not read"),
     Extra("report", ("jinja2",), "`psc-archive report` makes no pages"),
     Extra("view", ("aiohttp",), "`psc-archive view` opens no archive in a browser"),

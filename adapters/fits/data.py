@@ -55,15 +55,12 @@ def stored(values: Array, dtype: np.dtype[Any], *, flipped: bool) -> Array:
 
 
 @dataclass(frozen=True)
-class FitsArray:
-    """Values of an image or bytes of a table, where they lie in the file. See ``LazyArray``.
-
-    ``end`` is where the last unit of the file ends.
-    """
+class _Values:
+    """Numbers of a unit, in the type of the file; ``end`` is where its last unit ends."""
 
     path: Path
     end: int
-    offset: int
+    place: int
     shape: tuple[int, ...]
     file_dtype: str
     flipped: bool = False
@@ -71,13 +68,19 @@ class FitsArray:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values, native byte order."""
-        return _seen(self.file_dtype, flipped=self.flipped)
+        dtype = np.dtype(self.file_dtype).newbyteorder("=")
+        return turned(np.zeros(1, dtype)).dtype if self.flipped else dtype
+
+
+@dataclass(frozen=True)
+class FitsArray(_Values):
+    """Values of an image or bytes of a table, from offset ``place`` on. See ``LazyArray``."""
 
     def __getitem__(self, key: tuple[slice, ...]) -> Array:
         bounds = selection_bounds(key, self.shape)
         source = spool(self.path, self.end).stream if is_gzip(self.path) else self.path
         try:
-            values: Array = np.memmap(source, self.file_dtype, "r", self.offset, self.shape)
+            values: Array = np.memmap(source, self.file_dtype, "r", self.place, self.shape)
         except ValueError as error:
             raise SourceError(
                 "the file is shorter than when it was opened", kind="truncated", path=self.path
@@ -88,20 +91,11 @@ class FitsArray:
 
 
 @dataclass(frozen=True)
-class TileArray:
-    """Values of an image in compressed tiles, before scaling. See ``LazyArray``."""
+class TileArray(_Values):
+    """Values of the image of unit ``place`` in compressed tiles, before scaling.
 
-    path: Path
-    end: int
-    number: int
-    shape: tuple[int, ...]
-    file_dtype: str
-    flipped: bool = False
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the values, native byte order."""
-        return _seen(self.file_dtype, flipped=self.flipped)
+    See ``LazyArray``.
+    """
 
     def __getitem__(self, key: tuple[slice, ...]) -> Array:
         bounds = selection_bounds(key, self.shape)
@@ -110,15 +104,10 @@ class TileArray:
         if 0 in shape:
             return np.empty(shape, self.dtype)
         with opened(self.path, self.end) as hdus:
-            values = np.asarray(hdus[self.number].section[box])
+            values = np.asarray(hdus[self.place].section[box])
             KEPT.spent(math.prod(shape) * self.dtype.itemsize)
         raw = np.array(values, np.dtype(self.file_dtype).newbyteorder("="), order="C")
         return turned(raw.reshape(shape)) if self.flipped else raw.reshape(shape)
-
-
-def _seen(file_dtype: str, *, flipped: bool) -> np.dtype[Any]:
-    dtype = np.dtype(file_dtype).newbyteorder("=")
-    return turned(np.zeros(1, dtype)).dtype if flipped else dtype
 
 
 def shown_header(path: Path, end: int, number: int) -> Any:

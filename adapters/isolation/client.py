@@ -37,7 +37,12 @@ __all__ = [
 ]
 
 _FILES_AT_ONCE = 64
-_SINGLE_FILES = ("nifti", "netcdf", "fits")  # formats whose files are found one by one
+_SINGLE_FILES = (
+    "nifti",
+    "netcdf",
+    "fits",
+    "trajectories",
+)  # found one by one
 _LOST = (CRASHED, FAILED, MEMORY, TIMEOUT)
 
 

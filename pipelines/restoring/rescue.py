@@ -32,7 +32,9 @@ __all__ = ["FILLED", "NO_DAMAGE", "Damage", "Rescue", "levels_of"]
 FILLED = "derived (damaged regions filled)"
 METHOD = "EXACT, DAMAGED REGIONS FILLED"
 _LARGEST_NIFTI1 = 32767
-_FORMATS = {"dicom": ".nii.gz", "nifti": ".nii.gz", "netcdf": ".nc", "fits": ".nc", "images": ".nc"}
+_FORMATS = {"dicom": ".nii.gz", "nifti": ".nii.gz"} | dict.fromkeys(
+    ("netcdf", "fits", "images", "trajectories"), ".nc"
+)
 _SUFFIXES = (
     ".nii.gz",
     ".nii",
@@ -51,6 +53,8 @@ _SUFFIXES = (
     ".png",
     ".tif",
     ".tiff",
+    ".dcd",
+    ".xtc",
 )
 
 Box = tuple[slice, ...]

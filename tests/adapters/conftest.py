@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from tests.adapters import fits_files
+from tests.adapters import fits_files, trajectory_files
 
 sys.path.insert(0, str(Path(__file__).parent))  # makes ``contract_cases`` importable
 
@@ -262,3 +262,9 @@ def write_fits() -> Callable[..., Path]:
         return fits_files.write(path, layout)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_trajectory() -> Callable[..., Path]:
+    """Write a DCD or XTC file; options as `trajectory_files.write`."""
+    return trajectory_files.write

@@ -97,4 +97,10 @@ CASES = {
     "images-tiff-pages": lambda t, m: imwrite(
         t / "a.tif", noise("u2", 5, 20, 24), photometric="minisblack", byteorder=">", metadata=None
     ),
+    "trajectories-dcd": lambda t, m: m["trajectory"](t / "a.dcd"),
+    "trajectories-dcd-big-endian": lambda t, m: m["trajectory"](t / "a.dcd", order=">"),
+    "trajectories-dcd-fixed-atoms": lambda t, m: m["trajectory"](t / "a.dcd", fixed=5),
+    "trajectories-xtc": lambda t, m: m["trajectory"](t / "a.xtc"),
+    "trajectories-xtc-few-atoms": lambda t, m: m["trajectory"](t / "a.xtc", atoms=7),
+    "trajectories-xtc-precisions": lambda t, m: m["trajectory"](t / "a.xtc", precisions=(1e3, 1e2)),
 }

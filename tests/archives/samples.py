@@ -144,6 +144,25 @@ def pages(folder: Path) -> Path:
     return folder / "pages.tif"
 
 
+def trajectory(folder: Path) -> Path:
+    """A big-endian DCD of eleven atoms, two of them fixed, with a cell."""
+    counts = np.zeros(20, ">i4")
+    counts[[0, 1, 2, 8, 10, 19]] = 4, 100, 10, 2, 1, 24
+    counts[9:10].view(">f4")[:] = 0.5
+    titles = np.array([1], ">i4").tobytes() + b"made for a test".ljust(80)
+    moving = np.arange(3, 12).astype(">i4")
+    records = [b"CORD" + counts.tobytes(), titles, np.array([11], ">i4").tobytes()]
+    records.append(moving.tobytes())
+    for number, frame in enumerate(field((4, 3, 11), 3000) / 64):
+        records.append(np.array([40, 90, 41 + number, 90, 90, 42], ">f8").tobytes())
+        records += [axis[2 if number else 0 :].astype(">f4").tobytes() for axis in frame]
+    lengths = [np.array(len(record), ">i4").tobytes() for record in records]
+    (folder / "run.dcd").write_bytes(
+        b"".join(n + record + n for n, record in zip(lengths, records, strict=True))
+    )
+    return folder / "run.dcd"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One archive: how its source is made, and the words of the command that archives it.
@@ -165,6 +184,7 @@ SAMPLES = {
     "netcdf-lossless": Sample(netcdf, PLAIN, ending=".psc.zarr", files=True),
     "fits-lossless": Sample(exposure, PLAIN, files=True),
     "images-lossless": Sample(pages, PLAIN, files=True),
+    "trajectories-lossless": Sample(trajectory, PLAIN, files=True),
     "labels-lossless": Sample(labels, PLAIN, files=True),
     "image-lossless-defaults": Sample(image, files=True),
     "image-lossless-jpegls": Sample(image, ("--coders", "jpegls"), files=True),

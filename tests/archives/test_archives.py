@@ -21,7 +21,14 @@ from psc_volumetric.bitstream.constants import FORMAT_VERSION
 
 HERE = Path(__file__).parent
 KEPT = sorted(HERE.glob("v*/*.json"))
-QUICK = ("nifti-lossless", "dicom-lossless", "netcdf-lossless", "fits-lossless", "images-lossless")
+FROM_TEXT = (  # whose files the second decoder makes
+    "nifti-lossless",
+    "dicom-lossless",
+    "fits-lossless",
+    "images-lossless",
+    "trajectories-lossless",
+)
+QUICK = (*FROM_TEXT, "netcdf-lossless")
 
 
 @pytest.mark.parametrize("note", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -70,9 +77,7 @@ def opened(made: Path, name: str) -> Archive:
     return Archive(keys_of(made / (name + SAMPLES[name].ending)))
 
 
-@pytest.mark.parametrize(
-    "name", ["nifti-lossless", "dicom-lossless", "fits-lossless", "images-lossless"]
-)
+@pytest.mark.parametrize("name", FROM_TEXT)
 def test_source_files_follow_from_the_text_alone(name: str, made: Path) -> None:
     archive = opened(made, name)
     files = rebuild(archive)

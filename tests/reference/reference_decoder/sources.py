@@ -1,4 +1,4 @@
-"""SPEC-v1.md, sections 11.6 to 11.10 and 11.12: source files of a lossless archive, made again."""
+"""SPEC-v1.md, sections 11.6 to 11.13: source files of a lossless archive, made again."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def rebuild(archive: Archive) -> dict[str, bytes]:
         return dict(zip(files, [_fits(archive)], strict=True))
     if source.kind == "images" and "jpegxl" not in source.document:
         return dict(zip(files, _images(archive), strict=True))
+    if source.kind == "trajectories" and not source.document["packed"]:
+        return dict(zip(files, [_trajectory(archive)], strict=True))
     raise Refused(f"files of the kind {source.kind}")
 
 
@@ -188,6 +190,30 @@ def _images(archive: Archive) -> list[bytes]:
             pieces.append(values.astype(part["dtype"]).tobytes())
         made.append(b"".join(pieces))
     return made
+
+
+# --- 11.13 --------------------------------------------------------------------------------------
+
+
+def _trajectory(archive: Archive) -> bytes:
+    document, around = archive.source.document, archive.source.blobs["around"]
+    values = archive.volume("positions").astype(document["order"] + "f4")
+    made, at, moving = [around[: document["head"]]], document["head"], slice(None)
+    fourth = 8 + 4 * document["atoms"] if document["fourth"] else 0
+    for number in range(document["frames"]):
+        frame = values[:, number]
+        if number and document["moving"] < document["atoms"]:
+            listed = made[0][-4 - 4 * document["moving"] : -4]
+            moving = np.frombuffer(listed, document["order"] + "i4") - 1
+            fourth = 8 + 4 * document["moving"] if document["fourth"] else 0
+        runs = [axis[moving].tobytes() for axis in frame]
+        gaps = [document["cell_bytes"] + 4, 8, 8, 4 + fourth]
+        if document["format"] == "xtc":
+            runs, gaps = [frame.T.tobytes()], [56, 0]
+        for gap, run in zip(gaps, [*runs, b""], strict=True):
+            made.append(around[at : at + gap] + run)
+            at += gap
+    return b"".join(made)
 
 
 # --- 11.9 ---------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Trajectories of molecular dynamics, DCD and XTC, in and out."""
