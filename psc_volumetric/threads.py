@@ -55,6 +55,30 @@ def usable_cores() -> int:
     return cores
 
 
+class _Task(Generic[A, R]):
+    """An item to be done, and where its result goes; whoever claims it first does it."""
+
+    def __init__(self, context: Context, function: Callable[[A], R], item: A) -> None:
+        self.future: Future[R] = Future()
+        self._context, self._function, self._item = context, function, item
+        self._claimed = threading.Lock()
+
+    def claim(self) -> bool:
+        """Whether nobody else does it, or will."""
+        return self._claimed.acquire(blocking=False)
+
+    def run(self) -> bool:
+        """Do it, and say so, unless somebody else does."""
+        if not self.claim():
+            return False
+        if self.future.set_running_or_notify_cancel():
+            try:
+                self.future.set_result(self._context.run(self._function, self._item))
+            except BaseException as error:  # noqa: BLE001 - it is for whoever asks for the result
+                self.future.set_exception(error)
+        return True
+
+
 class Crew:
     """Threads that share work, those of nested calls for example.
 
@@ -73,42 +97,46 @@ class Crew:
     def _renew(self) -> None:
         self._process = os.getpid()
         self._started = 0
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[_Task[Any, Any] | None] = SimpleQueue()
+        self._bells: set[SimpleQueue[None]] = set()
 
     def begin(self, context: Context, function: Callable[[A], R], item: A) -> Future[R]:
         """Let one of the threads do an item, with the context variables given."""
+        task = _Task(context, function, item)
+        self.add(task)
+        return task.future
+
+    def add(self, task: _Task[Any, Any]) -> None:
+        """Let one of the threads do a task, or one that waits in `listening`."""
         if self._process != os.getpid():  # a forked process has none of the threads
             self._renew()
-        future: Future[R] = Future()
-
-        def task() -> None:
-            if future.set_running_or_notify_cancel():
-                context.run(_member_of.set, self)
-                _settle(future, context.run, function, item)
-
         self._tasks.put(task)
+        for bell in list(self._bells):
+            bell.put(None)
         if self._started < self.size:
             self._started += 1
             threading.Thread(target=self._work, name="psc-job", daemon=True).start()
-        return future
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            task()
+            task.run()
             del task  # and with it all that it holds
+
+    @contextmanager
+    def listening(self, future: Future[Any]) -> Iterator[SimpleQueue[None]]:
+        """A queue that gets something when a task is added, and when the future is done."""
+        bell: SimpleQueue[None] = SimpleQueue()
+        future.add_done_callback(lambda _: bell.put(None))
+        self._bells.add(bell)
+        try:
+            yield bell
+        finally:
+            self._bells.discard(bell)
 
     def close(self) -> None:
         """Let the threads end when they have done what was begun."""
         for _ in range(self._started):
             self._tasks.put(None)
-
-
-def _settle(future: Future[R], call: Callable[..., R], *arguments: Any) -> None:
-    """Put the outcome of a call into a future."""
-    try:
-        future.set_result(call(*arguments))
-    except BaseException as error:  # noqa: BLE001 - it is for whoever asks for the result
-        future.set_exception(error)
 
 
 class _Group(Generic[A, R]):
@@ -120,7 +148,10 @@ class _Group(Generic[A, R]):
         self._crew = _crew()
         self._is_member = _member_of.get() is self._crew
         self._ended = False
-        self._begun: dict[int, tuple[A, Future[R] | None]] = {}
+        self._begun: dict[int, _Task[A, R]] = {}
+        self._children: set[_Group[Any, Any]] = set()
+        if self._parent is not None and self._parent._crew is self._crew:
+            self._parent._children.add(self)
         # signals come to the main thread, but not while machine code runs there
         is_main = threading.current_thread() is threading.main_thread()
         self._is_alone = self._crew.size == 1 and not is_main
@@ -136,36 +167,41 @@ class _Group(Generic[A, R]):
 
     def begin(self, number: int, item: A) -> None:
         """Let the crew do an item; where there is none, it is done when it is asked for."""
-        future = None
+        context = copy_context()
+        context.run(_group.set, self)
+        context.run(_member_of.set, self._crew)
+        self._begun[number] = task = _Task(context, self._function, item)
         if not self._is_alone:
-            context = copy_context()
-            context.run(_group.set, self)
-            future = self._crew.begin(context, self._function, item)
-        self._begun[number] = item, future
+            self._crew.add(task)
 
     def result(self, number: int) -> R:
         """Wait for an item that was begun."""
         check_abandoned()
-        if self._is_member:
-            self._help(number)
-        item, future = self._begun[number]
-        found = self._function(item) if future is None else future.result()
+        task = self._begun[number]
+        if self._is_member or self._is_alone:
+            self._work_until(task)
+        found = task.future.result()
         del self._begun[number]
         return found
 
-    def _help(self, wanted: int) -> None:
-        """Do items in this thread, which has no other work, until the one wanted is done.
+    def _work_until(self, wanted: _Task[A, R]) -> None:
+        """Do the item wanted in this thread, which has no other work, or help who does it.
 
-        Threads of the crew that only waited for one another could do so for ever.
+        Threads of the crew that only waited for one another would be idle, or wait for ever. What
+        is done meanwhile are other items of this call, and those of calls made in them.
         """
-        for number, (item, future) in list(self._begun.items()):
-            if future is not None and future.cancel():
-                own: Future[R] = Future()
-                _settle(own, self._function, item)
-                self._begun[number] = item, own
-            found = self._begun[wanted][1]
-            if found is None or found.done():
-                return
+        if wanted.run():
+            return
+        with self._crew.listening(wanted.future) as bell:
+            while not wanted.future.done():
+                if not any(task.run() for task in self._open()):
+                    bell.get()
+
+    def _open(self) -> Iterator[_Task[Any, Any]]:
+        """Tasks that may still be to do, of this call and of those made in it."""
+        yield from list(self._begun.values())
+        for child in list(self._children):
+            yield from child._open()
 
     def end(self) -> None:
         """Begin nothing more, end what can be ended, and wait for what is being done.
@@ -175,12 +211,13 @@ class _Group(Generic[A, R]):
         """
         is_stopping = isinstance(sys.exception(), KeyboardInterrupt)
         self._ended = True
+        if self._parent is not None:
+            self._parent._children.discard(self)
         with _guard:
             found = [stop for group, stop in _stops.values() if group.is_abandoned]
         for stop in found:
             stop()
-        futures = [future for _, future in self._begun.values() if future is not None]
-        left = [future for future in futures if not future.cancel()]
+        left = [task.future for task in self._begun.values() if not task.claim()]
         wait(left, PATIENCE_S if is_stopping else None)
         self._begun.clear()
 

@@ -29,6 +29,7 @@ from psc_volumetric.archive.layout import (
     FORMAT,
     METADATA_KEY,
     README_KEY,
+    SPECIFICATION_PREFIX,
     VariableSpec,
     encode_json,
 )
@@ -36,7 +37,6 @@ from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.naming import node_path
 from psc_volumetric.archive.prepared import PreparedArchive, check_readable
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.readme import SPECIFICATION_PREFIX
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import write_source
 from psc_volumetric.archive.stores import ArchiveStore

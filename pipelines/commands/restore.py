@@ -38,7 +38,7 @@ def restore(
     """Write the source format again: whole or a region, at any quality level."""
     lines = JsonLines() if log_json else None
     with Session(as_json=as_json, quiet=quiet, debug=debug, log_lines=lines) as session:
-        from pipelines.commands.archive_report import restore_lines, restore_plan_lines
+        from pipelines.commands.restore_report import restore_lines, restore_plan_lines
         from pipelines.commands.run_record import Recorded
         from pipelines.progress import progress_bars
         from pipelines.restoring.restore import dry_restore

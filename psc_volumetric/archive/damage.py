@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from psc_volumetric.archive.access import SealedStore
-from psc_volumetric.archive.layout import VariableSpec, chunk_key
+from psc_volumetric.archive.layout import SIDECARS, VariableSpec, chunk_key
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.sealing import SIDECARS
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange, Section, read_section
 from psc_volumetric.errors import FormatError, PscError

@@ -43,6 +43,8 @@ __all__ = [
     "PARTIAL_KEY",
     "PARTIAL_PREFIX",
     "README_KEY",
+    "SIDECARS",
+    "SPECIFICATION_PREFIX",
     "SUFFIXES",
     "VariableSpec",
     "chunk_key",
@@ -58,6 +60,8 @@ MANIFEST_KEY = "manifest.json"
 README_KEY = "README.txt"
 PARTIAL_KEY = "partial.json"
 PARTIAL_PREFIX = "partial/"
+SPECIFICATION_PREFIX = "specification/"
+SIDECARS = ("tiles/", "preview/", "source/", "priors/", SPECIFICATION_PREFIX)
 SUFFIXES = (".psc.zarr", ".psc.zarr.zip", ".psc.zip")
 
 DTYPES = tuple(dtype.name for dtype in constants.DTYPES.values())

@@ -8,8 +8,6 @@ import uuid
 import zipfile
 from pathlib import Path
 
-from zarr.abc.store import Store
-
 from psc_volumetric.archive.folder import list_files, remove_empty_folders, sync_folders
 from psc_volumetric.archive.layout import MANIFEST_KEY, PARTIAL_KEY, PARTIAL_PREFIX
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_leftover, is_zip_name
@@ -28,7 +26,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 def work_place(target: Target) -> Target:
     """Where the tree is built: the target itself, or a folder beside a zip file."""
-    if isinstance(target, Store) or not is_zip_name(target):
+    if not isinstance(target, (str, os.PathLike)) or not is_zip_name(target):
         return target
     return f"{os.fspath(target)}.partial"
 
@@ -63,7 +61,7 @@ def pack(store: ArchiveStore, target: Target) -> None:
     Entries are stored, not compressed, sorted by key, with a fixed date. The file appears under
     its name only when it is complete, and never replaces another.
     """
-    if isinstance(target, Store):
+    if not isinstance(target, (str, os.PathLike)):
         raise StorageError("a Zarr store cannot be packed", kind="unsupported-target")
     path = Path(os.fspath(target))
     remove_leftovers(path)
@@ -102,7 +100,7 @@ def remove_work_place(target: Target) -> None:
     As long as that is there, a later run knows whose remains these are.
     """
     place = work_place(target)
-    if isinstance(place, Store):
+    if not isinstance(place, (str, os.PathLike)):
         return
     work = Path(os.fspath(place))
     last = (PARTIAL_KEY, MANIFEST_KEY)

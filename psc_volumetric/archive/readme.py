@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from psc_volumetric import __version__
-from psc_volumetric.archive.layout import FORMAT, VariableSpec
+from psc_volumetric.archive.layout import FORMAT, SPECIFICATION_PREFIX, VariableSpec
 from psc_volumetric.errors import StorageError
 
-__all__ = ["SPECIFICATION_PREFIX", "readme_text", "specification_digest", "specification_files"]
+__all__ = ["readme_text", "specification_digest", "specification_files"]
 
-SPECIFICATION_PREFIX = "specification/"
 SPECIFICATION = "SPEC-v1.md"
 TABLES = "tables.safetensors"
 

@@ -16,6 +16,7 @@ from psc_volumetric.archive.layout import (
     PARTIAL_KEY,
     PARTIAL_PREFIX,
     README_KEY,
+    SIDECARS,
     VariableSpec,
     chunk_key,
     encode_json,
@@ -23,7 +24,6 @@ from psc_volumetric.archive.layout import (
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.preview import SHARE, read_parts, write_preview
 from psc_volumetric.archive.priors import prior_prefix
-from psc_volumetric.archive.readme import SPECIFICATION_PREFIX
 from psc_volumetric.archive.series import write_series
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore, is_leftover
@@ -31,8 +31,6 @@ from psc_volumetric.archive.tiles import write_tile_table
 from psc_volumetric.errors import StorageError
 
 __all__ = ["clean_up", "commit", "consolidate", "is_journal", "prepare", "remove_tree"]
-
-SIDECARS = ("tiles/", "preview/", "source/", "priors/", SPECIFICATION_PREFIX)
 
 
 def prepare(

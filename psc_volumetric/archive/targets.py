@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zarr.abc.store import Store
-
 from psc_volumetric.archive.folder import list_files
 from psc_volumetric.archive.layout import (
     MANIFEST_KEY,
@@ -17,7 +15,6 @@ from psc_volumetric.archive.layout import (
     PARTIAL_PREFIX,
 )
 from psc_volumetric.archive.packing import remove_leftovers, remove_work_place, work_place
-from psc_volumetric.archive.sealing import clean_up
 from psc_volumetric.archive.stores import (
     ArchiveStore,
     Target,
@@ -71,7 +68,7 @@ def target_state(target: Target, *, options: Mapping[str, Any] | None = None) ->
     """
     if is_zip_name(target) and not is_url(target):
         return _zip_state(target)
-    if not isinstance(target, Store) and not is_url(target):
+    if isinstance(target, (str, os.PathLike)) and not is_url(target):
         path = Path(os.fspath(target).removeprefix("file://"))
         if not path.exists():
             return "absent"
@@ -120,6 +117,8 @@ def tidy_up(target: Target, *, options: Mapping[str, Any] | None = None) -> bool
     store = open_store(target, options=options)
     if not store.exists(MANIFEST_KEY) or not _has_journal(store):
         return False
+    from psc_volumetric.archive.sealing import clean_up  # it writes, which restoring does not
+
     clean_up(open_store(target, write=True, options=options))
     return True
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_the_error_is_that_of_the_first_item_and_later_ones_are_not_begun(jobs: 
             raise ValueError(number)
         return number
 
-    found = []
+    found: list[int] = []
     with pytest.raises(ValueError, match="3"), at_most(jobs), in_order(work, range(99)) as results:
         found.extend(results)
     assert found == [0, 1, 2] and max(begun) <= 3 + jobs
@@ -89,6 +90,25 @@ def test_a_single_brick_has_all_threads_for_its_segments() -> None:
 
     with at_most(2):
         assert sorted(mapped(brick, [0])[0]) == [0, 1]
+
+
+def test_a_thread_that_waits_for_another_helps_with_what_is_made_there() -> None:
+    together, taken = threading.Barrier(2), threading.Event()
+
+    def segment(_: int) -> int:
+        return together.wait(LIMIT_S)
+
+    def part(_: int) -> list[int]:
+        taken.set()
+        return mapped(segment, range(2))
+
+    def parts() -> Iterator[int]:
+        yield 0
+        assert taken.wait(LIMIT_S)  # the other thread has it now, and this one will wait for it
+
+    with at_most(2):
+        (brick,) = mapped(lambda _: mapped(part, parts()), range(1))
+    assert sorted(brick[0]) == [0, 1]
 
 
 def test_what_nobody_waits_for_ends_soon() -> None:
