@@ -7,6 +7,7 @@ checksum: some report no error when they stop half way.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -121,6 +122,9 @@ class PcodecCoder:
         """Inverse of :meth:`encode`."""
         if reference is not None or dtype.kind not in "iuf" or len(data) <= 4:
             raise _bad(what, "pcodec", f"{len(data)} bytes for {dtype}")
+        count = math.prod(shape)
+        if not _is_pcodec(data[4:], count):
+            raise _bad(what, "pcodec", f"it is no file of {count} numbers")
         import imagecodecs
 
         values = np.zeros(shape, dtype)
@@ -209,6 +213,19 @@ def _is_jpegls(stream: bytes, rows: int, columns: int, itemsize: int) -> bool:
         if stream[at : at + 2] == b"\xff\xda":
             return found
     return False
+
+
+def _is_pcodec(stream: bytes, count: int) -> bool:
+    """Whether a Pcodec file says that it holds ``count`` numbers.
+
+    Its library takes memory for as many as the file says, and ends the process when there is none.
+    """
+    number_at = {2: 5, 3: 6}.get(stream[4] if len(stream) > 4 else 0)  # 3 has a type before it
+    if stream[:4] != b"pco!" or number_at is None:
+        return False
+    word = int.from_bytes(stream[number_at : number_at + 9], "little")
+    bits = (word & 63) + 1
+    return word >> 6 & (1 << bits) - 1 == count
 
 
 def _any_header(stream: bytes, rows: int, columns: int, itemsize: int) -> bool:

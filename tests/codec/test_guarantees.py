@@ -325,6 +325,20 @@ def test_an_image_of_another_size_is_refused_before_it_is_decoded(coder: str) ->
     assert caught.value.kind in ("bad-payload", "decoded-checksum")
 
 
+@pytest.mark.parametrize("bits", [12, 40, 62, 64])
+def test_a_pcodec_file_that_says_it_is_larger_is_refused_before_it_is_decoded(bits: int) -> None:
+    """Its library would take memory for as many numbers, and end the process where none is left."""
+    values = np.arange(600, dtype="<u2").reshape(1, 20, 30)
+    good = EXACT_CODERS["pcodec"].encode(values, None)
+    check, magic, hint, rest = good[:4], good[4:10], good[10:12], good[12:]
+    assert int.from_bytes(hint, "little") == 600 << 6 | 9  # ten bits, and the number
+    larger = ((1 << bits) - 1 << 6 | bits - 1).to_bytes((bits + 13) // 8, "little")
+    with pytest.raises(FormatError, match="no file of 600 numbers"):
+        EXACT_CODERS["pcodec"].decode(
+            check + magic + larger + rest, values.shape, values.dtype, None, what="segment"
+        )
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 700), (1, 700, 1), (700, 1, 1), (2, 3, 1)])
 @pytest.mark.parametrize("code", ["u1", "i2", "f4"])
 def test_slim_bricks_of_every_coder(code: str, shape: tuple[int, int, int]) -> None:
