@@ -18,9 +18,11 @@ from psc_volumetric.entropy.range_coder import (
     FAILED,
     LOW,
     STATE_SIZE,
+    Words,
     compiled,
     end,
     inlined,
+    inner,
     plain_bits,
     scale_of,
     start,
@@ -33,11 +35,13 @@ __all__ = [
     "FAILED",
     "NEW_COUNTER",
     "STATE_SIZE",
+    "Words",
     "bit_mixer",
     "compiled",
     "finish",
     "floor_quotient",
     "inlined",
+    "inner",
     "note",
     "plain_bit",
     "plain_bits",
@@ -52,7 +56,7 @@ LEARNING_SHIFT = 20
 WEIGHT_LIMIT = 1 << 20
 
 
-@compiled(inline="always")
+@inner(inline="always")
 def quotient(a, b):  # type: ignore[no-untyped-def]
     """``a // b`` for 0 <= a < 2^53 and b > 0, through double precision, which is faster.
 
@@ -61,33 +65,33 @@ def quotient(a, b):  # type: ignore[no-untyped-def]
     return int(a / b)
 
 
-@compiled(inline="always")
+@inner(inline="always")
 def floor_quotient(a, b):  # type: ignore[no-untyped-def]
     """``a // b`` for |a| < 2^53 and b > 0; exact as `quotient` is."""
     return math.floor(a / b)
 
 
-@compiled(inline="always")
-def plain_bit(m, bit, probability):  # type: ignore[no-untyped-def]
+@inner(inline="always")
+def plain_bit(w, bit, probability):  # type: ignore[no-untyped-def]
     """Code one bit that is 1 with ``probability`` / 65536, 1 .. 65535."""
-    scale = scale_of(m, 16)
+    scale = scale_of(w, 16)
     zero = scale * np.uint64(65536 - probability)
     one = scale * np.uint64(probability)
-    if m.coder[DECODE]:
-        low = np.uint64(m.coder[LOW])
+    if w.coder[DECODE]:
+        low = np.uint64(w.coder[LOW])
         bit = np.int64(low >= zero)
-        m.coder[FAILED] |= np.int64(low >= zero + one)
+        w.coder[FAILED] |= np.int64(low >= zero + one)
     chosen = np.uint64(bit)  # no branch: nobody can foresee it
-    take(m, zero * chosen, zero + chosen * (one - zero))
+    take(w, zero * chosen, zero + chosen * (one - zero))
     return bit
 
 
-@compiled(inline="always")
+@inlined
 def _teach_weight(m, at, step):  # type: ignore[no-untyped-def]
     m.weights[at] = min(max(m.weights[at] + step, -WEIGHT_LIMIT), WEIGHT_LIMIT)
 
 
-@compiled(inline="always")
+@inlined
 def _teach_counters(m, bit, node, counters):  # type: ignore[no-untyped-def]
     """Move the counters of a decision, one in each context, towards the bit."""
     target = bit * 0x3FFFFF
@@ -125,7 +129,7 @@ def bit_mixer(given: int, counters: int, *, sets: int = 1, fresh: bool = False) 
     """
     inputs, shift = given + counters + 1, 15 + sets
 
-    @compiled(inline="always")
+    @inlined
     def mixed_bit(m, bit, node, first, second, share, speed):  # type: ignore[no-untyped-def]
         for i in range(counters):
             at = m.slots[i] + node
@@ -140,7 +144,7 @@ def bit_mixer(given: int, counters: int, *, sets: int = 1, fresh: bool = False) 
             total += weight * m.inputs[i]
         p = int(m.squash[min(max(total >> shift, -LOGIT_LIMIT), LOGIT_LIMIT) + LOGIT_LIMIT])
         p = min(max(p, PROBABILITY_MARGIN), 65536 - PROBABILITY_MARGIN)
-        bit = plain_bit(m, bit, p)
+        bit = plain_bit(m.words, bit, p)
         error = ((bit << 16) - p) * speed
         for i in range(inputs):
             step = (m.inputs[i] * error + (1 << (LEARNING_SHIFT - 1))) >> LEARNING_SHIFT
@@ -153,16 +157,16 @@ def bit_mixer(given: int, counters: int, *, sets: int = 1, fresh: bool = False) 
     return mixed_bit
 
 
-@compiled(inline="always")
-def note(m, value):  # type: ignore[no-untyped-def]
+@inner(inline="always")
+def note(w, value):  # type: ignore[no-untyped-def]
     """Add a value to the check that ends a stream."""
-    m.check[0] = (m.check[0] * 40503 + value + 1) & 0xFFFF
+    w.check[0] = (w.check[0] * 40503 + value + 1) & 0xFFFF
 
 
 @compiled
-def finish(m):  # type: ignore[no-untyped-def]
+def finish(w):  # type: ignore[no-untyped-def]
     """End a stream with the 16 bits of its check; its length, or -1 if damaged or too long."""
-    given = m.check[0]
-    if plain_bits(m, given, 16) != given:
-        m.coder[FAILED] = 1
-    return end(m)
+    given = w.check[0]
+    if plain_bits(w, given, 16) != given:
+        w.coder[FAILED] = 1
+    return end(w)

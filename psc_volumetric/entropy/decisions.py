@@ -15,8 +15,8 @@ from psc_volumetric.entropy.binary import (
     LEARNING_SHIFT,
     PROBABILITY_MARGIN,
     WEIGHT_LIMIT,
-    compiled,
     inlined,
+    inner,
     plain_bit,
     plain_bits,
     quotient,
@@ -121,7 +121,7 @@ def _decision(m, bit, ends, node, mixer, voxel, is_light):  # type: ignore[no-un
     logit = min(max(total >> 16, -LOGIT_LIMIT), LOGIT_LIMIT) + LOGIT_LIMIT
     p = int(m.squash[np.uint64(logit)])
     p = min(max(p, PROBABILITY_MARGIN), 65536 - PROBABILITY_MARGIN)
-    bit = plain_bit(m, bit, p)
+    bit = plain_bit(m.words, bit, p)
     error = ((bit << 16) - p) * speed
     _weighed(m, at, error, x0)
     _weighed(m, at + 3, error, x3)
@@ -135,19 +135,19 @@ def _decision(m, bit, ends, node, mixer, voxel, is_light):  # type: ignore[no-un
     return bit
 
 
-@compiled
-def _code_even(m, rest, digits):  # type: ignore[no-untyped-def]
+@inner
+def _code_even(w, rest, digits):  # type: ignore[no-untyped-def]
     """A number of so many digits that nothing is known about, eight at a time."""
     known = 0
     while digits > 0:
         count = min(digits, 8)
         digits -= count
         part = (rest >> digits) & ((1 << count) - 1)
-        known = (known << count) + plain_bits(m, part, count)
+        known = (known << count) + plain_bits(w, part, count)
     return known
 
 
-@compiled(inline="always")
+@inner(inline="always")
 def code_value(m, value, least, most, means, scale, voxel, group, is_light):  # type: ignore[no-untyped-def]
     """Code one value of ``least`` .. ``most``, of which there are two or more; returns it.
 
@@ -191,7 +191,7 @@ def code_value(m, value, least, most, means, scale, voxel, group, is_light):  # 
     node, halves = HALVES + 16 * side + min(digits, MOST_DIGITS), 0
     while least < most:
         if halves > 1 and most - least + 1 == 1 << digits:
-            return least + _code_even(m, value - least, digits)
+            return least + _code_even(m.words, value - least, digits)
         digits -= 1
         at = least + (1 << digits) if side else most + 1 - (1 << digits)
         if least < at <= most:
@@ -202,7 +202,7 @@ def code_value(m, value, least, most, means, scale, voxel, group, is_light):  # 
             else:
                 shared = _shared(m, low[0], edge[0], high[0])
                 logit = min(max(_logit(shared, low[1], high[1]), -STEEPEST), STEEPEST)
-                bit = plain_bit(m, bit, int(m.squash[np.uint64(logit + LOGIT_LIMIT)]))
+                bit = plain_bit(m.words, bit, int(m.squash[np.uint64(logit + LOGIT_LIMIT)]))
             if bit:
                 low, least = edge, at
             else:

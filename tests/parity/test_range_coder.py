@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from psc_volumetric.entropy.range_coder import (
     DECODE,
     FAILED,
     LOW,
-    STATE_SIZE,
+    Words,
     compiled,
     end,
     plain_bits,
@@ -27,39 +27,26 @@ from psc_volumetric.entropy.symbols import SymbolReader, SymbolWriter, categoric
 PRECISION = 24
 
 
-class Words(NamedTuple):
-    """A stream of code bytes without a model."""
-
-    data: NDArray[np.uint8]
-    coder: NDArray[np.int64]
-
-    @classmethod
-    def over(cls, data: NDArray[np.uint8], *, decode: bool) -> Words:
-        words = cls(data, np.zeros(STATE_SIZE, np.int64))
-        words.coder[DECODE] = decode
-        return words
-
-
 @compiled
-def code_symbols(m: Any, symbols: Any, bounds: Any) -> Any:
+def code_symbols(w: Any, symbols: Any, bounds: Any) -> Any:
     """Code ``symbols`` in place, with cumulative frequencies ``bounds`` of 24 bits."""
-    start(m)
+    start(w)
     for i in range(len(symbols)):
-        scale = scale_of(m, PRECISION)
-        if m.coder[DECODE]:
-            place = np.int64(np.uint64(m.coder[LOW]) // scale)
+        scale = scale_of(w, PRECISION)
+        if w.coder[DECODE]:
+            place = np.int64(np.uint64(w.coder[LOW]) // scale)
             symbols[i] = np.searchsorted(bounds, place, side="right") - 1
         first, last = np.uint64(bounds[symbols[i]]), np.uint64(bounds[symbols[i] + 1])
-        take(m, scale * first, scale * (last - first))
-    return end(m)
+        take(w, scale * first, scale * (last - first))
+    return end(w)
 
 
 @compiled
-def code_numbers(m: Any, numbers: Any, bits: Any) -> Any:
-    start(m)
+def code_numbers(w: Any, numbers: Any, bits: Any) -> Any:
+    start(w)
     for i in range(len(numbers)):
-        numbers[i] = plain_bits(m, numbers[i], bits[i])
-    return end(m)
+        numbers[i] = plain_bits(w, numbers[i], bits[i])
+    return end(w)
 
 
 def table(frequencies: list[int]) -> NDArray[np.int64]:

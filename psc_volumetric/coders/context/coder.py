@@ -7,7 +7,7 @@ A segment (z, y, x) of integers becomes one byte string that decodes alone. The 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ from psc_volumetric.coders.context.predictors import read_predictors, write_pred
 from psc_volumetric.coders.context.value_list import LevelTable
 from psc_volumetric.entropy.binary_tables import decision_tables
 from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
+
+if TYPE_CHECKING:
+    from psc_volumetric.entropy.binary import Words
 
 __all__ = ["Model", "decode_integers", "encode_integers"]
 
@@ -203,8 +206,7 @@ class Model(NamedTuple):
     volume: NDArray[np.signedinteger]
     final: NDArray[np.signedinteger]
     work: NDArray[np.signedinteger]
-    data: NDArray[np.uint8]
-    coder: NDArray[np.int64]
+    words: Words
     offsets: NDArray[np.int64]
     first: NDArray[np.int64]
     others: NDArray[np.int64]
@@ -219,7 +221,6 @@ class Model(NamedTuple):
     bias_count: NDArray[np.int64]
     counters: NDArray[np.int32]
     weights: NDArray[np.int32]
-    check: NDArray[np.int64]
     squash: NDArray[np.int32]
     stretch: NDArray[np.int32]
     rate: NDArray[np.int32]
@@ -258,14 +259,13 @@ def _run(
 
     model = Model(
         padded.reshape(-1), np.zeros(2 * plane, padded.dtype), np.zeros(WORK_SIZE, padded.dtype),
-        data, zeros(coder.STATE_SIZE), neighbours_of(is_light)[0] @ strides, *predictors,
+        coder.Words.over(data, decode=decode), neighbours_of(is_light)[0] @ strides, *predictors,
         given.volume.reshape(-1), given.offsets @ strides, least.reshape(-1), most.reshape(-1),
         np.zeros(2 * plane * EXPERTS, np.int32), np.zeros(EXPERTS, np.int32),
         zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS), zeros(2 * kernel.BIAS_CONTEXTS),
-        np.full(nodes, coder.NEW_COUNTER, np.int32), weights.reshape(-1), zeros(1),
+        np.full(nodes, coder.NEW_COUNTER, np.int32), weights.reshape(-1),
         *decision_tables(),
     )  # fmt: skip
-    model.coder[coder.DECODE] = decode
     size = depth - FRONT, rows - 2 * PAD, row - 2 * PAD
     return int(kernel.code_segment(model, *size, top, shift, is_light))
 

@@ -37,6 +37,7 @@ from psc_volumetric.entropy.binary import (
     finish,
     floor_quotient,
     inlined,
+    inner,
     note,
     quotient,
     start,
@@ -253,7 +254,7 @@ def _learn_online(m, exact, fitted, shift, energy, lanes, given):  # type: ignor
     _learn_lanes(m.work, fast, slow, LANES, LANES + given)
 
 
-@compiled
+@inner
 def _begin_slice(m, z, row, plane, predictors, count):  # type: ignore[no-untyped-def]
     """Clear this slice's errors; put the last slice's first row above it; place predictors."""
     origin = (z + FRONT) * plane
@@ -274,7 +275,7 @@ def _begin_slice(m, z, row, plane, predictors, count):  # type: ignore[no-untype
             m.work[FAST_AT + j] = first << (ADAPTIVE_BITS - COEFFICIENT_BITS)
 
 
-@compiled
+@inner
 def _end_slice(m, z, ny, row, plane):  # type: ignore[no-untyped-def]
     """Repeat the last row below the slice, and the first slice before itself."""
     origin = (z + FRONT) * plane
@@ -286,7 +287,7 @@ def _end_slice(m, z, ny, row, plane):  # type: ignore[no-untyped-def]
             m.volume[origin - plane + k] = m.volume[origin + k]
 
 
-@compiled
+@inner
 def _is_small(m, sets, top):  # type: ignore[no-untyped-def]
     """Whether sums of fitted predictors fit into 32 bits."""
     largest = 0
@@ -298,7 +299,7 @@ def _is_small(m, sets, top):  # type: ignore[no-untyped-def]
     return largest * top < 1 << 31
 
 
-@compiled(inline="always")
+@inner(inline="always")
 def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_light):  # type: ignore[no-untyped-def]
     """Code one row."""
     # long: the path of one voxel through all the parts above
@@ -350,7 +351,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_ligh
             known = int(m.volume[np.uint64(at)])
             value = code_value(m, known, least, most, means, scale, voxel, group, is_light)
         m.volume[np.uint64(at)] = value
-        note(m, value)
+        note(m.words, value)
         exact = value << FRACTION
         m.final[np.uint64(here)] = exact - mean
         for k in range(EXPERTS):
@@ -369,12 +370,12 @@ def code_segment(m, nz, ny, nx, top, shift, is_light):  # type: ignore[no-untype
     """Code the values of one segment in place; returns the stream's length, or -1.
 
     ``m.volume`` holds values 0 .. ``top`` inside the padding, or receives them. -1 means damage
-    when reading, and that ``m.data`` is too small when writing.
+    when reading, and that ``m.words.data`` is too small when writing.
     """
     row = nx + 2 * PAD
     plane = row * (ny + 2 * PAD)
     flat = LIGHT_FLAT if is_light else FLAT_NEIGHBOURS
-    start(m)
+    start(m.words)
     for z in range(nz):
         predictors = m.others if z else m.first
         count = m.offsets.shape[0] if z else flat
@@ -383,7 +384,7 @@ def code_segment(m, nz, ny, nx, top, shift, is_light):  # type: ignore[no-untype
             index = (z * ny + y) * nx
             fitted = predictors.shape[0]
             _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_light)
-            if m.coder[FAILED]:
+            if m.words.coder[FAILED]:
                 return -1
         _end_slice(m, z, ny, row, plane)
-    return finish(m)
+    return finish(m.words)

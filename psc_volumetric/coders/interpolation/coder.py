@@ -8,7 +8,7 @@ integers no farther than a bound from the source. The loop over voxels is in
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from psc_volumetric.coders.interpolation.order import (
 )
 from psc_volumetric.entropy.binary_tables import decision_tables
 from psc_volumetric.errors import FormatError, LimitExceededError
+
+if TYPE_CHECKING:
+    from psc_volumetric.entropy.binary import Words
 
 __all__ = [
     "MAX_BOUND",
@@ -142,13 +145,11 @@ class Model(NamedTuple):
     is_later: NDArray[np.uint8]
     places: Integers
     coefficients: Integers
-    data: NDArray[np.uint8]
-    coder: Integers
+    words: Words
     counters: NDArray[np.int32]
     weights: NDArray[np.int32]
     inputs: Integers
     slots: Integers
-    check: Integers
     squash: NDArray[np.int32]
     stretch: NDArray[np.int32]
     rate: NDArray[np.int32]
@@ -176,10 +177,10 @@ class Model(NamedTuple):
         )
 
 
-def new_model(source: NDArray[np.int32], voxels: int, data: NDArray[np.uint8]) -> Model:
-    """Fresh memory; ``data`` are the code bytes, or room for them."""
+def new_model(source: NDArray[np.int32], voxels: int, words: Words) -> Model:
+    """Fresh memory around a stream."""
     from psc_volumetric.coders.interpolation import kernel
-    from psc_volumetric.entropy.binary import CONSTANT_INPUT, NEW_COUNTER, STATE_SIZE
+    from psc_volumetric.entropy.binary import CONSTANT_INPUT, NEW_COUNTER
 
     tables = decision_tables()
     weights = np.full((kernel.MIXERS, kernel.INPUTS), kernel.FIRST_WEIGHT, np.int32)
@@ -191,8 +192,8 @@ def new_model(source: NDArray[np.int32], voxels: int, data: NDArray[np.uint8]) -
     return Model(
         source, np.zeros(voxels, np.int32), np.zeros(voxels, np.int32),
         none, none, none, np.zeros((0, 3), np.int64), none, np.zeros(0, np.uint8), none, none,
-        data, np.zeros(STATE_SIZE, np.int64), np.full(nodes, NEW_COUNTER, np.int32),
-        weights.reshape(-1), inputs, np.zeros(kernel.COUNTERS, np.int64), np.zeros(1, np.int64),
+        words, np.full(nodes, NEW_COUNTER, np.int32),
+        weights.reshape(-1), inputs, np.zeros(kernel.COUNTERS, np.int64),
         tables.squash, tables.stretch, tables.rate,
     )  # fmt: skip
 
@@ -231,7 +232,7 @@ def decode_interpolated(data: bytes, shape: Triple, *, what: str) -> tuple[Integ
         ``bad-symbol``). Damage that leaves an intact stream of other values is for the caller's
         checksum to find.
     """
-    from psc_volumetric.entropy.binary import DECODE, FAILED, finish, start
+    from psc_volumetric.entropy.binary import FAILED, Words, finish, start
 
     if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
         raise LimitExceededError(
@@ -243,14 +244,14 @@ def decode_interpolated(data: bytes, shape: Triple, *, what: str) -> tuple[Integ
     if visited is None:
         raise FormatError(f"{what}: {shape} cannot have passes {stream.axes}", kind="bad-payload")
     body = np.frombuffer(fields.raw(len(data) - fields.offset), np.uint8).copy()
-    model = new_model(np.zeros(1, np.int32), math.prod(shape), body)
-    model.coder[DECODE] = 1
-    start(model)
+    words = Words.over(body, decode=True)
+    model = new_model(np.zeros(1, np.int32), math.prod(shape), words)
+    start(words)
     for left, lattice, one in zip(stream.turns, visited, stream.passes, strict=True):
         code_pass(model.on(lattice, shape, one.taps), lattice, stream, one, left)
-        if model.coder[FAILED]:
+        if words.coder[FAILED]:
             break
-    if finish(model) != len(body):
+    if finish(words) != len(body):
         raise FormatError(
             f"{what}: the stream does not end with its check bits",
             kind="bad-symbol",

@@ -22,7 +22,7 @@ from psc_volumetric.coders.interpolation.coder import (
 )
 from psc_volumetric.coders.interpolation.kernel import gather, is_inner
 from psc_volumetric.coders.interpolation.order import MAX_VOXELS, Lattice, lattices
-from psc_volumetric.entropy.binary import compiled, finish, start
+from psc_volumetric.entropy.binary import Words, compiled, finish, start
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["Order", "encode_interpolated", "encode_smallest", "rank_orders", "suits_interpolation"]
@@ -207,15 +207,16 @@ def encode_interpolated(
     stream = Stream(fineness, low, int(values.max()) - low, order.axes, ())
     visited = lattices(shape, order.axes) or []
     source = (values - low).astype(np.int32).reshape(-1)
-    model = new_model(source, values.size, np.zeros(ROOM * values.size + 8192, np.uint8))
-    start(model)
+    words = Words.over(np.zeros(ROOM * values.size + 8192, np.uint8), decode=False)
+    model = new_model(source, values.size, words)
+    start(words)
     passes = []
     for left, lattice in zip(stream.turns, visited, strict=True):
         half = int(fineness / min(order.tighter ** (left / 3), TIGHTEST))
         part, cut = _prepare(model, lattice, shape, half, rows)
         passes.append(Pass(half, len(part.coefficients), cut))
         code_pass(part, lattice, stream, passes[-1], left)
-    size = finish(model)
+    size = finish(words)
     if size < 0:
         raise ParameterError(
             f"values that take more than {ROOM} bytes each cannot be interpolated",
@@ -224,5 +225,5 @@ def encode_interpolated(
         )
     out = FieldWriter()
     stream._replace(passes=tuple(passes)).write(out)
-    out.raw(model.data[:size].tobytes())
+    out.raw(words.data[:size].tobytes())
     return out.getvalue()

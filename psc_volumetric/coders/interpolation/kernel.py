@@ -13,6 +13,7 @@ from psc_volumetric.entropy.binary import (
     FAILED,
     bit_mixer,
     compiled,
+    inlined,
     note,
     plain_bit,
 )
@@ -49,7 +50,7 @@ SPEED = 24
 _bit = bit_mixer(0, COUNTERS, sets=2)
 
 
-@compiled(inline="always")
+@inlined
 def _mixed_bit(m, bit, node, kind, level, turn):  # type: ignore[no-untyped-def]
     """Code one bit with the opinions of the counters in ``m.slots`` under two sets of weights.
 
@@ -60,7 +61,7 @@ def _mixed_bit(m, bit, node, kind, level, turn):  # type: ignore[no-untyped-def]
     return _bit(m, bit, node, first, second, 0, SPEED)
 
 
-@compiled(inline="always")
+@inlined
 def _code_bin(m, number, high, level, sign_level, turn):  # type: ignore[no-untyped-def]
     """Code a signed number whose magnitude has at most ``high`` binary digits."""
     magnitude = abs(number)
@@ -80,7 +81,7 @@ def _code_bin(m, number, high, level, sign_level, turn):  # type: ignore[no-unty
         if place == size - 2:
             bit = _mixed_bit(m, bit, DIGIT + min(size, 23), 4, level, turn)
         else:
-            bit = plain_bit(m, bit, 32768)
+            bit = plain_bit(m.words, bit, 32768)
         known = 2 * known + bit
     return -known if negative else known
 
@@ -93,7 +94,7 @@ def code_number(m, number, context):  # type: ignore[no-untyped-def]
     return _code_bin(m, number, 18, LEVELS - 1, LEVELS - 1, NO_PASS)
 
 
-@compiled(inline="always")
+@inlined
 def _level(value):  # type: ignore[no-untyped-def]
     """0 for 0, then two levels per power of two, at most 15."""
     if value < 1:
@@ -102,7 +103,7 @@ def _level(value):  # type: ignore[no-untyped-def]
     return min(2 * digits - 1 + (((value << 1) >> (digits - 1)) & 1), LEVELS - 1)
 
 
-@compiled(inline="always")
+@inlined
 def _folded(index, count):  # type: ignore[no-untyped-def]
     """Mirror an index at the first and the last of ``count`` steps until it lies inside."""
     while index < 0 or index >= count:
@@ -112,7 +113,7 @@ def _folded(index, count):  # type: ignore[no-untyped-def]
     return index
 
 
-@compiled(inline="always")
+@inlined
 def _place(m, k, z, y, x):  # type: ignore[no-untyped-def]
     """Place of neighbour k of a voxel near an edge; -1 if there is none."""
     a, b, c = z + m.steps[k, 0], y + m.steps[k, 1], x + m.steps[k, 2]
@@ -124,7 +125,7 @@ def _place(m, k, z, y, x):  # type: ignore[no-untyped-def]
     return a * m.pitch[0] + b * m.pitch[1] + c * m.pitch[2]
 
 
-@compiled(inline="always")
+@inlined
 def gather(m, axis, z, y, x, at, is_inside):  # type: ignore[no-untyped-def]
     """Find the places of the neighbours and what differences are taken from, which is returned.
 
@@ -140,7 +141,7 @@ def gather(m, axis, z, y, x, at, is_inside):  # type: ignore[no-untyped-def]
     return 0
 
 
-@compiled(inline="always")
+@inlined
 def _predict(m, base, is_inside):  # type: ignore[no-untyped-def]
     """Sum of the coefficients times the differences of the neighbours; 0 where there is none."""
     total = 0
@@ -154,7 +155,7 @@ def _predict(m, base, is_inside):  # type: ignore[no-untyped-def]
     return total
 
 
-@compiled(inline="always")
+@inlined
 def _contexts(m, y, base, guess, width, turn):  # type: ignore[no-untyped-def]
     """Choose the counters of a voxel; returns the levels for the mixers.
 
@@ -206,22 +207,22 @@ def code_pass(m, axis, top, cut, half, turn):  # type: ignore[no-untyped-def]
                 total = _predict(m, base, is_inside)
                 guess = min(max(base + ((total + ((1 << cut) >> 1)) >> cut), 0), top)
                 _code_voxel(m, y, place, base, guess, top, half, turn)
-            if m.coder[FAILED]:
+            if m.words.coder[FAILED]:
                 return
 
 
-@compiled(inline="always")
+@inlined
 def is_inner(index, count):  # type: ignore[no-untyped-def]
     """Whether all neighbours along an axis lie inside."""
     return index >= REACH and index < count - REACH
 
 
-@compiled(inline="always")
+@inlined
 def _code_voxel(m, y, place, base, guess, top, half, turn):  # type: ignore[no-untyped-def]
     width = 2 * half + 1
     levels = _contexts(m, y, base, guess, width, turn)
     number = 0
-    if not m.coder[DECODE]:
+    if not m.words.coder[DECODE]:
         error = int(m.source[place]) - guess
         number = (abs(error) + half) // width
         if error < 0:
@@ -231,4 +232,4 @@ def _code_voxel(m, y, place, base, guess, top, half, turn):  # type: ignore[no-u
     value = min(max(guess + number * width, 0), top)
     m.volume[place] = value
     m.sizes[place] = min(abs(number) * width, 0x7FFFFFFF)
-    note(m, value)
+    note(m.words, value)

@@ -132,7 +132,7 @@ def cells_of(read: ReadRange, index: BrickIndex) -> Cells:
 
 def _cells(steps: Steps, depth: int, zero: float, step: float) -> Cells:
     z, y, x = steps.shape
-    model = new_model(steps, depth, np.zeros(0, np.uint8))
+    model = new_model(steps, depth)
     low, high, units = (np.empty(steps.shape) for _ in range(3))
     weights = band_weights((z, y, x), depth)
     for number, (band, weight) in enumerate(zip(bands((z, y, x), depth), weights, strict=True)):

@@ -6,7 +6,7 @@ The loop over coefficients is in :mod:`psc_volumetric.methods.wavelet.kernel`.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from psc_volumetric.bitstream.wire import FieldReader
 from psc_volumetric.entropy.binary_tables import decision_tables
 from psc_volumetric.errors import FormatError, NumericalError
 from psc_volumetric.methods.wavelet.transform import bands, full_depth
+
+if TYPE_CHECKING:
+    from psc_volumetric.entropy.binary import Words
 
 __all__ = ["Model", "decode_steps", "encode_steps", "new_model"]
 
@@ -41,21 +44,19 @@ class Model(NamedTuple):
     kinds: Integers
     signs: Integers
     parts: Integers
-    data: NDArray[np.uint8]
-    coder: Integers
+    words: Words
     counters: NDArray[np.int32]
     weights: NDArray[np.int32]
     inputs: Integers
     slots: Integers
-    check: Integers
     squash: NDArray[np.int32]
     stretch: NDArray[np.int32]
     rate: NDArray[np.int32]
 
 
-def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
-    """Fresh memory; ``data`` are the code bytes, or room for them."""
-    from psc_volumetric.entropy.binary import CONSTANT_INPUT, STATE_SIZE
+def new_model(steps: Steps, depth: int, words: Words | None = None) -> Model:
+    """Fresh memory around a stream, if there is one."""
+    from psc_volumetric.entropy.binary import CONSTANT_INPUT, Words
     from psc_volumetric.methods.wavelet import kernel
 
     z, y, x = steps.shape
@@ -80,13 +81,11 @@ def new_model(steps: Steps, depth: int, data: NDArray[np.uint8]) -> Model:
         np.array([band.kind for band in found], np.int64),
         np.array([kernel.sign_set(b.kind, b.splits[1], z_high=b.high[0]) for b in found], np.int64),
         np.zeros(kernel.PARTS, np.int64),
-        data,
-        np.zeros(STATE_SIZE, np.int64),
+        Words.over(np.zeros(0, np.uint8), decode=False) if words is None else words,
         np.zeros(kernel.CONTEXT_VALUES * kernel.NODES, np.int32),
         np.array([*kernel.FIRST_WEIGHTS * kernel.MIXERS, *itertools.chain(*of_signs)], np.int32),
         inputs,
         np.zeros(kernel.COUNTERS, np.int64),
-        np.zeros(1, np.int64),
         tables.squash,
         tables.stretch,
         tables.rate,
@@ -98,12 +97,12 @@ def _code(model: Model) -> int:
     from psc_volumetric.entropy.binary import FAILED, finish, start
     from psc_volumetric.methods.wavelet.kernel import code_band
 
-    start(model)
+    start(model.words)
     for band in range(len(model.boxes)):
         code_band(model, band)
-        if model.coder[FAILED]:
+        if model.words.coder[FAILED]:
             return -1
-    return int(finish(model))
+    return int(finish(model.words))
 
 
 def encode_steps(steps: Steps, depth: int) -> bytes:
@@ -114,6 +113,7 @@ def encode_steps(steps: Steps, depth: int) -> bytes:
     NumericalError
         A number is too large, or all together take too many bytes (kind ``"too-fine"``).
     """
+    from psc_volumetric.entropy.binary import Words
     from psc_volumetric.methods.wavelet.kernel import LARGEST
 
     if int(np.abs(steps).max(initial=0)) > LARGEST:
@@ -124,7 +124,7 @@ def encode_steps(steps: Steps, depth: int) -> bytes:
             hint="ask for a larger error",
         )
     room = np.zeros(ROOM * steps.size + SPARE, np.uint8)
-    model = new_model(steps.copy(), depth, room)
+    model = new_model(steps.copy(), depth, Words.over(room, decode=False))
     length = _code(model)
     if length < 0:
         raise NumericalError(
@@ -153,7 +153,7 @@ def decode_steps(data: bytes, shape: Triple, *, what: str) -> tuple[Steps, int]:
         Cut or damaged (kinds ``"truncated"``, ``"bad-payload"``, ``"bad-symbol"``). Damage that
         leaves an intact stream of other values is for the caller's checksum to find.
     """
-    from psc_volumetric.entropy.binary import DECODE
+    from psc_volumetric.entropy.binary import Words
 
     fields = FieldReader(data, what=what)
     (depth,) = fields.unpack("B")
@@ -163,8 +163,7 @@ def decode_steps(data: bytes, shape: Triple, *, what: str) -> tuple[Steps, int]:
             kind="bad-payload",
         )
     body = np.frombuffer(data, np.uint8)[1:].copy()
-    model = new_model(np.zeros(shape, np.int32), depth, body)
-    model.coder[DECODE] = 1
+    model = new_model(np.zeros(shape, np.int32), depth, Words.over(body, decode=True))
     if _code(model) != len(body):
         raise FormatError(
             f"{what}: the stream does not end with its check bits",

@@ -45,7 +45,7 @@ def quantise(coefficients: Doubles, step: float, depth: int) -> Steps:
         At most `LARGEST` in magnitude; larger ones are cut.
     """
     z, y, x = coefficients.shape
-    model = new_model(np.zeros((z, y, x), np.int32), depth, np.zeros(0, np.uint8))
+    model = new_model(np.zeros((z, y, x), np.int32), depth)
     weights = band_weights((z, y, x), depth)
     for number, (band, weight) in enumerate(zip(bands((z, y, x), depth), weights, strict=True)):
         box = tuple(slice(*part) for part in band.box)
@@ -70,7 +70,7 @@ def revise(steps: Steps, targets: Doubles, depth: int, colour: int) -> Steps:
         0 .. `COLOURS` - 1.
     """
     z, y, x = steps.shape
-    model = new_model(steps.copy(), depth, np.zeros(0, np.uint8))
+    model = new_model(steps.copy(), depth)
     for number, band in enumerate(bands((z, y, x), depth)):
         if band.kind == 0 or max(band.splits[1:]) > COARSEST:
             continue

@@ -12,6 +12,7 @@ from psc_volumetric.entropy.binary import (
     FAILED,
     bit_mixer,
     compiled,
+    inlined,
     note,
     plain_bit,
     quotient,
@@ -68,12 +69,12 @@ FIRST_SIGN_WEIGHT = 19661  # of the three nearest, in magnitude: 0.3
 SIGN_WEIGHTS = MIXERS * INPUTS  # where they begin
 
 
-@compiled(inline="always")
+@inlined
 def _size(m, z, y, x):  # type: ignore[no-untyped-def]
     return abs(int(m.steps[z, y, x]))
 
 
-@compiled(inline="always")
+@inlined
 def _cross(m, box, z, y, x):  # type: ignore[no-untyped-def]
     """Summed magnitudes of the four neighbours in the plane that lie in a box."""
     total = 0
@@ -88,7 +89,7 @@ def _cross(m, box, z, y, x):  # type: ignore[no-untyped-def]
     return total
 
 
-@compiled(inline="always")
+@inlined
 def _around(m, box, z, y, x):  # type: ignore[no-untyped-def]
     """Summed magnitudes of the six neighbours that lie in a box."""
     total = _cross(m, box, z, y, x)
@@ -99,7 +100,7 @@ def _around(m, box, z, y, x):  # type: ignore[no-untyped-def]
     return total
 
 
-@compiled(inline="always")
+@inlined
 def expected_magnitude(m, band, z, y, x):  # type: ignore[no-untyped-def]
     """Magnitude expected of a coefficient, 12 fraction bits, from those already known.
 
@@ -150,7 +151,7 @@ def expected_magnitude(m, band, z, y, x):  # type: ignore[no-untyped-def]
     return near + farther + from_parent + from_siblings + LEAST
 
 
-@compiled(inline="always")
+@inlined
 def _level(value):  # type: ignore[no-untyped-def]
     """Two levels per octave of a magnitude with 12 fraction bits: 0 below 2^-9, 31 from 2^6."""
     if value < 8:
@@ -159,7 +160,7 @@ def _level(value):  # type: ignore[no-untyped-def]
     return min(2 * digits - 7 + ((value >> (digits - 2)) & 1), LEVELS - 1)
 
 
-@compiled(inline="always")
+@inlined
 def _choose(m, band, expected):  # type: ignore[no-untyped-def]
     """Choose the counters of a coefficient; returns the level for the mixers."""
     level = _level(expected)
@@ -196,7 +197,7 @@ def first_sign_weights(number: int) -> list[int]:
     return weights
 
 
-@compiled(inline="always")
+@inlined
 def _modelled_bit(m, bit, node, mixer, share):  # type: ignore[no-untyped-def]
     """Code one bit; ``share`` is its probability, 16 bits, as far as the neighbours tell.
 
@@ -206,7 +207,7 @@ def _modelled_bit(m, bit, node, mixer, share):  # type: ignore[no-untyped-def]
     return _mixed_bit(m, bit, node, mixer * INPUTS, 0, share, SPEED)
 
 
-@compiled(inline="always")
+@inlined
 def _voice(m, box, z, y, x):  # type: ignore[no-untyped-def]
     """What a neighbour in a box says of the sign, as a logit; 0 outside."""
     if z < box[0] or y < box[2] or x < box[4] or x >= box[5] or y >= box[3]:
@@ -214,7 +215,7 @@ def _voice(m, box, z, y, x):  # type: ignore[no-untyped-def]
     return CONSTANT_INPUT * min(max(int(m.steps[z, y, x]), -LOUDEST), LOUDEST)
 
 
-@compiled(inline="always")
+@inlined
 def _code_sign(m, is_positive, band, z, y, x):  # type: ignore[no-untyped-def]
     box = m.boxes[band]
     m.inputs[0] = _voice(m, box, z, y, x - 1)
@@ -236,7 +237,7 @@ def _code_sign(m, is_positive, band, z, y, x):  # type: ignore[no-untyped-def]
     return bit
 
 
-@compiled(inline="always")
+@inlined
 def _code_steps(m, number, band, expected, z, y, x):  # type: ignore[no-untyped-def]
     """Code a signed number of steps, at most ``LARGEST`` in magnitude."""
     level = _choose(m, band, expected)
@@ -260,7 +261,7 @@ def _code_steps(m, number, band, expected, z, y, x):  # type: ignore[no-untyped-
             digits += 1
         known = 1
         for place in range(digits - 2, -1, -1):
-            known = 2 * known + plain_bit(m, (rest >> place) & 1, 32768)
+            known = 2 * known + plain_bit(m.words, (rest >> place) & 1, 32768)
         size = known + UNARY - 1
     if size == 0:
         return 0
@@ -277,9 +278,9 @@ def code_band(m, band):  # type: ignore[no-untyped-def]
                 expected = expected_magnitude(m, band, z, y, x)
                 number = _code_steps(m, int(m.steps[z, y, x]), band, expected, z, y, x)
                 if abs(number) > LARGEST:
-                    m.coder[FAILED] = 1
+                    m.words.coder[FAILED] = 1
                     number = 0
                 m.steps[z, y, x] = number
-                note(m, number)
-            if m.coder[FAILED]:
+                note(m.words, number)
+            if m.words.coder[FAILED]:
                 return
