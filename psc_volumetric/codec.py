@@ -57,6 +57,7 @@ RECORDED = (
     512  # bytes of a brick for each record; with fewer it has one, unless it is coded in tiles
 )
 Denoisers = Callable[["Prior", str], Any]
+Known = Callable[[int, Box, bool], DecodedBrick | None]
 
 
 def base_names() -> tuple[str, ...]:
@@ -261,6 +262,7 @@ def decode_brick(
     device: str = "auto",
     index: BrickIndex | None = None,
     denoisers: Denoisers | None = None,
+    known: Known | None = None,
 ) -> DecodedBrick:
     """Decode a region of a brick at a level, reading only what it needs.
 
@@ -284,6 +286,9 @@ def decode_brick(
         Already parsed header.
     denoisers : callable, optional
         See :class:`psc_volumetric.methods.protocol.Resources`.
+    known : callable, optional
+        ``known(level, box, spread)``: what was decoded before of a level that another stands on,
+        or None.
 
     Returns
     -------
@@ -309,25 +314,25 @@ def decode_brick(
         values: Values = np.full(shape, np.frombuffer(index.constant, index.dtype)[0], index.dtype)
         return DecodedBrick(values, np.zeros(shape, np.float32) if spread else None)
     resources = Resources(prior, device, denoisers)
-    return _decode_level(read, index, selection, wanted, resources, spread)
 
+    def decoded(level: int, box: Box, spread: bool) -> DecodedBrick:
+        """A level that the brick has; those below it only where a layer refers to them."""
+        if level < index.base_levels:
+            return REGISTRY.method(index.method).decode(
+                read, index, box=box, level=level, resources=resources, spread=spread
+            )
 
-def _decode_level(
-    read: ReadRange, index: BrickIndex, box: Box, level: int, resources: Resources, spread: bool
-) -> DecodedBrick:
-    """A level that the brick has; those below it only where a layer refers to them."""
-    if level < index.base_levels:
-        return REGISTRY.method(index.method).decode(
-            read, index, box=box, level=level, resources=resources, spread=spread
+        def below(box: Box, spread: bool) -> tuple[Values, NDArray[np.float32] | None]:
+            found = None if known is None else known(level - 1, box, spread)
+            found = decoded(level - 1, box, spread) if found is None else found
+            return found.values, found.spread
+
+        number = level - index.base_levels
+        return DecodedBrick(
+            *decode_layer(read, index, number, selection=box, spread=spread, below=below)
         )
 
-    def below(box: Box, spread: bool) -> tuple[Values, NDArray[np.float32] | None]:
-        found = _decode_level(read, index, box, level - 1, resources, spread)
-        return found.values, found.spread
-
-    number = level - index.base_levels
-    found = decode_layer(read, index, number, selection=box, spread=spread, below=below)
-    return DecodedBrick(*found)
+    return decoded(wanted, selection, spread)
 
 
 def _check_arguments(

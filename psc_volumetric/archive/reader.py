@@ -12,6 +12,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -217,14 +218,22 @@ class ArchiveReader(OpenArchive):
         fetched : Fetched
             Bytes of the brick that are here already.
         """
-        from psc_volumetric.codec import decode_brick
+        from psc_volumetric.codec import DecodedBrick, decode_brick
 
         spec = self.spec(variable)
         key = chunk_key(variable, position)
         valid = spec.valid(position)
         box = (slice(0, valid[0]), slice(0, valid[1]), slice(0, valid[2]))
         box = box if selection is None else selection
-        try:
+
+        def known(level: int, box: Box, spread: bool) -> DecodedBrick | None:
+            kept, place = decoded_regions(), (self._owner, variable, position, level)
+            found = kept.find((*place, True), box) or kept.find((*place, spread), box)
+            if found is None:
+                return None
+            return DecodedBrick(found.values, found.spread if spread else None)
+
+        with self._placing(spec, position, box):
             index = self.brick_index(variable, position, fetched)
             decoded = decode_brick(
                 lambda start, length: self._sealed.read_range(key, start, length, fetched),
@@ -234,10 +243,18 @@ class ArchiveReader(OpenArchive):
                 spread=spread,
                 device=self.device,
                 index=index,
+                known=known,
             )
-        except (FormatError, PriorMismatchError) as error:
-            raise placed(error, self.name, key, spec, position, box) from error
         return DecodedRegion(decoded.values, decoded.spread)
+
+    @contextmanager
+    def _placing(self, spec: VariableSpec, position: tuple[int, ...], box: Box) -> Iterator[None]:
+        """Errors in the block say which brick and which voxels they are about."""
+        try:
+            yield
+        except (FormatError, PriorMismatchError) as error:
+            key = chunk_key(spec.name, position)
+            raise placed(error, self.name, key, spec, position, box) from error
 
     def brick_index(
         self, variable: str, position: tuple[int, ...], fetched: Fetched = NOTHING_FETCHED
@@ -291,10 +308,12 @@ class ArchiveReader(OpenArchive):
         wanted.clock.check()
         position, inside, target = part
         name, fetched = wanted.spec.name, of_bricks.get(position, NOTHING_FETCHED)
+        with self._placing(wanted.spec, position, inside):
+            index = self.brick_index(name, position, fetched)
         found = decoded_regions().get(
-            (self._owner, name, position, wanted.level, wanted.spread),
+            (self._owner, name, position, level_number(index, wanted.level), wanted.spread),
             inside,
-            units=lambda box: wanted.units(self.brick_index(name, position, fetched), box),
+            units=lambda box: wanted.units(index, box),
             decode=lambda box: self.read_brick(
                 name, position, box, level=wanted.level, spread=wanted.spread, fetched=fetched
             ),
@@ -308,8 +327,10 @@ class ArchiveReader(OpenArchive):
         name, kept = wanted.spec.name, decoded_regions()
         places, bricks = {}, {}
         for position, inside, _ in parts:
-            if not kept.find((self._owner, name, position, wanted.level, wanted.spread), inside):
-                key = chunk_key(name, position)
+            key = chunk_key(name, position)
+            index = self._known_index(key)
+            level = None if index is None else level_number(index, wanted.level)
+            if not kept.find((self._owner, name, position, level, wanted.spread), inside):
                 places[key] = position
                 bricks[key] = partial(wanted.ranges, inside)
         found = fetch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, verify_archive
+from psc_volumetric.bitstream.layer_fields import LayerFields
 from psc_volumetric.codec import BrickOptions, CodecParameters, Guarantee, encode_brick
+from psc_volumetric.layers import brick as layer_reading
 from psc_volumetric.methods.registry import read_index
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
@@ -32,6 +35,10 @@ def layered(
 ) -> Path:
     """At most 5 away, then the stored bits; the second brick is cut by the array's edge."""
     path = tmp_path_factory.mktemp("layers") / "scan.psc.zarr"
+    return _sealed(path, values, make, Guarantee("lossless", 5.0, "none", ("jpegls",)))
+
+
+def _sealed(path: Path, values: np.ndarray, make: SimpleNamespace, guarantee: Guarantee) -> Path:
     spec = make.spec(values, brick_shape=BRICK, tile_shape=TILE)
     writer = ArchiveWriter.create(path, mode="lossless", variables=[spec])
     for position in writer.pending("volume"):
@@ -43,7 +50,7 @@ def layered(
             mapping=None,
             prior=None,
             parameters=CodecParameters(),
-            guarantee=Guarantee("lossless", 5.0, "none", ("jpegls",)),
+            guarantee=guarantee,
             options=BrickOptions(tile_shape=TILE),
         )
         writer.write_brick("volume", position, brick, values=part)
@@ -61,6 +68,31 @@ def test_every_level_and_region(layered: Path, values: np.ndarray) -> None:
             assert np.array_equal(reader.read("volume", region, level=level), values[region])
         assert (reader.read("volume", region, level=0, spread=True) == SIGMA).all()
         assert not reader.read("volume", region, spread=True).any()
+
+
+def test_a_level_stands_on_what_was_read_of_the_one_below(
+    tmp_path: Path, values: np.ndarray, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A viewer that goes from level to level decodes each once."""
+    differences = Guarantee("lossless", 5.0, "base", ("zstd",))
+    path = _sealed(tmp_path / "scan.psc.zarr", values, make, differences)
+    decoded: list[str] = []
+    real = layer_reading.decode_segment
+
+    def counting(data: bytes, fields: LayerFields, *rest: Any, **options: Any) -> Any:
+        decoded.append(fields.kind)
+        return real(data, fields, *rest, **options)
+
+    monkeypatch.setattr(layer_reading, "decode_segment", counting)
+    region = (slice(3, 5), slice(10, 20), slice(100, 140))
+    with ArchiveReader.open(path) as reader:
+        for level, kind in ((0, "bounded"), (1, "lossless"), (None, None), ("lossless", None)):
+            found = reader.read("volume", region, level=level, spread=True)
+            assert set(decoded) == ({kind} if kind else set())
+            assert (found == SIGMA).all() if level == 0 else not found.any()
+            decoded.clear()
+        assert np.array_equal(reader.read("volume", region), values[region])
+        assert set(decoded) == {"lossless"}
 
 
 def test_tables_name_the_method_and_record_every_tile(layered: Path) -> None:
