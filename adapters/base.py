@@ -223,7 +223,7 @@ class SourceItem:
     be no volume at all. ``beyond_remaking`` says in words why the files can not be made again from
     the rest, so that the originals have to be kept; empty where they can.
     ``bytes_beyond_remaking`` says it of their bytes alone: exact archives keep the originals.
-    ``identifies`` tells that a header names a person.
+    ``identifies`` tells that a header names a person. ``words`` of a closed list say what it shows.
     """
 
     kind: str
@@ -239,6 +239,7 @@ class SourceItem:
     beyond_remaking: tuple[str, ...] = ()
     bytes_beyond_remaking: tuple[str, ...] = ()
     identifies: bool = False
+    words: str | None = None
 
 
 @dataclass(frozen=True)

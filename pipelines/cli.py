@@ -61,6 +61,7 @@ _GROUPS = {
         "List, inspect and train priors.",
         {
             "list": "prior:prior_list",
+            "import": "prior:prior_import",
             "inspect": "prior:prior_inspect",
             "train": "prior:prior_train",
         },

@@ -136,6 +136,7 @@ def _item(candidate: Candidate, series: Series) -> SourceItem:
         blobs=blobs,
         files=tuple(r.promising(p) for r, p in zip(records, promises, strict=True)),
         suggested_prior=_PRIORS.get(images[0].modality),
+        words=images[0].words,
         notes=tuple(dict.fromkeys(notes)),
         identifies=any(image.identifies for image in images),
     )

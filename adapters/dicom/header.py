@@ -34,6 +34,7 @@ from adapters.dicom.syntax import (
     transfer_syntax,
 )
 from adapters.dicom.terms import known_colours, known_modality, known_unit
+from adapters.dicom.words import words_of
 from adapters.errors import SourceError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ImageFile:
     frames have to be decoded by pydicom. ``word`` is the NumPy type of a stored value. ``frames``
     has one entry per frame; the tiles of a mosaic are its frames, ``rows`` and ``columns`` those
     of a tile. ``identity`` is a digest of patient, study and series; ``identifies`` tells that the
-    header names a person, and was not de-identified.
+    header names a person, and was not de-identified. ``words`` say what it shows.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class ImageFile:
     segment_labels: tuple[tuple[int, str], ...]
     segmentation: bool
     mosaic: Mosaic | None
+    words: str
     unreadable_mosaic: bool
     frames: tuple[Frame, ...]
 
@@ -196,15 +198,15 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
     if mosaic is not None:
         rows, columns = mosaic.tile_size(rows, columns)
         layout = _tiled(layout, mosaic, rows, columns)
-    bits = int(dataset.BitsAllocated)
+    bits, high = int(dataset.BitsAllocated), dataset.get("HighBit")
     stored = int(dataset.get("BitsStored") or bits)
-    high = dataset.get("HighBit")
     return ImageFile(
         path=path,
         identity=_identity(dataset),
         identifies=_identifies(dataset),
         instance_uid=text(dataset, "SOPInstanceUID"),
         modality=known_modality(text(dataset, "Modality")),
+        words=words_of(dataset),
         transfer_syntax=syntax,
         layout=layout,
         pixel_start=place.start,

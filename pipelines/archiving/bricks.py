@@ -167,7 +167,7 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
         shape=job.brick_shape,
         mapping=None if sampled is None else IntensityMapping(sampled.low, sampled.high),
         parameters=job.options.parameters(job.step),
-        prior=None if job.prior is None else brick_prior(job.prior),
+        prior=None if job.prior is None else brick_prior(job.prior, job.options.prompt),
         guarantee=Guarantee(
             job.kept.mode,
             job.kept.max_error,

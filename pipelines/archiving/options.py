@@ -84,6 +84,9 @@ class ArchiveOptions:
         ``"fast"`` or ``"paper"``.
     prior : str or None
         Name or folder of a prior; None takes what the source suggests.
+    prompt : str or None
+        What the image shows, for the base ``"latent"``; None says nothing, or for DICOM what the
+        headers say in words of a closed list.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
     preview_size : int or None
@@ -123,6 +126,7 @@ class ArchiveOptions:
     preview_size: int | None = None
     self_contained: bool = False
     levels: str = "auto"
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
@@ -142,6 +146,12 @@ class ArchiveOptions:
             raise ParameterError(
                 f"preview-size must be 0 or more bytes, found {self.preview_size}",
                 kind="bad-preview",
+            )
+        if self.prompt is not None and self.lossy_base != "latent":
+            raise ParameterError(
+                f"a prompt is for the base latent, found base {self.lossy_base}",
+                kind="bad-prompt",
+                hint="add --mode lossy --base latent, or leave --prompt out",
             )
         self._check_bound()
         self._check_targets()

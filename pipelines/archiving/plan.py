@@ -40,7 +40,7 @@ from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
 from psc_volumetric.prior import Prior, load_prior
-from psc_volumetric.prior.bundle import DENOISER
+from psc_volumetric.prior.bundle import LATENT
 from psc_volumetric.tiling import default_brick_shape
 
 __all__ = [
@@ -199,9 +199,10 @@ def _opened(candidate: Candidate, _: FileStates) -> SourceItem:
 
 
 @lru_cache(maxsize=2)
-def brick_prior(name: str) -> Prior:
-    """Load a prior once per process."""
-    return load_prior(name)
+def brick_prior(name: str, prompt: str | None = None) -> Prior:
+    """Load a prior once per process, and tell it a prompt."""
+    prior = load_prior(name)
+    return prior if prompt is None else prior.told(prompt)
 
 
 def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
@@ -244,9 +245,9 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     if name is None:
         decided = [(volume, replace(kept, needs_prior=False)) for volume, kept in decided]
     else:
-        prior = brick_prior(name)
-        tile = prior.tile_shape if prior.kind == DENOISER else PLAIN_TILE
-        digest = prior.digest
+        options = _with_prompt(item, options, brick_prior(name))
+        prior = brick_prior(name, options.prompt)
+        tile, digest = prior.voxels or PLAIN_TILE, prior.digest
     axes = frozenset(dim for volume in item.volumes for dim in volume.dims)
     variables: list[VariablePlan] = []
     taken: set[str] = set()
@@ -270,6 +271,26 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         item.files,
         identifies=item.identifies,
     )
+
+
+def _with_prompt(item: SourceItem, options: ArchiveOptions, prior: Prior) -> ArchiveOptions:
+    """Options with what the prior is told of an item.
+
+    Raises
+    ------
+    ParameterError : a prompt for DICOM (kind ``"bad-prompt"``): it could say who the patient is.
+    """
+    if item.words is None or prior.kind != LATENT:
+        return options
+    if options.prompt is not None:
+        raise ParameterError(
+            "a prompt for DICOM is made of its headers, in words of a closed list, so that nothing "
+            "in an archive tells who the patient is",
+            kind="bad-prompt",
+            hint="leave --prompt out",
+        )
+    reads = prior.space is not None and prior.space.words is not None
+    return replace(options, prompt=item.words if reads else None)
 
 
 def _exact_region(
@@ -324,6 +345,8 @@ def _parameters(
     if options.target is not None:
         record["target"] = list(options.target)
         del coding["step"]
+    if options.prompt is not None:
+        coding["prompt"] = options.prompt
     return {**record, **coding, "low": kept.range.low, "high": kept.range.high}
 
 

@@ -10,7 +10,7 @@ from pipelines.archiving.options import CT_PRIOR, GENERAL_PRIOR, ArchiveOptions,
 from pipelines.archiving.value_range import SampledRange
 from psc_volumetric.extras import has_extra, require
 from psc_volumetric.methods.registry import AUTO, REGISTRY
-from psc_volumetric.prior import installed_posteriors, installed_priors
+from psc_volumetric.prior import installed
 
 __all__ = ["may_carry_prior", "prior_name"]
 
@@ -33,14 +33,14 @@ def prior_name(
     suggested = item.suggested_prior
     if suggested is None and any(sampled.hounsfield for sampled in ranges):
         suggested = CT_PRIOR
-    installed = tuple(installed_priors() | installed_posteriors())
+    names = tuple(installed())
     ending = REGISTRY.ending(options.lossy_base)
     if options.lossy_base == AUTO and options.prior is None:
         wanted = f"{suggested or GENERAL_PRIOR}{ending}"
-        if wanted not in installed:
+        if wanted not in names:
             return None, None
         return wanted, f"the posterior network {wanted!r} is tried beside the other methods"
-    return choose_prior(options.prior, suggested, installed, ending)
+    return choose_prior(options.prior, suggested, names, ending)
 
 
 def may_carry_prior(item: SourceItem, options: ArchiveOptions) -> tuple[bool, str | None]:

@@ -23,6 +23,7 @@ from pipelines.commands.options import (
     Preview,
     PreviewSize,
     PriorName,
+    Prompt,
     Psnr,
     SelfContained,
     Setting,
@@ -64,6 +65,7 @@ def archive_options(
     effort: Effort = 5,
     setting: Setting = "fast",
     prior: PriorName = None,
+    prompt: Prompt = None,
     device: Device = "auto",
 ) -> ArchiveOptions:
     """Make the record of what was chosen; the parameters are the options of the commands.
@@ -96,6 +98,7 @@ def archive_options(
         setting=setting,
         prior=None if prior is None else _named_or_absolute(prior),
         device=device,
+        prompt=prompt,
     )
 
 
@@ -103,10 +106,9 @@ def _named_or_absolute(prior: str) -> str:
     """The name of a shipped prior, or a folder that workers, who run in others, find."""
     if not Path(prior).is_dir():
         return prior
-    from psc_volumetric.prior.bundle import installed_posteriors, installed_priors
+    from psc_volumetric.prior.bundle import installed
 
-    shipped = installed_priors() | installed_posteriors()
-    return prior if prior in shipped else str(Path(prior).absolute())
+    return prior if prior in installed() else str(Path(prior).absolute())
 
 
 # what it returns is not looked at, and would load the library of networks' parameters

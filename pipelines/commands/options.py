@@ -56,6 +56,7 @@ __all__ = [
     "Preview",
     "PreviewSize",
     "PriorName",
+    "Prompt",
     "PseudonymKey",
     "Psnr",
     "Quiet",
@@ -203,6 +204,10 @@ SelfContained = Annotated[
 ]
 PriorName = Annotated[
     str | None, typer.Option("--prior", help="Prior name or folder; default: what fits the source.")
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="What the image shows, for --base latent; DICOM says it by its headers."),
 ]
 PseudonymKey = Annotated[
     Path | None,

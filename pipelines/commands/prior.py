@@ -1,4 +1,4 @@
-"""``psc-archive prior list``, ``inspect`` and ``train``."""
+"""``psc-archive prior list``, ``inspect``, ``train`` and ``import``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from pipelines.commands.options import Debug, Json, Quiet, choice
 from pipelines.commands.session import Session
 
-__all__ = ["prior_inspect", "prior_list", "prior_train"]
+IMPORTED_LEVELS = 50
+
+__all__ = ["prior_import", "prior_inspect", "prior_list", "prior_train"]
 
 
 def prior_list(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
@@ -63,5 +65,33 @@ def prior_train(
         from pipelines.commands.priors import inspect_lines, inspect_prior, train_prior
 
         train_prior(recipe, data or [], out, weights, minutes, train_device, session.note)
+        found = inspect_prior(str(out))
+        session.result(found, lambda: inspect_lines(found))
+
+
+def prior_import(
+    folder: Annotated[
+        Path, typer.Argument(help="Latent diffusion model: unet, vae, scheduler, text_encoder ...")
+    ],
+    out: Annotated[Path, typer.Option(help="Prior folder to make; must not exist.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Volumes and pictures that ranges are measured on."),
+    ] = None,
+    levels: Annotated[
+        int, typer.Option(min=1, max=1000, help="Noise levels to tabulate.")
+    ] = IMPORTED_LEVELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a prior for --base latent of a folder in the shape of Stable Diffusion."""
+    with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
+        from pipelines.commands.priors import inspect_lines, inspect_prior
+        from pipelines.training.latent import import_latent
+
+        import_latent(
+            folder, out, name=out.name, levels=levels, data=data or [], report=session.note
+        )
         found = inspect_prior(str(out))
         session.result(found, lambda: inspect_lines(found))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psc_volumetric.extras import require
-from psc_volumetric.prior import installed_posteriors, installed_priors, load_prior
+from psc_volumetric.prior import installed, load_prior
 
 __all__ = ["inspect_lines", "inspect_prior", "list_priors", "prior_lines", "train_prior"]
 
@@ -23,7 +23,7 @@ def list_priors() -> list[dict[str, Any]]:
             "description": info.description,
             "bytes": sum(p.stat().st_size for p in info.folder.rglob("*") if p.is_file()),
         }
-        for _, info in sorted((installed_priors() | installed_posteriors()).items())
+        for _, info in sorted(installed().items())
     ]
 
 

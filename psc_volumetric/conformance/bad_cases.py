@@ -20,6 +20,7 @@ from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.coders.zstd import compress_lossless
 from psc_volumetric.conformance.bad_av1 import bad_av1_streams
 from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
+from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.posterior.fields import PosteriorFields
 from psc_volumetric.methods.registry import REGISTRY
 
@@ -53,6 +54,7 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _wavelet(split(good["wavelet-int16"]))
     yield from _limits(split(good["limits-wavelet-float32"]))
     yield from _posterior(split(good["posterior-int16"]))
+    yield from _latent(split(good["latent-int16"]))
 
 
 def _written(
@@ -298,6 +300,31 @@ def _posterior(parts: Parts) -> Iterator[Bad]:
     ):
         view = replace(parts.fields.view, **wrong)
         yield f"bad-posterior-{name}", covers, parts.with_fields(view=view).join(), kind
+
+
+def _latent(parts: Parts) -> Iterator[Bad]:
+    assert isinstance(parts.fields, LatentFields)
+    prompt, p = dict(parts.sections)["base"], parts.fields.parameters
+    for name, covers, kind, wrong in (
+        ("prior", "a latent prior nobody has", "prior-missing", {"prior_digest": bytes(16)}),
+        ("particles", "66 particles", "bad-parameter", {"parameters": replace(p, particles=66)}),
+        ("rows", "as many rows as particles", "bad-parameter",
+         {"parameters": replace(p, rows_per_round=p.particles)}),
+        ("tile", "a tile of two slices", "bad-tile", {"tile": (2, 64, 64)}),
+        ("words", "a tile without words", "bad-parameter", {"words": ((0,),)}),
+        ("level", "a noise level past the last", "bad-parameter",
+         {"parameters": replace(p, noise_levels=(20, *p.noise_levels))}),
+        ("work", "rounds that nobody paid for", "limit",
+         {"parameters": replace(p, level_ends=(1365,))}),
+    ):  # fmt: skip
+        yield f"bad-latent-{name}", covers, parts.with_fields(**wrong).join(), kind
+    for name, covers, data in (
+        ("cut", "a prompt without its last byte", prompt[:-1]),
+        ("many", "more tokens than there are places", b"\x0f" + bytes(18)),
+        ("none", "a prompt of no tokens", b"\0"),
+    ):
+        other = parts.with_section("base", data)
+        yield f"bad-latent-prompt-{name}", covers, other.join(), "bad-prompt"
 
 
 def _limits(parts: Parts) -> Iterator[Bad]:

@@ -64,6 +64,7 @@ class Recipe:
     base: str = "psc"
     exact: tuple[slice, slice, slice] | None = None
     limits: tuple[float, float] | None = None
+    prompt: str | None = None
 
 
 def synthetic_values(shape: tuple[int, int, int], *, amplitude: int, seed: int) -> Values:
@@ -125,6 +126,7 @@ def recipes() -> list[Recipe]:
         *limited_recipes(i2, f4, base),
         *prior_recipes(),
         *posterior_recipes(i2, f4, base),
+        *latent_recipes(i2, f4),
     ]  # fmt: skip
 
 
@@ -188,6 +190,23 @@ def posterior_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
                    disc[None].astype("<i2"), 0, 2000, base="posterior", prior=name)
         )  # fmt: skip
     return made
+
+
+def latent_recipes(i2: Values, f4: Values) -> list[Recipe]:
+    """Good vectors of the method latent: with and without a prompt."""
+    tiny = TINY + REGISTRY.ending("latent")
+    crop, part = i2[:1, :40, :50], f4[2:4, :, :40]
+    quick, shape = CodecParameters(effort=1, step=0.5), (2, 64, 64)
+    return [
+        Recipe("latent-int16", "a prompt; four particles; edges", crop, -1000, 2000, quick,
+               shape=(1, 64, 64), base="latent", prior=tiny, prompt="CT of the chest, 5 mm"),
+        Recipe("latent-nan-float32", "no prompt; float32 with NaN; three levels", part, 200, 575,
+               CodecParameters(effort=1, step=0.12), special=(-9999.0,), shape=shape,
+               base="latent", prior=tiny),
+        Recipe("latent-many-int16", "sixteen particles, twelve rows", crop, -1000, 2000,
+               CodecParameters(effort=3, step=2), shape=(1, 64, 64), base="latent", prior=tiny,
+               prompt="head"),
+    ]  # fmt: skip
 
 
 def av1_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:

@@ -1,18 +1,17 @@
-"""Write the golden vectors anew: ``python -m psc_volumetric.conformance.regenerate``.
+"""Write the golden vectors that are missing: ``python -m psc_volumetric.conformance.regenerate``.
 
-The only writer of ``conformance/vectors``. While the format number is 0 it is run, in a commit of
-its own, when the format or a shipped prior changes; the vectors of a published format are final.
-Streams are encoded with the float64 carrier, from values made of integers alone.
+The only writer of ``conformance/vectors``. The vectors of a published format are final: those that
+are there stay, and new ones are added. Streams are encoded with the float64 carrier, from values
+made of integers alone.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -22,13 +21,19 @@ from psc_volumetric.conformance.bad_cases import bad_streams
 from psc_volumetric.conformance.recipes import TINY, Recipe, recipes
 from psc_volumetric.conformance.runner import carried_digest, decode_case, make_denoiser
 from psc_volumetric.errors import PscError
-from psc_volumetric.golden import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case
-from psc_volumetric.methods.posterior.network import Estimator
-from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.golden import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case, load_case
 from psc_volumetric.methods.psc.trust import offering, primitive_digests
-from psc_volumetric.prior import installed_posteriors, installed_priors, load_prior
+from psc_volumetric.prior import (
+    installed_latents,
+    installed_posteriors,
+    installed_priors,
+    load_prior,
+)
 from psc_volumetric.prior.runtime import one_thread
 from psc_volumetric.values.mapping import IntensityMapping
+
+if TYPE_CHECKING:
+    from psc_volumetric.conformance.runner import Carried
 
 __all__ = ["encode_recipe", "main", "write"]
 
@@ -54,6 +59,8 @@ def _document(recipe: Recipe, digest: str | None) -> dict[str, Any]:
 def encode_recipe(recipe: Recipe) -> Case:
     """Encode one recipe with the float64 carrier and decode it again at every level."""
     prior = load_prior(recipe.prior) if recipe.network else None
+    if prior is not None and recipe.prompt is not None:
+        prior = prior.told(recipe.prompt)
     denoiser = _carrier(recipe.prior) if recipe.network else None
     mask = None
     if recipe.exact is not None:
@@ -85,7 +92,7 @@ def encode_recipe(recipe: Recipe) -> Case:
 
 
 @functools.cache
-def _carrier(prior: str) -> Denoiser | Estimator:
+def _carrier(prior: str) -> Carried:
     """A shipped prior with the slow and obvious arithmetic."""
     return make_denoiser(load_prior(prior).digest, "cpu", "float64")
 
@@ -110,7 +117,11 @@ def bad_case(name: str, covers: str, stream: bytes, kind: str, prior: str) -> Ca
 
 def networks() -> dict[str, Any]:
     """Digests of primitives and of every shipped prior's network, from the float64 carrier."""
-    kinds = {"priors": installed_priors(), "posteriors": installed_posteriors()}
+    kinds = {
+        "priors": installed_priors(),
+        "posteriors": installed_posteriors(),
+        "latents": installed_latents(),
+    }
     found = {
         kind: {
             info.digest: {"name": name, "digest": carried_digest(_carrier(name))}
@@ -126,16 +137,22 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def write(folder: Path) -> int:
-    """Make all vectors and replace the folder; returns their size in bytes."""
+    """Make the vectors that the folder lacks; returns the size of all in bytes."""
     tiny = load_prior(TINY)
+
+    def kept(name: str) -> Case | None:
+        return load_case(name, folder) if (folder / name).is_dir() else None
+
     with one_thread():
-        good = [encode_recipe(recipe) for recipe in recipes()]
+        good = [kept(recipe.name) or encode_recipe(recipe) for recipe in recipes()]
         streams = {case.name: case.stream for case in good}
-        bad = [bad_case(*item, tiny.digest) for item in bad_streams(streams, tiny.levels)]
+        bad = [
+            kept(item[0]) or bad_case(*item, tiny.digest)
+            for item in bad_streams(streams, tiny.levels)
+        ]
     cases = [*good, *bad]
-    shutil.rmtree(folder, ignore_errors=True)
     for case in cases:
-        (folder / case.name).mkdir(parents=True)
+        (folder / case.name).mkdir(parents=True, exist_ok=True)
         (folder / case.name / STREAM).write_bytes(case.stream)
         _write_json(folder / case.name / CASE, case.document)
     _write_json(folder / NETWORKS, networks())
@@ -144,9 +161,9 @@ def write(folder: Path) -> int:
 
 
 def main(
-    target: Annotated[Path, typer.Option(help="Folder to replace.")] = VECTORS,
+    target: Annotated[Path, typer.Option(help="Folder to add to.")] = VECTORS,
 ) -> None:
-    """Write the golden vectors anew."""
+    """Write the golden vectors that are missing."""
     nbytes = write(target)
     typer.echo(f"{nbytes} bytes of golden vectors in {target}")
 

@@ -15,12 +15,15 @@ from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import PscError
 from psc_volumetric.extras import has_extra
 from psc_volumetric.golden import Case, array_digest, known_networks, load_cases
-from psc_volumetric.prior import installed_posteriors, installed_priors, resolve_prior
-from psc_volumetric.prior.bundle import DENOISER
+from psc_volumetric.prior import installed, resolve_prior
+from psc_volumetric.prior.bundle import DENOISER, LATENT
 
 if TYPE_CHECKING:
+    from psc_volumetric.methods.latent.space import LatentCoder
     from psc_volumetric.methods.posterior.network import Estimator
     from psc_volumetric.methods.psc.denoiser import Denoiser
+
+    Carried = Denoiser | Estimator | LatentCoder
 
 __all__ = [
     "CARRIERS",
@@ -99,8 +102,8 @@ def devices_present() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def make_denoiser(prior_digest: str, device: str, carrier: str) -> Denoiser | Estimator:
-    """A shipped prior, of either kind, with a carrier of :data:`CARRIERS`."""
+def make_denoiser(prior_digest: str, device: str, carrier: str) -> Carried:
+    """A shipped prior, of any kind, with a carrier of :data:`CARRIERS`."""
     import torch
 
     from psc_volumetric.methods.posterior.network import Estimator
@@ -108,25 +111,32 @@ def make_denoiser(prior_digest: str, device: str, carrier: str) -> Denoiser | Es
     from psc_volumetric.prior.runtime import TorchRuntime
 
     prior = resolve_prior(prior_digest)
+    dtype = torch.float64 if carrier == "float64" else torch.float32
+    if prior.kind == LATENT:
+        from psc_volumetric.methods.latent.space import LatentCoder
+
+        return LatentCoder(prior, device, dtype)
     kind = Denoiser if prior.kind == DENOISER else Estimator
     if carrier == "fused":
         return kind(prior, device)
-    dtype = {"float32": torch.float32, "float64": torch.float64}[carrier]
     return kind(prior, device, TorchRuntime(prior.program, device, dtype))
 
 
-def carried_digest(carried: Denoiser | Estimator) -> str:
+def carried_digest(carried: Carried) -> str:
     """Digest of the integers that a carrier of a prior's network gives."""
+    from psc_volumetric.methods.latent.space import LatentCoder, coder_digest
     from psc_volumetric.methods.posterior.network import Estimator, posterior_digest
     from psc_volumetric.methods.psc.trust import network_digest
 
+    if isinstance(carried, LatentCoder):
+        return coder_digest(carried)
     if isinstance(carried, Estimator):
         return posterior_digest(carried)
     return network_digest(carried.network, carried.prior)
 
 
 def decode_case(
-    case: Case, level: int | None = None, denoiser: Denoiser | Estimator | None = None
+    case: Case, level: int | None = None, denoiser: Carried | None = None
 ) -> dict[str, str]:
     """Decode a vector, with a denoiser if one is given; digests of values and spread."""
     denoisers = None
@@ -175,8 +185,9 @@ def check_case(case: Case, device: str, carrier: str) -> Outcome:
 
 def _check_networks(device: str, carrier: str) -> Iterator[Outcome]:
     """Digest of each shipped prior's network."""
-    known = known_networks()["priors"] | known_networks()["posteriors"]
-    for name, info in sorted((installed_priors() | installed_posteriors()).items()):
+    kinds = ("priors", "posteriors", "latents")
+    known = {k: v for kind in kinds for k, v in known_networks().get(kind, {}).items()}
+    for name, info in sorted(installed().items()):
         start = time.perf_counter()
         digest = carried_digest(make_denoiser(info.digest, device, carrier))
         problem = ""

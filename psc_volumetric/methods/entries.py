@@ -75,6 +75,17 @@ OWN = (
         priors="-posterior",
         network="posterior",
     ),
+    Entry(
+        "latent",
+        7,
+        f"{HERE}.latent.fields:LatentFields",
+        f"{HERE}.latent.method:METHOD",
+        needs_prior=True,
+        in_auto=False,
+        extra="prior",
+        priors="-latent",
+        network="latent",
+    ),
 )
 WITHOUT_FIELDS = {0: "constant", 1: "none"}
 CODES = {**WITHOUT_FIELDS, **{entry.code: entry.name for entry in OWN}}

@@ -12,8 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.errors import FormatError, PriorMismatchError
+from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
+from psc_volumetric.prior.latent import LATENT, LatentSpace, read_space
+from psc_volumetric.prior.parts import (
+    ANALYSIS,
+    METADATA,
+    WEIGHTS,
+    Parts,
+    are_classes,
+    clip_of,
+    part,
+    read_analysis,
+)
 from psc_volumetric.prior.program import Program, canonical_digest
+from psc_volumetric.prior.tokenizer import Tokenizer
 
 __all__ = [
     "CONDITIONS",
@@ -21,10 +33,15 @@ __all__ = [
     "DENOISER",
     "DEPTHS",
     "FREQUENCY_CLASSES",
+    "LATENT",
+    "METADATA",
     "POSTERIOR",
+    "WEIGHTS",
     "Prior",
     "PriorInfo",
     "PriorSource",
+    "installed",
+    "installed_latents",
     "installed_posteriors",
     "installed_priors",
     "load_prior",
@@ -32,11 +49,10 @@ __all__ = [
     "resolve_prior",
 ]
 
-METADATA = "configs/metadata.json"
-WEIGHTS = "models/integer.safetensors"
 README = "docs/README.md"
 SHIPPED = Path(__file__).resolve().parent.parent / "priors"
 SHIPPED_POSTERIORS = SHIPPED.with_name("posteriors")
+SHIPPED_LATENTS = SHIPPED.with_name("latents")
 DENOISER, POSTERIOR = "denoiser", "posterior"
 CONDITIONS = "conditions.step"
 CONDITION_BITS = 24  # fraction bits of quantiser steps, shares of the intensity range
@@ -72,8 +88,9 @@ class Prior:
     Attributes
     ----------
     kind : str
-        ``"denoiser"``, for the method ``psc``, or ``"posterior"`` (SPEC 6.7), for the method
-        ``posterior``; that one has no noise levels, and no tables of them.
+        ``"denoiser"``, for the method ``psc``; ``"posterior"`` (SPEC 6.7), for the method
+        ``posterior``, without noise levels and tables of them; or ``"latent"`` (SPEC 6.10), for the
+        method ``latent``, without tables of scales.
     name, digest : str
         Name, and SHA-256 (64 hex digits) of the canonical integers.
     metadata : dict
@@ -96,6 +113,13 @@ class Prior:
     steps : (n,) int64
         Of a posterior network: the quantiser steps it was made for, shares of the intensity range
         with 24 fraction bits.
+    space : LatentSpace or None
+        Of a latent prior: what is around its network.
+    prompt : tuple of int
+        Tokens that an encoder tells a latent prior; a stream says its own.
+    analysis : Program or None
+        Of a latent prior in a folder: from pixels to latents. Decoding never needs it, and archives
+        do not embed it.
     """
 
     kind: str
@@ -114,11 +138,21 @@ class Prior:
     steps: NDArray[np.int64] = field(default_factory=_none)
     classes: tuple[str, ...] = ()
     label: int = 0
+    space: LatentSpace | None = None
+    prompt: tuple[int, ...] = ()
+    analysis: Program | None = None
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
         """Tile this prior denoises: (slices, tile, tile)."""
         return (self.program.slices, self.program.tile, self.program.tile)
+
+    @property
+    def voxels(self) -> tuple[int, int, int] | None:
+        """Voxels that a tile of a stream covers; None for a method without tiles of its own."""
+        if self.kind == POSTERIOR:
+            return None
+        return self.tile_shape if self.space is None else self.space.voxels
 
     @property
     def levels(self) -> int:
@@ -147,20 +181,29 @@ class Prior:
             )
         return replace(self, label=self.classes.index(name))
 
+    def told(self, text: str) -> Prior:
+        """The same latent prior, coding with a prompt.
+
+        Raises
+        ------
+        ParameterError
+            It reads no text, or not this one (kind ``"bad-prompt"``).
+        """
+        words = None if self.space is None else self.space.words
+        tokenizer = None
+        if words is not None:
+            tokenizer = Tokenizer.from_metadata(self.metadata["psc_prior"], words.most)
+        if tokenizer is None:
+            raise ParameterError(
+                f"prior {self.name!r} reads no text, found a prompt",
+                kind="bad-prompt",
+                hint="leave --prompt out, or name a latent prior with a text encoder",
+            )
+        return replace(self, prompt=tokenizer.encode(text))
+
     def files(self) -> dict[str, bytes]:
         """What an archive embeds: relative path -> bytes."""
         return dict(self._files)
-
-
-def _part(description: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = description.get(key) if isinstance(description, dict) else None
-    if not isinstance(value, kind):
-        raise FormatError(
-            f"prior metadata: expected {key!r} to be a {kind.__name__}, "
-            f"found {type(value).__name__}",
-            kind="bad-prior",
-        )
-    return value
 
 
 def prior_from_files(files: Mapping[str, bytes], expected_digest: str | None = None) -> Prior:
@@ -193,8 +236,8 @@ def prior_from_files(files: Mapping[str, bytes], expected_digest: str | None = N
         tensors = load(files[WEIGHTS])
     except (ValueError, KeyError, RecursionError, SafetensorError) as error:
         raise FormatError(f"prior: files do not parse ({error})", kind="bad-prior") from error
-    description = _part(metadata, "psc_prior", dict)
-    digest = canonical_digest(_part(description, "identity", dict), tensors)
+    description = part(metadata, "psc_prior", dict)
+    digest = canonical_digest(part(description, "identity", dict), tensors)
     if expected_digest is not None and not digest.startswith(expected_digest.lower()):
         raise PriorMismatchError(
             f"prior: expected digest {expected_digest}, found {digest}",
@@ -206,59 +249,10 @@ def prior_from_files(files: Mapping[str, bytes], expected_digest: str | None = N
         raise FormatError(
             f"prior: expected a {' or a '.join(KINDS)}, found {kind!r:.40}", kind="bad-prior"
         )
-    return KINDS[kind](_Parts(metadata, digest, tensors, files))
+    return KINDS[kind](Parts(metadata, digest, tensors, files))
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Files of a bundle, parsed and named by their digest."""
-
-    metadata: dict[str, Any]
-    digest: str
-    tensors: Mapping[str, NDArray[Any]]
-    files: Mapping[str, bytes]
-
-    @property
-    def description(self) -> dict[str, Any]:
-        described: dict[str, Any] = self.metadata["psc_prior"]
-        return described
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = self.description["identity"]
-        return identity
-
-    def common(self, kind: str, outputs: int) -> dict[str, Any]:
-        """What every kind has; FormatError for a network with other outputs."""
-        program = Program.from_dict(_part(self.identity, "network", dict), self.tensors)
-        if program.outputs != outputs:
-            raise FormatError(
-                f"prior: expected a {kind} with outputs {outputs}, found {program.outputs}",
-                kind="bad-prior",
-            )
-        return {
-            "kind": kind,
-            "name": _part(self.description, "name", str),
-            "digest": self.digest,
-            "metadata": self.metadata,
-            "program": program,
-            "_files": {name: bytes(self.files[name]) for name in (METADATA, WEIGHTS)},
-        }
-
-    def table(self, name: str, shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
-        """A table of integers within +-limit."""
-        array = self.tensors.get(name)
-        if array is None or array.shape != shape or array.dtype.kind != "i":
-            raise FormatError(
-                f"prior: expected integer table {name} of shape {shape}", kind="bad-prior"
-            )
-        wide = array.astype(np.int64)
-        if max(int(wide.max()), -int(wide.min())) > limit:
-            raise FormatError(f"prior: table {name} exceeds {limit}", kind="bad-prior")
-        return wide
-
-
-def _posterior(parts: _Parts) -> Prior:
+def _posterior(parts: Parts) -> Prior:
     common = parts.common(POSTERIOR, MEAN_AND_VARIANCE)
     program: Program = common["program"]
     rows = program.levels // DEPTHS
@@ -275,21 +269,16 @@ def _posterior(parts: _Parts) -> Prior:
     return Prior(**common, steps=steps)
 
 
-def _denoiser(parts: _Parts) -> Prior:
+def _denoiser(parts: Parts) -> Prior:
     common = parts.common(DENOISER, 0)
     levels = common["program"].levels
     names = parts.identity.get("classes", [])
-    if not _are_classes(names, levels):
+    if not are_classes(names, levels):
         raise FormatError(
             f"prior: expected names of classes that share {levels} noise levels evenly, found "
             f"{names!r:.200}",
             kind="bad-prior",
         )
-    clip = _part(parts.identity, "clip", list)
-    if not all(isinstance(bound, int) for bound in clip):
-        raise FormatError(f"prior: clip range {clip!r:.200}", kind="bad-prior")
-    if len(clip) != 2 or not -(1 << 13) < clip[0] < clip[1] < 1 << 13:
-        raise FormatError(f"prior: clip range {clip!r}", kind="bad-prior")
     classes = (levels, FREQUENCY_CLASSES)
     return Prior(
         **common,
@@ -297,33 +286,44 @@ def _denoiser(parts: _Parts) -> Prior:
         sigma=parts.table("schedule.sigma", (levels,), 1 << 16),
         x_gain=parts.table("schedule.x_gain", (levels,), 1 << 26),
         out_gain=parts.table("schedule.out_gain", (levels,), 1 << 26),
-        clip=(int(clip[0]), int(clip[1])),
+        clip=clip_of(parts),
         scale_gain=parts.table("scale.gain", classes, 1 << 26),
         scale_floor=parts.table("scale.floor", classes, 1 << 40),
         classes=tuple(names),
     )
 
 
-def _are_classes(names: object, levels: int) -> bool:
-    """Whether a value of the metadata is a list of different, non-empty names, or of none."""
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        return False
-    return len(set(names)) == len(names) and (not names or levels % len(names) == 0)
+def _latent(parts: Parts) -> Prior:
+    common = parts.common(LATENT, 0, reads=True)
+    program: Program = common["program"]
+    levels, latents = (program.levels,), (program.slices, program.tile)
+    space = read_space(parts, program)
+    return Prior(
+        **common,
+        alpha=parts.table("schedule.alpha", levels, 1 << 16),
+        sigma=parts.table("schedule.sigma", levels, 1 << 16),
+        x_gain=parts.table("schedule.x_gain", levels, 1 << 26),
+        out_gain=parts.table("schedule.out_gain", levels, 1 << 26),
+        clip=clip_of(parts),
+        space=space,
+        analysis=read_analysis(parts, (1, space.decoder.out_tile), latents),
+    )
 
 
-KINDS = {DENOISER: _denoiser, POSTERIOR: _posterior}
+KINDS = {DENOISER: _denoiser, POSTERIOR: _posterior, LATENT: _latent}
 
 
 @functools.cache
 def _read_folder(folder: Path) -> Prior:
-    files = {}
+    files = {name: (folder / name).read_bytes() for name in ANALYSIS if (folder / name).is_file()}
     for name in (METADATA, WEIGHTS):
         path = folder / name
         if not path.is_file():
             raise PriorMismatchError(
                 f"prior {folder.name!r}: expected a file {name} in the prior folder, found none",
                 kind="prior-missing",
-                hint="a prior folder has configs/metadata.json and models/integer.safetensors",
+                hint="a prior folder has configs/metadata.json and models/integer.safetensors; "
+                "`psc-archive prior import` makes one of a folder with unet and vae",
             )
         files[name] = path.read_bytes()
     return prior_from_files(files)
@@ -337,6 +337,16 @@ def installed_priors() -> dict[str, PriorInfo]:
 def installed_posteriors() -> dict[str, PriorInfo]:
     """Posterior networks that ship with this package, likewise."""
     return _installed(SHIPPED_POSTERIORS)
+
+
+def installed_latents() -> dict[str, PriorInfo]:
+    """Latent priors that ship with this package, likewise."""
+    return _installed(SHIPPED_LATENTS)
+
+
+def installed() -> dict[str, PriorInfo]:
+    """Priors of all kinds that ship with this package, likewise."""
+    return installed_priors() | installed_posteriors() | installed_latents()
 
 
 def _installed(place: Path) -> dict[str, PriorInfo]:
@@ -361,7 +371,7 @@ def load_prior(name_or_folder: str | Path) -> Prior:
     PriorMismatchError
         No such name, folder or class; the message lists the names there are.
     """
-    shipped = installed_priors() | installed_posteriors()
+    shipped = installed()
     whole, colon, label = str(name_or_folder).rpartition(":")
     if colon and (whole in shipped or (Path(whole) / METADATA).is_file()):
         return load_prior(whole).of_class(label)
@@ -380,7 +390,7 @@ def load_prior(name_or_folder: str | Path) -> Prior:
 
 def resolve_prior(digest: str) -> Prior:
     """Find a shipped prior by its digest (64 hex digits, or at least the first 32)."""
-    for info in (installed_priors() | installed_posteriors()).values():
+    for info in installed().values():
         if len(digest) >= 32 and info.digest.startswith(digest.lower()):
             return _read_folder(info.folder)
     raise PriorMismatchError(

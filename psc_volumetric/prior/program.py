@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from psc_volumetric.errors import FormatError, LimitExceededError
 from psc_volumetric.prior.proof import Prover
 from psc_volumetric.prior.reach import Reach, reach_of
-from psc_volumetric.prior.step import Step, is_integer
+from psc_volumetric.prior.step import TOKEN_OPS, Step, is_integer
 
 __all__ = ["Program", "canonical_digest"]
 
@@ -24,6 +24,7 @@ Tensors = Mapping[str, NDArray[np.generic]]
 MAX_STEPS = 512
 MAX_TILE = 1024
 MAX_NOISE_LEVELS = 4096
+MAX_TEXT_WIDTH, MAX_TOKENS_OF_TEXT = 2048, 256
 MAX_INPUTS = 64  # channels that an estimator sees
 OUT_BITS = range(11, 25)  # samples have 11; products with the schedule then stay below 2^63
 
@@ -50,6 +51,8 @@ class Program:
     out_tile : int
         Of **half an autoencoder**: extent of its output, which has ``outputs`` channels. It runs on
         whole tiles; 0 for others.
+    text : (width, tokens) or None
+        Shape of the register ``"text"`` of a network that reads one (SPEC 6.10).
     """
 
     steps: tuple[Step, ...]
@@ -60,6 +63,7 @@ class Program:
     tensors: Tensors
     outputs: int = 0
     out_tile: int = 0
+    text: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.steps) <= MAX_STEPS:
@@ -84,8 +88,19 @@ class Program:
                 f"{self.out_tile} with {self.outputs}",
                 kind="bad-program",
             )
+        if self.text is not None and not (
+            1 <= self.text[0] <= MAX_TEXT_WIDTH and 1 <= self.text[1] <= MAX_TOKENS_OF_TEXT
+        ):
+            raise FormatError(
+                f"network: expected text of 1..{MAX_TEXT_WIDTH} numbers and "
+                f"1..{MAX_TOKENS_OF_TEXT} tokens, found {self.text}",
+                kind="bad-program",
+            )
         shape, wanted = (self.slices, self.tile), (self.outputs, self.out_tile or self.tile)
-        Prover(shape, self.levels, self.tensors, wanted if self.outputs else shape).run(self.steps)
+        prover = Prover(
+            shape, self.levels, self.tensors, wanted if self.outputs else shape, text=self.text
+        )
+        prover.run(self.steps)
         if self.outputs and not self.out_tile:
             _ = self.reach
 
@@ -94,6 +109,11 @@ class Program:
         """Channels and extents that a whole tile gives."""
         extent = self.out_tile or self.tile
         return (self.outputs or self.slices, extent, extent)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it has steps or registers that only bundles with text may have (SPEC 6.10)."""
+        return self.text is not None or any(step.op in TOKEN_OPS for step in self.steps)
 
     @cached_property
     def reach(self) -> Reach:
@@ -109,6 +129,7 @@ class Program:
             "out_bits": self.out_bits,
             **({"outputs": self.outputs} if self.outputs else {}),
             **({"out_tile": self.out_tile} if self.out_tile else {}),
+            **({"text": list(self.text)} if self.text else {}),
             "steps": [step.to_dict() for step in self.steps],
         }
 
@@ -121,8 +142,14 @@ class Program:
             if not isinstance(data["steps"], list) or not all(map(is_integer, sizes)):
                 raise TypeError("steps must be a list and the others integers")
             steps = tuple(Step.from_dict(s) for s in data["steps"])
+            text = data.get("text")
+            if text is not None and not (
+                isinstance(text, list) and len(text) == 2 and all(map(is_integer, text))
+            ):
+                raise TypeError("text must be two integers")
             slices, tile, levels, out_bits, outputs, out_tile = sizes
-            return cls(steps, slices, tile, levels, out_bits, tensors, outputs, out_tile)
+            told = None if text is None else (text[0], text[1])
+            return cls(steps, slices, tile, levels, out_bits, tensors, outputs, out_tile, told)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FormatError):
                 raise

@@ -241,6 +241,8 @@ class TorchRuntime:
     ) -> None:
         self.program, self.device, self.carrier = program, torch.device(device), carrier
         self._tensors: dict[str, torch.Tensor] = {}
+        self.given: dict[str, torch.Tensor] = {}  # registers beside "x", of every call
+        self.steps = list(program.steps)  # that are done at every call
         self._dying = last_uses(program.steps)
         tables = {step.table for step in program.steps}
         for name, array in program.tensors.items():
@@ -269,8 +271,9 @@ class TorchRuntime:
         """What the network writes into some registers on its way, integers in the carrier."""
         with exact_float():
             registers: dict[str, torch.Tensor] = {"x": x.to(self.device, self.carrier)}
+            registers.update(self.given)
             kept: dict[str, torch.Tensor] = {}
-            for step, dying in zip(self.program.steps, self._dying, strict=True):
+            for step, dying in zip(self.steps, self._dying, strict=True):
                 registers[step.out] = getattr(self, "_" + step.op)(step, registers, level)
                 if step.out in names:
                     kept[step.out] = registers[step.out]
@@ -298,8 +301,11 @@ class TorchRuntime:
         multiplier, offset = norm_affine(s1, s2, n, step.epsilon, gamma, beta)
         shape = (b, channels, 1, 1)
         products = x * multiplier.double().view(shape) + offset.double().view(shape)
-        index = torch.floor(products * 2.0**-NORM_BITS) + TABLE_HALF
-        index = index.clamp_(0, 2 * TABLE_HALF - 1).long()
+        return self._activated(step, torch.floor(products * 2.0**-NORM_BITS))
+
+    def _activated(self, step: Step, value: torch.Tensor) -> torch.Tensor:
+        """Look integers up in the table of a step."""
+        index = (value + TABLE_HALF).clamp_(0, 2 * TABLE_HALF - 1).long()
         return self._tensors[step.table][index].clamp_max_(step.limit)
 
     def _attention(self, step: Step, r: dict[str, Any], level: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Steps of an integer network. Part of the format (SPEC section 6).
 
-A program is a list of six kinds of steps over named registers. A register holds a
+A program is a list of steps over named registers. A register holds a
 (batch, channels, height, width) tensor of integers with a stated number of fraction bits.
 Every step has one exact integer result; how it is computed (float32, float64, int8, int64) is
 the business of :mod:`psc_volumetric.prior.runtime`.
@@ -11,6 +11,14 @@ the business of :mod:`psc_volumetric.prior.runtime`.
     conv       convolution, requantisation, optional saturating addition
     concat     channels of two registers
     attention  softmax(q k) v over all pixels, the exponential by table
+
+Four more are for networks that read text (SPEC section 6.10). Registers of tokens are T high and 1
+wide; they do not depend on the noise.
+
+    layer_norm  normalisation of every pixel over its channels, and activation by table
+    activate    activation by table
+    multiply    product of two registers
+    attend      attention of pixels or tokens to others, or of tokens to those before
 """
 
 from __future__ import annotations
@@ -24,7 +32,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.errors import FormatError
 
-__all__ = ["OPS", "Step", "is_integer", "limit_of"]
+__all__ = ["OPS", "TOKEN_OPS", "Step", "is_integer", "limit_of"]
 
 EXACT_FLOAT32 = 1 << 24
 SCORE_LIMIT = 1 << 23  # of q k; a difference of two scores then stays within 2^24
@@ -33,7 +41,8 @@ TABLE_BITS = 8  # fraction bits of the table index
 TABLE_HALF = 16 << TABLE_BITS  # the table covers -16 <= value < 16
 EXP_TABLE = 16 << TABLE_BITS  # entries of an attention's table of powers of 1/2
 RESIDUAL_LIMIT = 32767
-OPS = {"unfold": 1, "fold": 1, "norm_act": 1, "conv": 1, "concat": 2, "attention": 3}
+TOKEN_OPS = {"layer_norm": 1, "activate": 1, "multiply": 2, "attend": 3}
+OPS = {"unfold": 1, "fold": 1, "norm_act": 1, "conv": 1, "concat": 2, "attention": 3, **TOKEN_OPS}
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,10 @@ class Step:
         Table shared between steps. ``norm_act``: the activation (int16, 8192). ``attention``:
         falling powers of 1/2 (int16, 4096).
     heads, shift : int
-        ``attention``: heads of equal width; shift from scores to the table's index.
+        ``attention`` and ``attend``: heads of equal width; shift from scores to the table's index.
+        ``activate``: shift from the register to the table's index; ``multiply``: of the product.
+    causal : bool
+        ``attend``: a token looks at itself and those before it.
     """
 
     op: str
@@ -85,6 +97,7 @@ class Step:
     table: str = ""
     heads: int = 1
     shift: int = 0
+    causal: bool = False
 
     @classmethod
     def from_dict(cls, data: Any) -> Step:
@@ -123,7 +136,7 @@ def _has_type(key: str, value: object) -> bool:
     """Whether a JSON value is what a step may have under ``key``."""
     if key in ("op", "out", "name", "table"):
         return isinstance(value, str)
-    if key == "upsample":
+    if key in ("upsample", "causal"):
         return isinstance(value, bool)
     if key == "add":
         return value is None or isinstance(value, str)

@@ -202,6 +202,20 @@ SAMPLES = {
     "image-posterior": Sample(
         image, (*LOSSY, "--base", "posterior", "--prior", "test-tiny-posterior")
     ),
+    "image-latent": Sample(
+        image,
+        (
+            *LOSSY,
+            "--base",
+            "latent",
+            "--prior",
+            "test-tiny-latent",
+            "--prompt",
+            "CT of the head",
+            "--effort",
+            "1",
+        ),
+    ),
     "dicom-wavelet": Sample(dicom, (*LOSSY, "--base", "wavelet")),
     "netcdf-wavelet": Sample(netcdf, (*LOSSY, "--base", "wavelet")),
 }

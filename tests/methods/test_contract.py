@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import product
 
 import numpy as np
@@ -56,6 +57,11 @@ def name(request: pytest.FixtureRequest, toy_installed: None) -> str:
 
 @pytest.fixture
 def brick(name: str):
+    return coded(name) if name == "toy" else coded_once(name)
+
+
+@functools.cache
+def coded_once(name: str):
     return coded(name)
 
 

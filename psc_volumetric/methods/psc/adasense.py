@@ -8,7 +8,8 @@ ignore exact measurements, so they are imposed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ __all__ = [
     "Measurements",
     "PosteriorSampler",
     "ada_sense_step",
-    "ddrm_sampler",
+    "ddrm_samples",
     "measured_levels",
     "restart",
 ]
@@ -100,78 +101,87 @@ def ada_sense_step(known: Measurements, r: int, sampler: PosteriorSampler) -> to
     return principal_rows(sampler(known), r).double()
 
 
-def ddrm_sampler(
-    denoiser: Denoiser, parameters: StreamParameters, tile: int, number: int
-) -> PosteriorSampler:
-    """Pass ``number`` of the posterior sampler of a stream: DDRM from pure noise.
+def ddrm_samples(
+    denoiser: Denoiser,
+    parameters: StreamParameters,
+    tiles: Sequence[int],
+    number: int,
+    known: Sequence[Measurements],
+) -> torch.Tensor:
+    """Posterior samples of several tiles: DDRM from pure noise, each tile on its own.
 
     Parameters
     ----------
     denoiser : Denoiser
     parameters : StreamParameters
         Noise levels, particles and seed.
-    tile : int
-        Number of the tile in its brick, a key of the noise.
+    tiles : sequence of int
+        Numbers of the tiles in their brick, keys of the noise.
     number : int
         Which pass; each has its own noise.
+    known : sequence of Measurements
+        Of each tile.
+
+    Returns
+    -------
+    (tiles, s, n) float64
+        Integers of 11 fraction bits.
     """
     s, shape = parameters.particles, denoiser.prior.tile_shape
-    tiles = torch.tensor([tile], dtype=torch.int64, device=denoiser.device)
+    keys = torch.tensor(tiles, dtype=torch.int64, device=denoiser.device)
     first = number * len(parameters.noise_levels)
-
-    def draw(known: Measurements) -> torch.Tensor:
-        elements = known.H.shape[1]
-        x0 = torch.zeros((s, *shape), dtype=torch.int32, device=denoiser.device)
-        for i, level in enumerate(parameters.noise_levels):
-            x = denoiser.renoise(x0, parameters.seed, tiles, first + i, level)
-            flat = denoiser.denoise(x, level).double().reshape(s, elements)
-            x0 = known.project(flat).reshape(s, *shape)
-        return x0.reshape(s, elements)
-
-    return draw
+    x0 = torch.zeros((len(tiles) * s, *shape), dtype=torch.int32, device=denoiser.device)
+    for i, level in enumerate(parameters.noise_levels):
+        x = denoiser.renoise(x0, parameters.seed, keys, first + i, level)
+        flat = denoiser.denoise(x, level).double().reshape(len(tiles), s, -1)
+        met = [own.project(samples) for own, samples in zip(known, flat, strict=True)]
+        x0 = torch.cat(met).reshape(-1, *shape)
+    return x0.reshape(len(tiles), s, -1)
 
 
 def measured_levels(
     denoiser: Denoiser, parameters: StreamParameters, batch: TileBatch, *, last_level: int
-) -> Iterator[tuple[int, Measurements]]:
-    """Algorithm 2 on one tile: rows and measurements after every level, 0 without any.
+) -> Iterator[tuple[int, list[Measurements]]]:
+    """Algorithm 2 on tiles side by side: their measurements after every level, 0 without any.
 
     Parameters
     ----------
     denoiser, parameters, batch
-        As for :func:`psc_volumetric.methods.psc.loop.single_pass`; the batch holds exactly one
-        tile.
+        As for :func:`psc_volumetric.methods.psc.loop.single_pass`.
     last_level : int
         Stop after this one.
 
     Yields
     ------
     level : int
-    known : Measurements
-        The same object each time; it grows.
+    known : list of Measurements
+        Of each tile; the same objects each time, they grow.
     """
-    (port,), (tile,) = batch.ports, batch.numbers
-    slices, rows, columns = denoiser.prior.tile_shape
-    known = Measurements(slices * rows * columns, denoiser.device)
-    model = AdaptiveModel(256)
-    ends = (0, *parameters.level_ends)
+    elements = math.prod(denoiser.prior.tile_shape)
+    known = [Measurements(elements, denoiser.device) for _ in batch.numbers]
+    models = [AdaptiveModel(256) for _ in batch.numbers]
+    sources = [None] * len(known) if batch.source is None else list(batch.source)
+    ends, r = (0, *parameters.level_ends), parameters.rows_per_round
     with exact_float():
         for level in range(last_level + 1):
             for number in range(ends[level - 1] if level else 0, ends[level]):
-                sampler = ddrm_sampler(denoiser, parameters, tile, number)
-                new = ada_sense_step(known, parameters.rows_per_round, sampler)
-                known.append(new, _exchange(port, model, new, batch.source))
+                drawn = ddrm_samples(denoiser, parameters, batch.numbers, number, known)
+                for own, port, model, source, samples in zip(
+                    known, batch.ports, models, sources, drawn, strict=True
+                ):
+                    new = ada_sense_step(own, r, lambda _, samples=samples: samples)  # type: ignore[misc]
+                    own.append(new, _exchange(port, model, new, source))
             if level:
-                values = known.y.view(1, -1).long()
-                last = known.H[-parameters.rows_per_round :].sum(0, keepdim=True).long()
-                check_digests(batch, level, last, torch.zeros_like(last) + values.sum())
+                last = torch.stack([own.H[-r:].sum(0).long() for own in known])
+                values = torch.stack([own.y.sum().long() for own in known])[:, None]
+                check_digests(batch, level, last, torch.zeros_like(last) + values)
             yield level, known
 
 
 def restart(
     denoiser: Denoiser, parameters: StreamParameters, batch: TileBatch, *, levels: set[int]
 ) -> Iterator[LevelResult]:
-    """The paper's schedule on one tile, restored by the mean of ``restorations`` passes.
+    """The paper's schedule on tiles, restored by the mean of ``restorations`` passes.
 
     Parameters
     ----------
@@ -185,18 +195,18 @@ def restart(
     LevelResult
         One per wanted level, rising.
     """
-    (tile,), shape = batch.numbers, denoiser.prior.tile_shape
+    shape = denoiser.prior.tile_shape
     for level, known in measured_levels(denoiser, parameters, batch, last_level=max(levels)):
         if level not in levels:
             continue
         first = parameters.level_ends[-1] + level * parameters.restorations
         with exact_float():
             passes = [
-                ddrm_sampler(denoiser, parameters, tile, first + number)(known)
+                ddrm_samples(denoiser, parameters, batch.numbers, first + number, known)
                 for number in range(parameters.restorations)
             ]
-        x0 = torch.cat(passes)
-        yield LevelResult(level, *summarise(x0.reshape(-1, *shape), len(x0)))
+        x0 = torch.cat(passes, 1)  # (tiles, samples of all passes, n)
+        yield LevelResult(level, *summarise(x0.reshape(-1, *shape), x0.shape[1]))
 
 
 def _exchange(

@@ -139,7 +139,7 @@ def decode_psc(
     stored = read_section(read, index.section("base"), what=what)
     coarse = job.code_means(SymbolReader(stored), None)
     wanted = grid.covering(selection)
-    data = read_tiles(read, index, fields, wanted, level, what)
+    data = read_tiles(read, index, fields.words, wanted, level, what)
     samples = (
         dict(zip(wanted, job.coarse_tiles(coarse[list(wanted)]), strict=True)) if wanted else {}
     )
@@ -333,7 +333,7 @@ class BrickJob:
         if not numbers:
             return
         limit = PARTICLES_PER_BATCH[self.denoiser.device.type]
-        size = 1 if self.restarts else max(1, limit // self.parameters.particles)
+        size = max(1, limit // self.parameters.particles)
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size]
 

@@ -156,7 +156,7 @@ def stated_by(read: ReadRange, index: BrickIndex, resources: Resources) -> State
     coarse = job.code_means(SymbolReader(base), None)
     numbers = list(range(len(index.grid)))
     last = len(fields.parameters.level_ends)
-    data = read_tiles(read, index, fields, tuple(numbers), last, what)
+    data = read_tiles(read, index, fields.words, tuple(numbers), last, what)
     coded = [n for n in numbers if any(row[n] for row in fields.words)]
     flat = [n for n in numbers if n not in set(coded)]
     means = torch.from_numpy(coarse).double()
@@ -235,7 +235,7 @@ def _rows(job: BrickJob, ports: dict[int, SymbolReader], last: int) -> StatedTil
     none = torch.zeros((1, 0), dtype=torch.int64)
     for tile, (number, port) in enumerate(ports.items()):
         batch = TileBatch((number,), [port], None, none)
-        *_, (_, known) = measured_levels(job.denoiser, job.parameters, batch, last_level=last)
+        *_, (_, (known,)) = measured_levels(job.denoiser, job.parameters, batch, last_level=last)
         y = known.y.view(-1).cpu()
         rows[tile, : len(y)] = known.H.to(torch.int16).cpu()
         values[tile, : len(y)] = y

@@ -17,6 +17,7 @@ __all__ = ["gram_matrix", "jacobi", "principal_rows"]
 FIXED = 28
 ROW_BITS = 14
 SWEEPS = 6
+COLUMNS = 8192
 
 
 def _rounding_shift(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -38,7 +39,8 @@ def gram_matrix(samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     gram : (s, s) int64
     """
     centred = samples * len(samples) - samples.sum(0, keepdim=True)
-    return centred, (centred @ centred.T).long()
+    parts = centred.split(COLUMNS, 1)  # sums of so many products stay below 2^53
+    return centred, torch.stack([(part @ part.T).long() for part in parts]).sum(0)
 
 
 def _pairs(size: int) -> list[tuple[list[int], list[int]]]:

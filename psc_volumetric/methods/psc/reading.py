@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange, joined, read_section
 from psc_volumetric.errors import FormatError, PriorMismatchError
-from psc_volumetric.methods.psc.fields import WORD, PscFields
+from psc_volumetric.methods.psc.fields import WORD, StreamParameters
 from psc_volumetric.prior import Prior, PriorSource
+from psc_volumetric.prior.bundle import DENOISER
 
 __all__ = ["matching_prior", "read_tiles"]
 
 
-def matching_prior(source: PriorSource | None, fields: PscFields, what: str) -> Prior:
+class Named(Protocol):
+    """Header fields that name a prior and what is taken of it."""
+
+    @property
+    def prior_digest(self) -> bytes:
+        """First 16 bytes of its SHA-256."""
+        ...
+
+    @property
+    def tile(self) -> tuple[int, int, int]:
+        """Voxels of a tile."""
+        ...
+
+    @property
+    def parameters(self) -> StreamParameters:
+        """With the noise levels."""
+        ...
+
+
+def matching_prior(
+    source: PriorSource | None, fields: Named, what: str, *, kind: str = DENOISER
+) -> Prior:
     """The prior that a brick names.
 
     Raises
     ------
     PriorMismatchError
-        It is not offered, or another one is.
+        It is not offered, or another one is, or one of another kind.
     FormatError
         Tiles or noise levels of the brick are not the prior's.
     """
@@ -35,11 +59,16 @@ def matching_prior(source: PriorSource | None, fields: PscFields, what: str) -> 
         raise PriorMismatchError(
             f"{what}: needs the prior {digest}, was offered {prior.digest}", kind="prior-mismatch"
         )
+    if prior.kind != kind:
+        raise PriorMismatchError(
+            f"{what}: needs a {kind}, its prior {prior.name!r} is a {prior.kind}",
+            kind="prior-mismatch",
+        )
     levels = fields.parameters.noise_levels
-    if prior.tile_shape != fields.tile or max(levels) >= prior.program.levels:
+    if prior.voxels != fields.tile or max(levels) >= prior.program.levels:
         raise FormatError(
             f"{what}: tile {fields.tile} or noise level {max(levels)} does not fit the prior "
-            f"({prior.tile_shape}, {prior.program.levels} levels)",
+            f"({prior.voxels}, {prior.program.levels} levels)",
             kind="bad-parameter",
         )
     return prior
@@ -48,7 +77,7 @@ def matching_prior(source: PriorSource | None, fields: PscFields, what: str) -> 
 def read_tiles(
     read: ReadRange,
     index: BrickIndex,
-    fields: PscFields,
+    words: tuple[tuple[int, ...], ...],
     tiles: tuple[int, ...],
     level: int,
     what: str,
@@ -59,7 +88,7 @@ def read_tiles(
         return {}
     for k in range(1, level + 1):
         section = index.section(f"level{k}")
-        ends = [int(n) for n in np.cumsum([0, *fields.words[k - 1]]) * WORD]
+        ends = [int(n) for n in np.cumsum([0, *words[k - 1]]) * WORD]
         if len(tiles) == len(index.grid):
             data = read_section(read, section, what=what)
             for n in tiles:

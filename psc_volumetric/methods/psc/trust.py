@@ -22,6 +22,7 @@ from psc_volumetric.methods.psc.noise import gaussian
 from psc_volumetric.methods.psc.pca import principal_rows
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior, resolve_prior
+from psc_volumetric.prior.bundle import DENOISER
 from psc_volumetric.prior.runtime import TorchRuntime, choose_device, one_thread
 from psc_volumetric.prior.trusted import Trusted
 
@@ -183,10 +184,12 @@ denoiser_for = Trusted(Denoiser, ensure_trusted)
 def offering(carried: Any) -> Callable[[Prior, str], Any]:
     """Networks (`Resources.denoisers`) that give this one, untested, for its prior.
 
-    For the self-test and for comparing carriers.
+    For the self-test and for comparing carriers. None for another prior that is no denoiser.
     """
 
     def find(prior: Prior, device: str) -> Any:
-        return carried if prior.digest == carried.prior.digest else denoiser_for(prior, device)
+        if prior.digest == carried.prior.digest:
+            return carried
+        return denoiser_for(prior, device) if prior.kind == DENOISER else None
 
     return find

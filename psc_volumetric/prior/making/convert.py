@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
-from psc_volumetric.prior.making.float_program import FloatProgram, FloatStep
+from psc_volumetric.prior.making.float_program import ACTIVATIONS, FloatProgram, FloatStep
 from psc_volumetric.prior.making.quantise import (
     CLIPS,
     FRACTIONS,
@@ -48,6 +48,8 @@ WEIGHT_LIMIT = 127
 FINE_WEIGHT_LIMIT = 511  # first and last convolution (most of the error is theirs), and small ones
 SMALL_WEIGHT = 1 << 14  # numbers; those at full resolution, which decide at low noise, have fewer
 SAMPLE = 40_000
+READ_ALONE = {"norm_act", "layer_norm", "attention", "attend", "activate", "multiply"}
+ACTIVATED_BITS = 11  # of activations up to 16
 
 
 @dataclass
@@ -72,7 +74,9 @@ Tensor64 = NDArray[np.float64]
 
 
 def observe(
-    program: FloatProgram, batches: Iterable[tuple[torch.Tensor, int]]
+    program: FloatProgram,
+    batches: Iterable[tuple[torch.Tensor, int]],
+    text: torch.Tensor | None = None,
 ) -> dict[str, Statistics]:
     """Run the float program on calibration batches and keep statistics of every register.
 
@@ -82,6 +86,8 @@ def observe(
         The network.
     batches : iterable of (x_t, level)
         Noisy tiles (b, slices, tile, tile) float and their noise level.
+    text : (n, width, tokens) float64, optional
+        What a network that reads text is told, batch after batch in turn.
     """
     statistics: dict[str, Statistics] = {}
     rng = np.random.default_rng(0)
@@ -92,14 +98,21 @@ def observe(
         s.low, s.high = min(s.low, float(flat.min())), max(s.high, float(flat.max()))
         s.sample.append(flat[rng.integers(0, flat.size, min(SAMPLE, flat.size))])
 
-    for x_t, level in batches:
+    for number, (x_t, level) in enumerate(batches):
         see("x", x_t)
-        program.run(x_t.double(), level, see)
+        told = None if text is None else text[number % len(text)][None, :, :, None].double()
+        if told is not None:
+            see("text", told)
+        program.run(x_t.double(), level, see, told)
     return statistics
 
 
 def convert(
-    program: FloatProgram, statistics: dict[str, Statistics], *, out_bits: int = 12
+    program: FloatProgram,
+    statistics: dict[str, Statistics],
+    *,
+    out_bits: int = 12,
+    text_bits: list[int] | None = None,
 ) -> Program:
     """Quantise a float program; the result proves its own bounds on construction.
 
@@ -111,13 +124,18 @@ def convert(
         From :func:`observe`.
     out_bits : int
         Fraction bits of the network's output.
+    text_bits : list, optional
+        Gets the fraction bits of the register ``text``.
 
     Raises
     ------
     NumericalError
         A sum could reach 2^24.
     """
-    return _Converter(program, statistics, out_bits).run()
+    converter = _Converter(program, statistics, out_bits)
+    if text_bits is not None:
+        text_bits.append(converter.bits["text"])
+    return converter.run()
 
 
 class _Converter:
@@ -137,7 +155,8 @@ class _Converter:
         self.private = {
             r
             for r, ops in consumers.items()
-            if ops <= {"norm_act", "attention"}
+            if ops <= READ_ALONE
+            and r in produced
             and produced[r].op == "conv"
             and produced[r].add is None
         } - outputs
@@ -149,10 +168,14 @@ class _Converter:
         self.scores = {
             r: score_grid(statistics[r].values(), _width(produced[r], s.heads))
             for s in program.steps
-            if s.op == "attention"
+            if s.op in ("attention", "attend")
             for r in s.inputs[:2]
         }
         self.bits = {"x": SAMPLE_FRACTION_BITS}
+        if program.text is not None:
+            first = next((s.out for s in program.steps if s.add == "text"), None)
+            alone = shared_fraction([statistics["text"].values()])
+            self.bits["text"] = alone if first is None else self.residual_bits[first]
         self.outputs, self.out_bits = outputs, out_bits
 
     def run(self) -> Program:
@@ -160,7 +183,7 @@ class _Converter:
         p = self.program
         return Program(
             tuple(steps), p.slices, p.tile, p.levels, self.out_bits, self.tensors, p.outputs,
-            p.out_tile,
+            p.out_tile, p.text,
         )  # fmt: skip
 
     def _unfold(self, s: FloatStep) -> Step:
@@ -180,19 +203,43 @@ class _Converter:
         readers = [step for step in self.program.steps if s.out in step.inputs]
         fraction, _, hi = self._fit(s.out, readers, self._grids(s.out, s.activation))
         self.bits[s.out] = fraction
-        inputs = np.arange(-TABLE_HALF, TABLE_HALF) / 2.0**TABLE_BITS
-        outputs = inputs / (1 + np.exp(-inputs)) if s.activation == "silu" else inputs
-        table = np.floor(outputs * 2.0**fraction + 0.5)
-        name = f"{s.activation}.{fraction}"
-        self.tensors[name] = np.minimum(table, RESIDUAL_LIMIT).astype(np.int16)
+        name = self._table(s.activation, fraction)
         self.tensors[f"{s.name}.gamma"] = _round(s.gamma, 16).astype(np.int32)
         self.tensors[f"{s.name}.beta"] = _round(s.beta, TABLE_BITS + NORM_BITS).astype(np.int64)
-        elements = self._group_elements(s)
+        elements = len(s.gamma) if s.op == "layer_norm" else self._group_elements(s)
         epsilon = max(1, round(s.eps * elements**2 * 4.0**in_bits))
         return Step(
             s.op, s.out, s.inputs, name=s.name, groups=s.groups, epsilon=epsilon, table=name,
             limit=hi,
         )  # fmt: skip
+
+    _layer_norm = _norm_act
+
+    def _table(self, activation: str, fraction: int) -> str:
+        """Name of the table of an activation with so many fraction bits."""
+        inputs = torch.arange(-TABLE_HALF, TABLE_HALF).double() / 2.0**TABLE_BITS
+        outputs = ACTIVATIONS[activation](inputs).numpy()
+        name = f"{activation}.{fraction}"
+        table = np.floor(outputs * 2.0**fraction + 0.5)
+        self.tensors[name] = np.minimum(table, RESIDUAL_LIMIT).astype(np.int16)
+        return name
+
+    def _activate(self, s: FloatStep) -> Step:
+        self.bits[s.out] = ACTIVATED_BITS
+        shift = self.bits[s.inputs[0]] - TABLE_BITS
+        table = self._table(s.activation, ACTIVATED_BITS)
+        return Step(s.op, s.out, s.inputs, shift=shift, table=table)
+
+    def _multiply(self, s: FloatStep) -> Step:
+        given = sum(self.bits[r] for r in s.inputs)
+        bits = min(self._room(s.out), given)
+        self.bits[s.out] = bits
+        return Step(s.op, s.out, s.inputs, shift=given - bits)
+
+    def _room(self, register: str) -> int:
+        """Fraction bits that leave room for half as much again as was seen."""
+        magnitude = max(self.statistics[register].magnitude * 1.5, 2.0**-9)
+        return min(12, 15 - math.ceil(math.log2(magnitude)))
 
     def _group_elements(self, s: FloatStep) -> int:
         assert s.gamma is not None
@@ -247,7 +294,7 @@ class _Converter:
         assert s.weight is not None and s.bias is not None
         source = s.inputs[0]
         produced = next((p for p in self.program.steps if p.out == source), None)
-        if produced is not None and produced.op == "norm_act":
+        if produced is not None and produced.op in ("norm_act", "layer_norm"):
             quant, in_bits = None, self.bits[source]
         else:
             kind = "relu" if s.relu else None
@@ -261,8 +308,7 @@ class _Converter:
         elif s.out in self.scores:
             bits, limit = self.scores[s.out]
         elif s.out in self.private:
-            magnitude = self.statistics[s.out].magnitude * 1.5
-            bits = min(12, 15 - math.ceil(math.log2(magnitude)))
+            bits = self._room(s.out)
         else:
             bits = self.residual_bits[s.out]
         self.bits[s.out] = bits
@@ -291,7 +337,11 @@ class _Converter:
         falling[-1] = 0  # stands for everything further away
         self.tensors["falling"] = falling.astype(np.int16)
         shift = q + k - TABLE_BITS
-        return Step(s.op, s.out, s.inputs, heads=s.heads, shift=shift, table="falling")
+        return Step(
+            s.op, s.out, s.inputs, heads=s.heads, shift=shift, table="falling", causal=s.causal
+        )
+
+    _attend = _attention
 
 
 def _joined(program: FloatProgram, apart: set[str]) -> list[list[str]]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-__all__ = ["Builder", "Denoising", "FloatProgram", "FloatStep"]
+__all__ = ["ACTIVATIONS", "Builder", "Denoising", "FloatProgram", "FloatStep"]
 
 Tensor = torch.Tensor
 
@@ -25,7 +25,7 @@ class FloatStep:
     """A step before quantisation; see :class:`psc_volumetric.prior.step.Step`.
 
     ``bias`` is (1 or levels, O): the time embedding of each noise level is already added.
-    ``activation`` is ``"silu"`` or ``"linear"`` (normalisation alone). ``relu``: a convolution
+    ``activation`` is one of `ACTIVATIONS`; ``"linear"`` is normalisation alone. ``relu``: a conv
     reads the positive part of its input; in integers, a grid that starts at 0. Attention weighs
     with powers of two: log2(e) and the score's scale are part of the convolution that makes q.
     """
@@ -47,6 +47,7 @@ class FloatStep:
     eps: float = 1e-5
     activation: str = "silu"
     heads: int = 1
+    causal: bool = False
 
 
 @dataclass
@@ -54,7 +55,8 @@ class FloatProgram:
     """Float steps plus the input shape; runs in float64 for measuring.
 
     ``outputs`` are those of an estimator, 0 for a denoiser; ``out_tile`` is the extent of what half
-    of an autoencoder gives, 0 for others.
+    of an autoencoder gives, 0 for others. ``text``: (width, tokens) of the register that a network
+    reads its prompt from.
     """
 
     slices: int
@@ -63,12 +65,20 @@ class FloatProgram:
     steps: list[FloatStep] = field(default_factory=list)
     outputs: int = 0
     out_tile: int = 0
+    text: tuple[int, int] | None = None
 
     def run(
-        self, x: Tensor, level: int, observe: Callable[[str, Tensor], None] | None = None
+        self,
+        x: Tensor,
+        level: int,
+        observe: Callable[[str, Tensor], None] | None = None,
+        text: Tensor | None = None,
     ) -> Tensor:
-        """Run on (b, slices, tile, tile); ``observe(register, value)`` sees every register."""
-        registers = {"x": x}
+        """Run on (b, slices, tile, tile); ``observe(register, value)`` sees every register.
+
+        ``text``: (1, width, tokens, 1).
+        """
+        registers = {"x": x} if text is None else {"x": x, "text": text}
         with torch.no_grad():
             for step in self.steps:
                 value = _run_step(step, registers, level)
@@ -134,7 +144,9 @@ class Builder:
         weight = module.weight.detach().double() * scale
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
-        bias = module.bias.detach().double()[None] * scale
+        bias = torch.zeros(1, len(weight)).double()
+        if module.bias is not None:
+            bias = module.bias.detach().double()[None] * scale
         if time is not None:
             assert self.embeddings is not None
             projected = self.embeddings @ time.weight.detach().double().T
@@ -153,6 +165,12 @@ class Builder:
             eps=module.eps,
             activation=activation,
         )
+
+    def layer_norm(self, name: str, module: Any, source: str) -> str:
+        """A normalisation of every pixel over its channels."""
+        gamma, beta = module.weight.detach().double(), module.bias.detach().double()
+        fields = {"gamma": gamma, "beta": beta, "eps": module.eps, "activation": "linear"}
+        return self.emit("layer_norm", [source], name=name, **fields)
 
     def shortcut(self, name: str, module: Any, sources: Sequence[str]) -> str:
         """A 1 x 1 convolution of concatenated registers, one after the other.
@@ -191,10 +209,13 @@ def _run_step(step: FloatStep, r: dict[str, Tensor], level: int) -> Tensor:
     if step.op == "norm_act":
         assert step.gamma is not None and step.beta is not None
         normed = F.group_norm(x, step.groups, step.gamma, step.beta, step.eps)
-        return F.silu(normed) if step.activation == "silu" else normed
+        return ACTIVATIONS[step.activation](normed)
     if step.op == "attention":
         q, k, v = (r[name] for name in step.inputs)
         return torch.stack([_attend(*tile, step.heads) for tile in zip(q, k, v, strict=True)])
+    if step.op in TOKEN_STEPS:
+        made: Tensor = TOKEN_STEPS[step.op](step, *(r[name] for name in step.inputs))
+        return made
     assert step.weight is not None and step.bias is not None
     if step.relu:
         x = F.relu(x)
@@ -211,3 +232,35 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     queries, keys, values = rows
     weights = torch.softmax(queries @ keys.transpose(1, 2) * math.log(2), 2)
     return (weights @ values).transpose(1, 2).reshape(v.shape)
+
+
+def _layer_norm(step: FloatStep, x: Tensor) -> Tensor:
+    assert step.gamma is not None
+    normed = F.layer_norm(x.movedim(1, -1), step.gamma.shape, step.gamma, step.beta, step.eps)
+    made: Tensor = ACTIVATIONS[step.activation](normed.movedim(-1, 1))
+    return made
+
+
+def _look(step: FloatStep, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    rows = (t.flatten(2).unflatten(1, (step.heads, -1)).transpose(2, 3) for t in (q, k, v))
+    queries, keys, values = rows
+    scores = queries @ keys.transpose(2, 3) * math.log(2)
+    if step.causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    mixed: Tensor = torch.softmax(scores, 3) @ values
+    return mixed.transpose(2, 3).reshape(len(scores), *q.shape[1:])
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "linear": lambda x: x,
+    "gelu": F.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
+TOKEN_STEPS: dict[str, Callable[..., Tensor]] = {
+    "layer_norm": _layer_norm,
+    "activate": lambda step, x: ACTIVATIONS[step.activation](x),
+    "multiply": lambda step, a, b: a * b,
+    "attend": _look,
+}

@@ -7,7 +7,7 @@ One function per family turns a trained network into the same small list of floa
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,17 @@ from psc_volumetric.prior.making.residual_steps import from_residual
 
 __all__ = [
     "Denoising",
+    "diffusers_steps",
     "from_diffusers",
     "from_monai",
     "from_trained",
     "load_diffusers",
+    "read_json",
+    "schedule_of",
 ]
 
 Tensor = torch.Tensor
+SCHEDULE = "scheduler_config.json"
 
 
 def from_trained(
@@ -175,6 +179,27 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
     program = FloatProgram(unet.config.in_channels, unet.config.sample_size, len(embedded))
     b = Builder(program, F.silu(embedded))
 
+    def attended(name: str, m: Any, h: str) -> str:
+        layers = (m.to_q, m.to_k, m.to_v, m.to_out[0])
+        return b.attend(name, m.group_norm, layers, m.heads, h)
+
+    diffusers_steps(b, unet, attended)
+    return program
+
+
+def diffusers_steps(b: Builder, unet: Any, attended: Callable[[str, Any, str], str]) -> None:
+    """Steps of a U-Net of diffusers from ``x`` to its output.
+
+    Parameters
+    ----------
+    b : Builder
+        With the embedding of every noise level.
+    unet : module
+        ``UNet2DModel`` or ``UNet2DConditionModel``.
+    attended : callable
+        ``attended(name, module, register)`` appends the steps of an attention module.
+    """
+
     def resnet(name: str, m: Any, *sources: str) -> str:
         x = sources[0] if len(sources) == 1 else b.emit("concat", sources)
         h = b.conv(f"{name}.conv1", m.conv1, b.norm(f"{name}.norm1", m.norm1, x),
@@ -185,10 +210,7 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
 
     def block(name: str, resnet_: Any, m: Any, *sources: str) -> str:
         h = resnet(name, resnet_, *sources)
-        if m is None:
-            return h
-        layers = (m.to_q, m.to_k, m.to_v, m.to_out[0])
-        return b.attend(f"{name}.attention", m.group_norm, layers, m.heads, h)
+        return h if m is None else attended(f"{name}.attention", m, h)
 
     h = b.conv("conv_in", unet.conv_in, "x")
     skips = [h]
@@ -210,7 +232,6 @@ def from_diffusers(net: torch.nn.Module, timesteps: Sequence[int]) -> FloatProgr
         for m in part.upsamplers or ():
             h = b.conv(f"up{i}.grow", m.conv, h, upsample=True)
     b.conv("conv_out", unet.conv_out, b.norm("norm_out", unet.conv_norm_out, h))
-    return program
 
 
 def load_diffusers(folder: Path, levels: int) -> Denoising:
@@ -230,7 +251,7 @@ def load_diffusers(folder: Path, levels: int) -> Denoising:
     ParameterError
         Files missing, another model class, or an unknown schedule.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     weights = folder / "diffusion_pytorch_model.safetensors"
     if config.get("_class_name") != "UNet2DModel" or not weights.is_file():
         raise ParameterError(
@@ -238,14 +259,36 @@ def load_diffusers(folder: Path, levels: int) -> Denoising:
             f"{config.get('_class_name')!r}",
             kind="unsupported-network",
         )
-    places = (folder / "scheduler_config.json", folder.parent / "scheduler/scheduler_config.json")
-    schedule = _read_json(next((p for p in places if p.is_file()), places[0]))
+    places = (folder, folder.parent / "scheduler")
+    found = next((p for p in places if (p / SCHEDULE).is_file()), folder)
+    steps, alpha, prediction = schedule_of(found, levels)
     require("train", "importing a diffusers network", "diffusers")
     from diffusers import UNet2DModel
     from safetensors.torch import load_file
 
     net = UNet2DModel.from_config(config).eval()
     net.load_state_dict(load_file(weights))
+    classes = tuple(str(n) for n in range(config.get("num_class_embeds") or 0))
+    alpha = np.tile(alpha, max(1, len(classes)))
+    return Denoising(from_diffusers(net, steps), alpha, prediction, classes)
+
+
+def schedule_of(folder: Path, levels: int) -> tuple[list[int], NDArray[np.float64], str]:
+    """Time steps of noise levels, their signal amplitudes, and what a network predicts.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``scheduler_config.json``.
+    levels : int
+        Noise levels to tabulate, evenly spread over the training steps.
+
+    Raises
+    ------
+    ParameterError
+        The file is missing, or an unknown schedule or prediction.
+    """
+    schedule = read_json(folder / SCHEDULE)
     alpha_bar = _alpha_bar(schedule)
     steps = [round((i + 1) * len(alpha_bar) / levels) - 1 for i in range(levels)]
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(
@@ -256,9 +299,7 @@ def load_diffusers(folder: Path, levels: int) -> Denoising:
             f"{folder}: prediction_type {schedule.get('prediction_type')!r} is not known",
             kind="unsupported-network",
         )
-    classes = tuple(str(n) for n in range(config.get("num_class_embeds") or 0))
-    alpha = np.tile(np.sqrt(alpha_bar[steps]), max(1, len(classes)))
-    return Denoising(from_diffusers(net, steps), alpha, prediction, classes)
+    return steps, np.sqrt(alpha_bar[steps]), prediction
 
 
 def _alpha_bar(schedule: dict[str, Any]) -> NDArray[np.float64]:
@@ -280,10 +321,22 @@ def _alpha_bar(schedule: dict[str, Any]) -> NDArray[np.float64]:
     return product
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, most: int = 1 << 20) -> dict[str, Any]:
+    """An object of a JSON file of at most so many bytes.
+
+    Raises
+    ------
+    ParameterError
+        The file is missing, too large, or something else (kind ``"unsupported-network"``).
+    """
     if not path.is_file():
         raise ParameterError(f"{path}: expected a file, found none", kind="unsupported-network")
-    data = json.loads(path.read_text())
+    if path.stat().st_size > most:
+        raise ParameterError(f"{path}: more than {most} bytes", kind="unsupported-network")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(f"{path}: no JSON ({error})", kind="unsupported-network") from error
     if not isinstance(data, dict):
         raise ParameterError(f"{path}: expected a JSON object", kind="unsupported-network")
     return data

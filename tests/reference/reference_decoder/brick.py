@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference_decoder import posterior, restart, single_pass
+from reference_decoder import latent, posterior, restart, single_pass
 from reference_decoder.av1 import check_stream
 from reference_decoder.classical import sigma, stored
 from reference_decoder.fields import Fields, Header, crc32c, limited, read_header, require
@@ -47,11 +47,14 @@ def decode(
     if h.method == "constant":
         values = np.frombuffer(h.constant * int(np.prod(h.valid)), h.dtype).reshape(h.valid)
         return Decoded(values, np.zeros(h.valid, np.float32), 0)
-    base = {"none": 0, "psc": len(h.level_ends) + 1}.get(h.method, 1)
+    several = len(h.level_ends) + 1
+    base = {"none": 0, "psc": several, "latent": several}.get(h.method, 1)
     last = base + len(h.layers) - 1
     wanted = last if level is None else min(level, last)
 
     def decode_base(number: int) -> Decoded:
+        if h.method == "latent":
+            return _decode_latent(brick, h, files, number)
         if h.method != "psc":
             return _decode_classical(brick, h, frames, files)
         return _decode_base(brick, h, files, number)
@@ -87,6 +90,31 @@ def _decode_base(brick: bytes, h: Header, files: dict | None, level: int) -> Dec
     require(h.tile == (prior.slices, prior.size, prior.size), "tile of the prior")
     require(h.noise_levels[0] < prior.levels, "noise level of the prior")
     return _decode_psc(brick, h, prior, level)
+
+
+def _decode_latent(brick: bytes, h: Header, files: dict | None, last: int) -> Decoded:
+    """Section 3.12."""
+    require(files is not None, "a latent brick needs its prior")
+    prior = latent.LatentPrior(files, h, _section(brick, h, "base"))
+    require(prior.digest.startswith(h.prior.hex()), "the brick was coded with another prior")
+    levels = [_section(brick, h, f"level{k + 1}") for k in range(last)]
+    values, sigma = np.empty(h.valid, h.dtype), np.zeros(h.valid, np.float32)
+    unit = np.float32((h.high - h.low) / 32768)
+    if h.sigma:
+        first_octave, tables = read_tables(h.sigma, len(h.level_ends) + 1)
+    for tile in range(int(np.prod(h.counts))):
+        words = b"".join(_words(levels[k], h.words[k], tile) for k in range(last))
+        mean = latent.decode_tile(prior, h, tile, words, last)
+        box, inside = _box(h, tile)
+        values[box] = limited(_stored(mean[inside], h), h)
+        if h.sigma:
+            spread = sigma_of_tile(mean, np.zeros_like(mean), first_octave, tables[last])
+            sigma[box] = spread[inside].astype(np.float32) * unit
+    index, patterns = _special(_section(brick, h, "special"), h)
+    for number, pattern in enumerate(patterns, start=1):
+        values[index == number] = pattern
+    sigma[index > 0] = 0
+    return Decoded(values, sigma, last)
 
 
 def _decode_classical(

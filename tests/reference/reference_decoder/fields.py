@@ -15,7 +15,7 @@ SPEC = Path(__file__).resolve().parents[3] / "psc_volumetric" / "bitstream" / "S
 (FORMAT,) = map(int, re.findall(r"\| format number \| (\d+) \|", SPEC.read_text("utf-8")))
 
 DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
-METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet", 5: "posterior"}
+METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet", 5: "posterior", 7: "latent"}
 
 
 class Refused(ValueError):
@@ -108,6 +108,7 @@ class Header:
 def read_header(brick: bytes) -> Header:
     """Section 3."""
     from reference_decoder.classical import read_classical
+    from reference_decoder.latent import read_latent
     from reference_decoder.layers import place_segments, read_layers
     from reference_decoder.posterior import read_view
 
@@ -132,6 +133,9 @@ def read_header(brick: bytes) -> Header:
         h.constant = data.bytes(h.dtype.itemsize)
     if h.method == "psc":
         _read_psc(data, h)
+        names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
+    if h.method == "latent":
+        read_latent(data, h)
         names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
     if h.method in ("av1", "wavelet", "posterior"):
         h.classical, names = read_classical(data, h), ["base"]
@@ -178,6 +182,15 @@ def _read_psc(data: Fields, h: Header) -> None:
     h.tile = tuple(data.varint(1024) for _ in range(3))
     require(min(h.tile) >= 1, "tile")
     require(all(s % t == 0 for s, t in zip(h.shape, h.tile, strict=True)), "tile")
+    read_mapping(data, h)
+    _read_parameters(data, h)
+    tiles = math.prod(h.counts)
+    h.words = [tuple(data.varint(1 << 24) for _ in range(tiles)) for _ in h.level_ends]
+    h.sigma = data.bytes(data.varint(4096))
+
+
+def read_mapping(data: Fields, h: Header) -> None:
+    """Sections 3.3 and 10.1."""
     h.low, h.high = data.number("d"), data.number("d")
     require(math.isfinite(h.low) and math.isfinite(h.high) and h.low < h.high, "mapping")
     bound = max(abs(h.low), abs(h.high))
@@ -185,10 +198,6 @@ def _read_psc(data: Fields, h: Header) -> None:
         require(bound <= 2.0**125, "mapping")
     else:
         require(h.low.is_integer() and h.high.is_integer() and bound < 1 << 38, "mapping")
-    _read_parameters(data, h)
-    tiles = math.prod(h.counts)
-    h.words = [tuple(data.varint(1 << 24) for _ in range(tiles)) for _ in h.level_ends]
-    h.sigma = data.bytes(data.varint(4096))
 
 
 def _read_parameters(data: Fields, h: Header) -> None:

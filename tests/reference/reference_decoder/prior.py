@@ -13,6 +13,7 @@ from reference_decoder.tables import read_safetensors
 
 RESIDUAL = 32767
 OPS = ("unfold", "fold", "concat", "norm_act", "conv", "attention")
+TEXT_OPS = ("layer_norm", "activate", "multiply", "attend")
 NAMES = {"int8": "|i1", "int16": "<i2", "int32": "<i4", "int64": "<i8"}
 
 
@@ -31,7 +32,7 @@ class Prior:
         self.steps = network["steps"]
         self.kind = self.identity.get("kind", "denoiser")
         self.clip = self.identity.get("clip")
-        if self.kind == "denoiser":
+        if self.kind in ("denoiser", "latent"):
             require(self.slices in (1, 2, 4, 8) and self.size % 8 == 0, "tile of the prior")
         else:
             require(self.slices % 4 == 2 and network["outputs"] == 2, "ends of the network")
@@ -53,12 +54,14 @@ class Prior:
 
     def network(self, x: np.ndarray, level: int) -> np.ndarray:
         """Section 6.2: (n, slices, t, t) int64 -> the same shape."""
-        registers = {"x": x}
-        for step in self.steps:
-            if step["op"] not in OPS:
+        return self._run(self.steps, {"x": x}, level, OPS)
+
+    def _run(self, steps: list, registers: dict, level: int, known: tuple) -> np.ndarray:
+        for step in steps:
+            if step["op"] not in known:
                 raise Refused(f"network step {step['op']!r}")
             registers[step["out"]] = getattr(self, "_" + step["op"])(step, registers, level)
-        return registers[self.steps[-1]["out"]]
+        return registers[steps[-1]["out"]]
 
     def denoise(self, x: np.ndarray, level: int) -> np.ndarray:
         """Section 5.1."""
@@ -89,7 +92,16 @@ class Prior:
         b, channels, height, width = x.shape
         groups = step.get("groups", 1)
         n = channels // groups * height * width
-        members = x.reshape(b, groups, -1)
+        multiplier, offset = self._affine(step, x.reshape(b, groups, -1), groups, n)
+        multiplier, offset = (a.reshape(b, channels, 1, 1) for a in (multiplier, offset))
+        return self._activated(step, (multiplier * x + offset) >> 24)
+
+    def _activated(self, step: dict, value: np.ndarray) -> np.ndarray:
+        table = np.minimum(self.table(step["table"]), step.get("limit", RESIDUAL))
+        return table[np.clip(value + 4096, 0, 8191)]
+
+    def _affine(self, step: dict, members: np.ndarray, groups: int, n: int) -> tuple:
+        """Multiplier and offset (b, groups, channels of one) for members (b, groups, n)."""
         s1 = members.sum(2)
         spread = n * (members * members).sum(2) - s1 * s1 + step.get("epsilon", 1)
         exponent = np.zeros_like(spread)
@@ -102,11 +114,7 @@ class Prior:
         beta = self.table(step["name"] + ".beta").reshape(1, groups, -1)
         multiplier = (gamma * (n * inverse)[:, :, None]) >> (38 - exponent)[:, :, None]
         multiplier = np.clip(multiplier, -(1 << 31), 1 << 31)
-        offset = beta - (multiplier * s1[:, :, None]) // n + (1 << 23)
-        multiplier = multiplier.reshape(b, channels, 1, 1)
-        index = ((multiplier * x + offset.reshape(b, channels, 1, 1)) >> 24) + 4096
-        table = np.minimum(self.table(step["table"]), step.get("limit", RESIDUAL))
-        return table[np.clip(index, 0, 8191)]
+        return multiplier, beta - (multiplier * s1[:, :, None]) // n + (1 << 23)
 
     def _conv(self, step: dict, r: dict, level: int) -> np.ndarray:
         """Section 6.4."""

@@ -36,14 +36,18 @@ class Measured:
         return np.clip(x0, -SAMPLE_LIMIT, SAMPLE_LIMIT)
 
 
-def run(prior: Prior, h: Header, tile: int, data: bytes, last: int):
-    """Decode one tile to level ``last`` >= 0: mean and spread (slices, t, t)."""
+def run(prior: Prior, h: Header, tile: int, data: bytes, last: int, shape: tuple = ()):
+    """Decode one tile to level ``last`` >= 0: mean and spread (slices, t, t).
+
+    ``shape`` is that of what is measured, the tile's where it is not given.
+    """
+    shape = shape or h.tile
     coder, model = RangeDecoder(data), AdaptiveModel(256)
-    measured = Measured(int(np.prod(h.tile)))
+    measured = Measured(int(np.prod(shape)))
     ends = (0, *h.level_ends)
     for level in range(1, last + 1):
         for number in range(ends[level - 1], ends[level]):
-            samples = _posterior(prior, h, tile, measured, number)
+            samples = _posterior(prior, h, tile, measured, number, shape)
             rows = principal_rows(samples, h.rows_per_round)
             values = [float8(model.decode(coder)) for _ in rows]
             measured.rows = np.concatenate([measured.rows, rows])
@@ -52,13 +56,15 @@ def run(prior: Prior, h: Header, tile: int, data: bytes, last: int):
         check_digest(coder, newest, np.full_like(newest, measured.values.sum()))
     first = ends[-1] + last * h.restorations
     numbers = range(first, first + h.restorations)
-    x0 = np.concatenate([_posterior(prior, h, tile, measured, number) for number in numbers])
-    return summarise(x0.reshape(-1, *h.tile))
+    passes = [_posterior(prior, h, tile, measured, number, shape) for number in numbers]
+    return summarise(np.concatenate(passes).reshape(-1, *shape))
 
 
-def _posterior(prior: Prior, h: Header, tile: int, measured: Measured, number: int) -> np.ndarray:
+def _posterior(
+    prior: Prior, h: Header, tile: int, measured: Measured, number: int, shape: tuple
+) -> np.ndarray:
     """One pass: (s, n) samples consistent with the measurements."""
-    x0 = np.zeros((h.particles, *h.tile), np.int64)
+    x0 = np.zeros((h.particles, *shape), np.int64)
     for i, level in enumerate(h.noise_levels):
         x = renoise(prior, x0, h, tile, number * len(h.noise_levels) + i, level, centred=False)
         flat = prior.denoise(x, level).reshape(h.particles, -1)
