@@ -29,6 +29,7 @@ __all__ = [
     "Coordinate",
     "Discovery",
     "FileRecord",
+    "Kept",
     "LazyArray",
     "Promise",
     "RestoreInfo",
@@ -107,6 +108,21 @@ class SideArray:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """How the values of a volume lie in files that are kept as they are.
+
+    ``decoder`` is a word for what decodes a part of a file. ``places`` has a blob (``original/...``
+    of `adapters.originals`, or one of the item's) and the number of a part in it for each entry of
+    the axis before the last two, or one for all. ``samples`` says whether samples are the
+    ``"first"`` or ``"last"`` axis of a part; they are the first one of the volume.
+    """
+
+    decoder: str
+    samples: str | None
+    places: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Volume:
     """One array of stored values with its geometry and meaning.
 
@@ -145,6 +161,8 @@ class Volume:
     raw_dtype : str or None
         Integer type of the same size that the file declares, where ``array`` gives what readers
         make of it (NetCDF's ``_Unsigned``).
+    kept : Kept or None
+        Where the values are read from in archives that keep the file itself.
     """
 
     name: str
@@ -161,6 +179,7 @@ class Volume:
     exact_only: str | None = None
     limits: tuple[float | int, float | int] | None = None
     raw_dtype: str | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ __all__ = [
     "OriginalAdapter",
     "as_original",
     "keep_originals",
+    "original_blob",
     "original_of",
     "restore_originals",
 ]
@@ -59,6 +60,11 @@ _VOLUMES = "original_volumes"
 _NAMES = "original_names"
 
 
+def original_blob(number: int) -> str:
+    """Name of the blob that is a source file, by its number."""
+    return f"original/{number:06d}"
+
+
 def as_original(candidate: Candidate, reason: str) -> Candidate:
     """Give the candidate that keeps the same files as they are, and why."""
     return replace(candidate, kind=ORIGINAL, reason=reason)
@@ -82,7 +88,7 @@ def keep_originals(item: SourceItem, candidate: Candidate, *, every: bool = Fals
     for number, path in enumerate(source_paths(item.files, candidate.paths)):
         if files[number].promise.kind == IDENTICAL and not every:
             continue
-        name = f"original/{number:06d}"
+        name = original_blob(number)
         try:
             with open_plain(path) as stream:
                 blobs[name] = stream.read()

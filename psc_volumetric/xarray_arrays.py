@@ -22,12 +22,13 @@ from psc_volumetric.views import ViewRequest
 
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader
+    from psc_volumetric.archive.kept import KeptArray
     from psc_volumetric.archive.plain import PlainArray
     from psc_volumetric.archive.quota import Quota
     from psc_volumetric.archive.salvage import Salvage
     from psc_volumetric.archive.viewed import Viewer
 
-__all__ = ["BrickArray", "DamageArray", "Place", "SideArray", "SliceScaling"]
+__all__ = ["BrickArray", "DamageArray", "KeptValues", "Place", "SideArray", "SliceScaling"]
 
 READERS_KEPT = 8
 DECODED = ViewRequest()
@@ -211,6 +212,35 @@ class BrickArray(BackendArray):
             values = self._scaling.apply(values, box)
         found: NDArray[Any] = values[relative_to(key, bounds)]
         return found
+
+
+class KeptValues(BackendArray):
+    """A variable whose values are read out of a kept original, decoded on indexing."""
+
+    def __init__(self, place: Place, variable: str) -> None:
+        spec = place.reader.kept[variable].spec
+        self._place = place
+        self._variable = variable
+        self._array: KeptArray | None = None
+        self.shape = spec.shape
+        self.dtype = spec.dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None}
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._read
+        )
+
+    def _read(self, key: tuple[int | slice, ...]) -> Any:
+        from psc_volumetric.archive.selection import bounds_of, relative_to
+
+        if self._array is None:
+            self._array = self._place.reader.kept_array(self._variable)
+        bounds = bounds_of(key, self.shape)
+        values = self._array[tuple(slice(b.start, b.stop) for b in bounds)]
+        return values[relative_to(key, bounds)]
 
 
 class DamageArray(BackendArray):

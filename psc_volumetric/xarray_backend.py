@@ -28,7 +28,14 @@ from xarray.core import indexing
 from psc_volumetric.errors import FormatError
 from psc_volumetric.views import ViewRequest
 from psc_volumetric.xarray_accessor import PLACE, PscAccessor
-from psc_volumetric.xarray_arrays import BrickArray, DamageArray, Place, SideArray, SliceScaling
+from psc_volumetric.xarray_arrays import (
+    BrickArray,
+    DamageArray,
+    KeptValues,
+    Place,
+    SideArray,
+    SliceScaling,
+)
 from psc_volumetric.xarray_attributes import fit_for_netcdf, split
 
 if TYPE_CHECKING:
@@ -269,6 +276,10 @@ class _ArchiveDataStore(AbstractDataStore):
                     found[name + SIGMA] = self._sigma(spec)
                 if self._place.skip_damaged:
                     found[name + DAMAGED] = self._damaged(spec)
+        for path, kept in reader.kept.items():
+            if (name := self._short(path)) is not None:
+                array = KeptValues(self._place, path)
+                found[name] = _variable(kept.spec, array, dict(kept.spec.attrs), {})
         for path in (*reader.arrays, *reader.metadata.get("coordinates", ())):
             if (name := self._short(path)) is not None:
                 plain = reader.plain(path)
@@ -318,7 +329,7 @@ _SLICE_TABLES = ("slice_slope", "slice_intercept")
 
 def _variable(
     spec: VariableSpec,
-    array: BrickArray | DamageArray,
+    array: BrickArray | DamageArray | KeptValues,
     attrs: dict[str, Any],
     moved: dict[str, Any],
 ) -> xr.Variable:

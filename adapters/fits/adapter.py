@@ -19,6 +19,7 @@ from adapters.base import (
     IDENTICAL_UNPACKED,
     Candidate,
     Discovery,
+    Kept,
     Promise,
     RestoredVolume,
     RestoreInfo,
@@ -36,6 +37,7 @@ from adapters.fits.digest import content_sha256
 from adapters.fits.hdu import BYTES, IMAGE, NOTHING, TABLE, TILES, Hdu, hdus_of
 from adapters.fits.restore import SUFFIXES, restore_fits
 from adapters.gzipped import MOST_AROUND, is_gzip, spool, too_much_around
+from adapters.originals import original_blob
 from adapters.source_files import file_records, safe_name
 
 __all__ = ["FitsAdapter"]
@@ -88,7 +90,7 @@ class FitsAdapter:
             kind="fits",
             name=candidate.name,
             volumes=tuple(
-                _volume(path, hdus, hdu, named[hdu.unit.number])
+                _volume(path, hdus, hdu, named[hdu.unit.number], tiled=tiled)
                 for hdu in hdus
                 if hdu.unit.number in named
             ),
@@ -150,7 +152,7 @@ def _promise(path: Path, end: int, *, tiled: bool) -> Promise:
     return Promise(IDENTICAL)
 
 
-def _volume(path: Path, hdus: Sequence[Hdu], hdu: Hdu, axes: Axes) -> Volume:
+def _volume(path: Path, hdus: Sequence[Hdu], hdu: Hdu, axes: Axes, *, tiled: bool) -> Volume:
     names, coordinates = axes
     attrs = _attributes(hdu)
     unit = value_of(hdu.shown, "BUNIT")
@@ -168,6 +170,7 @@ def _volume(path: Path, hdus: Sequence[Hdu], hdu: Hdu, axes: Axes) -> Volume:
         coordinates=coordinates,
         attrs=attrs,
         exact_only=f"the image is named {hdu.name!r}: marks" if marks else None,
+        kept=Kept("fits", None, ((original_blob(0), hdu.unit.number),)) if tiled else None,
     )
 
 

@@ -20,6 +20,7 @@ from adapters.base import (
     Candidate,
     Coordinate,
     Discovery,
+    Kept,
     Promise,
     RestoredVolume,
     RestoreInfo,
@@ -29,15 +30,16 @@ from adapters.base import (
     WrittenFile,
 )
 from adapters.errors import SourceError
+from adapters.images.jpeg import check_jpeg, open_jpeg
 from adapters.images.pictures import JPEG, PNG, TIFF, Picture, format_of, pictures_of
 from adapters.images.pixels import PageArray, planes_of
 from adapters.images.restore import restore_images
+from adapters.originals import original_blob
 from adapters.source_files import file_records, open_plain, safe_name
 
 __all__ = ["ImagesAdapter"]
 
 _MOST_AROUND = 64 << 20
-_LARGEST_JPEG = 256 << 20
 _PACKED = "how its pixels are compressed, and what it says beside them"
 
 
@@ -58,7 +60,7 @@ class ImagesAdapter:
         for path in files:
             try:
                 if format_of(path) == JPEG:
-                    _check_jpeg(path)
+                    check_jpeg(path)
                     found.append(_candidate((path,), path.stem))
                     continue
                 pages = pictures_of(path)
@@ -81,7 +83,7 @@ class ImagesAdapter:
     def open(self, candidate: Candidate) -> SourceItem:
         """Read what the files say of their pixels; these are read later."""
         if format_of(candidate.paths[0]) == JPEG:
-            return _open_jpeg(candidate)
+            return open_jpeg(candidate)
         pages = [pictures_of(path) for path in candidate.paths]
         groups = _groups(pages, candidate)
         stacked = len(candidate.paths) > 1
@@ -91,10 +93,11 @@ class ImagesAdapter:
         }
         document, blobs, plain = _record(candidate.paths, pages, names)
         promise = Promise(IDENTICAL) if plain else Promise(EQUAL_DATA, _PACKED)
+        numbers = None if plain else {path: n for n, path in enumerate(candidate.paths)}
         return SourceItem(
             kind="images",
             name=candidate.name,
-            volumes=tuple(_volume(name, array, stacked) for name, array in names.items()),
+            volumes=tuple(_volume(name, array, stacked, numbers) for name, array in names.items()),
             document=document,
             blobs=blobs,
             files=tuple(record.promising(promise) for record in file_records(candidate.paths)),
@@ -131,50 +134,6 @@ def _candidate(paths: tuple[Path, ...], name: str) -> Candidate:
     return Candidate("images", safe_name(name, "images"), paths, paths[0].as_posix())
 
 
-def _check_jpeg(path: Path) -> None:
-    try:
-        with open_plain(path) as stream:
-            start = stream.read(3)
-    except OSError as error:
-        raise SourceError(f"cannot read: {error.strerror}", kind="unreadable", path=path) from error
-    if start != b"\xff\xd8\xff":
-        raise SourceError(
-            f"expected a JPEG, the file begins with {start!r}", kind="not-image", path=path
-        )
-    if path.stat().st_size > _LARGEST_JPEG:
-        raise SourceError(
-            f"expected a JPEG of at most {_LARGEST_JPEG >> 20} MiB", kind="too-large", path=path
-        )
-
-
-def _open_jpeg(candidate: Candidate) -> SourceItem:
-    import imagecodecs
-
-    (path,) = candidate.paths
-    (record,) = file_records([path])
-    data = path.read_bytes()
-    try:
-        packed = bytes(imagecodecs.jpegxl_encode_jpeg(data))
-        same = imagecodecs.jpegxl_decode_jpeg(packed, numthreads=1) == data
-    except (ValueError, RuntimeError):
-        same = False
-    if not same or hashlib.sha256(data).hexdigest() != record.sha256:
-        raise SourceError(
-            "libjxl does not take this kind of JPEG", kind="unsupported-pixels", path=path
-        )
-    return SourceItem(
-        kind="images",
-        name=candidate.name,
-        volumes=(),
-        document={"document_version": 0, "names": [path.name], "jpegxl": "jpegxl"},
-        blobs={"jpegxl": packed},
-        files=(record,),
-        suggested_prior=None,
-        notes=("a JPEG is kept exactly, as a JPEG XL transcode",),
-        groups={"": {"format": "JPEG"}},
-    )
-
-
 def _groups(pages: Sequence[Sequence[Picture]], candidate: Candidate) -> dict[str, list[Picture]]:
     """Pages that are alike, by the name of the volume that they make."""
     kinds: dict[tuple[Any, ...], list[Picture]] = {}
@@ -193,7 +152,9 @@ def _groups(pages: Sequence[Sequence[Picture]], candidate: Candidate) -> dict[st
     return {f"image_{number}": group for number, group in enumerate(groups)}
 
 
-def _volume(name: str, array: PageArray, stacked: bool) -> Volume:
+def _volume(
+    name: str, array: PageArray, stacked: bool, numbers: Mapping[Path, int] | None
+) -> Volume:
     first = array.pages[0]
     own = name.removeprefix("image")
     axes = ["y", "x"] if not own else [f"y{own}", f"x{own}"]
@@ -216,7 +177,17 @@ def _volume(name: str, array: PageArray, stacked: bool) -> Volume:
         coordinates=(Coordinate("file", ("file",), names, {}),) if stacked else (),
         attrs={"format": kind},
         exact_only=first.exact,
+        kept=None if numbers is None else _kept(array.pages, numbers, kind),
     )
+
+
+def _kept(pages: Sequence[Picture], numbers: Mapping[Path, int], kind: str) -> Kept:
+    """Where pages are in the files, whose numbers are given."""
+    samples = None
+    if pages[0].samples is not None:
+        samples = "last" if pages[0].interleaved else "first"
+    places = tuple((original_blob(numbers[page.path]), page.page) for page in pages)
+    return Kept(kind.lower(), samples, places)
 
 
 def _record(

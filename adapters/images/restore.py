@@ -61,8 +61,14 @@ def restore_images(
     try:
         names = [str(name) for name in document["names"]]
         jpeg = document.get("jpegxl")
-        if jpeg is not None:
+        if jpeg is not None and all(volume.is_whole for volume in volumes):
             return [_restore_jpeg(names[0], blobs[str(jpeg)], target)]
+        if jpeg is not None:
+            raise SourceError(
+                "a JPEG comes back as a whole: a part would have to be compressed anew, with loss",
+                kind="bad-region",
+                hint="leave the region out; xr.open_dataset shows parts of its pixels",
+            )
         kept = blobs["kept"]
         known = {name: tuple(map(int, v["shape"])) for name, v in document["volumes"].items()}
         types = {name: np.dtype(v["dtype"]) for name, v in document["volumes"].items()}

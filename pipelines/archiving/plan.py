@@ -6,7 +6,7 @@ follow are small frozen records, so that any process can do any of them and get 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
 from adapters.source_files import FileStates, file_states
 from pipelines.archiving.deidentified import Deidentifier
 from pipelines.archiving.item_report import ITEM_ERRORS, ItemError
+from pipelines.archiving.kept_sources import keeps_originals, reads_originals
 from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.modes import VariableMode, decide
 from pipelines.archiving.options import ArchiveOptions
@@ -36,6 +37,7 @@ from pipelines.archiving.refused import Refused, RefusedSources, is_about_source
 from pipelines.archiving.targets import Namer, Naming, is_archive_name, namings, place_of
 from pipelines.archiving.value_range import SampledRange
 from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
+from psc_volumetric.archive.kept import KeptVariable
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
 from psc_volumetric.errors import ParameterError, PscError
@@ -228,12 +230,15 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     if not (item.volumes or item.arrays or item.blobs) and candidate.kind != ORIGINAL:
         raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
     may_carry, passed_over = may_carry_prior(item, options)
-    decided = [(v, decide(v, options, may_carry=may_carry)) for v in item.volumes]
+    inside = reads_originals(item, options)
+    volumes = () if inside else item.volumes
+    decided = [(v, decide(v, options, may_carry=may_carry)) for v in volumes]
     ranges = [kept.range for _, kept in decided if kept.range is not None]
     notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
-    if options.mode == "lossless" and item.bytes_beyond_remaking:
+    if keeps_originals(item, options):
         what = " and ".join(item.bytes_beyond_remaking)
-        notes.append(f"the original is kept beside its values: nobody can make again {what}")
+        how = "values are read out of it" if inside else "beside its values"
+        notes.append(f"the original is kept, {how}: nobody can make again {what}")
     name, tile, digest = None, PLAIN_TILE, None
     if any(kept.needs_prior for _, kept in decided):
         name, note = prior_name(item, options, ranges)
@@ -270,6 +275,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         tuple(notes),
         item.files,
         identifies=item.identifies,
+        kept=tuple(_kept_variables(item.volumes)) if inside else (),
     )
 
 
@@ -291,6 +297,21 @@ def _with_prompt(item: SourceItem, options: ArchiveOptions, prior: Prior) -> Arc
         )
     reads = prior.space is not None and prior.space.words is not None
     return replace(options, prompt=item.words if reads else None)
+
+
+def _kept_variables(volumes: Sequence[Volume]) -> Iterator[KeptVariable]:
+    taken: set[str] = set()
+    for volume in volumes:
+        assert volume.kept is not None
+        name = free_name(volume.name, taken)
+        taken.add(name)
+        rows, columns = volume.array.shape[-2:]
+        tile = (1, rows, columns)  # a page
+        source = {"volume": None if volume.name == name else volume.name}
+        spec = _spec(volume, name, PLAIN_TILE, None, source, None)
+        spec = replace(spec, brick_shape=tile, tile_shape=tile)
+        kept = volume.kept
+        yield KeptVariable(spec, kept.decoder, kept.samples, kept.places)
 
 
 def _exact_region(

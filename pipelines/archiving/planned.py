@@ -16,6 +16,7 @@ from pipelines.archiving.refused import Refused
 from pipelines.archiving.targets import ABSENT
 from pipelines.archiving.value_range import SampledRange
 from pipelines.restoring.roi import box_text
+from psc_volumetric.archive.kept import KeptVariable
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.extras import EXTRAS, has_extra
 from psc_volumetric.methods.parameters import EFFORTS
@@ -122,6 +123,8 @@ class ItemPlan:
         Files of the source, where `candidate` has de-identified copies.
     identifies : bool
         Whether a header that goes into the archive names a person.
+    kept : tuple of KeptVariable
+        Variables whose values are read out of the original, which is kept.
     supersedes : dict or None
         The archive that this one supersedes, see `pipelines.archiving.succession`.
     """
@@ -138,6 +141,7 @@ class ItemPlan:
     seen: str = ""
     paths: tuple[Path, ...] = ()
     identifies: bool = False
+    kept: tuple[KeptVariable, ...] = ()
     supersedes: dict[str, Any] | None = None
 
     @property

@@ -20,6 +20,7 @@ from pipelines.restoring.proof import PROMISES, ProofError, promises_of, prove
 from pipelines.restoring.restore import restore_info
 from pipelines.scratch import scratch_folder
 from psc_volumetric.archive.checking import verify
+from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.source import SourceRecord
@@ -58,6 +59,7 @@ def prepared_with_proof(
     StorageError : a brick is not what was written; no room to restore to.
     """
     prepared = _prepared(writer, item, source, "none" if item.options.no_proof else "restored")
+    _check_kept(prepared, item, source)
     if item.options.no_proof:
         return prepared, ["not proven: what was written was not restored and compared"]
     wrong = _difference(prepared, item, source)
@@ -76,6 +78,29 @@ def prepared_with_proof(
             hint="check memory and disk of this machine, then report this",
         )
     return prepared, [f"the original is kept beside its values, because {wrong}"]
+
+
+def _check_kept(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -> None:
+    """Read all values out of the original as the archive will, and compare them with the source's.
+
+    Raises
+    ------
+    SourceError : the reading process cannot read them; kind ``"not-provable"``: others were read.
+    """
+    volumes = {volume.name: volume for volume in source.volumes}
+    with prepared.reader() as reader:
+        for name, kept in reader.kept.items():
+            array = reader.kept_array(name)
+            for position in kept.spec.positions():
+                box = kept.spec.box(position)
+                wanted = volumes[kept.volume].array[box]
+                if array[box].tobytes() != wanted.tobytes():
+                    raise SourceError(
+                        f"values read out of the kept original differ from those of {name!r}",
+                        kind="not-provable",
+                        path=item.candidate.paths[0],
+                        hint="check memory and disk of this machine, then report this",
+                    )
 
 
 def _check_bricks(prepared: PreparedArchive) -> None:
@@ -151,7 +176,8 @@ def _difference(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -
         info = restore_info(reader, _boxes(reader), level)
         record = reader.source()
         try:
-            with restored_volumes(reader, _boxes(reader), level) as volumes:
+            kept = {name: _whole(one.spec) for name, one in reader.kept.items()}
+            with restored_volumes(reader, _boxes(reader) | kept, level) as volumes:
                 written = isolation.restore_source(
                     record.kind,
                     record.document,
@@ -182,7 +208,8 @@ def _quick_name(record: SourceRecord) -> str:
 
 
 def _boxes(reader: ArchiveReader) -> dict[str, tuple[slice, ...]]:
-    return {
-        name: tuple(slice(0, size) for size in spec.shape)
-        for name, spec in reader.variables.items()
-    }
+    return {name: _whole(spec) for name, spec in reader.variables.items()}
+
+
+def _whole(spec: VariableSpec) -> tuple[slice, ...]:
+    return tuple(slice(0, size) for size in spec.shape)

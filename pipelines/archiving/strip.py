@@ -40,6 +40,7 @@ from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.archive.source import write_source
 from psc_volumetric.archive.stores import ArchiveStore
+from psc_volumetric.errors import ParameterError
 from psc_volumetric.extras import require
 
 __all__ = ["StripReport", "head_of", "strip", "strip_lines"]
@@ -165,6 +166,11 @@ def strip(
     if recipients:
         require("sign", "encrypting headers")
     with ArchiveReader.open(archive) as reader, hold(target):
+        if reader.kept:
+            raise ParameterError(
+                "its values are read out of the original, which a copy without headers leaves out",
+                kind="cannot-strip",
+            )
         original = reader.manifest.digest if link_original else None
         head = head_of(reader.manifest.digest, original, reader.mode, recipients)
         store = begin_copy(target, head)

@@ -16,6 +16,7 @@ import psc_volumetric
 from adapters import keep_originals
 from adapters.base import EQUAL_DATA, SourceItem
 from pipelines.archiving.created import created_now
+from pipelines.archiving.kept_sources import keeps_originals
 from pipelines.archiving.plan import ItemPlan, brick_prior, open_item
 from pipelines.restoring.proof import PROMISES
 from psc_volumetric.archive.journal import BrickRecord
@@ -51,10 +52,12 @@ def begin_writing(item: ItemPlan, source: SourceItem, target: Target) -> Archive
         mode=item.options.mode,
         variables=[variable.spec for variable in item.variables],
         beside=Beside(
-            {v.spec.name: volumes[v.volume].coordinates for v in item.variables},
+            {v.spec.name: volumes[v.volume].coordinates for v in item.variables}
+            | {k.spec.name: volumes[k.volume].coordinates for k in item.kept},
             source.arrays,
             source.groups,
             item.options.self_contained,
+            item.kept,
         ),
         sources=source.files,
         created=created_now(),
@@ -73,7 +76,7 @@ def _recorded_provenance(item: ItemPlan) -> dict[str, Any]:
 def source_to_keep(item: ItemPlan) -> SourceItem:
     """The source, with its files as blobs where they are asked for or cannot be made again."""
     source = open_item(item.candidate)
-    bytes_too = item.options.mode == "lossless" and source.bytes_beyond_remaking
+    bytes_too = keeps_originals(source, item.options)
     if item.options.keep_original or source.beyond_remaking or bytes_too:
         every = bool(source.beyond_remaking or bytes_too)
         source = keep_originals(source, item.candidate, every=every)

@@ -64,6 +64,8 @@ def info_lines(info: dict[str, Any]) -> list[str]:
     ]
     for name, entry in info["variables"].items():
         lines += _variable_lines(name, entry)
+    for name, entry in info["kept"].items():
+        lines += ["", f"{name}: {entry['dtype']} ({_axes(entry)})", "  read out of the original"]
     return lines
 
 
@@ -98,15 +100,18 @@ def _source_text(info: dict[str, Any]) -> str:
     )
 
 
+def _axes(entry: dict[str, Any]) -> str:
+    return ", ".join(f"{d} {n}" for d, n in zip(entry["dims"], entry["shape"], strict=True))
+
+
 def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
-    axes = ", ".join(f"{d} {n}" for d, n in zip(entry["dims"], entry["shape"], strict=True))
     spacing = entry["spacing_mm"]
     where = "" if spacing is None else " x ".join(f"{s:.4g}" for s in spacing) + " mm (z, y, x)"
     methods = ", ".join(f"{count} {name}" for name, count in entry["brick_methods"].items())
     sizes = sorted(entry["compared"].items(), key=lambda pair: pair[1])
     lines = [
         "",
-        f"{name}: {entry['dtype']} ({axes}) {entry['unit'] or ''}".rstrip(),
+        f"{name}: {entry['dtype']} ({_axes(entry)}) {entry['unit'] or ''}".rstrip(),
         f"  spacing {where}" if where else "  no spacing in mm",
         *_promise_lines(entry["parameters"], entry),
         f"  bricks  {entry['bricks']} of {' x '.join(map(str, entry['brick_shape']))}: {methods}",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.base import RestoredVolume, selection_bounds
+from pipelines.restoring.from_originals import OriginalArray, Originals
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import Level
 from psc_volumetric.archive.plain import PlainArray
@@ -183,7 +184,7 @@ def restored_volumes(
     reader : ArchiveReader
         Stays open until the files are written.
     boxes : mapping
-        Variable name -> one half-open slice per axis.
+        Variable name -> one half-open slice per axis; also of those without bricks.
     level : int, str or None
     told : callable, optional
         Called after each brick that was decoded.
@@ -195,18 +196,24 @@ def restored_volumes(
         beside = [FilledArray(array) for array in beside if isinstance(array, PlainArray)]
     arrays = [RestoredVolume(a.name, a, (0,) * len(a.shape), a.shape) for a in beside]
     with ExitStack() as opened:
-        decoded = {
+        decoded: dict[str, DecodedArray | OriginalArray] = {
             name: opened.enter_context(
                 closing(DecodedArray(reader, reader.variables[name], box, level, told, instead))
             )
             for name, box in boxes.items()
+            if name not in reader.kept
         }
+        if reader.kept:
+            originals = opened.enter_context(closing(Originals(reader.source())))
+            for name in filter(reader.kept.__contains__, boxes):
+                decoded[name] = OriginalArray(originals, reader.kept[name], boxes[name])
+        specs = reader.variables | {name: kept.spec for name, kept in reader.kept.items()}
         yield arrays + [
             RestoredVolume(
-                name=str(reader.variables[name].parameters.get("volume", name)),
+                name=str(specs[name].parameters.get("volume", name)),
                 array=array,
                 start=tuple(part.start for part in array.box),
-                full_shape=reader.variables[name].shape,
+                full_shape=specs[name].shape,
             )
             for name, array in decoded.items()
         ]

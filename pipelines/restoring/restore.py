@@ -138,19 +138,21 @@ def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
     ------
     ParameterError : unknown variable or axis; a region outside a volume (kind ``"roi-outside"``).
     """
-    chosen = options.variables or tuple(reader.variables)
-    unknown = [name for name in chosen if name not in reader.variables]
+    known = reader.variables | {name: kept.spec for name, kept in reader.kept.items()}
+    chosen = options.variables or tuple(known)
+    unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ParameterError(
-            f"expected variables among {', '.join(reader.variables)}, found {unknown[0]!r}",
+            f"expected variables among {', '.join(known)}, found {unknown[0]!r}",
             kind="unknown-variable",
             hint="`psc-archive ls` lists them",
         )
-    specs = [reader.variables[name] for name in chosen]
+    specs = [known[name] for name in chosen]
     axes = frozenset(dim for spec in specs for dim in spec.dims)
     boxes = {spec.name: _box(reader, spec, options, axes) for spec in specs}
     skip = options.skip_damaged
-    levels = max((levels_of(reader, name, skip_damaged=skip) for name in chosen), default=0)
+    coded = [name for name in chosen if name in reader.variables]
+    levels = max((levels_of(reader, name, skip_damaged=skip) for name in coded), default=0)
     return RestorePlan(boxes, options.level, levels, {s.name: s.dims for s in specs})
 
 
@@ -175,7 +177,7 @@ def _box(
         return whole if text is None else roi_from_indices(text, dims=spec.dims, shape=spec.shape)
     if options.roi_coords is not None:
         text = own_axes(options.roi_coords, dims=spec.dims, others=axes)
-        known = reader.coordinates(spec.name)
+        known = {name: reader.coordinate(name) for name in spec.coordinates}
         found = {  # those of the variable's own group, then those above it
             known[name].dims[0]: known[name]
             for name in sorted(known, key=lambda name: name.count("/"))
@@ -236,14 +238,13 @@ def restore(
         refuse_within_archive(target)
         clear_unfinished(target)
         refuse_existing(source.kind, target)
-        rescue = Rescue.of(reader, plan.boxes, plan.level, options.fill, options.skip_damaged)
-        info = rescue.told(restore_info(reader, plan.boxes, plan.level, rescue))
+        coded = {name: box for name, box in plan.boxes.items() if name in reader.variables}
+        rescue = Rescue.of(reader, coded, plan.level, options.fill, options.skip_damaged)
+        info = rescue.told(restore_info(reader, coded, plan.level, rescue))
         info = as_view(info, options.view, source.kind, allows_dicom=options.generated_dicom)
-        notes = _notes(reader, tuple(plan.boxes), info)
-        bricks = sum(
-            1 for name, box in plan.boxes.items() for _ in touched(reader.variables[name], box)
-        )
-        cost = _cost(reader, plan, rescue, options.view)
+        notes = _notes(reader, tuple(coded), info)
+        bricks = sum(1 for name, box in coded.items() for _ in touched(reader.variables[name], box))
+        cost = _cost(reader, coded, plan.level, rescue, options.view)
         clock = options.quota.begin(cost, f"restoring {reader.name}")
         shown.begin("restoring", bricks)
         told = partial(_one_more, clock, shown)
@@ -286,16 +287,22 @@ def _one_more(clock: Deadline, shown: Progress) -> None:
     shown.advance()
 
 
-def _cost(reader: ArchiveReader, plan: RestorePlan, rescue: Rescue, view: ViewRequest) -> Cost:
+def _cost(
+    reader: ArchiveReader,
+    boxes: Mapping[str, tuple[slice, ...]],
+    level: Level,
+    rescue: Rescue,
+    view: ViewRequest,
+) -> Cost:
     """What restoring reads, decodes and draws."""
     beside = [sum(reader.manifest.chunks(node_path(name))) for name in reader.arrays]
     headers = sum(entry.size for entry in reader.manifest.under("source/").values())
     total = Cost(headers + sum(beside))
-    for name, box in plan.boxes.items():
+    for name, box in boxes.items():
         spec = reader.variables[name]
         good = (p for p in touched(spec, box) if not rescue.is_damaged(name, p))
         headers_of = [reader.brick_index(name, position) for position in good]
-        bricks = ((index, level_number(index, plan.level)) for index in headers_of)
+        bricks = ((index, level_number(index, level)) for index in headers_of)
         cost = cost_of(spec, [part.stop - part.start for part in box], bricks)
         if view.is_generated:
             drawing = sum(view.evaluations(index.fields) for index in headers_of)

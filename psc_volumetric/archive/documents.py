@@ -80,6 +80,16 @@ class SourceFiles(Struct, frozen=True):
     sha256: str | None = None
 
 
+class KeptEntry(Struct, frozen=True):
+    """A variable whose values are in kept originals (SPEC 11.14)."""
+
+    name: Text
+    node: dict[str, Any]
+    decoder: Text
+    places: list[tuple[Text, Count]]
+    samples: Literal["first", "last"] | None = None
+
+
 class RootDocument(Struct, frozen=True):
     """``attributes.psc_archive`` of the root group; other fields are kept as they are."""
 
@@ -90,6 +100,7 @@ class RootDocument(Struct, frozen=True):
     coordinates: list[Text] = []
     arrays: list[Text] = []
     groups: list[Text] = []
+    kept: list[KeptEntry] = []
     source: SourceFiles = SourceFiles()
     priors: list[str] = []
     provenance: dict[str, Any] = {}

@@ -15,12 +15,14 @@ from psc_volumetric.archive.attributes import checked_attributes
 from psc_volumetric.archive.documents import (
     MAX_DOCUMENT,
     ArrayNode,
+    KeptEntry,
     Node,
     OwnArray,
     RootDocument,
     convert,
     decode,
 )
+from psc_volumetric.archive.kept import KeptArray, KeptVariable
 from psc_volumetric.archive.layout import ATTRIBUTE, METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.naming import node_path
@@ -56,6 +58,8 @@ class OpenArchive:
     document : RootDocument
         The same, with the types that they were checked to have.
     variables : dict of str to VariableSpec
+    kept : dict of str to KeptVariable
+        Variables whose values are read out of kept originals.
     arrays, groups : tuple of str
         Names of the plain arrays of the source, and of its groups without the root.
     """
@@ -78,6 +82,7 @@ class OpenArchive:
         self.arrays = tuple(own.arrays)
         self.groups = tuple(own.groups)
         self.variables = {name: self._read_spec(name) for name in own.variables}
+        self.kept = {entry.name: self._read_kept(entry) for entry in own.kept}
         self._priors = EmbeddedPriors(sealed.manifest.entries, sealed.read)
 
     @property
@@ -144,6 +149,10 @@ class OpenArchive:
         """One array that is no volume; its values are read, and checked, when asked for."""
         return PlainArray.of(name, self._sealed.open_array(node_path(name)))
 
+    def kept_array(self, name: str) -> KeptArray:
+        """Values of a variable of `kept`, decoded when they are asked for."""
+        return KeptArray(self.kept[name], self.source().blobs, self.name)
+
     def group_attributes(self, group: str) -> dict[str, Any]:
         """Attributes of a group of the source; ``""`` is the root.
 
@@ -169,6 +178,12 @@ class OpenArchive:
     def prior_source(self) -> EmbeddedPriors:
         """Digest -> prior: those in the archive first, then the shipped ones."""
         return self._priors
+
+    def _read_kept(self, entry: KeptEntry) -> KeptVariable:
+        where = f"{self.name}: {METADATA_KEY}"
+        node = convert(entry.node, ArrayNode, where=where)
+        convert(node.attributes.get(ATTRIBUTE), OwnArray, where=f"{where}: {ATTRIBUTE}")
+        return KeptVariable.of(entry, where)
 
     def _read_spec(self, name: str) -> VariableSpec:
         key = f"{node_path(name)}/{METADATA_KEY}"

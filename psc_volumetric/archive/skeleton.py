@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.attributes import json_safe, typed_attributes
+from psc_volumetric.archive.kept import KeptVariable
 from psc_volumetric.archive.layout import (
     ATTRIBUTE,
     FORMAT,
@@ -105,12 +106,15 @@ class Beside:
         Path of each group of the source (``""`` is the root) -> its attributes.
     specification : bool
         The specification of the format and its tables.
+    kept : sequence
+        Variables whose values are read out of kept originals.
     """
 
     coordinates: Mapping[str, Sequence[CoordinateLike]] = field(default_factory=dict)
     arrays: Sequence[ArrayLike] = ()
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     specification: bool = False
+    kept: Sequence[KeptVariable] = ()
 
 
 NOTHING_BESIDE = Beside()
@@ -133,6 +137,7 @@ class Skeleton:
     source: Mapping[str, Any]
     provenance: Mapping[str, Any]
     self_contained: bool = False
+    kept: tuple[KeptVariable, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -173,6 +178,7 @@ class Skeleton:
             "coordinates": [c.name for c in self.coordinates],
             "arrays": [a.name for a in self.arrays],
             "groups": [path for path in self.groups if path],
+            "kept": [kept.to_dict(self.mode) for kept in self.kept],
             "source": dict(self.source),
             "priors": sorted({v.prior for v in self.variables if v.prior is not None}),
             "provenance": dict(self.provenance),
@@ -222,17 +228,18 @@ def build_skeleton(
     ------
     ParameterError : two arrays of one name (kind ``"bad-name"``).
     """
-    names = [*(v.name for v in variables), *(a.name for a in beside.arrays)]
+    every = [*variables, *(kept.spec for kept in beside.kept)]
+    names = [*(v.name for v in every), *(a.name for a in beside.arrays)]
     if len(set(names)) != len(names):
         raise ParameterError(f"expected different names, found {names!r}", kind="bad-name")
     for array in beside.arrays:
         check_name(array.name, what="array")
-    given = {v.name: _plain(v, beside.coordinates.get(v.name, ())) for v in variables}
-    settled = settle_dims({v.name: _axes(v, given[v.name]) for v in variables})
+    given = {v.name: _plain(v, beside.coordinates.get(v.name, ())) for v in every}
+    settled = settle_dims({v.name: _axes(v, given[v.name]) for v in every})
     shared: dict[Hashable, PlainCoordinate] = {}
     taken = set(names)
     final = []
-    for variable in variables:
+    for variable in every:
         renamed = dict(zip(variable.dims, settled[variable.name], strict=True))
         held = set()
         for coordinate in given[variable.name]:
@@ -248,15 +255,17 @@ def build_skeleton(
         final.append(
             replace(variable, dims=settled[variable.name], coordinates=tuple(sorted(held)))
         )
+    kept = zip(beside.kept, final[len(variables) :], strict=True)
     return Skeleton(
         mode,
-        tuple(final),
+        tuple(final[: len(variables)]),
         tuple(shared.values()),
         tuple(beside.arrays),
         _with_parents(beside.groups, names),
         source_digest(sources),
         provenance,
         beside.specification,
+        tuple(replace(one, spec=spec) for one, spec in kept),
     )
 
 

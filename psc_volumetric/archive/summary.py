@@ -56,6 +56,15 @@ def summarise(archive: OpenArchive) -> dict[str, Any]:
         "priors": list(archive.prior_source().digests),
         "provenance": archive.metadata.get("provenance", {}),
         "variables": variables,
+        "kept": {
+            name: {
+                "shape": list(kept.spec.shape),
+                "dtype": kept.spec.dtype.name,
+                "dims": list(kept.spec.dims),
+                "decoder": kept.decoder,
+            }
+            for name, kept in archive.kept.items()
+        },
     }
 
 

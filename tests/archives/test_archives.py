@@ -70,7 +70,7 @@ def test_what_is_written_down_is_what_is_read(name: str, made: Path, tmp_path: P
 def test_every_sample_can_be_made_and_read(name: str, tmp_path: Path) -> None:
     archive = make(name, tmp_path)
     about = said(archive, tmp_path / "restored")
-    assert about["variables"]
+    assert about["variables"] or about["kept"]
 
 
 def opened(made: Path, name: str) -> Archive:

@@ -143,7 +143,17 @@ def test_a_jpeg_is_kept_exactly_in_less_room(mode: str, tmp_path: Path, run) -> 
     document = (target / "source" / "document").stat().st_size
     assert document < 0.95 * (tmp_path / "photo.jpg").stat().st_size
     assert run("verify", target, "--deep").code == 0
-    assert run("strip", target, tmp_path / "stripped.psc.zarr").code == 0
+    refused = run("strip", target, tmp_path / "stripped.psc.zarr")
+    assert refused.code != 0 and "cannot-strip" in refused.err  # nothing would be left
+    with xr.open_dataset(target, engine="psc") as view:
+        assert view["image"].dims == ("sample", "y", "x")
+        away = view["image"].values.astype(int) - shown(tmp_path / "photo.jpg")
+        assert np.abs(away).max() <= 3  # libjxl and libjpeg
+        part = view["image"][1, 5:9, 7:20]
+        np.testing.assert_array_equal(part, view["image"].values[1, 5:9, 7:20])
+    words = ("--roi", "y=2:9,x=5:20")
+    refused = run("restore", target, tmp_path / "part.jpg", *words)
+    assert refused.code != 0 and "bad-region" in refused.err
     assert run("restore", target, tmp_path / "out.jpg").code == 0
     assert (tmp_path / "out.jpg").read_bytes() == (tmp_path / "photo.jpg").read_bytes()
 
@@ -177,3 +187,16 @@ def test_a_tiff_that_ends_before_its_pixels_is_truncated(tmp_path: Path, run) ->
     (tmp_path / "a.tif").write_bytes(data[:-100])
     outcome = run("archive", tmp_path / "a.tif", tmp_path / "a.psc.zarr", *PLAIN)
     assert outcome.code != 0 and "error[truncated]" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["deep.png", "packed.tif"])
+def test_an_archive_is_hardly_larger_than_its_source(name: str, tmp_path: Path, run) -> None:
+    large = np.kron(grey(dtype="u2"), np.ones((9, 9), "u2")) + grey(0, "u1", (216, 270))
+    if name == "deep.png":
+        png(large)(tmp_path / name)
+    else:
+        tiff(large, photometric="minisblack", compression="zlib")(tmp_path / name)
+    target = tmp_path / "a.psc.zarr.zip"
+    assert run("archive", tmp_path / name, target, *PLAIN).code == 0
+    source = (tmp_path / name).stat().st_size
+    assert target.stat().st_size < source + 6000
