@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.errors import SourceError
+from adapters.kept import Kept
 
 __all__ = [
     "CUT",
@@ -29,7 +30,6 @@ __all__ = [
     "Coordinate",
     "Discovery",
     "FileRecord",
-    "Kept",
     "LazyArray",
     "Promise",
     "RestoreInfo",
@@ -108,21 +108,6 @@ class SideArray:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """How the values of a volume lie in files that are kept as they are.
-
-    ``decoder`` is a word for what decodes a part of a file. ``places`` has a blob (``original/...``
-    of `adapters.originals`, or one of the item's) and the number of a part in it for each entry of
-    the axis before the last two, or one for all. ``samples`` says whether samples are the
-    ``"first"`` or ``"last"`` axis of a part; they are the first one of the volume.
-    """
-
-    decoder: str
-    samples: str | None
-    places: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True)
 class Volume:
     """One array of stored values with its geometry and meaning.
 
@@ -162,7 +147,7 @@ class Volume:
         Integer type of the same size that the file declares, where ``array`` gives what readers
         make of it (NetCDF's ``_Unsigned``).
     kept : Kept or None
-        Where the values are read from in archives that keep the file itself.
+        Where the values are in the files, for archives that keep these.
     """
 
     name: str
@@ -222,10 +207,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """One restored file: its path, the number of its source file, and what it is.
-
-    ``outcome`` is ``IDENTICAL``, ``IDENTICAL_UNPACKED``, ``EQUAL_DATA``, ``LOSSY`` or ``CUT``.
-    """
+    """One restored file: path, number of its source file, and what it is (``IDENTICAL`` ...)."""
 
     path: Path
     source: int
@@ -266,8 +248,7 @@ class Candidate:
     """Files that together make one item.
 
     ``key`` tells items of one discovery apart; ``place`` is the path of the (first) file below the
-    folder it was found in, None for items that are not named after files (DICOM); ``reason`` says
-    why files are kept as they are.
+    folder it was found in, None for items not named after files (DICOM); ``reason``: why as it is.
     """
 
     kind: str

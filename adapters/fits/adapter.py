@@ -19,7 +19,6 @@ from adapters.base import (
     IDENTICAL_UNPACKED,
     Candidate,
     Discovery,
-    Kept,
     Promise,
     RestoredVolume,
     RestoreInfo,
@@ -37,6 +36,7 @@ from adapters.fits.digest import content_sha256
 from adapters.fits.hdu import BYTES, IMAGE, NOTHING, TABLE, TILES, Hdu, hdus_of
 from adapters.fits.restore import SUFFIXES, restore_fits
 from adapters.gzipped import MOST_AROUND, is_gzip, spool, too_much_around
+from adapters.kept import Kept
 from adapters.originals import original_blob
 from adapters.source_files import file_records, safe_name
 

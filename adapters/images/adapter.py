@@ -20,7 +20,6 @@ from adapters.base import (
     Candidate,
     Coordinate,
     Discovery,
-    Kept,
     Promise,
     RestoredVolume,
     RestoreInfo,
@@ -34,6 +33,7 @@ from adapters.images.jpeg import check_jpeg, open_jpeg
 from adapters.images.pictures import JPEG, PNG, TIFF, Picture, format_of, pictures_of
 from adapters.images.pixels import PageArray, planes_of
 from adapters.images.restore import restore_images
+from adapters.kept import Kept
 from adapters.originals import original_blob
 from adapters.source_files import file_records, open_plain, safe_name
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.base import Array, Candidate, Kept, SourceItem, Volume, selection_bounds
+from adapters.base import Array, Candidate, SourceItem, Volume, selection_bounds
 from adapters.errors import SourceError
+from adapters.kept import Kept
 from adapters.source_files import file_records, open_plain
 
 __all__ = ["check_jpeg", "open_jpeg"]

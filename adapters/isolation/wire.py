@@ -20,7 +20,6 @@ from adapters.base import (
     Coordinate,
     Discovery,
     FileRecord,
-    Kept,
     Promise,
     RestoreInfo,
     SideArray,
@@ -29,6 +28,7 @@ from adapters.base import (
     Volume,
     WrittenFile,
 )
+from adapters.kept import Kept
 
 __all__ = ["WireError", "receive", "register", "send"]
 

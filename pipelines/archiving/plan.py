@@ -6,13 +6,11 @@ follow are small frozen records, so that any process can do any of them and get 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from adapters import isolation
 from adapters.base import Candidate, Skipped, SourceItem, Volume
@@ -21,7 +19,7 @@ from adapters.originals import KEPT_KINDS, ORIGINAL, as_original
 from adapters.source_files import FileStates, file_states
 from pipelines.archiving.deidentified import Deidentifier
 from pipelines.archiving.item_report import ITEM_ERRORS, ItemError
-from pipelines.archiving.kept_sources import keeps_originals, reads_originals
+from pipelines.archiving.kept_sources import original_notes, reads_originals
 from pipelines.archiving.known_sources import KnownSources
 from pipelines.archiving.modes import VariableMode, decide
 from pipelines.archiving.options import ArchiveOptions
@@ -35,15 +33,12 @@ from pipelines.archiving.planned import (
 from pipelines.archiving.prior_choice import may_carry_prior, prior_name
 from pipelines.archiving.refused import Refused, RefusedSources, is_about_source
 from pipelines.archiving.targets import Namer, Naming, is_archive_name, namings, place_of
-from pipelines.archiving.value_range import SampledRange
+from pipelines.archiving.variable_specs import PLAIN_TILE, kept_variables, spec_of
 from pipelines.restoring.roi import box_text, own_axes, roi_from_indices, roi_from_mm
-from psc_volumetric.archive.kept import KeptVariable
-from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.naming import free_name
-from psc_volumetric.errors import ParameterError, PscError
+from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior import Prior, load_prior
 from psc_volumetric.prior.bundle import LATENT
-from psc_volumetric.tiling import default_brick_shape
 
 __all__ = [
     "ArchivePlan",
@@ -56,8 +51,6 @@ __all__ = [
     "plan_item",
     "plan_named",
 ]
-
-PLAIN_TILE = (8, 64, 64)
 
 
 def plan(
@@ -235,10 +228,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     decided = [(v, decide(v, options, may_carry=may_carry)) for v in volumes]
     ranges = [kept.range for _, kept in decided if kept.range is not None]
     notes = [*item.notes, *(note for sampled in ranges for note in sampled.notes)]
-    if keeps_originals(item, options):
-        what = " and ".join(item.bytes_beyond_remaking)
-        how = "values are read out of it" if inside else "beside its values"
-        notes.append(f"the original is kept, {how}: nobody can make again {what}")
+    notes += original_notes(item, options)
     name, tile, digest = None, PLAIN_TILE, None
     if any(kept.needs_prior for _, kept in decided):
         name, note = prior_name(item, options, ranges)
@@ -262,7 +252,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         exact = _exact_region(volume, options, axes) if kept.mode != "lossless" else None
         shape, prior_digest = (tile, digest) if kept.needs_prior else (PLAIN_TILE, None)
         parameters = _parameters(volume, key, options, kept, exact)
-        spec = _spec(volume, key, shape, prior_digest, parameters, kept.range)
+        spec = spec_of(volume, key, shape, prior_digest, parameters, kept.range)
         variables.append(VariablePlan(spec, volume.name, kept, exact))
     if variables and (options.exact_roi or options.exact_roi_mm):
         _check_region_is_used(variables, options)
@@ -275,7 +265,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         tuple(notes),
         item.files,
         identifies=item.identifies,
-        kept=tuple(_kept_variables(item.volumes)) if inside else (),
+        kept=tuple(kept_variables(item.volumes)) if inside else (),
     )
 
 
@@ -297,21 +287,6 @@ def _with_prompt(item: SourceItem, options: ArchiveOptions, prior: Prior) -> Arc
         )
     reads = prior.space is not None and prior.space.words is not None
     return replace(options, prompt=item.words if reads else None)
-
-
-def _kept_variables(volumes: Sequence[Volume]) -> Iterator[KeptVariable]:
-    taken: set[str] = set()
-    for volume in volumes:
-        assert volume.kept is not None
-        name = free_name(volume.name, taken)
-        taken.add(name)
-        rows, columns = volume.array.shape[-2:]
-        tile = (1, rows, columns)  # a page
-        source = {"volume": None if volume.name == name else volume.name}
-        spec = _spec(volume, name, PLAIN_TILE, None, source, None)
-        spec = replace(spec, brick_shape=tile, tile_shape=tile)
-        kept = volume.kept
-        yield KeptVariable(spec, kept.decoder, kept.samples, kept.places)
 
 
 def _exact_region(
@@ -369,39 +344,3 @@ def _parameters(
     if options.prompt is not None:
         coding["prompt"] = options.prompt
     return {**record, **coding, "low": kept.range.low, "high": kept.range.high}
-
-
-def _spec(
-    volume: Volume,
-    name: str,
-    tile: tuple[int, int, int],
-    prior: str | None,
-    parameters: dict[str, Any],
-    sampled: SampledRange | None,
-) -> VariableSpec:
-    shape = tuple(volume.array.shape)
-    z, y, x = ((1,) * (3 - min(len(shape), 3)) + shape)[-3:]
-    try:
-        return VariableSpec(
-            name=name,
-            shape=shape,
-            dtype=np.dtype(volume.array.dtype),
-            dims=volume.dims,
-            brick_shape=default_brick_shape((z, y, x), tile),
-            tile_shape=tile,
-            unit=volume.unit,
-            slope=volume.slope,
-            intercept=volume.intercept,
-            affine=volume.affine,
-            spacing_mm=volume.spacing_mm,
-            special_values=sampled.special_values if sampled else volume.special_values,
-            attrs=volume.attrs,
-            coordinates=(),
-            prior=prior,
-            parameters=parameters,
-            raw_dtype=volume.raw_dtype,
-        )
-    except PscError as error:
-        raise SourceError(
-            f"variable {volume.name!r} cannot be coded: {error}", kind="unsupported-volume"
-        ) from error
