@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import TileGrid
 
 __all__ = ["TileRecord", "digest_values", "tile_records"]
@@ -60,21 +61,20 @@ def tile_records(
     measured : (z, y, x) array of bool, optional
         Voxels that count; None is all.
     """
-    records = []
-    for number in range(len(grid)):
+
+    def record(number: int) -> TileRecord:
         box = grid.box(number)
         keep = None if measured is None else measured[box]
         errors = [_error(level[box], values[box], keep) for level in levels]
-        records.append(
-            TileRecord(
-                grid.position(number),
-                nbytes[number],
-                tuple(float(np.mean(e**2)) if e.size else 0.0 for e in errors),
-                tuple(float(np.abs(e).max(initial=0)) for e in errors),
-                digest_values(levels[-1][box]),
-            )
+        return TileRecord(
+            grid.position(number),
+            nbytes[number],
+            tuple(float(np.mean(e**2)) if e.size else 0.0 for e in errors),
+            tuple(float(np.abs(e).max(initial=0)) for e in errors),
+            digest_values(levels[-1][box]),
         )
-    return tuple(records)
+
+    return tuple(mapped(record, range(len(grid))))
 
 
 def digest_values(values: Values) -> str:
@@ -85,10 +85,12 @@ def digest_values(values: Values) -> str:
 def _error(
     decoded: Values, source: Values, measured: NDArray[np.bool_] | None
 ) -> NDArray[np.float64]:
-    """Differences where the bits differ, zero elsewhere (also between equal NaN)."""
+    """Differences where the bits differ, zero elsewhere (also between equal NaN); empty if none."""
     unsigned = f"<u{source.dtype.itemsize}"
     a, b = np.ascontiguousarray(decoded), np.ascontiguousarray(source)
     same = a.view(unsigned) == b.view(unsigned)
+    if same.all():
+        return np.zeros(0)
     with np.errstate(invalid="ignore", over="ignore"):
         away = a.astype(np.float64) - b.astype(np.float64)
     away[same] = 0.0

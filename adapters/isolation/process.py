@@ -124,6 +124,11 @@ class ReadingProcess:
             raise SourceError(message, kind=kind, path=path or _first(files), hint=hint)
         return answer["found"]
 
+    def start(self) -> None:
+        """Start the child already: it gets ready while this process does something else."""
+        with self._lock:
+            self._running()
+
     def close(self) -> None:
         """End the child; the next request starts another."""
         with self._lock:

@@ -64,6 +64,10 @@ def archive(
     """Archive volumes. Continues an unfinished archive; never replaces a sealed one."""
     lines = JsonLines() if log_json else None
     with Session(as_json=as_json, quiet=quiet, debug=debug, log_lines=lines) as session:
+        from adapters.isolation import reading_process
+
+        reading_process().start()  # which takes another core
+        import pipelines.archiving.archive  # noqa: F401 - meanwhile, since it takes long
         from pipelines.archiving.deidentified import deidentifying
         from pipelines.archiving.pseudonyms import Pseudonyms
         from pipelines.archiving.refused import RefusedSources

@@ -38,16 +38,9 @@ def block_means(
         ``ceil(size / factor)`` per axis. Blocks without a measured voxel hold the first special
         value, or NaN, or 0.
     """
-    numbers = values.astype(np.float64)
-    measured = np.isfinite(numbers)
-    for value in special:
-        measured &= values != value
-    numbers[~measured] = 0
-    total, count = numbers, measured.astype(np.float64)
-    for axis, factor in enumerate(factors):
-        edges = np.arange(0, values.shape[axis], factor)
-        total = np.add.reduceat(total, edges, axis=axis)
-        count = np.add.reduceat(count, edges, axis=axis)
+    slabs = (values[start : start + factors[0]] for start in range(0, len(values), factors[0]))
+    sums = [_slab_sums(slab, factors, special) for slab in slabs]
+    total, count = (np.concatenate(parts) for parts in zip(*sums, strict=True))
     empty = np.nan if dtype.kind == "f" else 0
     means = np.full(total.shape, special[0] if special else empty, np.float64)
     np.divide(total, count, out=means, where=count > 0)
@@ -55,6 +48,28 @@ def block_means(
         return _whole(means, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         return means.astype(dtype)
+
+
+def _slab_sums(
+    slab: Values, factors: Sequence[int], special: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums over blocks that are as deep as the slab, and how many voxels are in each."""
+    measured = np.isfinite(slab) if slab.dtype.kind == "f" else np.ones(slab.shape, bool)
+    for value in special:
+        measured &= slab != value
+    if measured.all():  # the usual case, in a tenth of the time
+        total = slab.sum(axis=0, dtype=np.float64, keepdims=True)
+        count = np.full(total.shape, float(len(slab)))
+    else:
+        numbers = slab.astype(np.float64)
+        numbers[~measured] = 0
+        total = numbers.sum(axis=0, keepdims=True)
+        count = measured.sum(axis=0, dtype=np.float64, keepdims=True)
+    for axis, factor in enumerate(factors[1:], 1):
+        edges = np.arange(0, slab.shape[axis], factor)
+        total = np.add.reduceat(total, edges, axis=axis)
+        count = np.add.reduceat(count, edges, axis=axis)
+    return total, count
 
 
 def small_shape(shape: Sequence[int], factors: Sequence[int]) -> tuple[int, ...]:
