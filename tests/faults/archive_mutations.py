@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import copy
 import json
 import random
 import struct
@@ -106,7 +107,8 @@ SOURCE_KEY = "source/document"
 
 
 def _scalar(rng: random.Random) -> Any:
-    return rng.choice((*SIZES, *TEXTS, *JSON))
+    """A value of its own: a document that held one of ``JSON`` itself would change it later."""
+    return copy.deepcopy(rng.choice((*SIZES, *TEXTS, *JSON)))
 
 
 def _set_somewhere(node: Any, rng: random.Random) -> None:
