@@ -6,8 +6,8 @@ Everything is drawn from one ``random.Random``, so that a find is its archive an
 from __future__ import annotations
 
 import contextlib
-import io
 import copy
+import io
 import json
 import random
 import struct
