@@ -47,6 +47,7 @@ __all__ = [
     "TileRecord",
     "base_names",
     "decode_brick",
+    "decode_with",
     "default_brick_shape",
     "encode_brick",
     "read_index",
@@ -262,7 +263,6 @@ def decode_brick(
     device: str = "auto",
     index: BrickIndex | None = None,
     denoisers: Denoisers | None = None,
-    known: Known | None = None,
 ) -> DecodedBrick:
     """Decode a region of a brick at a level, reading only what it needs.
 
@@ -286,9 +286,6 @@ def decode_brick(
         Already parsed header.
     denoisers : callable, optional
         See :class:`psc_volumetric.methods.protocol.Resources`.
-    known : callable, optional
-        ``known(level, box, spread)``: what was decoded before of a level that another stands on,
-        or None.
 
     Returns
     -------
@@ -303,6 +300,27 @@ def decode_brick(
     ParameterError
         Selection outside the valid part, or a negative level.
     """
+    resources = Resources(prior, device, denoisers)
+    return decode_with(
+        read, resources, selection=selection, level=level, spread=spread, index=index
+    )
+
+
+def decode_with(
+    read: ReadRange,
+    resources: Resources,
+    *,
+    selection: Box,
+    level: int | None = None,
+    spread: bool = False,
+    index: BrickIndex | None = None,
+    known: Known | None = None,
+) -> DecodedBrick:
+    """Decode a region of a brick as :func:`decode_brick` does, and what levels share only once.
+
+    ``known(level, box, spread)`` gives what was decoded before of a level that another stands on,
+    or None.
+    """
     if level is not None and level < 0:
         raise ParameterError(f"level must be >= 0, found {level}", kind="bad-level")
     index = read_index(read) if index is None else index
@@ -313,7 +331,6 @@ def decode_brick(
         shape = tuple(s.stop - s.start for s in selection)
         values: Values = np.full(shape, np.frombuffer(index.constant, index.dtype)[0], index.dtype)
         return DecodedBrick(values, np.zeros(shape, np.float32) if spread else None)
-    resources = Resources(prior, device, denoisers)
 
     def decoded(level: int, box: Box, spread: bool) -> DecodedBrick:
         """A level that the brick has; those below it only where a layer refers to them."""

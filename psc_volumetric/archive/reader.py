@@ -218,7 +218,8 @@ class ArchiveReader(OpenArchive):
         fetched : Fetched
             Bytes of the brick that are here already.
         """
-        from psc_volumetric.codec import DecodedBrick, decode_brick
+        from psc_volumetric.codec import DecodedBrick, decode_with
+        from psc_volumetric.methods.protocol import Resources
 
         spec = self.spec(variable)
         key = chunk_key(variable, position)
@@ -235,13 +236,12 @@ class ArchiveReader(OpenArchive):
 
         with self._placing(spec, position, box):
             index = self.brick_index(variable, position, fetched)
-            decoded = decode_brick(
+            decoded = decode_with(
                 lambda start, length: self._sealed.read_range(key, start, length, fetched),
+                Resources(self._priors, self.device),
                 selection=box,
                 level=level_number(index, level),
-                prior=self._priors,
                 spread=spread,
-                device=self.device,
                 index=index,
                 known=known,
             )

@@ -130,13 +130,13 @@ def test_requests_of_a_region_run_at_once(serve: Serve, kept: Path) -> None:
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The boxes that were decoded."""
     found: list[Any] = []
-    real = psc_volumetric.codec.decode_brick
+    real = psc_volumetric.codec.decode_with
 
     def counting(*arguments: Any, **options: Any) -> Any:
         found.append(options["selection"])
         return real(*arguments, **options)
 
-    monkeypatch.setattr(psc_volumetric.codec, "decode_brick", counting)
+    monkeypatch.setattr(psc_volumetric.codec, "decode_with", counting)
     return found
 
 
