@@ -1,4 +1,4 @@
-"""Source formats in and out: DICOM, NIfTI, NetCDF, FITS, images and trajectories.
+"""Source formats in and out: DICOM, NIfTI, NetCDF, FITS, images, trajectories and video.
 
 ``discover`` says what a file or folder holds, ``open_source`` opens one candidate lazily and
 ``restore_source`` writes the source format again. Format libraries are imported on first use.

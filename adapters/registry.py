@@ -35,6 +35,7 @@ _ADAPTERS = {
     "fits": ("adapters.fits.adapter", "FitsAdapter"),
     "images": ("adapters.images.adapter", "ImagesAdapter"),
     "trajectories": ("adapters.trajectories.adapter", "TrajectoriesAdapter"),
+    "video": ("adapters.video.adapter", "VideoAdapter"),
     ORIGINAL: ("adapters.originals", "OriginalAdapter"),
 }
 
@@ -91,7 +92,7 @@ def discover(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Disco
     if path.is_file() and skipped:
         raise SourceError(skipped[0].reason, kind=skipped[0].kind, path=path, hint=skipped[0].hint)
     raise SourceError(
-        "expected DICOM, NIfTI, NetCDF, FITS, image or trajectory files, found "
+        "expected DICOM, NIfTI, NetCDF, FITS, image, trajectory or video files, found "
         f"{_summary(skipped)}",
         kind="nothing-found",
         path=path,
@@ -148,7 +149,9 @@ def _ask_adapters(
             skipped.append(Skipped(file, reason, "unreadable"))
             continue
         if kind is None:
-            reason = "expected a DICOM, NIfTI, NetCDF, FITS, image or trajectory file, found none"
+            reason = (
+                "expected a DICOM, NIfTI, NetCDF, FITS, image, trajectory or video file, found none"
+            )
             skipped.append(Skipped(file, reason, "unknown-format"))
         else:
             accepted[kind].append(file)

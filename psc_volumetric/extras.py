@@ -87,6 +87,7 @@ _ALL = (
         ("chemfiles",),
         "XTC files are neither archived nor restored; archives of them open",
     ),
+    Extra("video", ("av",), "video files are not archived; archives of them give the file back"),
     Extra("http", ("aiohttp",), "archives at http:// and https:// addresses are not read"),
     Extra("report", ("jinja2",), "`psc-archive report` makes no pages"),
     Extra("view", ("aiohttp",), "`psc-archive view` opens no archive in a browser"),

@@ -37,12 +37,8 @@ __all__ = [
 ]
 
 _FILES_AT_ONCE = 64
-_SINGLE_FILES = (
-    "nifti",
-    "netcdf",
-    "fits",
-    "trajectories",
-)  # found one by one
+# Formats whose files are found one by one.
+_SINGLE_FILES = ("nifti", "netcdf", "fits", "trajectories", "video")
 _LOST = (CRASHED, FAILED, MEMORY, TIMEOUT)
 
 

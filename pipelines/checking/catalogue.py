@@ -186,7 +186,8 @@ def _opened(archive: str) -> Row:
     try:
         with ArchiveReader.open(archive) as reader:
             old = predecessor_of(reader)
-            main = max(reader.variables.values(), key=lambda spec: spec.nbytes, default=None)
+            specs = [*reader.variables.values(), *(kept.spec for kept in reader.kept.values())]
+            main = max(specs, key=lambda spec: spec.nbytes, default=None)
             source = reader.document.source
             size = reader.manifest.size + len(reader.manifest.to_bytes())
             kind = reader.metadata.get("provenance", {}).get("source_kind")
@@ -196,7 +197,9 @@ def _opened(archive: str) -> Row:
                 "mode": reader.mode,
                 "kind": _word(kind),
                 "modality": _word(None if main is None else main.attrs.get("modality")),
-                "variables": [name[:LONGEST] for name in islice(reader.variables, MOST_NAMES)],
+                "variables": [
+                    name[:LONGEST] for name in islice([*reader.variables, *reader.kept], MOST_NAMES)
+                ],
                 "dtype": None if main is None else main.dtype.name,
                 "shape": None if main is None else list(main.shape),
                 "spacing_mm": None if spacing is None else [float(s) for s in spacing],

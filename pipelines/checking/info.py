@@ -213,6 +213,9 @@ def list_target(
             "bpv": entry["bpv"],
         }
         for name, entry in info["variables"].items()
+    ] + [
+        {"name": name, "dtype": entry["dtype"], "shape": entry["shape"], "dims": entry["dims"]}
+        for name, entry in info["kept"].items()
     ]
 
 
@@ -224,11 +227,10 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
         return _aligned([_cells(row) for row in rows])
     lines = []
     for row in rows:
-        axes = ", ".join(f"{d} {n}" for d, n in zip(row["dims"], row["shape"], strict=True))
-        lines.append(
-            f"{row['name']:<24} {row['dtype']:<8} ({axes})  {row['levels']} levels, "
-            f"{size_text(row['bytes'])}, {row['bpv']:.3f} bpv"
-        )
+        size = "read out of the original"
+        if "levels" in row:
+            size = f"{row['levels']} levels, {size_text(row['bytes'])}, {row['bpv']:.3f} bpv"
+        lines.append(f"{row['name']:<24} {row['dtype']:<8} ({_axes(row)})  {size}")
     return lines
 
 

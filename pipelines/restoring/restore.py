@@ -240,7 +240,8 @@ def restore(
         refuse_existing(source.kind, target)
         coded = {name: box for name, box in plan.boxes.items() if name in reader.variables}
         rescue = Rescue.of(reader, coded, plan.level, options.fill, options.skip_damaged)
-        info = rescue.told(restore_info(reader, coded, plan.level, rescue))
+        level = plan.level if coded else None  # originals have no levels
+        info = rescue.told(restore_info(reader, coded, level, rescue))
         info = as_view(info, options.view, source.kind, allows_dicom=options.generated_dicom)
         notes = _notes(reader, tuple(coded), info)
         bricks = sum(1 for name, box in coded.items() for _ in touched(reader.variables[name], box))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.errors import FormatError
+from psc_volumetric.errors import FormatError, PscError
 from psc_volumetric.extras import require
 
 __all__ = ["DECODERS", "WHOLE", "decoded"]
@@ -66,10 +66,13 @@ def _video(data: bytes, number: int) -> NDArray[Any]:
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         stream.codec_context.skip_frame = "NONKEY"
-        for count, frame in enumerate(container.decode(stream)):
-            if count == number:
-                return np.asarray(frame.to_ndarray(format="rgb24"))
-    raise ValueError(f"no key frame {number}")
+        wanted = number + (stream.start_time or 0)
+        container.seek(wanted, stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts == wanted:
+                deep = max(part.bits for part in frame.format.components) > 8
+                return np.asarray(frame.to_ndarray(format="rgb48le" if deep else "rgb24"))
+    raise ValueError(f"no key frame at {number}")
 
 
 DECODERS: Mapping[str, Callable[[bytes, int], NDArray[Any]]] = MappingProxyType(
@@ -95,6 +98,8 @@ def decoded(name: str, data: bytes, number: int, dtype: np.dtype[Any], where: st
         )
     try:
         values = DECODERS[name](data, number)
+    except PscError:
+        raise
     except _NO_SENSE as error:
         raise FormatError(
             f"{where}: it cannot be decoded ({type(error).__name__})",

@@ -198,5 +198,9 @@ def test_an_archive_is_hardly_larger_than_its_source(name: str, tmp_path: Path, 
         tiff(large, photometric="minisblack", compression="zlib")(tmp_path / name)
     target = tmp_path / "a.psc.zarr.zip"
     assert run("archive", tmp_path / name, target, *PLAIN).code == 0
+    for command in ("ls", "info"):
+        assert "read out of the original" in run(command, target).out
+    assert run("restore", target, tmp_path / "out", "--level", "0").code == 0
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
     source = (tmp_path / name).stat().st_size
     assert target.stat().st_size < source + 6000

@@ -20,6 +20,9 @@ FILES = {
     "run.xtc": {},
     "few.xtc": {"atoms": 5},
 }
+SOME = [
+    pytest.param(n, marks=[pytest.mark.slow] if n in ("run.dcd", "few.xtc") else []) for n in FILES
+]
 
 
 def shown(path: Path) -> np.ndarray:
@@ -70,7 +73,7 @@ def test_positions_stay_within_their_bound(name: str, bound: float, tmp_path: Pa
         assert b"values restored with loss" in (tmp_path / "out" / name).read_bytes()[:400]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", SOME)
 def test_some_frames_and_atoms_are_a_trajectory(name: str, tmp_path: Path, run) -> None:
     source = trajectory_files.write(tmp_path / name, **FILES[name])
     archive = archived(run, source)

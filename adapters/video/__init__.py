@@ -1,0 +1,1 @@
+"""Video files, kept as they are, with their key frames as a volume."""
