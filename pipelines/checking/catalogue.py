@@ -15,7 +15,6 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +196,7 @@ def _opened(archive: str) -> Row:
                 "mode": reader.mode,
                 "kind": _word(kind),
                 "modality": _word(None if main is None else main.attrs.get("modality")),
-                "variables": [
-                    name[:LONGEST] for name in islice([*reader.variables, *reader.kept], MOST_NAMES)
-                ],
+                "variables": [spec.name[:LONGEST] for spec in specs[:MOST_NAMES]],
                 "dtype": None if main is None else main.dtype.name,
                 "shape": None if main is None else list(main.shape),
                 "spacing_mm": None if spacing is None else [float(s) for s in spacing],
