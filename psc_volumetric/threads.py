@@ -379,18 +379,10 @@ class Ahead(Generic[A, R]):
             self.close()
             self._group = _Group(self._function)
             self._begun, stop = number, number + 1
-        self._begin_until(stop)
-        self._next = number + 1
-        return self._group.result(number)
-
-    def begin(self) -> None:
-        """Make the first ones already, before anybody asks for one."""
-        self._begin_until(min(self._group.room, len(self._items)))
-
-    def _begin_until(self, stop: int) -> None:
         for following in range(self._begun, stop):
             self._group.begin(following, self._items[following])
-        self._begun = max(self._begun, stop)
+        self._next, self._begun = number + 1, stop
+        return self._group.result(number)
 
     def close(self) -> None:
         """Let nothing of it go on."""

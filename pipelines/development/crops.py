@@ -19,9 +19,12 @@ from psc_volumetric.codec import (
     encode_brick,
 )
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.methods.latent.fields import parameters_of
+from psc_volumetric.methods.latent.parameters import falling_levels, latent_parameters
 from psc_volumetric.methods.psc.fields import StreamParameters
 from psc_volumetric.methods.psc.parameters import PAPER_RESTORED, stream_parameters
-from psc_volumetric.prior import Prior
+from psc_volumetric.prior import Prior, load_prior
+from psc_volumetric.prior.bundle import LATENT
 
 __all__ = ["Crop", "Published", "compress", "crops_of"]
 
@@ -64,6 +67,14 @@ def _published(
     )
 
 
+@latent_parameters.register
+def _published_latent(chosen: Published, levels: int, elements: int, seed: int) -> StreamParameters:
+    passes = min(MOST_PASSES, max(1, PAPER_RESTORED // chosen.samples))
+    noise = falling_levels(chosen.steps, levels)
+    rounds = min(chosen.rounds, max(1, elements // chosen.rank))
+    return parameters_of(chosen.samples, chosen.rank, passes, seed, noise, (rounds,))
+
+
 @dataclass(frozen=True, eq=False)
 class Crop:
     """The middle of a volume.
@@ -86,22 +97,28 @@ class Crop:
     prior: Prior
 
 
-def crops_of(folder: Path, size: int, prior_name: str | None = None) -> Iterator[Crop]:
+def crops_of(
+    folder: Path, size: int, prior_name: str | None = None, prompt: str | None = None
+) -> Iterator[Crop]:
     """The middle of every volume and picture in a folder, one tile deep, ``size`` voxels wide.
+
+    A latent prior is told the prompt, or what a DICOM file says.
 
     Raises
     ------
     ParameterError : nothing there that a prior can code (kind ``"no-tiles"``).
     """
-    options, found = ArchiveOptions(mode="lossy", base="psc", prior=prior_name), 0
+    base = "psc" if prior_name is None else base_of(load_prior(prior_name))
+    options, found = ArchiveOptions(mode="lossy", base=base, prior=prior_name, prompt=prompt), 0
     for item in plan(folder, "unused", options).items:
         for variable in item.variables:
             if not variable.is_lossy or variable.range is None or item.prior is None:
                 continue
-            prior, found = brick_prior(item.prior), found + 1
+            prior, found = brick_prior(item.prior, item.options.prompt), found + 1
+            depth = (prior.voxels or prior.tile_shape)[0]
             volume = next(v for v in open_item(item.candidate).volumes if v.name == variable.volume)
             shape = volume.array.shape
-            extents = (*[1] * (len(shape) - 3), prior.tile_shape[0], size, size)[-len(shape) :]
+            extents = (*[1] * (len(shape) - 3), depth, size, size)[-len(shape) :]
             box = tuple(
                 slice((n - min(n, wanted)) // 2, (n + min(n, wanted)) // 2)
                 for n, wanted in zip(shape, extents, strict=True)
@@ -118,9 +135,14 @@ def crops_of(folder: Path, size: int, prior_name: str | None = None) -> Iterator
         )
 
 
+def base_of(prior: Prior) -> str:
+    """The method of PSC that codes with a prior."""
+    return "latent" if prior.kind == LATENT else "psc"
+
+
 def compress(crop: Crop, parameters: CodecParameters) -> EncodedBrick:
-    """Code a crop as one brick of ``psc``."""
-    tile = crop.prior.tile_shape
+    """Code a crop as one brick of the method that its prior is for."""
+    tile = crop.prior.voxels or crop.prior.tile_shape
     z, y, x = (-(-n // t) * t for n, t in zip(crop.values.shape, tile, strict=True))
     return encode_brick(
         crop.values,
@@ -129,5 +151,5 @@ def compress(crop: Crop, parameters: CodecParameters) -> EncodedBrick:
         mapping=crop.mapping,
         parameters=parameters,
         prior=crop.prior,
-        options=BrickOptions(base="psc", special_values=crop.special),
+        options=BrickOptions(base=base_of(crop.prior), special_values=crop.special),
     )

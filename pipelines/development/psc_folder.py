@@ -34,6 +34,7 @@ from pipelines.evaluation.quality import measure_quality
 from psc_volumetric.codec import CodecParameters, EncodedBrick, read_index
 from psc_volumetric.errors import NumericalError, StorageError
 from psc_volumetric.extras import require
+from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.prior import Prior, resolve_prior
@@ -113,7 +114,7 @@ def measure_crop(
     """
     index = read_index(lambda start, n: data[start : start + n])
     fields = index.fields
-    assert isinstance(fields, PscFields)
+    assert isinstance(fields, PscFields | LatentFields)
     resources = Resources(lambda digest: _same(crop.prior, digest))
     opened = BrickViews(lambda start, n: data[start : start + n], index, resources)
     begin = time.process_time()
@@ -235,6 +236,7 @@ def main(
     views: Annotated[str, typer.Option(help="Restorations, with commas.")] = ",".join(VIEWS),
     size: Annotated[int, typer.Option(help="Rows and columns of the middle part.")] = 64,
     prior: Annotated[str | None, typer.Option(help="Name, folder, or NAME:CLASS.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What a latent prior is told.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     compress_only: Annotated[
         bool, typer.Option("--compress-only", help="Stop at streams; a later run restores them.")
@@ -252,7 +254,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Restoration] = []
     stacks: dict[str, list[NDArray[np.float64]]] = {}
-    for crop in crops_of(folder, size, prior):
+    for crop in crops_of(folder, size, prior, prompt):
         if simulate:
             restored = _simulated(crop, compress(crop, chosen), lpips_network)
         else:
@@ -314,7 +316,7 @@ def _simulated(
 ) -> Iterator[tuple[Restoration, Values]]:
     """The mean as compressing found it."""
     values, fields = coded.last, coded.index.fields
-    assert values is not None and isinstance(fields, PscFields)
+    assert values is not None and isinstance(fields, PscFields | LatentFields)
     row = _measured(crop, values, len(coded.data), lpips)
     yield (
         Restoration(crop.name, MEAN, "", len(coded.data), evaluations=fields.evaluations,

@@ -84,10 +84,6 @@ class DecodedArray:
         source = self.reader if self.instead is None else self.instead
         return source.read(self.spec.name, self._within(position), level=self.level)
 
-    def begin(self) -> None:
-        """Decode the first bricks already: as many as there are cores, and one."""
-        self._ahead.begin()
-
     def close(self) -> None:
         """Decode nothing more."""
         self._ahead.close()
@@ -212,9 +208,6 @@ def restored_volumes(
             for name in filter(reader.kept.__contains__, boxes):
                 decoded[name] = OriginalArray(originals, reader.kept[name], boxes[name])
         specs = reader.variables | {name: kept.spec for name, kept in reader.kept.items()}
-        first = next(iter(decoded.values()), None)
-        if isinstance(first, DecodedArray):
-            first.begin()  # while the library of the format is loaded
         yield arrays + [
             RestoredVolume(
                 name=str(specs[name].parameters.get("volume", name)),

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zarr.abc.store import Store
+
 from psc_volumetric.archive import packing
 from psc_volumetric.archive.documents import Head, decode
 from psc_volumetric.archive.layout import PARTIAL_KEY
@@ -25,7 +27,7 @@ def check_place(target: Target) -> None:
     ------
     StorageError : kind ``"within-archive"``.
     """
-    if isinstance(target, (str, os.PathLike)) and not is_url(target):
+    if not isinstance(target, Store) and not is_url(target):
         refuse_within_archive(Path(os.fspath(target).removeprefix("file://")).parent)
 
 

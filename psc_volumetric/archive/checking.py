@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from psc_volumetric.archive.access import SealedStore, load_manifest, missing
 from psc_volumetric.archive.damage import Finding, Surveyor, tile_at
-from psc_volumetric.archive.journal import is_journal
 from psc_volumetric.archive.layout import MANIFEST_KEY, VariableSpec, chunk_key
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles, short_digest
 from psc_volumetric.bitstream.index import BrickIndex
@@ -212,12 +211,8 @@ def _deep(reader: ArchiveReader, sample: Sample, progress: OnProgress | None) ->
 
     def check(brick: tuple[str, tuple[int, ...]]) -> list[Finding]:
         name, position = brick
-        try:
-            whole = reader.read_brick(name, position).values
-        except PscError:
-            whole = None  # find out which tiles it is
-        damaged = list(_check_brick(reader, surveyor, name, position, tables[name], whole))
-        return damaged or list(_check_bounds(reader, surveyor, name, position, whole))
+        damaged = list(_check_brick(reader, surveyor, name, position, tables[name]))
+        return damaged or list(_check_bounds(reader, surveyor, name, position))
 
     with in_order(check, chosen) as findings:
         for number, found in enumerate(findings, start=1):
@@ -232,7 +227,6 @@ def _check_brick(
     name: str,
     position: tuple[int, ...],
     table: TileTable | None,
-    whole: NDArray[Any] | None,
 ) -> Iterator[Finding]:
     spec, key = reader.variables[name], chunk_key(name, position)
     try:
@@ -242,6 +236,10 @@ def _check_brick(
         yield surveyor.at(key, error, spec, position, None, 0)
         return
     expected = {} if table is None else dict(brick_tiles(table, spec, position))
+    try:
+        whole = reader.read_brick(name, position).values
+    except PscError:
+        whole = None  # find out which tiles it is
     for number, box in enumerate(map(grid.box, range(len(grid)))):
         try:
             values = reader.read_brick(name, position, box).values if whole is None else whole[box]
@@ -274,29 +272,22 @@ def _first_lost(reader: ArchiveReader, name: str, position: tuple[int, ...], box
 
 
 def _check_bounds(
-    reader: ArchiveReader,
-    surveyor: Surveyor,
-    name: str,
-    position: tuple[int, ...],
-    whole: NDArray[Any] | None,
+    reader: ArchiveReader, surveyor: Surveyor, name: str, position: tuple[int, ...]
 ) -> Iterator[Finding]:
     """Compare a bounded level with the exact one above it; alone it has nothing to be held to."""
     spec, key = reader.variables[name], chunk_key(name, position)
     try:
         index = reader.brick_index(name, position)
-        bounded = [number for number, layer in enumerate(index.layers) if layer.grid is not None]
-        if not index.is_exact or (whole is not None and not bounded):
+        if not index.is_exact:
             return
-        found = reader.read_brick(name, position).values if whole is None else whole
-        is_small = found.dtype.kind in "iu" and found.dtype.itemsize <= 4  # differences fit
-        exact = found.astype(np.float64 if is_small else np.longdouble)
-        for number in bounded:
-            layer = index.layers[number]
-            assert layer.grid is not None
+        exact = reader.read_brick(name, position).values.astype(np.longdouble)
+        for number, layer in enumerate(index.layers):
+            if layer.grid is None:
+                continue
             level = index.base_levels + number
             near = reader.read_brick(name, position, level=level).values
             measured = np.isfinite(exact)
-            error = np.abs(near.astype(exact.dtype) - exact)[measured].max(initial=0.0)
+            error = np.abs(near.astype(np.longdouble) - exact)[measured].max(initial=0.0)
             if not error <= layer.grid.bound:
                 broken = ParameterError(
                     f"{reader.name}: {key}: level {layer.kind!r} is off by {error:g}, promised is "

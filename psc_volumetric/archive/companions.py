@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from zarr.abc.store import Store
+
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_url, is_web, open_store
 from psc_volumetric.errors import LimitExceededError, ParameterError, StorageError
 
@@ -37,7 +39,7 @@ def companion_name(target: Target, suffix: str) -> str:
     ------
     ParameterError : a Zarr store has no place beside it (kind ``"no-place"``).
     """
-    if not isinstance(target, (str, os.PathLike)):
+    if isinstance(target, Store):
         raise ParameterError(
             f"{target}: an archive in a Zarr store has nothing beside it",
             kind="no-place",

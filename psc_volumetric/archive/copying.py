@@ -13,11 +13,11 @@ from typing import Any
 
 from psc_volumetric.archive.access import SealedStore, load_manifest, read_manifest
 from psc_volumetric.archive.beginning import check_place, target_exists
-from psc_volumetric.archive.journal import is_journal
 from psc_volumetric.archive.layout import FORMAT, MANIFEST_KEY, PARTIAL_KEY, encode_json
 from psc_volumetric.archive.manifest import Manifest, sha256_hex
 from psc_volumetric.archive.packing import work_place
 from psc_volumetric.archive.prepared import PreparedArchive
+from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import (
     ArchiveStore,
     Target,

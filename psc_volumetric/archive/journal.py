@@ -12,13 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from psc_volumetric.archive.addresses import is_leftover
 from psc_volumetric.archive.documents import JournalDocument, decode
-from psc_volumetric.archive.layout import PARTIAL_KEY, PARTIAL_PREFIX
+from psc_volumetric.archive.layout import PARTIAL_PREFIX
 from psc_volumetric.archive.naming import node_path
 from psc_volumetric.records import TileRecord
 
-__all__ = ["BrickRecord", "is_journal", "journal_key", "preview_key"]
+__all__ = ["BrickRecord", "journal_key", "preview_key"]
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,3 @@ def journal_key(variable: str, position: tuple[int, ...]) -> str:
 def preview_key(variable: str, position: tuple[int, ...]) -> str:
     """Where the low-resolution values of a brick are kept while the archive is not sealed."""
     return f"{PARTIAL_PREFIX}{node_path(variable)}/{'.'.join(map(str, position))}.preview"
-
-
-def is_journal(key: str) -> bool:
-    """Whether a key is the writer's own note or a half-written file, and no part of the archive."""
-    return key == PARTIAL_KEY or key.startswith(PARTIAL_PREFIX) or is_leftover(key)

@@ -15,10 +15,10 @@ from typing import Any
 
 from psc_volumetric.archive.access import SealedStore, missing, read_manifest
 from psc_volumetric.archive.documents import MAX_DOCUMENT, MAX_MANIFEST
-from psc_volumetric.archive.journal import is_journal
 from psc_volumetric.archive.layout import MANIFEST_KEY, METADATA_KEY, PARTIAL_KEY
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.places import MendingPlace, mending_place
+from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import ArchiveStore
 from psc_volumetric.errors import FormatError, LimitExceededError, PscError, StorageError
 

@@ -9,7 +9,7 @@ from typing import Any
 from psc_volumetric.archive.consolidated import with_copies
 from psc_volumetric.archive.documents import decode
 from psc_volumetric.archive.folder import remove_empty_folders
-from psc_volumetric.archive.journal import BrickRecord, is_journal, journal_key, preview_key
+from psc_volumetric.archive.journal import BrickRecord, journal_key, preview_key
 from psc_volumetric.archive.layout import (
     MANIFEST_KEY,
     METADATA_KEY,
@@ -30,7 +30,7 @@ from psc_volumetric.archive.stores import ArchiveStore, is_leftover
 from psc_volumetric.archive.tiles import write_tile_table
 from psc_volumetric.errors import StorageError
 
-__all__ = ["clean_up", "commit", "consolidate", "prepare", "remove_tree"]
+__all__ = ["clean_up", "commit", "consolidate", "is_journal", "prepare", "remove_tree"]
 
 
 def prepare(
@@ -123,6 +123,11 @@ def remove_tree(
     store.delete(PARTIAL_KEY)
     if store.root is not None:
         remove_empty_folders(store.root)
+
+
+def is_journal(key: str) -> bool:
+    """Whether a key is the writer's own note or a half-written file, and no part of the archive."""
+    return key == PARTIAL_KEY or key.startswith(PARTIAL_PREFIX) or is_leftover(key)
 
 
 def _belonging(variables: Sequence[VariableSpec], beside: Sequence[str]) -> Callable[[str], bool]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from psc_volumetric.prior.bundle import Prior
 from psc_volumetric.prior.step import RESIDUAL_LIMIT, TABLE_BITS, TABLE_HALF, Step
 
-__all__ = ["SmoothDenoiser"]
+__all__ = ["SmoothDenoiser", "looked_up", "smoothed"]
 
 Tensor = torch.Tensor
 
@@ -44,8 +44,9 @@ class SmoothDenoiser:
             name: torch.from_numpy(np.ascontiguousarray(array)).to(self.device, torch.float32)
             for name, array in prior.program.tensors.items()
         }
+        self._given: dict[str, Tensor] = {}  # registers beside "x"
         tables = {s.table for s in prior.program.steps if s.op == "norm_act"}
-        self._tables = {name: _smoothed(self._tensors[name]) for name in tables}
+        self._tables = {name: smoothed(self._tensors[name]) for name in tables}
 
     def schedule(self, level: float) -> tuple[float, float]:
         """Signal and noise amplitude at a row of the tables, or between two of them."""
@@ -65,7 +66,7 @@ class SmoothDenoiser:
         return denoised
 
     def _network(self, x: Tensor, level: float) -> Tensor:
-        registers = {"x": x}
+        registers = {"x": x, **self._given}
         for step in self._program.steps:
             registers[step.out] = getattr(self, "_" + step.op)(step, registers, level)
         return registers[self._program.steps[-1].out]
@@ -83,10 +84,14 @@ class SmoothDenoiser:
         x = r[step.inputs[0]]
         n = x.shape[1] // step.groups * x.shape[2] * x.shape[3]
         normed = F.group_norm(x, step.groups, eps=step.epsilon / n**2)
+        index = self._moved(step, normed * (1 << TABLE_BITS)) + TABLE_HALF
+        return looked_up(self._tables[step.table], index).clamp_max(step.limit)
+
+    def _moved(self, step: Step, normed: Tensor) -> Tensor:
+        """A normalised register times gamma plus beta, in entries of a table."""
         gamma = self._tensors[f"{step.name}.gamma"].reshape(1, -1, 1, 1) * 2.0**-GAMMA_BITS
         beta = self._tensors[f"{step.name}.beta"].reshape(1, -1, 1, 1) * 2.0**-BETA_BITS
-        index = normed * gamma * (1 << TABLE_BITS) + beta + TABLE_HALF
-        return _looked_up(self._tables[step.table], index).clamp_max(step.limit)
+        return normed * gamma + beta
 
     def _attention(self, step: Step, r: dict[str, Tensor], level: float) -> Tensor:
         b, channels, height, width = r[step.inputs[0]].shape
@@ -120,14 +125,14 @@ class SmoothDenoiser:
         return bias[low] + (bias[high] - bias[low]) * (level - low)
 
 
-def _smoothed(table: Tensor) -> Tensor:
+def smoothed(table: Tensor) -> Tensor:
     """A table whose neighbours differ by its slope: means over a window that fades out."""
     window = torch.hann_window(SMOOTHED + 1, periodic=False, dtype=torch.float64)
     padded = F.pad(table.double()[None, None], (SMOOTHED // 2,) * 2, mode="replicate")
     return F.conv1d(padded, (window / window.sum())[None, None].to(padded))[0, 0].float()
 
 
-def _looked_up(table: Tensor, index: Tensor) -> Tensor:
+def looked_up(table: Tensor, index: Tensor) -> Tensor:
     """Linear between entries, so that it has a derivative."""
     index = index.clamp(0, len(table) - 1.001)
     low = index.detach().floor()

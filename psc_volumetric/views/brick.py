@@ -15,6 +15,7 @@ from psc_volumetric.bitstream.sections import ReadRange, read_section
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.av1.fields import Av1Fields
+from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.protocol import DecodedBrick, Resources
 from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.methods.wavelet.cells import cells_of
@@ -33,6 +34,7 @@ __all__ = ["BrickView", "BrickViews", "view_brick"]
 
 Doubles = NDArray[np.float64]
 
+NO_CELLS = Around(np.zeros(0), np.zeros(0))
 MOST_ROUNDS = 100
 ROOM = 1.5  # deviations between a value and the limits
 PUSH = 1.5  # of what a coefficient lies outside its cell
@@ -122,17 +124,27 @@ class BrickViews:
 
             held = self._held(self._stated[1])
             return held.within(drawn_by_prior(self._stated[0], request.name, seed, held.clean))
+        if isinstance(fields, LatentFields):
+            return self._of_latents(request)
         if request.name != SAMPLE:
-            raise _no_view(self._index, request, "psc has")
+            raise _no_view(self._index, request, "psc and latent have")
         if isinstance(fields, WaveletFields):
             cells = cells_of(self._read, self._index)
             held = self._held(cells)
             return held.within(drawn(held.clean, held.limited(spread), cells, key))
         if isinstance(fields, Av1Fields):
-            held = self._held(Around(np.zeros(0), np.zeros(0)))
+            held = self._held(NO_CELLS)
             held = replace(held, cells=Around.of(held.clean, spread))
             return held.within(drawn_around(held.clean, held.limited(spread), key))
-        raise _no_view(self._index, request, "psc, av1, wavelet and posterior have")
+        raise _no_view(self._index, request, "psc, latent, av1, wavelet and posterior have")
+
+    def _of_latents(self, request: ViewRequest) -> BrickView:
+        """Drawn in the latent space; what is above the base holds, too."""
+        from psc_volumetric.views.latents import drawn_latents
+
+        read, index, resources = self._read, self._index, self._resources
+        values, wrong = drawn_latents(read, index, resources, request.name, request.seed)
+        return replace(self._held(NO_CELLS).kept(values), contradictions=wrong)
 
     @cached_property
     def _stated(self) -> tuple[Stated, TileCells]:
@@ -232,6 +244,13 @@ class _Held:
         if self.special is not None:
             self.special.apply(stored, _whole(self.index))
         return BrickView(stored, int(wrong.sum()))
+
+    def kept(self, values: Doubles) -> BrickView:
+        """Values with everything that does not come from the base."""
+        stored = self._stored(values)
+        if self.special is not None:
+            self.special.apply(stored, _whole(self.index))
+        return BrickView(stored, 0)
 
     def _clean(self, stored: Values) -> Doubles:
         """As an encoder sees stored values."""

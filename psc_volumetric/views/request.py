@@ -29,7 +29,7 @@ class ViewRequest:
     name : str
         ``"mean"``: what decoding gives; ``"sample"``: one of the volumes that the bytes may stand
         for, drawn with the spread that the archive states, by DDRM where a prior coded them;
-        ``"nested"``, ``"pigdm"``: by slower samplers of that prior, method ``psc`` only
+        ``"nested"``, ``"pigdm"``: by slower samplers of that prior, methods ``psc`` and ``latent``
         (`psc_volumetric.views.samplers`).
     seed : int
         Which one, 0 .. 2^32 - 1. The same seed gives the same view.

@@ -50,6 +50,10 @@ class Task:
         Extents of every tile inside its brick; an encoder repeats the last plane past them.
     seed : int
         32 bits.
+    smooth : SmoothDenoiser or None
+        The prior over real numbers; None makes it of the denoiser's prior.
+    uncorrected : int
+        Last steps of PiGDM without its correction.
     """
 
     denoiser: Denoiser
@@ -57,6 +61,8 @@ class Task:
     tiles: StatedTiles
     valid: tuple[tuple[int, int, int], ...]
     seed: int
+    smooth: SmoothDenoiser | None = None
+    uncorrected: int = 0
 
     @property
     def levels(self) -> int:
@@ -175,11 +181,13 @@ def pigdm(task: Task) -> Tensor:
     (:class:`psc_volumetric.prior.smooth.SmoothDenoiser`), at noise levels between the tabulated
     ones too.
     """
-    smooth = SmoothDenoiser(task.denoiser.prior, task.denoiser.device.type)
+    smooth = task.smooth or SmoothDenoiser(task.denoiser.prior, task.denoiser.device.type)
     levels = task.first + np.linspace(task.levels - 1, 0, PIGDM_STEPS + 1)
     x = task.renoised(task.nothing(), task.levels - 1, 0)
     for number, (level, following) in enumerate(pairwise(levels.tolist()), start=1):
         x0, guided = _guided(smooth, task, x, level)
+        if number > PIGDM_STEPS - task.uncorrected:
+            guided = torch.zeros_like(guided)
         (alpha, sigma), (next_alpha, next_sigma) = map(smooth.schedule, (level, following))
         kept = (alpha / next_alpha) ** 2
         fresh = ETA * math.sqrt(max(0.0, 1 - kept)) * next_sigma / sigma
@@ -187,7 +195,8 @@ def pigdm(task: Task) -> Tensor:
         seen = (x - alpha * x0) / sigma
         x0 = x0 + alpha * guided
         x = next_alpha * x0 + fresh * task.noise(number) + along * seen
-    return task.met(smooth(x.float(), float(task.first)).double())
+    last = smooth(x.float(), float(task.first)).double()
+    return last.cpu() if task.uncorrected else task.met(last)
 
 
 def _guided(smooth: SmoothDenoiser, task: Task, x: Tensor, level: float) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 
 import psc_volumetric.codec
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter, verify_archive
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter
 from psc_volumetric.archive.decoded import DecodedRegion, DecodedRegions, decoded_regions
 from psc_volumetric.archive.levels import level_number
 from psc_volumetric.bitstream.constants import HEADER_READ_AHEAD
@@ -195,12 +195,6 @@ def test_whole_bricks_are_not_kept(kept: Path, values: np.ndarray) -> None:
         found[...] = 0  # the caller's own
         assert decoded_regions().nbytes == before
         np.testing.assert_array_equal(reader.read("volume", (slice(3, 4),) * 3), values[3, 3, 3])
-
-
-def test_a_deep_check_decodes_each_brick_once(kept: Path, decodings: list[Any]) -> None:
-    assert list(verify_archive(kept, deep=True)) == []
-    with ArchiveReader.open(kept) as reader:
-        assert len(decodings) == sum(len(list(s.positions())) for s in reader.variables.values())
 
 
 def test_readers_in_threads_get_what_one_gets(large: Path, volume: np.ndarray) -> None:

@@ -160,14 +160,6 @@ def test_ahead_makes_the_next_ones_meanwhile_and_takes_any_order() -> None:
         assert made[:5] == list("abcde")
         assert [ahead(word) for word in "hgfahbcdefgh"] == list("HGFAHBCDEFGH")
         ahead.close()
-        made.clear()
-        early = Ahead(make, words)
-        early.begin()
-        early.begin()
-        while len(made) < 3 and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert made == list("abc") and early("a") == "A"
-        early.close()
     with at_most(1):
         made.clear()
         alone = Ahead(make, words)

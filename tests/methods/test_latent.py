@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from typer.testing import CliRunner
@@ -26,8 +27,14 @@ from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.latent.parameters import latent_parameters
 from psc_volumetric.methods.latent.prompt import pack_prompt, unpack_prompt
 from psc_volumetric.methods.parameters import CodecParameters
+from psc_volumetric.methods.protocol import Resources
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.prior import Prior, load_prior, resolve_prior
+from psc_volumetric.prior.smooth_text import SmoothReader
+from psc_volumetric.prior.text_runtime import TextRuntime
 from psc_volumetric.values.mapping import IntensityMapping
+from psc_volumetric.views import ViewRequest
+from psc_volumetric.views.brick import BrickViews
 
 QUICK = CodecParameters(effort=1, step=1)
 WHOLE = (slice(None),) * 3
@@ -206,3 +213,30 @@ def test_an_archive_decodes_alike_in_a_process_that_has_its_bytes_alone(tmp_path
         (name,) = reader.info()["variables"]
         here = hashlib.sha256(reader.read_region(name).values.tobytes()).hexdigest()
     assert fresh.stdout.strip() == here
+
+
+def test_smooth_network_is_near_the_integers(told: Prior) -> None:
+    assert told.space is not None
+    register = told.space.register(told.prompt)
+    smooth = SmoothReader(told, register)
+    whole = Denoiser(told, "cpu", TextRuntime(told.program, register))
+    drawn = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    x = torch.round(drawn * 2048)
+    for level in (0, 7, 19):
+        exact = whole.denoise(x.int(), level).float()
+        found = smooth(x, float(level))
+        assert 0 < float(((found - exact) ** 2).mean() / (exact**2).mean()) < 1e-3
+
+
+def test_views_are_drawn_in_the_latent_space(picture: np.ndarray, told: Prior) -> None:
+    brick = coded(picture, told, CodecParameters(effort=3, step=1))
+    read = lambda start, length: brick.data[start : start + length]  # noqa: E731
+    views = BrickViews(read, brick.index, Resources(lambda digest: told))
+    found = {name: views.view(ViewRequest(name, 3)) for name in ("mean", "sample", "pigdm")}
+    assert found["mean"].contradictions == found["sample"].contradictions == 0
+    assert np.array_equal(found["mean"].values, brick.last)
+    errors = {n: np.mean((f.values.astype(float) - picture) ** 2) for n, f in found.items()}
+    assert len(set(errors.values())) == 3 and max(errors.values()) < 3 * errors["mean"]
+    again = views.view(ViewRequest("sample", 3)).values
+    assert np.array_equal(again, found["sample"].values)
+    assert not np.array_equal(again, views.view(ViewRequest("sample", 4)).values)

@@ -81,14 +81,11 @@ def test_info_and_ls_load_little(archives):
     assert "image" in said
 
 
-def test_restoring_and_checking_load_no_zarr(archives, tmp_path):
+def test_restoring_loads_no_zarr(archives, tmp_path):
     """A region of a volume takes less time than Zarr does to load."""
     modules, said = loaded("restore", archives["nifti"], tmp_path / "part.nii", "--roi", "z=0:2")
     assert not {"zarr", "xarray"} & modules
     assert "wrote 1 nifti file(s)" in said
-    modules, said = loaded("verify", archives["nifti"])
-    assert not {"zarr", "xarray"} & modules
-    assert "no damage" in said
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,19 @@ def test_separate_and_simulated_runs_give_the_same(folder, tmp_path):
     assert sample["lpips"] > 0
 
 
+@pytest.mark.slow
+def test_a_latent_prior_is_told_a_prompt(folder, tmp_path):
+    words = [*SETTING, "test-tiny-latent", "--prompt", "head", "--views", "mean,pigdm"]
+    said = run(folder, tmp_path / "one", *words)
+    assert "Decompressing gave the encoder's values for every crop." in said
+    mean, drawn = json.loads((tmp_path / "one/results.json").read_text())
+    assert mean["nbytes"] == drawn["nbytes"] and mean["psnr_db"] != drawn["psnr_db"]
+    assert drawn["label"] == "generated detail (view pigdm, seed 0)"
+    run(folder, tmp_path / "two", *words[:-2], "--simulate")
+    (simulated,) = json.loads((tmp_path / "two/results.json").read_text())
+    assert simulated["psnr_db"] == pytest.approx(mean["psnr_db"])
+
+
 def test_a_file_that_is_no_network_is_refused(tmp_path):
     wrong = tmp_path / "weights.pth"
     wrong.write_bytes(b"\x80\x04N.")
