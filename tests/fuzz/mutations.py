@@ -63,8 +63,8 @@ def _good() -> list[Case]:
     return [case for case in load_cases() if case.kind is None]
 
 
-def _prior_seed() -> bytes:
-    files = load_prior("test-tiny").files()
+def _prior_seed(name: str = "test-tiny") -> bytes:
+    files = load_prior(name).files()
     return join_prior(files[METADATA], files[WEIGHTS])
 
 
@@ -82,7 +82,7 @@ def _decodable() -> list[bytes]:
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "brick_header": lambda: [case.stream for case in _good()],
     "brick_decode": _decodable,
-    "prior_files": lambda: [_prior_seed()],
+    "prior_files": lambda: [_prior_seed(), _prior_seed("test-tiny-latent")],
     "manifest": lambda: [_manifest_seed()],
 }
 

@@ -17,13 +17,15 @@ from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import FormatError, NumericalError, PriorMismatchError
+from psc_volumetric.methods.latent.fields import LatentFields
+from psc_volumetric.methods.latent.space import LatentCoder, check_coder
 from psc_volumetric.methods.posterior.network import estimator_for
 from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.methods.psc.trust import offering
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.prior import Prior, load_prior, prior_from_files, resolve_prior
-from psc_volumetric.prior.bundle import METADATA, POSTERIOR, WEIGHTS
+from psc_volumetric.prior.bundle import LATENT, METADATA, POSTERIOR, WEIGHTS
 from psc_volumetric.prior.runtime import TorchRuntime
 
 __all__ = ["ALLOWED", "TARGETS", "join_prior", "split_prior"]
@@ -60,10 +62,9 @@ def brick_header(data: bytes) -> None:
 
 
 def _evaluations(index: BrickIndex) -> int:
-    if not isinstance(index.fields, PscFields):
+    if not isinstance(index.fields, PscFields | LatentFields):
         return 0
-    p = index.fields.parameters
-    return len(index.grid) * p.evaluations
+    return len(index.grid) * index.fields.parameters.evaluations
 
 
 def brick_decode(data: bytes) -> None:
@@ -105,6 +106,9 @@ def prior_files(data: bytes) -> None:
         prior = prior_from_files({METADATA: metadata, WEIGHTS: weights})
     except NumericalError as error:  # the proof of the network's sums failed
         assert error.kind == "overflow"
+        return
+    if prior.kind == LATENT:
+        check_coder(LatentCoder(prior, "cpu"))
         return
     x = torch.full((1, *prior.tile_shape), 32767, dtype=torch.int32)
     x[..., ::2] = -32767
