@@ -1,4 +1,4 @@
-"""What decodes a part of a kept original, by the name that the archive gives it.
+"""What decodes a part of a kept original, by the name that the archive gives it (SPEC 11.14).
 
 Each function takes the bytes of a file and the number of a part: a page, a unit or a key frame.
 """
