@@ -102,6 +102,6 @@ def load_cases(folder: Path = VECTORS) -> tuple[Case, ...]:
 
 @functools.cache
 def known_networks(folder: Path = VECTORS) -> dict[str, Any]:
-    """Content of ``networks.json``: ``primitives``, ``priors`` and ``posteriors``."""
+    """Content of ``networks.json``: ``primitives``, and the networks of every kind of prior."""
     document: dict[str, Any] = json.loads(_read(folder / NETWORKS))
     return document

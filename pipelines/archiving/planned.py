@@ -156,13 +156,15 @@ class ItemPlan:
 
     @property
     def evaluations(self) -> int | None:
-        """Network evaluations: one a slice, or of every tile at its full effort.
+        """Network evaluations: one a slice or a tile, or of every tile at its full effort.
 
         None for ``paper``.
         """
         if self.prior is not None and self.prior.endswith(REGISTRY.ending("posterior")):
             specs = [variable.spec for variable in self.variables if variable.kept.needs_prior]
             return sum(math.prod(spec.shape[:-2]) for spec in specs)
+        if self.options.lossy_base == "two-stage":
+            return sum(variable.tiles for variable in self.variables)
         if self.options.setting != "fast":
             return None
         steps, particles = EFFORTS[self.options.effort]

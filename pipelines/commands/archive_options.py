@@ -106,7 +106,7 @@ def _named_or_absolute(prior: str) -> str:
     """The name of a shipped prior, or a folder that workers, who run in others, find."""
     if not Path(prior).is_dir():
         return prior
-    from psc_volumetric.prior.bundle import installed
+    from psc_volumetric.prior.finding import installed
 
     return prior if prior in installed() else str(Path(prior).absolute())
 

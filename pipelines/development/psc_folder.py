@@ -40,9 +40,11 @@ from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.prior import Prior, resolve_prior
 from psc_volumetric.views import MEAN, ViewRequest
 from psc_volumetric.views.brick import BrickViews
-from psc_volumetric.views.request import EVALUATIONS, VIEWS
+from psc_volumetric.views.request import EVALUATIONS, NESTED, PIGDM, SAMPLE
 
 __all__ = ["Restoration", "main", "measure_crop", "table"]
+
+VIEWS = (MEAN, SAMPLE, NESTED, PIGDM)
 
 Values = NDArray[np.generic]
 

@@ -29,6 +29,7 @@ from psc_volumetric.errors import NumericalError, PriorMismatchError
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.prior import Prior
+from psc_volumetric.prior.finding import domain_of
 from psc_volumetric.threads import at_most
 from psc_volumetric.tiling import TileGrid
 from psc_volumetric.views import ViewRequest
@@ -321,8 +322,9 @@ def _prior_name(brick: _Brick) -> str:
     assert brick.prior is not None
     if brick.choice.base == AUTO:
         return brick.prior  # it was named
-    domain = brick.prior.removesuffix(REGISTRY.ending("posterior"))
-    return domain + REGISTRY.ending(brick.choice.base)
+    if brick_prior(brick.prior).kind == REGISTRY.entry(brick.choice.base).network:
+        return brick.prior
+    return domain_of(brick.prior) + REGISTRY.ending(brick.choice.base)
 
 
 def _named_prior(brick: _Brick, digest: str) -> Prior:

@@ -55,6 +55,7 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _limits(split(good["limits-wavelet-float32"]))
     yield from _posterior(split(good["posterior-int16"]))
     yield from _latent(split(good["latent-int16"]))
+    yield from _two_stage(split(good["two-stage-int16"]), split(good["two-stage-codes-int16"]))
 
 
 def _written(
@@ -325,6 +326,17 @@ def _latent(parts: Parts) -> Iterator[Bad]:
     ):
         other = parts.with_section("base", data)
         yield f"bad-latent-prompt-{name}", covers, other.join(), "bad-prompt"
+
+
+def _two_stage(scalar: Parts, vector: Parts) -> Iterator[Bad]:
+    for name, covers, kind, parts, wrong in (
+        ("step", "latents finer than there are", "bad-two-stage", scalar, {"latent_step": 15}),
+        ("no-step", "no step for scalars", "bad-two-stage", scalar, {"latent_step": 0}),
+        ("codes", "a step for a codebook", "bad-two-stage", vector, {"latent_step": 256}),
+        ("prior", "an autoencoder nobody has", "prior-missing", scalar, {"prior": bytes(16)}),
+        ("shift", "samples shifted too far", "bad-two-stage", scalar, {"shift": 14}),
+    ):
+        yield f"bad-two-stage-{name}", covers, parts.with_fields(**wrong).join(), kind
 
 
 def _limits(parts: Parts) -> Iterator[Bad]:

@@ -13,7 +13,12 @@ from psc_volumetric.methods.psc.fields import StreamParameters
 from psc_volumetric.methods.psc.noise import gaussian
 from psc_volumetric.methods.psc.parameters import stream_parameters
 from psc_volumetric.methods.registry import REGISTRY
-from psc_volumetric.prior import installed_posteriors, installed_priors, load_prior
+from psc_volumetric.prior import (
+    installed_autoencoders,
+    installed_posteriors,
+    installed_priors,
+    load_prior,
+)
 
 __all__ = ["TINY", "Recipe", "ShortPaper", "recipes", "synthetic_values"]
 
@@ -127,6 +132,7 @@ def recipes() -> list[Recipe]:
         *prior_recipes(),
         *posterior_recipes(i2, f4, base),
         *latent_recipes(i2, f4),
+        *two_stage_recipes(i2, f4, base),
     ]  # fmt: skip
 
 
@@ -207,6 +213,36 @@ def latent_recipes(i2: Values, f4: Values) -> list[Recipe]:
                CodecParameters(effort=3, step=2), shape=(1, 64, 64), base="latent", prior=tiny,
                prompt="head"),
     ]  # fmt: skip
+
+
+def two_stage_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
+    """Good vectors of the method two-stage, and one tile by each shipped autoencoder."""
+    scalar, vector = TINY + REGISTRY.ending("two-stage"), TINY + "-vq"
+    crop, plane = i2[:, 8:49, 8:40], (base[:1, :40, :33] // 12).astype("<u1")
+    method = "two-stage"
+    made = [
+        Recipe("two-stage-int16", "quantised latents; tiles that reach past the edges", crop,
+               -1000, 2000, CodecParameters(step=1), shape=(8, 64, 64), prior=scalar, base=method),
+        Recipe("two-stage-fine-uint8", "a single slice, latents in steps so fine that some escape",
+               plane, 0, 250, CodecParameters(step=0.125), prior=scalar, base=method),
+        Recipe("two-stage-coarse-float32", "float32 with NaN, infinity and a fill value",
+               f4[:3, 8:28, 8:28], 200, 575, CodecParameters(step=8), special=(-9999.0,),
+               prior=scalar, base=method),
+        Recipe("two-stage-codes-int16", "numbers of a codebook; odd extents", crop, -1000, 2000,
+               shape=(8, 64, 64), prior=vector, base=method),
+        Recipe("two-stage-layers-int16", "both layers as differences over two-stage",
+               crop[:3, :20, :20], -1000, 2000, prior=vector, base=method,
+               guarantee=Guarantee("lossless", 3.0, "base", ("zstd",))),
+    ]  # fmt: skip
+    y, x = np.indices((44, 38))
+    disc = np.clip(2600 - 7 * ((y - 21) ** 2 + (x - 17) ** 2), 0, 1500)
+    for name in sorted(set(installed_autoencoders()) - {scalar, vector}):
+        made.append(
+            Recipe(f"prior-{name}", "one slice by a shipped autoencoder",
+                   disc[None].astype("<i2"), 0, 2000, CodecParameters(step=2), prior=name,
+                   base=method)
+        )  # fmt: skip
+    return made
 
 
 def av1_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:

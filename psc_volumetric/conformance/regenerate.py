@@ -24,6 +24,7 @@ from psc_volumetric.errors import PscError
 from psc_volumetric.golden import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case, load_case
 from psc_volumetric.methods.psc.trust import offering, primitive_digests
 from psc_volumetric.prior import (
+    installed_autoencoders,
     installed_latents,
     installed_posteriors,
     installed_priors,
@@ -121,6 +122,7 @@ def networks() -> dict[str, Any]:
         "priors": installed_priors(),
         "posteriors": installed_posteriors(),
         "latents": installed_latents(),
+        "autoencoders": installed_autoencoders(),
     }
     found = {
         kind: {

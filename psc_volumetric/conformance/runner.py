@@ -16,12 +16,15 @@ from psc_volumetric.errors import PscError
 from psc_volumetric.extras import has_extra
 from psc_volumetric.golden import Case, array_digest, known_networks, load_cases
 from psc_volumetric.prior import installed, resolve_prior
-from psc_volumetric.prior.bundle import DENOISER, LATENT
+from psc_volumetric.prior.bundle import AUTOENCODER, DENOISER, LATENT, POSTERIOR
 
 if TYPE_CHECKING:
     from psc_volumetric.methods.latent.space import LatentCoder
     from psc_volumetric.methods.posterior.network import Estimator
     from psc_volumetric.methods.psc.denoiser import Denoiser
+    from psc_volumetric.methods.two_stage.network import Autoencoder
+
+    Carried = Denoiser | Estimator | Autoencoder
 
     Carried = Denoiser | Estimator | LatentCoder
 
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 CARRIERS = {"cpu": ("fused", "float32", "float64"), "cuda": ("float32", "float64")}
+NETWORK_KINDS = ("priors", "posteriors", "autoencoders")
 WHOLE = (slice(None), slice(None), slice(None))
 
 
@@ -108,6 +112,7 @@ def make_denoiser(prior_digest: str, device: str, carrier: str) -> Carried:
 
     from psc_volumetric.methods.posterior.network import Estimator
     from psc_volumetric.methods.psc.denoiser import Denoiser
+    from psc_volumetric.methods.two_stage.network import Autoencoder
     from psc_volumetric.prior.runtime import TorchRuntime
 
     prior = resolve_prior(prior_digest)
@@ -116,10 +121,11 @@ def make_denoiser(prior_digest: str, device: str, carrier: str) -> Carried:
         from psc_volumetric.methods.latent.space import LatentCoder
 
         return LatentCoder(prior, device, dtype)
-    kind = Denoiser if prior.kind == DENOISER else Estimator
-    if carrier == "fused":
-        return kind(prior, device)
-    return kind(prior, device, TorchRuntime(prior.program, device, dtype))
+    kinds = {DENOISER: Denoiser, POSTERIOR: Estimator, AUTOENCODER: Autoencoder}
+    kind: Any = kinds[prior.kind]
+    network = None if carrier == "fused" else TorchRuntime(prior.program, device, dtype)
+    found: Carried = kind(prior, device, network)
+    return found
 
 
 def carried_digest(carried: Carried) -> str:
@@ -127,11 +133,14 @@ def carried_digest(carried: Carried) -> str:
     from psc_volumetric.methods.latent.space import LatentCoder, coder_digest
     from psc_volumetric.methods.posterior.network import Estimator, posterior_digest
     from psc_volumetric.methods.psc.trust import network_digest
+    from psc_volumetric.methods.two_stage.network import Autoencoder, autoencoder_digest
 
     if isinstance(carried, LatentCoder):
         return coder_digest(carried)
     if isinstance(carried, Estimator):
         return posterior_digest(carried)
+    if isinstance(carried, Autoencoder):
+        return autoencoder_digest(carried)
     return network_digest(carried.network, carried.prior)
 
 
@@ -185,7 +194,7 @@ def check_case(case: Case, device: str, carrier: str) -> Outcome:
 
 def _check_networks(device: str, carrier: str) -> Iterator[Outcome]:
     """Digest of each shipped prior's network."""
-    kinds = ("priors", "posteriors", "latents")
+    kinds = ("priors", "posteriors", "latents", "autoencoders")
     known = {k: v for kind in kinds for k, v in known_networks().get(kind, {}).items()}
     for name, info in sorted(installed().items()):
         start = time.perf_counter()

@@ -76,6 +76,17 @@ OWN = (
         network="posterior",
     ),
     Entry(
+        "two-stage",
+        6,
+        f"{HERE}.two_stage.fields:TwoStageFields",
+        f"{HERE}.two_stage.method:METHOD",
+        needs_prior=True,
+        in_auto=False,
+        extra="prior",
+        priors="-vae",
+        network="autoencoder",
+    ),
+    Entry(
         "latent",
         7,
         f"{HERE}.latent.fields:LatentFields",

@@ -6,16 +6,15 @@ evaluated), ``models/integer.safetensors``, ``docs/README.md``. An archive embed
 
 from __future__ import annotations
 
-from psc_volumetric.prior.bundle import (
-    Prior,
+from psc_volumetric.prior.bundle import Prior, PriorSource, prior_from_files
+from psc_volumetric.prior.finding import (
     PriorInfo,
-    PriorSource,
     installed,
+    installed_autoencoders,
     installed_latents,
     installed_posteriors,
     installed_priors,
     load_prior,
-    prior_from_files,
     resolve_prior,
 )
 
@@ -24,6 +23,7 @@ __all__ = [
     "PriorInfo",
     "PriorSource",
     "installed",
+    "installed_autoencoders",
     "installed_latents",
     "installed_posteriors",
     "installed_priors",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
 from psc_volumetric.prior.latent import LATENT, LatentSpace, read_space
+from psc_volumetric.prior.latent_model import LatentModel, read_latent_model
 from psc_volumetric.prior.parts import (
     ANALYSIS,
     METADATA,
@@ -28,6 +27,7 @@ from psc_volumetric.prior.program import Program, canonical_digest
 from psc_volumetric.prior.tokenizer import Tokenizer
 
 __all__ = [
+    "AUTOENCODER",
     "CONDITIONS",
     "CONDITION_BITS",
     "DENOISER",
@@ -38,22 +38,12 @@ __all__ = [
     "POSTERIOR",
     "WEIGHTS",
     "Prior",
-    "PriorInfo",
     "PriorSource",
-    "installed",
-    "installed_latents",
-    "installed_posteriors",
-    "installed_priors",
-    "load_prior",
     "prior_from_files",
-    "resolve_prior",
 ]
 
 README = "docs/README.md"
-SHIPPED = Path(__file__).resolve().parent.parent / "priors"
-SHIPPED_POSTERIORS = SHIPPED.with_name("posteriors")
-SHIPPED_LATENTS = SHIPPED.with_name("latents")
-DENOISER, POSTERIOR = "denoiser", "posterior"
+DENOISER, POSTERIOR, AUTOENCODER = "denoiser", "posterior", "autoencoder"
 CONDITIONS = "conditions.step"
 CONDITION_BITS = 24  # fraction bits of quantiser steps, shares of the intensity range
 DEPTHS = 4  # splits of z that a posterior network tells apart; more count as the last
@@ -64,17 +54,6 @@ MAX_METADATA = 4 << 20
 FREQUENCY_CLASSES = 22
 
 PriorSource = Callable[[str], "Prior"]
-
-
-@dataclass(frozen=True)
-class PriorInfo:
-    """What can be said about a prior without loading its network."""
-
-    name: str
-    digest: str
-    description: str
-    modality: str
-    folder: Path
 
 
 def _none() -> NDArray[np.int64]:
@@ -89,8 +68,9 @@ class Prior:
     ----------
     kind : str
         ``"denoiser"``, for the method ``psc``; ``"posterior"`` (SPEC 6.7), for the method
-        ``posterior``, without noise levels and tables of them; or ``"latent"`` (SPEC 6.10), for the
-        method ``latent``, without tables of scales.
+        ``posterior``, and ``"autoencoder"`` (SPEC 6.11), for the method ``two-stage``, without
+        noise levels and tables of them; or ``"latent"`` (SPEC 6.10), for the method ``latent``,
+        without tables of scales.
     name, digest : str
         Name, and SHA-256 (64 hex digits) of the canonical integers.
     metadata : dict
@@ -117,8 +97,10 @@ class Prior:
         Of a latent prior: what is around its network.
     prompt : tuple of int
         Tokens that an encoder tells a latent prior; a stream says its own.
+    latents : LatentModel or None
+        Of an autoencoder, whose network decodes them.
     analysis : Program or None
-        Of a latent prior in a folder: from pixels to latents. Decoding never needs it, and archives
+        Of both in a folder: from pixels to latents. Decoding never needs it, and archives
         do not embed it.
     """
 
@@ -140,12 +122,15 @@ class Prior:
     label: int = 0
     space: LatentSpace | None = None
     prompt: tuple[int, ...] = ()
+    latents: LatentModel | None = None
     analysis: Program | None = None
+    _beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
-        """Tile this prior denoises: (slices, tile, tile)."""
-        return (self.program.slices, self.program.tile, self.program.tile)
+        """Tile this prior denoises, or decodes: (slices, tile, tile)."""
+        p = self.program
+        return p.output_shape if p.out_tile else (p.slices, p.tile, p.tile)
 
     @property
     def voxels(self) -> tuple[int, int, int] | None:
@@ -204,6 +189,10 @@ class Prior:
     def files(self) -> dict[str, bytes]:
         """What an archive embeds: relative path -> bytes."""
         return dict(self._files)
+
+    def analysis_files(self) -> dict[str, bytes]:
+        """What a folder has beside them for coding; empty where that takes nothing more."""
+        return dict(self._beside)
 
 
 def prior_from_files(files: Mapping[str, bytes], expected_digest: str | None = None) -> Prior:
@@ -310,91 +299,23 @@ def _latent(parts: Parts) -> Prior:
     )
 
 
-KINDS = {DENOISER: _denoiser, POSTERIOR: _posterior, LATENT: _latent}
-
-
-@functools.cache
-def _read_folder(folder: Path) -> Prior:
-    files = {name: (folder / name).read_bytes() for name in ANALYSIS if (folder / name).is_file()}
-    for name in (METADATA, WEIGHTS):
-        path = folder / name
-        if not path.is_file():
-            raise PriorMismatchError(
-                f"prior {folder.name!r}: expected a file {name} in the prior folder, found none",
-                kind="prior-missing",
-                hint="a prior folder has configs/metadata.json and models/integer.safetensors; "
-                "`psc-archive prior import` makes one of a folder with unet and vae",
-            )
-        files[name] = path.read_bytes()
-    return prior_from_files(files)
-
-
-def installed_priors() -> dict[str, PriorInfo]:
-    """Denoisers that ship with this package, by name; reads only their metadata."""
-    return _installed(SHIPPED)
-
-
-def installed_posteriors() -> dict[str, PriorInfo]:
-    """Posterior networks that ship with this package, likewise."""
-    return _installed(SHIPPED_POSTERIORS)
-
-
-def installed_latents() -> dict[str, PriorInfo]:
-    """Latent priors that ship with this package, likewise."""
-    return _installed(SHIPPED_LATENTS)
-
-
-def installed() -> dict[str, PriorInfo]:
-    """Priors of all kinds that ship with this package, likewise."""
-    return installed_priors() | installed_posteriors() | installed_latents()
-
-
-def _installed(place: Path) -> dict[str, PriorInfo]:
-    found = {}
-    for path in sorted(place.glob(f"*/{METADATA}")):
-        described = json.loads(path.read_bytes())["psc_prior"]
-        found[described["name"]] = PriorInfo(
-            described["name"],
-            described["digest"],
-            described.get("description", ""),
-            described.get("modality", ""),
-            path.parent.parent,
+def _autoencoder(parts: Parts) -> Prior:
+    common = parts.common(AUTOENCODER, None)
+    decoder: Program = common["program"]
+    if decoder.levels != 1:
+        raise FormatError(
+            f"prior: expected an autoencoder of one level, found {decoder.levels}", kind="bad-prior"
         )
-    return found
+    pixels, latents = (decoder.outputs, decoder.out_tile), (decoder.slices, decoder.tile)
+    model = read_latent_model(parts, decoder.slices)
+    analysis = read_analysis(parts, pixels, latents)
+    beside = {name: bytes(parts.files[name]) for name in ANALYSIS if analysis is not None}
+    return Prior(**common, latents=model, analysis=analysis, _beside=beside)
 
 
-def load_prior(name_or_folder: str | Path) -> Prior:
-    """Load a shipped prior by name, or any prior folder by path; ``:CLASS`` after it is its class.
-
-    Raises
-    ------
-    PriorMismatchError
-        No such name, folder or class; the message lists the names there are.
-    """
-    shipped = installed()
-    whole, colon, label = str(name_or_folder).rpartition(":")
-    if colon and (whole in shipped or (Path(whole) / METADATA).is_file()):
-        return load_prior(whole).of_class(label)
-    if str(name_or_folder) in shipped:
-        return _read_folder(shipped[str(name_or_folder)].folder)
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        raise PriorMismatchError(
-            f"prior {str(name_or_folder)!r}: expected one of {', '.join(sorted(shipped))} "
-            "or a prior folder",
-            kind="unknown-prior",
-            hint="see `psc-archive prior list`",
-        )
-    return _read_folder(folder.resolve())
-
-
-def resolve_prior(digest: str) -> Prior:
-    """Find a shipped prior by its digest (64 hex digits, or at least the first 32)."""
-    for info in installed().values():
-        if len(digest) >= 32 and info.digest.startswith(digest.lower()):
-            return _read_folder(info.folder)
-    raise PriorMismatchError(
-        f"no installed prior has digest {digest}",
-        kind="prior-missing",
-        hint="archives embed their prior; open the stream through its archive",
-    )
+KINDS = {
+    DENOISER: _denoiser,
+    POSTERIOR: _posterior,
+    LATENT: _latent,
+    AUTOENCODER: _autoencoder,
+}

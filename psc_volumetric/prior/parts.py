@@ -62,15 +62,15 @@ class Parts:
         identity: dict[str, Any] = self.description["identity"]
         return identity
 
-    def common(self, kind: str, outputs: int, *, reads: bool = False) -> dict[str, Any]:
-        """What every kind has; FormatError for a network with other outputs.
+    def common(self, kind: str, outputs: int | None, *, reads: bool = False) -> dict[str, Any]:
+        """What every kind has; FormatError for a network with other outputs, if they are known.
 
         ``reads``: it may read text, and have the steps for it.
         """
         program = Program.from_dict(part(self.identity, "network", dict), self.tensors)
         if program.has_tokens and not reads:
             raise FormatError(f"prior: a {kind} that reads text", kind="bad-prior")
-        if program.outputs != outputs:
+        if bool(program.out_tile) != (outputs is None) or outputs not in (None, program.outputs):
             raise FormatError(
                 f"prior: expected a {kind} with outputs {outputs}, found {program.outputs}",
                 kind="bad-prior",
@@ -92,7 +92,7 @@ class Parts:
                 f"prior: expected integer table {name} of shape {shape}", kind="bad-prior"
             )
         wide = array.astype(np.int64)
-        if max(int(wide.max()), -int(wide.min())) > limit:
+        if wide.size and max(int(wide.max()), -int(wide.min())) > limit:
             raise FormatError(f"prior: table {name} exceeds {limit}", kind="bad-prior")
         return wide
 

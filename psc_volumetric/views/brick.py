@@ -18,12 +18,13 @@ from psc_volumetric.methods.av1.fields import Av1Fields
 from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.protocol import DecodedBrick, Resources
 from psc_volumetric.methods.psc.fields import PscFields
+from psc_volumetric.methods.two_stage.fields import TwoStageFields
 from psc_volumetric.methods.wavelet.cells import cells_of
 from psc_volumetric.methods.wavelet.fields import WaveletFields
 from psc_volumetric.tiling import Box
 from psc_volumetric.values.special import SpecialMap
 from psc_volumetric.views.cells import Cells
-from psc_volumetric.views.request import SAMPLE, ViewRequest
+from psc_volumetric.views.request import REFINED, SAMPLE, ViewRequest
 from psc_volumetric.views.sample import Around, drawn, drawn_around
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class BrickViews:
 
             held = self._held(self._stated[1])
             return held.within(drawn_by_prior(self._stated[0], request.name, seed, held.clean))
+        if request.name == REFINED:
+            return self._refined(request)
         if isinstance(fields, LatentFields):
             return self._of_latents(request)
         if request.name != SAMPLE:
@@ -132,11 +135,13 @@ class BrickViews:
             cells = cells_of(self._read, self._index)
             held = self._held(cells)
             return held.within(drawn(held.clean, held.limited(spread), cells, key))
-        if isinstance(fields, Av1Fields):
+        if isinstance(fields, Av1Fields | TwoStageFields):
             held = self._held(NO_CELLS)
             held = replace(held, cells=Around.of(held.clean, spread))
             return held.within(drawn_around(held.clean, held.limited(spread), key))
-        raise _no_view(self._index, request, "psc, latent, av1, wavelet and posterior have")
+        raise _no_view(
+            self._index, request, "psc, latent, av1, wavelet, posterior and two-stage have"
+        )
 
     def _of_latents(self, request: ViewRequest) -> BrickView:
         """Drawn in the latent space; what is above the base holds, too."""
@@ -145,6 +150,16 @@ class BrickViews:
         read, index, resources = self._read, self._index, self._resources
         values, wrong = drawn_latents(read, index, resources, request.name, request.seed)
         return replace(self._held(NO_CELLS).kept(values), contradictions=wrong)
+
+    def _refined(self, request: ViewRequest) -> BrickView:
+        """Latents drawn inside what their numbers stand for, then decoded."""
+        fields = self._index.fields
+        if not isinstance(fields, TwoStageFields) or not fields.latent_step:
+            raise _no_view(self._index, request, "two-stage with quantised scalars has")
+        from psc_volumetric.views.refined import refined
+
+        drawn = refined(self._read, self._index, self._resources, request.seed)
+        return self._held(NO_CELLS).kept(drawn)
 
     @cached_property
     def _stated(self) -> tuple[Stated, TileCells]:

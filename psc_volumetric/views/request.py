@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from psc_volumetric.errors import ParameterError
 
-__all__ = ["GENERATED", "MEAN", "NESTED", "PIGDM", "SAMPLE", "VIEWS", "ViewRequest"]
+__all__ = ["GENERATED", "MEAN", "NESTED", "PIGDM", "REFINED", "SAMPLE", "VIEWS", "ViewRequest"]
 
-MEAN, SAMPLE, NESTED, PIGDM = "mean", "sample", "nested", "pigdm"
-VIEWS = (MEAN, SAMPLE, NESTED, PIGDM)
+MEAN, SAMPLE, NESTED, PIGDM, REFINED = "mean", "sample", "nested", "pigdm", "refined"
+VIEWS = (MEAN, SAMPLE, NESTED, PIGDM, REFINED)
 GENERATED = "generated detail"  # what every output of a view is labelled with
 MOST_SEED = (1 << 32) - 1
 EVALUATIONS = {  # of a denoiser, at most, for one tile of psc; a derivative counts as two
@@ -17,6 +17,7 @@ EVALUATIONS = {  # of a denoiser, at most, for one tile of psc; a derivative cou
     SAMPLE: 25,
     NESTED: 500,
     PIGDM: 300,
+    REFINED: 0,
 }
 
 
@@ -30,7 +31,8 @@ class ViewRequest:
         ``"mean"``: what decoding gives; ``"sample"``: one of the volumes that the bytes may stand
         for, drawn with the spread that the archive states, by DDRM where a prior coded them;
         ``"nested"``, ``"pigdm"``: by slower samplers of that prior, methods ``psc`` and ``latent``
-        (`psc_volumetric.views.samplers`).
+        (`psc_volumetric.views.samplers`); ``"refined"``: latents with the detail that a denoiser
+        of them draws, method ``two-stage`` only (`psc_volumetric.views.refined`).
     seed : int
         Which one, 0 .. 2^32 - 1. The same seed gives the same view.
 

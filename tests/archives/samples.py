@@ -236,6 +236,12 @@ SAMPLES = {
             "1",
         ),
     ),
+    "image-two-stage": Sample(
+        image, (*LOSSY, "--base", "two-stage", "--prior", "test-tiny-vae", "--step", "1")
+    ),
+    "image-two-stage-codes": Sample(
+        image, (*LOSSY, "--base", "two-stage", "--prior", "test-tiny-vq")
+    ),
     "dicom-wavelet": Sample(dicom, (*LOSSY, "--base", "wavelet")),
     "netcdf-wavelet": Sample(netcdf, (*LOSSY, "--base", "wavelet")),
 }

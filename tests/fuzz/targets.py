@@ -24,8 +24,9 @@ from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.methods.psc.trust import offering
 from psc_volumetric.methods.registry import read_index
+from psc_volumetric.methods.two_stage.network import autoencoder_for
 from psc_volumetric.prior import Prior, load_prior, prior_from_files, resolve_prior
-from psc_volumetric.prior.bundle import LATENT, METADATA, POSTERIOR, WEIGHTS
+from psc_volumetric.prior.bundle import AUTOENCODER, LATENT, METADATA, POSTERIOR, WEIGHTS
 from psc_volumetric.prior.runtime import TorchRuntime
 
 __all__ = ["ALLOWED", "TARGETS", "join_prior", "split_prior"]
@@ -44,9 +45,11 @@ def _tiny() -> Denoiser:
 
 
 def _offered(prior: Prior, device: str) -> Any:
-    """One tiny denoiser for whatever a stream names, and the estimator of its posterior network."""
+    """One tiny denoiser for whatever a stream names, or its own network of another kind."""
     if prior.kind == POSTERIOR:
         return estimator_for(prior, "cpu")
+    if prior.kind == AUTOENCODER:
+        return autoencoder_for(prior, "cpu")
     return offering(_tiny())(prior, device)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.prior import Prior, load_prior
 from psc_volumetric.prior.bundle import DENOISER
+from psc_volumetric.prior.finding import domain_of
 
 __all__ = ["FeatureNetwork", "Features", "feature_network", "kernel_distance"]
 
@@ -75,7 +76,7 @@ class FeatureNetwork:
 @lru_cache(maxsize=2)
 def feature_network(prior: str, low: float, high: float) -> FeatureNetwork | None:
     """The denoiser of a domain, which is named by any of its priors; None where there is none."""
-    found = load_prior(prior.removesuffix("-posterior"))
+    found = load_prior(domain_of(prior))
     return FeatureNetwork(found, low, high) if found.kind == DENOISER else None
 
 

@@ -36,7 +36,7 @@ from psc_volumetric.prior.making.posterior_net import PosteriorNet
 from psc_volumetric.prior.making.residual_steps import from_posterior
 from psc_volumetric.values.mapping import UNIT
 
-__all__ = ["Cost", "convert_checkpoint", "measure_cost", "tabulated_steps"]
+__all__ = ["Cost", "convert_checkpoint", "measure_cost", "tabulated_steps", "write_folder"]
 
 STEPS_PER_OCTAVE = 2
 OUT_BITS = 11
@@ -111,7 +111,7 @@ def convert_checkpoint(
             f"{c.float_db:+.3f}, integers {c.integer_db:+.3f}"
         )
     prior = bundle(costs)
-    _write(out, {**prior.files(), README: _card(prior, domain, state, costs).encode()})
+    write_folder(out, {**prior.files(), README: _card(prior, domain, state, costs).encode()})
     return prior
 
 
@@ -246,7 +246,7 @@ leaves it out. What the mean shows beyond the stream is an estimate: not for pri
 """
 
 
-def _write(out: Path, files: dict[str, bytes]) -> None:
+def write_folder(out: Path, files: dict[str, bytes]) -> None:
     """Write the folder beside its final name, then rename it into place."""
     partial = out.with_name(out.name + ".partial")
     for name, content in files.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.prior.bundle import (
+    AUTOENCODER,
     CONDITION_BITS,
     CONDITIONS,
     FREQUENCY_CLASSES,
@@ -25,9 +26,17 @@ from psc_volumetric.prior.bundle import (
     Prior,
     prior_from_files,
 )
+from psc_volumetric.prior.parts import ANALYSIS
 from psc_volumetric.prior.program import Program, canonical_digest
 
-__all__ = ["build_bundle", "build_posterior", "cosine_times", "predicted_tile", "schedule_tables"]
+__all__ = [
+    "build_autoencoder",
+    "build_bundle",
+    "build_posterior",
+    "cosine_times",
+    "predicted_tile",
+    "schedule_tables",
+]
 
 UNIT_GAIN = 1 << 16
 DEFAULT_FLOOR = 1 << 12  # variance, 22 fraction bits
@@ -134,11 +143,47 @@ def build_posterior(
     return _bundle(name, {"kind": POSTERIOR, "network": program.to_dict()}, tensors, metadata)
 
 
+def build_autoencoder(
+    decoder: Program,
+    analysis: Program,
+    tables: Mapping[str, NDArray[Any]],
+    *,
+    name: str,
+    quantiser: str,
+    metadata: dict[str, Any],
+) -> Prior:
+    """Assemble the files of an autoencoder and load them back.
+
+    Parameters
+    ----------
+    decoder, analysis : Program
+        From latents to pixels, and from pixels to latents.
+    tables : mapping
+        Of the latents' model (SPEC 6.11), without ``latents.`` before their names.
+    name : str
+        Name of its domain and ``-vae`` or ``-vq``.
+    quantiser : str
+        ``"scalar"`` or ``"vector"``.
+    metadata : dict
+        As for `build_bundle`.
+    """
+    from safetensors.numpy import save
+
+    tensors = {k: np.ascontiguousarray(v) for k, v in decoder.tensors.items()}
+    tensors |= {f"latents.{k}": np.ascontiguousarray(v) for k, v in tables.items()}
+    identity = {"kind": AUTOENCODER, "network": decoder.to_dict(), "quantiser": quantiser}
+    weights = {k: np.ascontiguousarray(v) for k, v in analysis.tensors.items()}
+    described = (json.dumps(analysis.to_dict(), sort_keys=True) + "\n").encode()
+    beside = dict(zip(ANALYSIS, (described, save(weights)), strict=True))
+    return _bundle(name, identity, tensors, metadata, beside)
+
+
 def _bundle(
     name: str,
     identity: dict[str, Any],
     tensors: dict[str, NDArray[Any]],
     metadata: dict[str, Any],
+    beside: Mapping[str, bytes] | None = None,
 ) -> Prior:
     from safetensors.numpy import save
 
@@ -153,6 +198,7 @@ def _bundle(
     files = {
         METADATA: (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(),
         WEIGHTS: save(tensors),
+        **(beside or {}),
     }
     return prior_from_files(files, described["digest"])
 

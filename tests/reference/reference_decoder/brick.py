@@ -14,6 +14,7 @@ from reference_decoder.fields import Fields, Header, crc32c, limited, read_heade
 from reference_decoder.layers import decode_layer, zstd
 from reference_decoder.prior import Prior
 from reference_decoder.sigma import read_tables, sigma_of_tile
+from reference_decoder.two_stage import decode_two_stage
 from reference_decoder.wavelet import decode_wavelet
 
 Frames = Callable[[bytes, tuple], np.ndarray]
@@ -120,21 +121,30 @@ def _decode_latent(brick: bytes, h: Header, files: dict | None, last: int) -> De
 def _decode_classical(
     brick: bytes, h: Header, frames: Frames | None, files: dict | None
 ) -> Decoded:
-    """Sections 3.7, 3.8 and 3.10."""
+    """Sections 3.7, 3.8, 3.10 and 3.11."""
     data = _section(brick, h, "base")
-    samples = _av1(data, h, frames) if h.method == "av1" else decode_wavelet(data, h.valid)
-    if h.view is None:
-        spread = sigma(samples, h.classical, h.method)
-    else:
-        require(files is not None, "a brick with a view needs its network")
-        samples, halves = posterior.moments(samples, h.view, Prior(files))
-        spread = posterior.sigma(samples, halves, h)
+    samples, spread = _samples(data, h, frames, files)
     values = limited(stored(samples, h.classical, h.dtype), h)
     index, patterns = _special(_section(brick, h, "special"), h)
     for number, pattern in enumerate(patterns, start=1):
         values[index == number] = pattern
     spread[index > 0] = 0
     return Decoded(values, spread, 0)
+
+
+def _samples(
+    data: bytes, h: Header, frames: Frames | None, files: dict | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of a stream, and their sigma in stored units."""
+    if h.method == "two-stage":
+        require(files is not None, "a brick of latents needs its network")
+        return decode_two_stage(data, h, Prior(files))
+    samples = _av1(data, h, frames) if h.method == "av1" else decode_wavelet(data, h.valid)
+    if h.view is None:
+        return samples, sigma(samples, h.classical, h.method)
+    require(files is not None, "a brick with a view needs its network")
+    samples, halves = posterior.moments(samples, h.view, Prior(files))
+    return samples, posterior.sigma(samples, halves, h)
 
 
 def _av1(data: bytes, h: Header, frames: Frames | None) -> np.ndarray:

@@ -16,6 +16,7 @@ SPEC = Path(__file__).resolve().parents[3] / "psc_volumetric" / "bitstream" / "S
 
 DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
 METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet", 5: "posterior", 7: "latent"}
+METHODS[6] = "two-stage"
 
 
 class Refused(ValueError):
@@ -92,6 +93,7 @@ class Header:
     layers: list = field(default_factory=list)
     classical: object = None
     view: object = None
+    latents: object = None
     limits: tuple = ()
 
     @property
@@ -111,6 +113,7 @@ def read_header(brick: bytes) -> Header:
     from reference_decoder.latent import read_latent
     from reference_decoder.layers import place_segments, read_layers
     from reference_decoder.posterior import read_view
+    from reference_decoder.two_stage import read_latents
 
     prologue = Fields(brick)
     require(prologue.bytes(4) == b"PSCb", "magic")
@@ -137,10 +140,12 @@ def read_header(brick: bytes) -> Header:
     if h.method == "latent":
         read_latent(data, h)
         names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
-    if h.method in ("av1", "wavelet", "posterior"):
+    if h.method in ("av1", "wavelet", "posterior", "two-stage"):
         h.classical, names = read_classical(data, h), ["base"]
     if h.method == "posterior":
         h.view = read_view(data)
+    if h.method == "two-stage":
+        h.latents = read_latents(data)
     if h.method != "constant":
         h.layers = read_layers(data, h, len(names))
     if names or any(layer.bounded for layer in h.layers):

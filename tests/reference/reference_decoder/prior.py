@@ -32,7 +32,10 @@ class Prior:
         self.steps = network["steps"]
         self.kind = self.identity.get("kind", "denoiser")
         self.clip = self.identity.get("clip")
-        if self.kind in ("denoiser", "latent"):
+        self.outputs, self.out_tile = network.get("outputs", 0), network.get("out_tile", 0)
+        if self.kind == "autoencoder":
+            require(self.outputs >= 1 and self.out_tile >= 1, "ends of the network")
+        elif self.kind in ("denoiser", "latent"):
             require(self.slices in (1, 2, 4, 8) and self.size % 8 == 0, "tile of the prior")
         else:
             require(self.slices % 4 == 2 and network["outputs"] == 2, "ends of the network")

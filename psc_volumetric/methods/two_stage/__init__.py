@@ -1,0 +1,1 @@
+"""The method ``two-stage``: quantised latents of an autoencoder, entropy-coded, and its decoder."""

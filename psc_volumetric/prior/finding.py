@@ -1,0 +1,153 @@
+"""Finding prior folders: those that ship with this package, and any other by its path."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from psc_volumetric.errors import PriorMismatchError
+from psc_volumetric.prior.bundle import Prior, prior_from_files
+from psc_volumetric.prior.parts import ANALYSIS, METADATA, WEIGHTS
+
+__all__ = [
+    "REFINER",
+    "PriorInfo",
+    "domain_of",
+    "installed",
+    "installed_autoencoders",
+    "installed_latents",
+    "installed_posteriors",
+    "installed_priors",
+    "load_prior",
+    "refiner_of",
+    "resolve_prior",
+]
+
+SHIPPED = Path(__file__).resolve().parent.parent / "priors"
+SHIPPED_POSTERIORS = SHIPPED.with_name("posteriors")
+SHIPPED_LATENTS = SHIPPED.with_name("latents")
+SHIPPED_AUTOENCODERS = SHIPPED.with_name("autoencoders")
+ENDINGS = ("-posterior", "-latent", "-vae", "-vq")
+REFINER = "refiner"  # folder of a denoiser of latents, beside the files of their autoencoder
+
+
+@dataclass(frozen=True)
+class PriorInfo:
+    """What can be said about a prior without loading its network."""
+
+    name: str
+    digest: str
+    description: str
+    modality: str
+    folder: Path
+
+
+@functools.cache
+def _read_folder(folder: Path) -> Prior:
+    files = {name: (folder / name).read_bytes() for name in ANALYSIS if (folder / name).is_file()}
+    for name in (METADATA, WEIGHTS):
+        path = folder / name
+        if not path.is_file():
+            raise PriorMismatchError(
+                f"prior {folder.name!r}: expected a file {name} in the prior folder, found none",
+                kind="prior-missing",
+                hint="a prior folder has configs/metadata.json and models/integer.safetensors; "
+                "`psc-archive prior import` makes one of a folder with unet and vae",
+            )
+        files[name] = path.read_bytes()
+    return prior_from_files(files)
+
+
+def installed_priors() -> dict[str, PriorInfo]:
+    """Denoisers that ship with this package, by name; reads only their metadata."""
+    return _installed(SHIPPED)
+
+
+def installed_posteriors() -> dict[str, PriorInfo]:
+    """Posterior networks that ship with this package, likewise."""
+    return _installed(SHIPPED_POSTERIORS)
+
+
+def installed_latents() -> dict[str, PriorInfo]:
+    """Latent priors that ship with this package, likewise."""
+    return _installed(SHIPPED_LATENTS)
+
+
+def installed_autoencoders() -> dict[str, PriorInfo]:
+    """Autoencoders that ship with this package, likewise."""
+    return _installed(SHIPPED_AUTOENCODERS)
+
+
+def installed() -> dict[str, PriorInfo]:
+    """Priors of all kinds that ship with this package, likewise."""
+    plain = installed_priors() | installed_posteriors()
+    return plain | installed_latents() | installed_autoencoders()
+
+
+def domain_of(name: str) -> str:
+    """What a prior's name has before the ending of its kind: ``"mr-head"`` of ``"mr-head-vae"``."""
+    ending = next((ending for ending in ENDINGS if name.endswith(ending)), "")
+    return name.removesuffix(ending)
+
+
+def _installed(place: Path) -> dict[str, PriorInfo]:
+    found = {}
+    for path in sorted(place.glob(f"*/{METADATA}")):
+        described = json.loads(path.read_bytes())["psc_prior"]
+        found[described["name"]] = PriorInfo(
+            described["name"],
+            described["digest"],
+            described.get("description", ""),
+            described.get("modality", ""),
+            path.parent.parent,
+        )
+    return found
+
+
+def load_prior(name_or_folder: str | Path) -> Prior:
+    """Load a shipped prior by name, or any prior folder by path; ``:CLASS`` after it is its class.
+
+    Raises
+    ------
+    PriorMismatchError
+        No such name, folder or class; the message lists the names there are.
+    """
+    shipped = installed()
+    whole, colon, label = str(name_or_folder).rpartition(":")
+    if colon and (whole in shipped or (Path(whole) / METADATA).is_file()):
+        return load_prior(whole).of_class(label)
+    if str(name_or_folder) in shipped:
+        return _read_folder(shipped[str(name_or_folder)].folder)
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        raise PriorMismatchError(
+            f"prior {str(name_or_folder)!r}: expected one of {', '.join(sorted(shipped))} "
+            "or a prior folder",
+            kind="unknown-prior",
+            hint="see `psc-archive prior list`",
+        )
+    return _read_folder(folder.resolve())
+
+
+def refiner_of(prior: Prior) -> Prior | None:
+    """The denoiser of an autoencoder's latents that is installed beside it; None for none.
+
+    Views draw with it; no stream and no archive needs it.
+    """
+    info = next((i for i in installed_autoencoders().values() if i.digest == prior.digest), None)
+    folder = None if info is None else info.folder / REFINER
+    return None if folder is None or not (folder / METADATA).is_file() else _read_folder(folder)
+
+
+def resolve_prior(digest: str) -> Prior:
+    """Find a shipped prior by its digest (64 hex digits, or at least the first 32)."""
+    for info in installed().values():
+        if len(digest) >= 32 and info.digest.startswith(digest.lower()):
+            return _read_folder(info.folder)
+    raise PriorMismatchError(
+        f"no installed prior has digest {digest}",
+        kind="prior-missing",
+        hint="archives embed their prior; open the stream through its archive",
+    )
