@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from psc_volumetric.methods.psc.denoiser import Denoiser
     from psc_volumetric.methods.two_stage.network import Autoencoder
 
-    Carried = Denoiser | Estimator | Autoencoder
-
-    Carried = Denoiser | Estimator | LatentCoder
+    Carried = Denoiser | Estimator | LatentCoder | Autoencoder
 
 __all__ = [
     "CARRIERS",
@@ -39,7 +37,6 @@ __all__ = [
 ]
 
 CARRIERS = {"cpu": ("fused", "float32", "float64"), "cuda": ("float32", "float64")}
-NETWORK_KINDS = ("priors", "posteriors", "autoencoders")
 WHOLE = (slice(None), slice(None), slice(None))
 
 
