@@ -245,15 +245,17 @@ def _by_the_middle(
 ) -> tuple[str, float, dict[str, int]]:
     """Method for a large brick, its step over that of the job, and bytes of all on the middle.
 
-    A target is searched for by coding the same brick at several steps. So both powers of two
-    around the step are looked at, and remembered; between them nothing jumps.
+    A target is searched for by coding the same brick at several steps. So powers of two around the
+    step are looked at, and remembered: the nearer one decides on the method, and between both its
+    step does not jump. That of the first method is the job's own, and takes no second look.
     """
     extents = tuple(part.stop - part.start for part in middle_of(job.header.valid))
     middle = _middle(job, extents, (1, 1, 1))
-    octave = math.log2(job.parameters.step)
+    octave, share = divmod(math.log2(job.parameters.step), 1)
+    nearer, away = (1, 1 - share) if share > 0.5 else (0, share)
 
-    def verdict(octave: int) -> tuple[str, float, dict[str, int]]:
-        part = _at_step(middle, 2.0**octave)
+    def verdict(one_up: int) -> tuple[str, float, dict[str, int]]:
+        part = _at_step(middle, 2.0 ** (octave + one_up))
 
         def find() -> tuple[str, float, dict[str, int]]:
             sample = _Sources(part, resources).without_prior()
@@ -265,11 +267,11 @@ def _by_the_middle(
 
         return _remembered((*names, part.parameters, part.mapping, _digest(part)), find)
 
-    low, high = verdict(math.floor(octave)), verdict(math.floor(octave) + 1)
-    share = octave - math.floor(octave)
-    name, ratio, sizes = high if share > 0.5 else low
-    if low[0] == high[0]:
-        ratio = low[1] ** (1 - share) * high[1] ** share
+    name, ratio, sizes = verdict(nearer)
+    if name != names[0]:
+        other, farther, _ = verdict(1 - nearer)
+        if other == name:
+            ratio = ratio ** (1 - away) * farther**away
     return name, ratio, sizes
 
 
