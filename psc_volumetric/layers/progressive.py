@@ -12,6 +12,7 @@ from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.layers.coder_choice import extent_of
 from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.segments import Below, encode_bounded, encode_lossless
+from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
@@ -50,21 +51,27 @@ def keeps_budget(
     alone = replace(guarantee, is_proven_later=True)  # nothing of it is kept
     bounding = replace(alone, coders=BOUNDED_CODERS)
     refining = replace(alone, coders=REFINING_CODERS)
-    plain = progressive = voxels = 0
-    for box in _sample(values, segments):
+    boxes = _sample(values, segments)
+
+    def nbytes(way: tuple[Box, bool]) -> int | None:
+        box, has_level = way
         part = np.ascontiguousarray(values[box])
+        if not has_level:
+            return encode_lossless(part, below=None, guarantee=alone).nbytes
         marks = None if special is None else special.part(box)
         bounded = encode_bounded(part, special=marks, limits=limits, below=None, guarantee=bounding)
         if bounded is None:
-            return False
-        below = Below.bounded(bounded)
-        refined = encode_lossless(part, below=below, guarantee=refining)
-        progressive += bounded.nbytes + refined.nbytes
-        plain += encode_lossless(part, below=None, guarantee=alone).nbytes
-        voxels += part.size
+            return None
+        refined = encode_lossless(part, below=Below.bounded(bounded), guarantee=refining)
+        return bounded.nbytes + refined.nbytes
+
+    sizes = mapped(nbytes, [(box, has_level) for box in boxes for has_level in (True, False)])
+    found = [size for size in sizes if size is not None]
+    if len(found) < len(sizes):
+        return False
     beside = HEADER + (0 if special is None else len(special.pack()))
-    progressive += beside * voxels // values.size
-    return progressive <= (1 + CERTAIN * guarantee.budget) * plain
+    beside = beside * sum(values[box].size for box in boxes) // values.size
+    return sum(found[::2]) + beside <= (1 + CERTAIN * guarantee.budget) * sum(found[1::2])
 
 
 def _sample(values: Values, segments: TileGrid) -> list[Box]:
