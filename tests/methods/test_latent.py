@@ -111,6 +111,13 @@ def test_priors_of_other_kinds_are_refused(picture: np.ndarray, told: Prior) -> 
     with pytest.raises(PriorMismatchError) as caught:
         coded(picture, load_prior("test-tiny"))
     assert caught.value.kind == "prior-mismatch"
+    for base in ("psc", "posterior"):
+        with pytest.raises(PriorMismatchError) as caught:
+            encode_brick(
+                picture, position=(0, 0, 0), shape=(1, 64, 64), prior=told, parameters=QUICK,
+                mapping=IntensityMapping(-1000, 1000), options=BrickOptions(base=base),
+            )  # fmt: skip
+        assert caught.value.kind == "prior-mismatch"
     data = coded(picture, told).data
     read = lambda start, length: data[start : start + length]  # noqa: E731
     with pytest.raises(PriorMismatchError):

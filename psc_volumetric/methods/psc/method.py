@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
+from psc_volumetric.errors import PriorMismatchError
 from psc_volumetric.methods.parameters import FINEST_OF_PRIOR
 from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
 from psc_volumetric.methods.psc.brick import decode_psc, encode_psc
 from psc_volumetric.methods.psc.trust import denoiser_for
+from psc_volumetric.prior.bundle import DENOISER
 from psc_volumetric.tiling import Box
 
 __all__ = ["METHOD", "PscMethod"]
@@ -24,7 +26,19 @@ class PscMethod:
     name: str = "psc"
 
     def source(self, job: EncodeJob, resources: Resources) -> PscSource | None:
-        """None without a prior, for dtypes it does not code, and for floats past their spread."""
+        """None without a prior, for dtypes it does not code, and for floats past their spread.
+
+        Raises
+        ------
+        PriorMismatchError
+            The prior is of another kind.
+        """
+        if job.prior is not None and job.prior.kind != DENOISER:
+            raise PriorMismatchError(
+                f"method psc: expected a denoiser, found the {job.prior.kind} {job.prior.name!r}",
+                kind="prior-mismatch",
+                hint="leave --prior out, or name a denoiser; `psc-archive prior list` shows them",
+            )
         dtype = job.values.dtype
         fits = dtype.str[1:] in CODED_DTYPES and (dtype.kind != "f" or job.mapping.fits(dtype))
         return PscSource(job, _tested(resources)) if fits and job.prior is not None else None
