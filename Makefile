@@ -31,7 +31,7 @@ export MPLBACKEND := Agg
 # compiled modules are kept, whatever the caller's setting: the tests start hundreds of programs
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help environment demo test lint format format-files clean niivue train-pack train-gpu
+.PHONY: help environment demo test lint format format-files clean niivue train-pack train-gpu wheel
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "make train-pack  pack training volumes from DATA into training/pack"
 	@echo "make train-gpu   train posterior networks from that pack, nine minutes in all"
 	@echo "make niivue  build the 3-D part of \`psc-archive view\` anew (takes npm)"
+	@echo "make wheel   a wheel for this system, with the loops of the codec in machine code"
 	@echo "make clean   remove caches, builds and demo output (the environment stays)"
 
 environment: $(STAMP)
@@ -95,6 +96,11 @@ train-gpu:
 niivue:
 	cd tools/niivue && npm ci && npm run build
 
+# without the setting, and with pip, the wheel is for all systems and numba compiles at the first use
+wheel: $(STAMP)
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 $(BIN)/python -m build --wheel --no-isolation
+
 clean:
+	rm -f psc_volumetric/loops-*.so
 	rm -rf tools/niivue/node_modules build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

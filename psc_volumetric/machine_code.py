@@ -1,56 +1,198 @@
-"""Compilation of loops by numba, with a cache that notices every change.
+"""Loops in machine code: from a library made beforehand, else compiled by numba when first called.
+
+The functions are the same, in Python, and so are the bits. A wheel may hold libraries of the loops
+that read and write without a prior (`tools/loops`), which are loaded without numba. Where there is
+none for this machine and these sources, numba compiles each loop at its first call (some seconds of
+CPU time) and keeps it.
 
 numba keeps machine code until the file of a function changes. Functions and constants from other
 files are part of that code, so a change there would go unnoticed: an encoder and a decoder of
 different ages would meet. Here any change in a folder that has compiled loops makes all of them
-anew (some 40 seconds of CPU time, once).
+anew, and a library is for sources of one digest.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-from collections.abc import Callable
+import os
+import platform
+import struct
+import sys
+import threading
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["compiled", "source_stamp"]
+import numpy as np
 
+__all__ = ["LOOPS", "Loop", "compiled", "library_name", "library_path", "source_stamp", "symbol"]
+
+HERE = Path(__file__).parent
 FOLDERS = ("coders", "entropy", "methods", "prior")
+# what a processor must know for a library, in the words of /proc/cpuinfo; the best first
+LEVELS = {
+    "x86-64-v3": {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"},
+    "x86-64-v2": {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},
+}
+LOOPS_FROM = "PSC_ARCHIVE_LOOPS"  # environment: "numba", or the level of a library
+LOOPS: list[Loop] = []  # all that were defined, in order
+MAKING = threading.RLock()
+
+
+def _sources() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (HERE / folder).rglob("*.py"))
 
 
 @cache
 def source_stamp() -> str:
     """Digest of name, size and time of change of every source that machine code may stand on."""
-    here = Path(__file__).parent
-    sources = sorted(path for folder in FOLDERS for path in (here / folder).rglob("*.py"))
     digest = hashlib.sha256()
-    for path in sources:
+    for path in _sources():
         status = path.stat()
-        digest.update(f"{path.relative_to(here)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        name = path.relative_to(HERE)
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def compiled(**options: Any) -> Callable[[Any], Any]:
-    """``numba.njit`` without the interpreter's lock, cached under :func:`source_stamp`.
+def library_name(level: str) -> str:
+    """Name of the file with the loops of these sources for processors of a level."""
+    digest = hashlib.sha256()
+    for path in _sources():
+        digest.update(f"{path.relative_to(HERE)} ".encode() + path.read_bytes())
+    return f"loops-{digest.hexdigest()[:16]}-{level}.so"
 
-    Without numba, on machines that train and take only constants from these modules, the loops
-    cannot be called: plain Python has other integers.
+
+@cache
+def library_path() -> Path | None:
+    """The library for this machine and these sources; None if there is none."""
+    is_known = sys.platform == "linux" and platform.machine() == "x86_64"
+    if not is_known or not any(HERE.glob("loops-*.so")):
+        return None
+    asked = os.environ.get(LOOPS_FROM)
+    flags: set[str] = set()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            flags = set(line.split())
+            break
+    levels = (level for level in LEVELS if LEVELS[level] <= flags and asked in (None, level))
+    paths = (HERE / library_name(level) for level in levels)
+    return next((path for path in paths if path.is_file()), None)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    path = library_path()
+    return None if path is None else ctypes.CDLL(str(path))
+
+
+def symbol(name: str, kinds: Sequence[str]) -> str:
+    """What a library calls a loop for arguments of such kinds, as `_flatten` tells them."""
+    digest = hashlib.sha256(" ".join(kinds).encode()).hexdigest()
+    return f"{name.replace('.', '_')}_{digest[:16]}"
+
+
+def _flatten(value: Any, kinds: list[str], numbers: list[int]) -> None:
+    """Append an argument's kind, and the numbers that stand for it in a library.
+
+    An array is its address and extents, a tuple its parts one after the other.
     """
-    if find_spec("numba") is None:
-        return lambda _: _absent
-    import numba
+    if isinstance(value, tuple):
+        for part in value:
+            _flatten(part, kinds, numbers)
+    elif isinstance(value, np.ndarray):
+        layout = "C" if value.flags.carray and value.dtype.isnative else "other"
+        kinds.append(f"{value.dtype.kind}{value.dtype.itemsize} {value.ndim} {layout}")
+        numbers.append(value.__array_interface__["data"][0])
+        numbers.extend(value.shape)
+    elif isinstance(value, (bool, int, np.bool, np.integer)):
+        kinds.append("integer")
+        numbers.append(int(value))
+    elif isinstance(value, (float, np.floating)):
+        kinds.append("float")
+        numbers.append(struct.unpack("q", struct.pack("d", value))[0])
+    else:
+        kinds.append(type(value).__name__)
 
-    def decorate(function: Any) -> Any:
-        dispatcher = numba.njit(nogil=True, cache=True, **options)(function)
+
+class Loop:
+    """A function in machine code.
+
+    Parameters
+    ----------
+    function : callable
+        Its source.
+    **options
+        Of ``numba.njit``.
+
+    Attributes
+    ----------
+    made : object or None
+        The dispatcher of numba, once it was needed.
+    """
+
+    def __init__(self, function: Any, **options: Any) -> None:
+        self.py_func, self.targetoptions = function, {"nogil": True, **options}
+        self.name = f"{function.__module__}.{function.__name__}"
+        self.made: Any = None
+        self._entries: dict[tuple[str, ...], Any] = {}
+        LOOPS.append(self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run; a library takes numbers and arrays in C order, and gives integers."""
+        library = _library()
+        if library is not None:
+            kinds: list[str] = []
+            numbers: list[int] = []
+            _flatten(arguments, kinds, numbers)
+            key = tuple(kinds)
+            if key not in self._entries:
+                self._entries[key] = _entry(library, symbol(self.name, key))
+            if self._entries[key] is not None:
+                return self._entries[key]((ctypes.c_int64 * len(numbers))(*numbers))
+        return self.dispatcher(*arguments)
+
+    @property
+    def dispatcher(self) -> Any:
+        """What numba makes of it, once."""
+        with MAKING:
+            if self.made is None:
+                self.made = self._make()
+            return self.made
+
+    def _make(self) -> Any:
+        """A dispatcher of numba, cached under :func:`source_stamp`."""
+        if find_spec("numba") is None:
+            # machines that train take only constants from these modules: plain Python has other
+            # integers
+            raise ImportError(
+                "expected numba, which compiles the loops of the codec; pip install numba"
+            )
+        import numba
+
+        dispatcher = numba.njit(cache=True, **self.targetoptions)(self.py_func)
         index = getattr(dispatcher._cache, "_cache_file", None)  # none if no folder is writable
         if index is not None:
             index._source_stamp = (index._source_stamp, source_stamp())
         return dispatcher
 
-    return decorate
+    @property
+    def _numba_type_(self) -> Any:
+        """What it is to numba, inside another loop."""
+        return self.dispatcher._numba_type_
 
 
-def _absent(*_: Any) -> Any:
-    raise ImportError("expected numba, which compiles the loops of the codec; pip install numba")
+def _entry(library: ctypes.CDLL, name: str) -> Any:
+    try:
+        entry = library[name]
+    except AttributeError:
+        return None
+    entry.argtypes, entry.restype = [ctypes.POINTER(ctypes.c_int64)], ctypes.c_int64
+    return entry
+
+
+def compiled(**options: Any) -> Callable[[Any], Loop]:
+    """Make a :class:`Loop` of a function: ``numba.njit`` without the interpreter's lock."""
+    return lambda function: Loop(function, **options)

@@ -18,6 +18,7 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
+from psc_volumetric.methods.wavelet.synthesis import synthesise
 from psc_volumetric.prior import load_prior
 
 SHAPE = (2, 12, 16)
@@ -59,15 +60,22 @@ def there_and_back(
     )
 
 
-def main() -> None:
-    begin = time.process_time()
-    plain, context = Guarantee(coders=("zstd",)), ("context",)
+def without_prior() -> None:
+    """Call every loop that reads or writes without a network."""
+    context = ("context",)
     for code in ("<i2", "<f4"):
         there_and_back(values(code), Guarantee("lossless", coders=context))
         there_and_back(values(code), Guarantee("bounded", 3.0, coders=("interpolation",)))
         there_and_back(values(code), Guarantee("lossless", 2.0, coders=(*context, "refinement")))
     there_and_back(wide(), Guarantee("lossless", coders=context))
     there_and_back(values("<i2"), Guarantee("lossless", 3.0, "base", context), base="wavelet")
+    synthesise(np.zeros((4, 8, 8), np.int64), depth=1)  # the brick above may not be split in z
+
+
+def main() -> None:
+    begin = time.process_time()
+    without_prior()
+    plain = Guarantee(coders=("zstd",))
     there_and_back(values("<i2"), plain, prior="test-tiny")
     there_and_back(values("<i2"), plain, base="posterior", prior="test-tiny-posterior")
     print(f"loops are compiled ({time.process_time() - begin:.0f} s of CPU time)")

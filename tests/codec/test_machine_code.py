@@ -27,7 +27,7 @@ def loop(x):
 """
 MAIN = """
 from psc_volumetric.prior.loop import loop
-print(loop(5), sum(loop.stats.cache_hits.values()))
+print(loop(5), sum(loop.dispatcher.stats.cache_hits.values()))
 """
 
 

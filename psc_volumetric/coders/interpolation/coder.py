@@ -202,8 +202,7 @@ def code_pass(model: Model, lattice: Lattice, stream: Stream, one: Pass, turn: i
     """Code the coefficients in ``model`` and the voxels of a pass, as `Model.on` prepared them."""
     from psc_volumetric.coders.interpolation import kernel
 
-    for k, coefficient in enumerate(model.coefficients.tolist()):
-        model.coefficients[k] = kernel.code_number(model, coefficient, k >> 1)
+    kernel.code_coefficients(model)
     kernel.code_pass(model, lattice.axis, stream.top, one.cut, one.half, turn)
 
 

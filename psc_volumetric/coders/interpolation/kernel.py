@@ -26,7 +26,7 @@ __all__ = [
     "INPUTS",
     "MIXERS",
     "NODES",
-    "code_number",
+    "code_coefficients",
     "code_pass",
     "gather",
     "is_inner",
@@ -87,11 +87,13 @@ def _code_bin(m, number, high, level, sign_level, turn):  # type: ignore[no-unty
 
 
 @compiled
-def code_number(m, number, context):  # type: ignore[no-untyped-def]
-    """Code a number below 2^18 in magnitude that is none of a voxel, in a context below 64."""
-    for i in range(COUNTERS):
-        m.slots[i] = (i * CONTEXT_SIZE + CONTEXT_SIZE - 64 + context) * NODES
-    return _code_bin(m, number, 18, LEVELS - 1, LEVELS - 1, NO_PASS)
+def code_coefficients(m):  # type: ignore[no-untyped-def]
+    """Code the coefficients of a pass in place, numbers below 2^18 in magnitude."""
+    for k in range(m.coefficients.shape[0]):
+        for i in range(COUNTERS):
+            m.slots[i] = (i * CONTEXT_SIZE + CONTEXT_SIZE - 64 + (k >> 1)) * NODES
+        number = m.coefficients[k]
+        m.coefficients[k] = _code_bin(m, number, 18, LEVELS - 1, LEVELS - 1, NO_PASS)
 
 
 @inlined

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.machine_code import compiled
+from psc_volumetric.entropy.range_coder import compiled, inlined, inner
 from psc_volumetric.methods.wavelet.transform import (
     LIFTING,
     LIFTING_BITS,
@@ -44,9 +44,17 @@ def synthesise(coefficients: Integers, depth: int) -> Integers:
     splits = [(axis, *extent) for axis, extent in reversed(axis_splits((z, y, x), depth))]
     inside = np.array([part for part in splits if part[0]], np.int64).reshape(-1, 4)
     across = np.array([part for part in splits if not part[0]], np.int64).reshape(-1, 4)
-    _in_shares(z, y * x, lambda start, stop: _planes(coefficients, inside, start, stop))
+
+    def planes(start: int, stop: int) -> None:
+        room, line = np.empty((y, x), np.int64), np.empty((x, 1), np.int64)
+        _planes(coefficients, inside, start, stop, room, line)
+
+    def columns(start: int, stop: int) -> None:
+        _columns(coefficients, across, start, stop, np.empty((z, x), np.int64))
+
+    _in_shares(z, y * x, planes)
     if len(across):
-        _in_shares(y, z * x, lambda start, stop: _columns(coefficients, across, start, stop))
+        _in_shares(y, z * x, columns)
     return coefficients
 
 
@@ -56,17 +64,15 @@ def _in_shares(count: int, each: int, work: Callable[[int, int], object]) -> Non
     mapped(lambda start: work(start, min(start + step, count)), range(0, count, step))
 
 
-@compiled(error_model="numpy")
+@inlined
 def _saturated(value):  # type: ignore[no-untyped-def]
     return min(max(value, -SAMPLE_LIMIT), SAMPLE_LIMIT)
 
 
-@compiled(error_model="numpy")
-def _planes(values, splits, start, stop):  # type: ignore[no-untyped-def]
-    """Put planes ``start`` .. ``stop`` - 1 together in y and x."""
+@compiled
+def _planes(values, splits, start, stop, room, line):  # type: ignore[no-untyped-def]
+    """Put planes ``start`` .. ``stop`` - 1 together in y and x; a plane and a line of room."""
     _, rows, columns = values.shape
-    room = np.empty((rows, columns), np.int64)
-    line = np.empty((columns, 1), np.int64)
     for z in range(start, stop):
         for y in range(rows):
             for x in range(columns):
@@ -77,20 +83,18 @@ def _planes(values, splits, start, stop):  # type: ignore[no-untyped-def]
                 _merge(values[z, :height, :width], room)
             else:
                 for y in range(height):
-                    _merge(values[z, y, :width].reshape(width, 1), line)
+                    _merge(values[z, y : y + 1, :width].T, line)
 
 
-@compiled(error_model="numpy")
-def _columns(values, splits, start, stop):  # type: ignore[no-untyped-def]
+@compiled
+def _columns(values, splits, start, stop, room):  # type: ignore[no-untyped-def]
     """Put the planes together in z, in rows ``start`` .. ``stop`` - 1 of them."""
-    depth, _, columns = values.shape
-    room = np.empty((depth, columns), np.int64)
     for y in range(start, stop):
         for n in range(len(splits)):
             _merge(values[: splits[n, 1], y], room)
 
 
-@compiled(error_model="numpy")
+@inner
 def _merge(split, room):  # type: ignore[no-untyped-def]
     """Undo one split of the first axis: low half, then high half, to samples in turn."""
     count, width = split.shape
