@@ -1,6 +1,6 @@
 """A network that reads text over real numbers, with a derivative. Not part of the format.
 
-Beside :mod:`psc_volumetric.prior.smooth`: the steps of SPEC section 6.10 without their roundings.
+Beside :mod:`psc_volumetric.prior.smooth`: the steps for text and tokens without their roundings.
 """
 
 from __future__ import annotations
