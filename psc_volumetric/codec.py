@@ -87,6 +87,8 @@ class BrickOptions:
         Tiles of the records of a brick without tiles of its own; default one record.
     seed : int
         Key of the noise, 0 <= seed < 2**32.
+    is_thorough : bool
+        Whether fewer bytes at the same error are worth twice the time (``wavelet``).
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
     denoisers : callable, optional
@@ -99,6 +101,7 @@ class BrickOptions:
     exact_mask: Mask | None = field(default=None, repr=False, compare=False)
     tile_shape: Triple | None = None
     seed: int = 0
+    is_thorough: bool = False
     device: str = "auto"
     denoisers: Denoisers | None = None
 
@@ -173,10 +176,6 @@ def encode_brick(
         booleans, too many special values) is lossless whatever is asked for.
     options : BrickOptions
 
-    Returns
-    -------
-    EncodedBrick
-
     Raises
     ------
     ParameterError
@@ -196,8 +195,9 @@ def encode_brick(
     coded, tile = None, options.tile_shape or valid
     if fits and mapping is not None and options.base != NO_BASE:
         job = EncodeJob(
-            values, header, special, ends, mapping, parameters, prior, tile, options.seed
-        )
+            values, header, special, ends, mapping, parameters, prior, tile, options.seed,
+            options.is_thorough,
+        )  # fmt: skip
         resources = Resources(device=options.device, denoisers=options.denoisers)
         choice = encode_base(job, resources, base=options.base, lossy=guarantee.mode == "lossy")
         coded = choice.base

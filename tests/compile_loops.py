@@ -37,7 +37,12 @@ def wide() -> np.ndarray:
 
 
 def there_and_back(
-    given: np.ndarray, guarantee: Guarantee, *, base: str = "psc", prior: str | None = None
+    given: np.ndarray,
+    guarantee: Guarantee,
+    *,
+    base: str = "psc",
+    prior: str | None = None,
+    thorough: bool = False,
 ) -> None:
     """Encode and decode one brick, sigma too."""
     loaded = None if prior is None else load_prior(prior)
@@ -50,7 +55,7 @@ def there_and_back(
         parameters=CodecParameters(effort=1),
         prior=loaded,
         guarantee=guarantee,
-        options=BrickOptions(base=base),
+        options=BrickOptions(base=base, is_thorough=thorough),
     ).data
     decode_brick(
         lambda start, length: coded[start : start + length],
@@ -76,6 +81,7 @@ def main() -> None:
     begin = time.process_time()
     without_prior()
     plain = Guarantee(coders=("zstd",))
+    there_and_back(values("<i2"), Guarantee(), base="wavelet", thorough=True)
     there_and_back(values("<i2"), plain, prior="test-tiny")
     there_and_back(values("<i2"), plain, base="posterior", prior="test-tiny-posterior")
     print(f"loops are compiled ({time.process_time() - begin:.0f} s of CPU time)")

@@ -178,6 +178,7 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
         ),
         options=BrickOptions(
             special_values=job.special_values,
+            is_thorough=job.options.is_thorough,
             device=job.options.device,
             base=job.kept.base,
             exact_mask=_exact_mask(job, (values.shape[0], values.shape[1], values.shape[2])),

@@ -253,6 +253,11 @@ class ArchiveOptions:
         return self.speed >= LIGHT
 
     @property
+    def is_thorough(self) -> bool:
+        """Whether fewer bytes of a lossy base are worth up to twice the time."""
+        return self.speed == SPEEDS[0]
+
+    @property
     def may_refine(self) -> bool:
         """Whether variables may have a bounded level that nobody asked for.
 

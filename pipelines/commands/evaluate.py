@@ -17,6 +17,7 @@ from pipelines.commands.options import (
     PriorName,
     Quiet,
     Setting,
+    Speed,
     choice,
 )
 from pipelines.commands.session import Session
@@ -77,6 +78,7 @@ def evaluate(
         bool, typer.Option("--decode", help="Lossy: decode ours from its bytes too, for times.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    speed: Speed = 1,
     effort: Effort = 5,
     setting: Setting = "fast",
     prior: PriorName = None,
@@ -101,6 +103,9 @@ def evaluate(
         from pipelines.progress import progress_bars
         from psc_volumetric.errors import ParameterError
 
+        coded = ArchiveOptions(
+            mode="lossy", effort=effort, setting=setting, prior=prior, device=device, speed=speed
+        )
         options = EvaluateOptions(
             mode=mode,
             bpv=parse_numbers(bpv, "--bpv"),
@@ -112,9 +117,7 @@ def evaluate(
             wants_perception=perception,
             decodes=decode,
             jobs=jobs,
-            archive=ArchiveOptions(
-                mode="lossy", effort=effort, setting=setting, prior=prior, device=device
-            ),
+            archive=coded,
         )
         chosen = [*plain_sources(sources or []), *load_sets(_words(sets) or (), data)]
         if not chosen:

@@ -283,6 +283,7 @@ def _encode(brick: _Brick) -> EncodedBrick:
         ),
         options=BrickOptions(
             special_values=spec.special_values,
+            is_thorough=choice.archive.is_thorough,
             device=choice.archive.device,
             base=choice.base if by_base else "none",
             tile_shape=spec.tile_shape,

@@ -67,6 +67,8 @@ class EncodeJob:
         Tiles of the records of a method without tiles of its own.
     seed : int
         Key of the noise, 0 <= seed < 2**32.
+    is_thorough : bool
+        Whether fewer bytes at the same error are worth up to twice the time.
     """
 
     values: Values
@@ -78,6 +80,7 @@ class EncodeJob:
     prior: Prior | None
     tile: Triple
     seed: int = 0
+    is_thorough: bool = False
 
     @property
     def step(self) -> float:

@@ -21,7 +21,7 @@ from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange, read_section
 from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
 from psc_volumetric.errors import FormatError
-from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase
+from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob
 from psc_volumetric.sigma.fit import LevelErrors, fit_tables
 from psc_volumetric.sigma.tables import Classes, SigmaTables, coverage, voxel_classes
 from psc_volumetric.threads import mapped
@@ -75,7 +75,7 @@ class SampledSource(ABC):
     """
 
     FIELDS: ClassVar[type[StoredSamples]]
-    IS_SLOW: ClassVar[bool]  # a quick coding takes much less time than a good one
+    slowness: float = 1  # time of a good coding over that of a quick one
 
     def __init__(
         self, values: Values, special: SpecialMap | None, limits: ValueLimits | None = None
@@ -84,6 +84,11 @@ class SampledSource(ABC):
         self.measured = np.ones(values.shape, bool) if special is None else special.index == 0
         inside = values[self.measured] if self.measured.any() else np.zeros(1, values.dtype)
         self.low, self.high = float(inside.min()), float(inside.max())
+
+    @classmethod
+    def of(cls, job: EncodeJob) -> SampledSource:
+        """The brick of a job."""
+        return cls(job.values, job.special, job.limits)
 
     @classmethod
     def takes(cls, values: Values) -> bool:

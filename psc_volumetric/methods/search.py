@@ -46,6 +46,8 @@ class _Patience:
 
 
 USUAL, FOR_LARGE = _Patience(2, 4, 0.03), _Patience(1, 3, 0.08)
+MODEST = _Patience(MOST_TRIALS, 3, 0.03)
+MODEST_SLOWNESS = 3  # of a good coding over a quick one
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class SampledMethod:
         """Look at a brick; None when its dtype or range is out of reach."""
         if not self.kind.takes(job.values):
             return None
-        source = self.kind(job.values, job.special, job.limits)
+        source = self.kind.of(job)
         return SteppedSource(self.name, source, job.step, job.tile) if source.fits() else None
 
     def decode(
@@ -147,9 +149,11 @@ class SteppedSource:
         """
         start = math.sqrt(20 * mse)
         source = _best_variant(self.source, start)
-        if not source.IS_SLOW:
+        if source.slowness == 1:
             return _Attempt(self.name, source, _search(source, mse, start), self.tile)
         taken = FOR_LARGE if source.values.size >= LARGE else USUAL
+        if source.slowness <= MODEST_SLOWNESS:
+            taken = MODEST
         trial = _search(source, mse, start, quick=True, most=taken.quick)
         far = max(trial.mse, 1e-300) / mse
         if len(trial.data) * far ** (1 / SLOPE) <= HOPELESS * limit:

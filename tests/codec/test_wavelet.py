@@ -38,6 +38,7 @@ from psc_volumetric.methods.wavelet.transform import (
 )
 from psc_volumetric.prior import Prior, load_prior
 from psc_volumetric.sigma.tables import NOMINAL, coverage
+from psc_volumetric.threads import at_most
 
 WHOLE = (slice(None),) * 3
 SHAPES = [(5, 33, 40), (1, 1, 1), (1, 1, 50), (2, 3, 2), (17, 4, 90), (40, 2, 3)]
@@ -225,6 +226,19 @@ def test_a_finer_step_costs_bytes_and_saves_error() -> None:
     bricks = [encode(values, parameters=CodecParameters(step=s)) for s in (0.2, 0.05, 0.01, 0.002)]
     assert np.all(np.diff([len(b.data) for b in bricks]) > 0)
     assert np.all(np.diff([b.records[0].mse[0] for b in bricks]) < 0)
+
+
+@pytest.mark.parametrize("missing", [0, 30])
+def test_thorough_encoders_leave_less_error_in_fewer_bytes(missing: int) -> None:
+    """More so where voxels are missing, whose errors do not count."""
+    values = waves((8, 64, 72), noise=10)
+    values[:, 10 : 10 + missing, 10:60] = np.nan
+    quick, thorough = (encode(values, is_thorough=chosen) for chosen in (False, True))
+    assert len(thorough.data) < (0.92 if missing else 0.97) * len(quick.data)
+    assert thorough.records[0].mse[0] < quick.records[0].mse[0]
+    assert np.array_equal(decode(thorough).values, thorough.last, equal_nan=True)
+    with at_most(1):
+        assert encode(values, is_thorough=True).data == thorough.data
 
 
 @pytest.mark.parametrize("dtype", ["<i2", "<f4"])

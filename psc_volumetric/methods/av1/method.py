@@ -49,7 +49,7 @@ class Av1Source(SampledSource):
     """
 
     FIELDS: ClassVar[type[StoredSamples]] = Av1Fields
-    IS_SLOW: ClassVar[bool] = True
+    slowness = 10
 
     def __init__(
         self,

@@ -33,9 +33,10 @@ from psc_volumetric.methods.posterior.moments import (
 from psc_volumetric.methods.posterior.network import Estimator
 from psc_volumetric.methods.posterior.smooth import SmoothNetwork
 from psc_volumetric.methods.sampled import Trial
-from psc_volumetric.methods.wavelet.fit import COLOURS, revise
 from psc_volumetric.methods.wavelet.gradient import curvatures, decoded, slopes
 from psc_volumetric.methods.wavelet.method import WaveletSource
+from psc_volumetric.methods.wavelet.prices import COLOURS
+from psc_volumetric.methods.wavelet.refine import Chooser
 from psc_volumetric.methods.wavelet.synthesis import synthesise
 from psc_volumetric.methods.wavelet.transform import UNITS, dequantise
 from psc_volumetric.prior.runtime import one_thread
@@ -55,7 +56,7 @@ class Slopes(NamedTuple):
 
     Attributes
     ----------
-    by_sample : (z, y, x) float64
+    by_sample : (z, y, x) float32
         Derivatives by every sample; error and samples in quantiser steps.
     error : float
         Summed squares, squared steps.
@@ -63,7 +64,7 @@ class Slopes(NamedTuple):
         Of the correction, that would leave the least error.
     """
 
-    by_sample: Doubles
+    by_sample: Floats
     error: float
     share: float
 
@@ -90,19 +91,18 @@ class Refiner:
     def refined(self) -> Trial:
         """The coding after all rounds."""
         source = self.source
-        depth, steps, share = source.depth, source.quantised(self.step), 1.0
-        curvature = curvatures(source.shape, depth)
+        depth, share = source.depth, 1.0
+        chooser = Chooser(source.quantised(self.step), depth)
+        inverse = np.float32(-0.5) / curvatures(source.shape, depth).astype(np.float32)
         with one_thread(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             # the same bits for any number of threads, and each time
             for _ in range(ROUNDS):
-                before = steps
-                found = self.slopes(synthesise(dequantise(steps, depth), depth), share)
-                share = found.share
-                for colour in range(COLOURS):
-                    changed = 2 * decoded(steps - before, depth)
-                    slope = slopes(found.by_sample + changed, depth)
-                    steps = revise(steps, steps - slope / (2 * curvature), depth, colour)
-        return source.coded(self.step, steps)
+                found = self.slopes(synthesise(dequantise(chooser.steps, depth), depth), share)
+                share, slope = found.share, found.by_sample
+                for number in range(COLOURS):
+                    changes = chooser.choose(slopes(slope, depth) * inverse, number)
+                    slope += 2 * decoded(changes, depth)
+        return source.coded(self.step, chooser.steps)
 
     @cached_property
     def _target(self) -> Doubles:
@@ -127,7 +127,7 @@ class Refiner:
                 sums += self._of_window(samples, plane, window, share, out)
         error, power, cross = sums.tolist()
         best = min(max(cross / power, 0.0), MOST_SHARE) if power > 0 else 0.0
-        return Slopes(out.astype(np.float64), error, best)
+        return Slopes(out, error, best)
 
     def _of_window(
         self,

@@ -32,8 +32,8 @@ from psc_volumetric.methods.protocol import EncodedBase, EncodeJob
 from psc_volumetric.methods.sampled import SampledSource, Samples, Trial
 from psc_volumetric.methods.search import SteppedSource
 from psc_volumetric.methods.wavelet.fields import WaveletFields
-from psc_volumetric.methods.wavelet.fit import PRICE
 from psc_volumetric.methods.wavelet.method import WaveletSource
+from psc_volumetric.methods.wavelet.refine import PRICE
 from psc_volumetric.prior.bundle import CONDITION_BITS, DEPTHS
 from psc_volumetric.sigma.fit import LevelErrors, fit_tables
 from psc_volumetric.sigma.tables import coverage

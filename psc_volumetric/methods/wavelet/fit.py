@@ -17,15 +17,12 @@ from psc_volumetric.methods.wavelet.coder import new_model
 from psc_volumetric.methods.wavelet.kernel import LARGEST, expected_magnitude
 from psc_volumetric.methods.wavelet.transform import WEIGHT_BITS, band_weights, bands
 
-__all__ = ["COLOURS", "PRICE", "quantise", "revise"]
+__all__ = ["PRICE", "quantise"]
 
 Doubles = NDArray[np.float64]
 Steps = NDArray[np.int32]
 
 PRICE = 0.08  # of a bit, in squared quantiser steps
-COLOURS = 8  # of coefficients, strewn: those of one colour are chosen together
-ALL = -1
-COARSEST = 4  # splits of y and x; farther ones are few, and depend on one another
 
 
 def quantise(coefficients: Doubles, step: float, depth: int) -> Steps:
@@ -51,44 +48,16 @@ def quantise(coefficients: Doubles, step: float, depth: int) -> Steps:
         box = tuple(slice(*part) for part in band.box)
         scaled = coefficients[box] * ((1 << WEIGHT_BITS) / (step * weight))
         scaled = np.clip(scaled, -LARGEST, LARGEST)
-        _quantise_band(model, number, np.ascontiguousarray(scaled), PRICE, ALL)
-    return model.steps
-
-
-def revise(steps: Steps, targets: Doubles, depth: int, colour: int) -> Steps:
-    """Choose the numbers of one colour anew, the others and the coarsest staying as they are.
-
-    Parameters
-    ----------
-    steps : (z, y, x) int32
-        Numbers of quantiser steps so far.
-    targets : (z, y, x) float64
-        Where each coefficient had best be, in its quantiser steps.
-    depth : int
-        Splits of z.
-    colour : int
-        0 .. `COLOURS` - 1.
-    """
-    z, y, x = steps.shape
-    model = new_model(steps.copy(), depth)
-    for number, band in enumerate(bands((z, y, x), depth)):
-        if band.kind == 0 or max(band.splits[1:]) > COARSEST:
-            continue
-        aim = np.clip(targets[tuple(slice(*part) for part in band.box)], -LARGEST, LARGEST)
-        _quantise_band(model, number, np.ascontiguousarray(aim), PRICE, colour)
+        _quantise_band(model, number, np.ascontiguousarray(scaled))
     return model.steps
 
 
 @compiled
-def _quantise_band(m, band, scaled, price, colour):  # type: ignore[no-untyped-def]
+def _quantise_band(m, band, scaled):  # type: ignore[no-untyped-def]
     z0, z1, y0, y1, x0, x1 = m.boxes[band]
     for z in range(z0, z1):
         for y in range(y0, y1):
             for x in range(x0, x1):
-                if colour >= 0:
-                    strewn = (z * 73856093) ^ (y * 19349663) ^ (x * 83492791)
-                    if (strewn >> 4) & 7 != colour:
-                        continue
                 value = scaled[z - z0, y - y0, x - x0]
                 nearest = int(abs(value) + 0.5)
                 m.steps[z, y, x] = 0
@@ -100,7 +69,7 @@ def _quantise_band(m, band, scaled, price, colour):  # type: ignore[no-untyped-d
                 for number in (nearest, nearest - 1):
                     if number:
                         away = abs(value) - number
-                        cost = away * away + price * (1 + number * more)
+                        cost = away * away + PRICE * (1 + number * more)
                         if cost < least:
                             least, chosen = cost, number
                 m.steps[z, y, x] = chosen if value > 0 else -chosen

@@ -7,9 +7,13 @@ the error that one step of it makes by itself.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.machine_code import compiled
+from psc_volumetric.methods.wavelet.synthesis import in_shares
 from psc_volumetric.methods.wavelet.transform import (
     LIFTING,
     LIFTING_BITS,
@@ -18,42 +22,47 @@ from psc_volumetric.methods.wavelet.transform import (
     axis_splits,
     band_weights,
     bands,
-    combine,
     joined,
 )
 
 __all__ = ["curvatures", "decoded", "slopes"]
 
 Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Real = TypeVar("Real", NDArray[np.float32], NDArray[np.float64])
+
+FACTORS = tuple(number / (1 << LIFTING_BITS) for number in LIFTING)
 
 
-def decoded(steps: NDArray[np.integer], depth: int) -> Doubles:
+def decoded(steps: Real, depth: int) -> Real:
     """Samples (z, y, x) of numbers of quantiser steps, in steps too and without rounding."""
-    z, y, x = steps.shape
-    out = steps.astype(np.float64)
-    for band, weight in zip(bands((z, y, x), depth), band_weights((z, y, x), depth), strict=True):
-        out[tuple(slice(*part) for part in band.box)] *= weight / (1 << WEIGHT_BITS)
-    return combine(out, depth)
+    out = steps.copy()
+    _weigh(out, depth)
+    _undone(out, depth, back=False)
+    return out
 
 
-def slopes(gradient: Doubles, depth: int) -> Doubles:
+def slopes(gradient: Real, depth: int) -> Real:
     """Derivatives by numbers of quantiser steps from those by samples, in steps too.
 
     Parameters
     ----------
-    gradient : (z, y, x) float64
+    gradient : (z, y, x) float32 or float64
         Derivatives of an error by every sample, samples in quantiser steps of the brick.
     depth : int
         Splits of z.
     """
-    z, y, x = gradient.shape
     out = gradient.copy()
-    for axis, extent in axis_splits((z, y, x), depth):
-        part = out[tuple(slice(n) for n in extent)]
-        part[...] = np.moveaxis(_joined_back(np.moveaxis(part, axis, 0)), 0, axis)
-    for band, weight in zip(bands((z, y, x), depth), band_weights((z, y, x), depth), strict=True):
-        out[tuple(slice(*part) for part in band.box)] *= weight / (1 << WEIGHT_BITS)
+    _undone(out, depth, back=True)
+    _weigh(out, depth)
     return out
+
+
+def _weigh(values: Real, depth: int) -> None:
+    """Steps of every band to steps of the brick, in place."""
+    z, y, x = values.shape
+    for band, weight in zip(bands((z, y, x), depth), band_weights((z, y, x), depth), strict=True):
+        values[tuple(slice(*part) for part in band.box)] *= weight / (1 << WEIGHT_BITS)
 
 
 def curvatures(shape: Triple, depth: int) -> Doubles:
@@ -85,34 +94,82 @@ def _powers(extent: int, splits: int, *, high: bool) -> Doubles:
     return powers
 
 
-def _joined_back(samples: Doubles) -> Doubles:
-    """Transpose of `transform.joined`: samples in turn to low half, then high half."""
-    low, high = samples[0::2].copy(), samples[1::2].copy()
-    for number in range(4):
-        factor = LIFTING[number] / (1 << LIFTING_BITS)
-        if number % 2:
-            high -= factor * _around_back(low, len(high))
-        else:
-            low -= factor * _between_back(high, len(low))
-    return np.concatenate([low, high])
+def _undone(values: Real, depth: int, *, back: bool) -> None:
+    """Put values together in place, or take them apart by the transpose of that."""
+    z, y, x = values.shape
+    inside, across = _splits((z, y, x), depth, back=back)
+
+    def planes() -> None:
+        in_shares(z, y * x, lambda start, stop: _planes(values, inside, start, stop, back))
+
+    def columns() -> None:
+        in_shares(y, z * x, lambda start, stop: _columns(values, across, start, stop, back))
+
+    for part in (columns, planes) if back else (planes, columns):
+        part()
 
 
-def _around_back(low: Doubles, count: int) -> Doubles:
-    """Transpose of `transform._around`, to ``count`` odd samples."""
-    out = np.zeros((count, *low.shape[1:]))
-    out[: len(low) - 1] += low[1:]
-    out[0] += low[0]
-    out[:count] += low[:count]
-    if len(low) > count:
-        out[-1] += low[-1]
-    return out
+def _splits(shape: Triple, depth: int, *, back: bool) -> tuple[Integers, Integers]:
+    """Axis and extents of splits inside planes, and of those across, in the order of work."""
+    ordered = [(axis, *extent) for axis, extent in axis_splits(shape, depth)]
+    if not back:
+        ordered.reverse()
+    inside = [split for split in ordered if split[0]]
+    across = [split for split in ordered if not split[0]]
+    return np.array(inside, np.int64).reshape(-1, 4), np.array(across, np.int64).reshape(-1, 4)
 
 
-def _between_back(high: Doubles, count: int) -> Doubles:
-    """Transpose of `transform._between`, to ``count`` even samples."""
-    out = np.zeros((count, *high.shape[1:]))
-    out[: len(high)] += high
-    out[1 : len(high) + 1] += high[: count - 1]
-    if len(high) >= count:
-        out[-1] += high[-1]
-    return out
+@compiled(error_model="numpy")
+def _planes(values, splits, start, stop, back):  # type: ignore[no-untyped-def]
+    _, rows, columns = values.shape
+    room = np.empty((rows, columns), values.dtype)
+    line = np.empty((columns, 1), values.dtype)
+    for z in range(start, stop):
+        for n in range(len(splits)):
+            height, width = splits[n, 2], splits[n, 3]
+            if splits[n, 0] == 1:
+                _merge(values[z, :height, :width], room, back)
+            else:
+                for y in range(height):
+                    _merge(values[z, y, :width].reshape(width, 1), line, back)
+
+
+@compiled(error_model="numpy")
+def _columns(values, splits, start, stop, back):  # type: ignore[no-untyped-def]
+    depth, _, columns = values.shape
+    room = np.empty((depth, columns), values.dtype)
+    for y in range(start, stop):
+        for n in range(len(splits)):
+            _merge(values[: splits[n, 1], y], room, back)
+
+
+@compiled(error_model="numpy")
+def _merge(split, room, back):  # type: ignore[no-untyped-def]
+    """Undo one split of the first axis, or the transpose of that."""
+    count, width = split.shape
+    lows = (count + 1) // 2
+    for i in range(count):
+        source = i if back else (i // 2 if i % 2 == 0 else lows + i // 2)
+        for k in range(width):
+            room[i, k] = split[source, k]
+    for turn in range(4):
+        number = turn if back else 3 - turn
+        factor = room.dtype.type(FACTORS[number])
+        for i in range(1 - number % 2, count, 2):
+            before, after = i - 1, i + 1  # mirrored at the ends
+            if before < 0:
+                before = after
+            if after >= count:
+                after = before
+            if back:
+                for k in range(width):
+                    moved = factor * room[i, k]
+                    room[before, k] -= moved
+                    room[after, k] -= moved
+            else:
+                for k in range(width):
+                    room[i, k] -= factor * (room[before, k] + room[after, k])
+    for i in range(count):
+        target = (i // 2 if i % 2 == 0 else lows + i // 2) if back else i
+        for k in range(width):
+            split[target, k] = room[i, k]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.arrays import Triple, Values
 from psc_volumetric.bitstream.value_limits import ValueLimits
+from psc_volumetric.methods.protocol import EncodeJob
 from psc_volumetric.methods.sampled import SampledSource, Samples, Trial
 from psc_volumetric.methods.search import SampledMethod
 from psc_volumetric.methods.wavelet.coder import decode_steps, encode_steps
@@ -30,6 +31,7 @@ from psc_volumetric.values.special import SpecialMap
 __all__ = ["METHOD", "WaveletSource"]
 
 CLASS_LIMIT = 2048  # samples are shifted for the classes of sigma until all are within it
+SLOWNESS = 2  # of codings whose numbers are gone over again
 MOST_STEPS = 1 << 22  # quantiser steps that the range of a brick is divided into
 SMALLEST = 2.0**-512
 
@@ -43,10 +45,11 @@ class WaveletSource(SampledSource):
         As `SampledSource`.
     depth : int, optional
         Splits of z; as many as go by default.
+    is_thorough : bool
+        Whether numbers of steps are gone over again, but for quick codings.
     """
 
     FIELDS: ClassVar[type[StoredSamples]] = WaveletFields
-    IS_SLOW: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -54,14 +57,24 @@ class WaveletSource(SampledSource):
         special: SpecialMap | None,
         limits: ValueLimits | None = None,
         depth: int | None = None,
+        *,
+        is_thorough: bool = False,
     ) -> None:
         super().__init__(values, special, limits)
+        self.slowness = SLOWNESS if is_thorough else 1
         self.depth = full_depth(values.shape[0]) if depth is None else depth
+
+    @classmethod
+    def of(cls, job: EncodeJob) -> WaveletSource:
+        """The brick of a job."""
+        return cls(job.values, job.special, job.limits, is_thorough=job.is_thorough)
 
     def variants(self) -> list[SampledSource]:
         """All depths of z: thick slices are best left alone, or split once."""
+        own = self.values, self.special, self.limits
         depths = range(self.depth, -1, -1)
-        return [WaveletSource(self.values, self.special, self.limits, depth) for depth in depths]
+        thorough = self.slowness > 1
+        return [WaveletSource(*own, depth, is_thorough=thorough) for depth in depths]
 
     @property
     def finest_step(self) -> float:
@@ -88,8 +101,21 @@ class WaveletSource(SampledSource):
         return WaveletFields(self.middle, min(whole, WaveletFields.WIDEST_STEP))
 
     def code(self, step: float, *, quick: bool = False) -> Trial:
-        """Code at a quantiser step in stored units, the nearest there is; always in one way."""
-        return self.coded(step, self.quantised(step))
+        """Code at a quantiser step in stored units, the nearest there is."""
+        steps = self.quantised(step)
+        first = self.coded(step, steps)
+        if quick or self.slowness == 1:
+            return first
+        again = self.coded(step, self.refined(step, steps))
+        return min(first, again, key=self.cost)
+
+    def cost(self, trial: Trial) -> float:
+        """Error and bits together; squared steps a voxel."""
+        from psc_volumetric.methods.wavelet.refine import PRICE
+
+        share = np.count_nonzero(self.measured) / self.values.size
+        bits = 8 * len(trial.data) / self.values.size
+        return trial.mse * share / (trial.fields.step * UNITS) ** 2 + PRICE * bits
 
     def quantised(self, step: float) -> NDArray[np.int32]:
         """Numbers of quantiser steps (z, y, x) of the whole brick, chosen for its coefficients."""
@@ -97,6 +123,14 @@ class WaveletSource(SampledSource):
 
         fields = self.fields(max(step, self.finest_step))
         return quantise(self.coefficients, fields.step * UNITS, self.depth)
+
+    def refined(self, step: float, steps: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Numbers of steps that leave less error in fewer bits."""
+        from psc_volumetric.methods.wavelet.refine import refined
+
+        fields = self.fields(max(step, self.finest_step))
+        measured = None if self.special is None else self.measured
+        return refined(steps, self.coefficients, fields.step * UNITS, self.depth, measured)
 
     def coded(self, step: float, steps: NDArray[np.int32]) -> Trial:
         """The coding that has these numbers of quantiser steps."""

@@ -21,7 +21,7 @@ from psc_volumetric.methods.wavelet.transform import (
 )
 from psc_volumetric.threads import mapped
 
-__all__ = ["synthesise"]
+__all__ = ["in_shares", "synthesise"]
 
 Integers = NDArray[np.int64]
 
@@ -52,13 +52,13 @@ def synthesise(coefficients: Integers, depth: int) -> Integers:
     def columns(start: int, stop: int) -> None:
         _columns(coefficients, across, start, stop, np.empty((z, x), np.int64))
 
-    _in_shares(z, y * x, planes)
+    in_shares(z, y * x, planes)
     if len(across):
-        _in_shares(y, z * x, columns)
+        in_shares(y, z * x, columns)
     return coefficients
 
 
-def _in_shares(count: int, each: int, work: Callable[[int, int], object]) -> None:
+def in_shares(count: int, each: int, work: Callable[[int, int], object]) -> None:
     """Work on a range of planes in shares of some size; ``each`` is the size of one."""
     step = max(1, SHARE // max(each, 1))
     mapped(lambda start: work(start, min(start + step, count)), range(0, count, step))
