@@ -27,7 +27,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("quantiser", ["scalar", "vector"])
+@pytest.mark.parametrize("quantiser", [pytest.param("scalar", marks=pytest.mark.slow), "vector"])
 def test_a_run_goes_on_and_becomes_a_folder_that_codes(
     pack: Path, tmp_path: Path, quantiser: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,9 @@ NETWORKS = {
 }
 
 
+LONGER = ("monai-kl-plain", "monai-kl-deconv")  # as others, but for one kind of block
+
+
 def _truth(net, half: str, x: torch.Tensor) -> torch.Tensor:
     """What the class itself says."""
     with torch.no_grad():
@@ -78,7 +81,9 @@ def _truth(net, half: str, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONGER else n for n in NETWORKS]
+)
 def test_halves_give_what_the_class_gives_as_steps_and_as_integers(name: str, half: str) -> None:
     make, shrink = NETWORKS[name]
     torch.manual_seed(1)
