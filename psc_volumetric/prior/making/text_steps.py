@@ -2,7 +2,7 @@
 
 The text encoder is CLIP's, read from its files: a network of a few kinds of layers, for which no
 library is needed. Both end as one program, so that what a prompt makes of an image is integers
-throughout (decision 0053).
+throughout (decision 0052).
 """
 
 from __future__ import annotations
