@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from psc_volumetric.extras import EXTRAS, Extra, has_extra
+from psc_volumetric.machine_code import library_path
 
 __all__ = ["Check", "Diagnosis", "diagnose", "diagnosis_lines"]
 
@@ -100,6 +101,7 @@ def diagnose(*, conformance: bool = False) -> Diagnosis:
     checks = [_extra(extra) for extra in EXTRAS.values()]
     checks += [_needed("h5py", "the h5netcdf engine of xarray"), _top_level_names()]
     checks += [_zarr_codec(), _xarray_engine(), _priors(), _decoders(), _av1_encoder(), _peers()]
+    checks.append(_loops())
     if _version("monai") is not None:
         checks.append(_needed("einops", "attention blocks of MONAI networks"))
     if _version("prefect") is not None:
@@ -192,6 +194,13 @@ def _device() -> Check:
         )
         return Check("device", "ok", f"cuda: {names}")
     return Check("device", "ok", f"cpu with {torch.get_num_threads()} threads, no cuda device")
+
+
+def _loops() -> Check:
+    library = library_path()
+    if library is None:
+        return Check("loops", "ok", "compiled by numba when first used")
+    return Check("loops", "ok", f"in machine code, {library.name}")
 
 
 def _priors() -> Check:
