@@ -41,5 +41,7 @@ def view(
             if host not in LOOPBACK:
                 session.note("others who know this address can look, too")
             if not (no_browser or as_json or quiet):
-                webbrowser.open(stack.enter_context(doorway(server.url)))
+                # some browsers are waited for; Ctrl-C has to find this thread at nothing else
+                page = stack.enter_context(doorway(server.url))
+                threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
             threading.Event().wait()

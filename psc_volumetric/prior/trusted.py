@@ -36,7 +36,7 @@ class Trusted(Generic[T]):
     ) -> None:
         self._make, self._check = make, check
         self._lock = threading.RLock()
-        self.kept: dict[tuple[str, str], T] = {}
+        self.kept: dict[tuple[str, bool, str], T] = {}
 
     def __call__(self, prior: Prior, device: str = "auto") -> T:
         """Give the network, built and self-tested once.
@@ -46,10 +46,10 @@ class Trusted(Generic[T]):
         NumericalError
             Kind ``self-test``: the device does not compute exactly.
         """
-        key = (prior.digest, choose_device(device))
+        key = (prior.digest, prior.analysis is not None, choose_device(device))
         with self._lock:
             if key not in self.kept:
-                self.kept[key] = self._tested(prior, key[1])
+                self.kept[key] = self._tested(prior, key[2])
             return self.kept[key]
 
     def _tested(self, prior: Prior, device: str) -> T:

@@ -33,7 +33,7 @@ from psc_volumetric.methods.two_stage.latents import (
     symbols_of,
 )
 from psc_volumetric.methods.two_stage.method import METHOD
-from psc_volumetric.methods.two_stage.network import Autoencoder, check_autoencoder
+from psc_volumetric.methods.two_stage.network import Autoencoder, autoencoder_for, check_autoencoder
 from psc_volumetric.prior import Prior, load_prior, prior_from_files, resolve_prior
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
 from psc_volumetric.prior.making.build import build_autoencoder
@@ -287,3 +287,16 @@ def test_a_carrier_that_is_off_by_one_is_refused() -> None:
     with pytest.raises(NumericalError) as caught:
         check_autoencoder(Autoencoder(prior, "cpu", lambda x, level: honest(x, level) + 1))
     assert caught.value.kind == "self-test"
+
+
+def test_a_decoder_of_an_archive_does_not_stand_in_for_the_whole_autoencoder() -> None:
+    """Both have one digest, and a process may meet either first."""
+    whole = load_prior("test-tiny-vae")
+    alone = prior_from_files(whole.files())
+    assert alone.digest == whole.digest and alone.analysis is None
+    assert whole.analysis is not None
+    shape = whole.analysis
+    tiles = np.zeros((1, shape.slices, shape.tile, shape.tile), np.int64)
+    with pytest.raises(PriorMismatchError):
+        autoencoder_for(alone, "cpu").encode(tiles)
+    assert autoencoder_for(whole, "cpu").encode(tiles).shape[0] == 1

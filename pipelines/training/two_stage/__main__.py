@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from psc_volumetric.errors import PscError
 
-__all__ = ["main"]
+__all__ = ["app", "main"]
 
+Domain = Annotated[str, typer.Option(help="A recipe; its pack and its split.")]
+Pack = Annotated[Path, typer.Option(help="Packed volumes.")]
 PACK, OUT = Path("training/pack"), Path("training/out")
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.training.two_stage", description=__doc__
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train one autoencoder, or go on with it")
-    train.add_argument("quantiser", choices=("scalar", "vector"))
-    train.add_argument("--domain", default="mr-head", help="a recipe; its pack and its split")
-    train.add_argument("--pack", type=Path, default=PACK)
-    train.add_argument("--out", type=Path, default=OUT, help="folder of checkpoints")
-    train.add_argument("--minutes", type=float, default=25.0)
-    train.add_argument("--batch", type=int, default=8)
-    convert = commands.add_parser("convert", help="a checkpoint to a bundle of integers")
-    convert.add_argument("checkpoint", type=Path)
-    convert.add_argument("--domain", default="mr-head")
-    convert.add_argument("--pack", type=Path, default=PACK)
-    convert.add_argument("--out", type=Path, required=True, help="new folder")
-    refiner = commands.add_parser("refiner", help="a denoiser of a bundle's latents, for views")
-    refiner.add_argument("bundle", type=Path, help="folder that `convert` made")
-    refiner.add_argument("--domain", default="mr-head")
-    refiner.add_argument("--pack", type=Path, default=PACK)
-    refiner.add_argument("--minutes", type=float, default=4.0)
-    return parser
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Autoencoders of two-stage.")
 
 
-def _train(options: argparse.Namespace) -> None:
+class Quantiser(StrEnum):
+    """What latents become."""
+
+    SCALAR = "scalar"
+    VECTOR = "vector"
+
+
+@app.command()
+def train(
+    quantiser: Quantiser,
+    domain: Domain = "mr-head",
+    pack: Pack = PACK,
+    out: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = OUT,
+    minutes: float = 25.0,
+    batch: int = 8,
+) -> None:
+    """Train one autoencoder, or go on with it."""
     import torch
 
     from pipelines.training.two_stage.data import training_sampler
@@ -47,36 +45,43 @@ def _train(options: argparse.Namespace) -> None:
     from pipelines.training.two_stage.train import Checkpoint, train_autoencoder
 
     torch.set_num_threads(1)
-    shape = shape_of(options.domain, options.quantiser)
-    path = options.out / f"{options.domain}-{options.quantiser}.safetensors"
+    shape = shape_of(domain, quantiser.value)
+    path = out / f"{domain}-{quantiser.value}.safetensors"
     state = Checkpoint.load(path) if path.is_file() else Checkpoint.new(shape)
-    sampler = training_sampler(options.pack, options.domain, state.shape, seed=state.steps)
-    train_autoencoder(
-        state, sampler, options.minutes, path, batch=options.batch, report=_print
-    )  # fmt: skip
+    sampler = training_sampler(pack, domain, state.shape, seed=state.steps)
+    train_autoencoder(state, sampler, minutes, path, batch=batch, report=_print)
 
 
-def _convert(options: argparse.Namespace) -> None:
+@app.command()
+def convert(
+    checkpoint: Path,
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    domain: Domain = "mr-head",
+    pack: Pack = PACK,
+) -> None:
+    """Make a bundle of integers of a checkpoint."""
     from pipelines.training.two_stage.convert import convert_checkpoint
 
-    prior = convert_checkpoint(
-        options.checkpoint, options.domain, options.pack, options.out, report=_print
-    )
-    _print(f"{prior.name} {prior.digest} in {options.out}")
+    prior = convert_checkpoint(checkpoint, domain, pack, out, report=_print)
+    _print(f"{prior.name} {prior.digest} in {out}")
 
 
-def _refiner(options: argparse.Namespace) -> None:
+@app.command()
+def refiner(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `convert` made.")],
+    domain: Domain = "mr-head",
+    pack: Pack = PACK,
+    minutes: float = 4.0,
+) -> None:
+    """Train a denoiser of a bundle's latents, for views."""
     import torch
 
     from pipelines.training.two_stage.refiner import make_refiner
     from psc_volumetric.prior import load_prior
 
     torch.set_num_threads(1)
-    prior = load_prior(options.bundle)
-    made = make_refiner(
-        prior, options.bundle, options.domain, options.pack, options.minutes, report=_print
-    )
-    _print(f"{made.name} {made.digest} in {options.bundle}")
+    made = make_refiner(load_prior(bundle), bundle, domain, pack, minutes, report=_print)
+    _print(f"{made.name} {made.digest} in {bundle}")
 
 
 def _print(line: str) -> None:
@@ -85,13 +90,14 @@ def _print(line: str) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    options = _parser().parse_args(words)
+    """Run a command; returns the exit code, 1 where it cannot be done."""
     try:
-        {"train": _train, "convert": _convert, "refiner": _refiner}[options.command](options)
+        app(words)
     except PscError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except SystemExit as done:
+        return int(done.code or 0)
     return 0
 
 

@@ -40,6 +40,7 @@ Steps = NDArray[np.int32]
 
 ROUNDING = 2.0  # seven deviations of the error of rounding to integers
 MOST_MARGIN = 0.25  # of the width of a cell
+HAIR = 1 / 1024  # of it, for values that are floats
 # zeros: deviation of their coefficients over the scale of a Laplace distribution that has as many,
 # and where it saturates, both as found on volumes that priors are trained on
 DEVIATION, LARGEST = 0.85, 0.29
@@ -107,10 +108,9 @@ class Cells:
         return moved
 
     def inner(self, *, whole: bool) -> Cells:
-        """Narrower by what rounding values to integers, if ``whole``, may move coefficients."""
-        if not whole:
-            return self
-        margin = np.minimum(ROUNDING * self.units, MOST_MARGIN * (self.high - self.low))
+        """Narrower by what rounding values, to integers if ``whole``, may move coefficients."""
+        share = MOST_MARGIN if whole else HAIR
+        margin = np.minimum(ROUNDING * self.units, share * (self.high - self.low))
         return replace(self, low=self.low + margin, high=self.high - margin)
 
 
