@@ -50,6 +50,8 @@ def viewing(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=REPOSITORY,
         env={**os.environ, **environment},
+        # a shell's background jobs ignore SIGINT, and so would all that they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield running
