@@ -235,6 +235,7 @@ def test_smooth_network_is_near_the_integers(told: Prior) -> None:
         assert 0 < float(((found - exact) ** 2).mean() / (exact**2).mean()) < 1e-3
 
 
+@pytest.mark.slow
 def test_views_are_drawn_in_the_latent_space(picture: np.ndarray, told: Prior) -> None:
     brick = coded(picture, told, CodecParameters(effort=3, step=1))
     read = lambda start, length: brick.data[start : start + length]  # noqa: E731

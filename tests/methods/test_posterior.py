@@ -222,6 +222,7 @@ def test_a_carrier_that_is_off_by_one_is_refused() -> None:
         check_estimator(Estimator(prior, "cpu", Inexact(prior.program)))
 
 
+@pytest.mark.slow
 def test_auto_takes_it_from_a_sample_and_says_why() -> None:
     """A small brick is coded with it, a large one where it wins on a part; noise has it lose."""
     noise = np.random.default_rng(1).integers(0, 1000, (1, 232, 232)).astype("<u2")

@@ -49,6 +49,7 @@ def test_argparse_is_left_to_the_program_for_training_machines() -> None:
     assert users == ["pipelines/training/posterior/__main__.py"]
 
 
+@pytest.mark.slow
 def test_pictures_of_a_slice_are_all_at_the_rate(sources, tmp_path) -> None:
     pictures = coded_pictures(sources["nifti"], (0.8,), "test-tiny-posterior")
     names, rates = zip(*(p.title.split(", ")[:2] for p in pictures[1:]), strict=True)

@@ -75,6 +75,7 @@ def test_perception_is_measured_shown_and_drawn(sources, tmp_path, run):
     assert "Distance from how the source looks" in text
 
 
+@pytest.mark.slow
 def test_a_posterior_network_is_measured_beside_the_wavelet(sources, tmp_path, run):
     tables = tmp_path / "tables.md"
     words = ["--prior", "test-tiny-posterior", "--step", "0.4,0.8", "--ours", "wavelet,posterior"]

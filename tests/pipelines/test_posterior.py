@@ -190,6 +190,7 @@ def test_first_weights_score_as_the_wavelet_does(pack):
         assert score.nats >= score.nats_flat - 1e-3 and 0 < score.within_1 <= score.within_2 <= 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing_but_the_last_moments(pack, tmp_path):
     out, words = tmp_path / "out", [sys.executable, "-c", KILLED, str(pack), str(tmp_path / "out")]
     path = checkpoint_file(out, DOMAIN.name)

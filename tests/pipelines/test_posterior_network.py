@@ -26,6 +26,7 @@ def blobs(shape: tuple[int, int, int] = (12, 60, 70)) -> np.ndarray:
     return values.clip(0, 999).astype("<u2")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_folder_that_codes(tmp_path: Path, capsys) -> None:
     pack, out, new = tmp_path / "pack", tmp_path / "out", tmp_path / "new"
     assert (

@@ -51,6 +51,7 @@ def run(*words: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_separate_and_simulated_runs_give_the_same(folder, tmp_path):
     network = tmp_path / "network.pt"
     torch.jit.script(Pictures()).save(str(network))

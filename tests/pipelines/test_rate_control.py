@@ -98,7 +98,7 @@ def test_sample_is_all_of_few_bricks_and_spread_over_many():
 @pytest.mark.parametrize(
     ("base", "target"),
     [
-        ("wavelet", {"bpv": 2.0}),
+        pytest.param("wavelet", {"bpv": 2.0}, marks=pytest.mark.slow),
         ("wavelet", {"psnr": 32.0}),
         pytest.param("av1", {"bpv": 2.0}, marks=pytest.mark.slow),
         pytest.param("av1", {"psnr": 32.0}, marks=pytest.mark.slow),
@@ -232,6 +232,7 @@ def manifest(target: Path) -> bytes:
     return (target / "manifest.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_stopped_runs_give_the_same_bytes(series, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
     first, second = tmp_path / "a.psc.zarr", tmp_path / "b.psc.zarr"

@@ -132,6 +132,7 @@ def test_threads_and_imprecise_settings_do_not_matter(prior, carrier, monkeypatc
             fused._pool.shutdown()
 
 
+@pytest.mark.slow
 def test_brick_of_an_attentive_prior_decodes_everywhere(prior: Prior) -> None:
     z, y, x = np.indices((4, 32, 50))
     values = (900 + 300 * np.sin(x / 5) * np.cos(y / 6 + z) + 200 * (x > y)).astype("<i2")
