@@ -17,7 +17,8 @@ from psc_volumetric.methods.latent.brick import LatentBrick, encode_latent
 from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.latent.prompt import unpack_prompt
 from psc_volumetric.methods.latent.space import LatentCoder, coder_for
-from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
+from psc_volumetric.methods.protocol import DecodedBrick, EncodeJob, Resources
+from psc_volumetric.methods.psc.method import PscAttempt
 from psc_volumetric.methods.psc.reading import matching_prior, read_tiles
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.bundle import LATENT
@@ -149,39 +150,12 @@ class LatentSource:
         """Never: what the autoencoder leaves out, no step brings back."""
         return False
 
-    def at_step(self) -> LatentAttempt:
+    def at_step(self) -> PscAttempt:
         """Encode."""
-        return LatentAttempt(self.job, encode_latent(self.job, self.coder))
+        return PscAttempt(self.job, encode_latent(self.job, self.coder))
 
     def at_error(self, mse: float, *, limit: float) -> None:
         """Nothing: the method does not search."""
-
-
-@dataclass(frozen=True)
-class LatentAttempt:
-    """A coding with its sigma already measured."""
-
-    job: EncodeJob
-    base: EncodedBase
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes without header fields."""
-        return sum(len(data) for _, data in self.base.sections)
-
-    @property
-    def mse(self) -> float:
-        """Mean squared error in stored units over measured voxels."""
-        return self.job.mse(self.base.levels[-1])
-
-    @property
-    def step(self) -> float:
-        """Quantiser step in stored units."""
-        return self.job.step
-
-    def finish(self) -> EncodedBase:
-        """The base."""
-        return self.base
 
 
 METHOD = LatentMethod()

@@ -14,7 +14,7 @@ from psc_volumetric.methods.psc.trust import denoiser_for
 from psc_volumetric.prior.bundle import DENOISER
 from psc_volumetric.tiling import Box
 
-__all__ = ["METHOD", "PscMethod"]
+__all__ = ["METHOD", "PscAttempt", "PscMethod"]
 
 CODED_DTYPES = {"u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"}
 
@@ -80,7 +80,7 @@ class PscSource:
 
 @dataclass(frozen=True)
 class PscAttempt:
-    """A coding with its sigma already measured."""
+    """A coding by a prior's loop, with its sigma already measured; `latent` has it, too."""
 
     job: EncodeJob
     base: EncodedBase
