@@ -43,15 +43,10 @@ def _quiet_machine() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_seeds_are_good(target: str) -> None:
-    for data in SEEDS[target]():
-        TARGETS[target](data)
-
-
 @pytest.mark.parametrize("times", [1, pytest.param(LONGER, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", TARGETS)
 def test_short_round(target: str, times: int) -> None:
+    """Fails, too, if one of the inputs that are changed is not good itself."""
     warm_up(target)
     stop = time.perf_counter() + 20 * times
     inputs = iter(range(times * INPUTS[target]))
@@ -110,14 +105,21 @@ def test_every_cut_and_every_flipped_bit_of_the_header(case) -> None:
     ],
 )
 def test_vectors_need_little_memory(case) -> None:
-    brick_decode_quietly(case.stream)  # first use loads tables and the prior
+    most = 4 << 20 if case.kind else 32 << 20
+    peak = peak_of_decoding(case.stream)
+    if peak >= most:
+        peak = peak_of_decoding(case.stream)  # first use loads tables and the prior
+    assert peak < most, f"{peak >> 20} MiB"
+
+
+def peak_of_decoding(data: bytes) -> int:
+    """The most memory that Python and numpy had at once, in bytes."""
     tracemalloc.start()
     try:
-        brick_decode_quietly(case.stream)
-        _, peak = tracemalloc.get_traced_memory()
+        brick_decode_quietly(data)
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < (4 << 20 if case.kind else 32 << 20), f"{peak >> 20} MiB"
 
 
 def brick_decode_quietly(data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,10 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def parsed(text: str) -> ast.Module:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
     """CPython 3.11 counts how deep all threads parse together, and gives up where that differs."""
+    text = path.read_text(encoding="utf-8")
     try:
         return ast.parse(text)
     except SystemError:
@@ -61,7 +64,7 @@ def test_files_and_functions_are_short_or_say_why_not() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         if len(lines) > MAX_FILE_LINES and not any(line.startswith(REASON) for line in lines):
             too_long.append(f"{name_of(path)}: {len(lines)} lines")
-        for node in functions(parsed("\n".join(lines))):
+        for node in functions(parsed(path)):
             length = length_without_docstring(node)
             own_lines = "\n".join(lines[node.lineno - 1 : node.end_lineno])
             if length > MAX_FUNCTION_LINES and REASON not in own_lines:
@@ -75,7 +78,7 @@ def test_functions_take_few_parameters() -> None:
     for path in SOURCES:
         if name_of(path).startswith(GIVEN_FROM_OUTSIDE):
             continue
-        for node in functions(parsed(path.read_text(encoding="utf-8"))):
+        for node in functions(parsed(path)):
             marks = " ".join(map(ast.unparse, node.decorator_list))
             compiled = any(mark in marks for mark in ("compiled", "inlined", "inner"))
             taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -86,7 +89,7 @@ def test_functions_take_few_parameters() -> None:
 
 
 def test_each_module_says_what_it_is_for() -> None:
-    trees = {name_of(path): parsed(path.read_text(encoding="utf-8")) for path in SOURCES}
+    trees = {name_of(path): parsed(path) for path in SOURCES}
     assert not [name for name, tree in trees.items() if not ast.get_docstring(tree)]
 
 

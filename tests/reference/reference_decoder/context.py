@@ -115,8 +115,8 @@ class Tables:
             self.stretch.append(x)
         one = 1 << 31
 
-        def place(number: int) -> int:
-            return max(j for j, d in enumerate(decay) if d >= number)
+        def place(number: int) -> int:  # decay falls: the last that is not below
+            return bisect_right(decay, -number, key=lambda d: -d) - 1
 
         self.bend = [place(one * one // (one + decay[i])) for i in range(2048)]
         self.rise = [place(one - decay[max(i, 1)]) for i in range(2048)]
