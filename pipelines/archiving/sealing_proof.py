@@ -20,6 +20,8 @@ from pipelines.restoring.proof import PROMISES, ProofError, promises_of, prove
 from pipelines.restoring.restore import restore_info
 from pipelines.scratch import scratch_folder
 from psc_volumetric.archive.checking import verify
+from psc_volumetric.archive.kept import KeptArray
+from psc_volumetric.archive.kept_preview import Pictured
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader
@@ -58,7 +60,9 @@ def prepared_with_proof(
     NumericalError : kind ``"self-test"``: a brick does not decode to its source.
     StorageError : a brick is not what was written; no room to restore to.
     """
-    prepared = _prepared(writer, item, source, "none" if item.options.no_proof else "restored")
+    pictured = _read_kept(writer, item, source)
+    how = "none" if item.options.no_proof else "restored"
+    prepared = _prepared(writer, item, source, how, pictured)
     _check_kept(prepared, item, source)
     if item.options.no_proof:
         return prepared, ["not proven: what was written was not restored and compared"]
@@ -68,7 +72,7 @@ def prepared_with_proof(
         return prepared, []
     _check_bricks(prepared)
     kept = keep_originals(source, item.candidate, every=True)
-    prepared = _prepared(writer, item, kept, f"original kept: {wrong}")
+    prepared = _prepared(writer, item, kept, f"original kept: {wrong}", pictured)
     again = _difference(prepared, item, kept)
     if again is not None:
         raise SourceError(
@@ -80,27 +84,61 @@ def prepared_with_proof(
     return prepared, [f"the original is kept beside its values, because {wrong}"]
 
 
-def _check_kept(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -> None:
-    """Read all values out of the original as the archive will, and compare them with the source's.
+def _read_kept(writer: ArchiveWriter, item: ItemPlan, source: SourceItem) -> list[Pictured]:
+    """Read all values out of the original as the archive will; keep what previews show of them.
 
     Raises
     ------
     SourceError : the reading process cannot read them; kind ``"not-provable"``: others were read.
     """
     volumes = {volume.name: volume for volume in source.volumes}
+    files = sum(len(source.blobs[name]) for name in _blobs_of(item))
+    whole = sum(kept.spec.nbytes for kept in item.kept)
+    found = []
+    for kept in item.kept:
+        one = Pictured(kept, files * kept.spec.nbytes // whole)
+        array, volume = KeptArray(kept, source.blobs, item.target), volumes[kept.volume]
+        for box, bricks in one.parts():
+            wanted = volume.array[box]  # first: what breaks a library breaks the reading process
+            values = array[box]
+            if values.tobytes() != wanted.tobytes():
+                raise _not_provable(item, kept.spec.name)
+            for position, sample in bricks:
+                part = values if sample is None else values[sample]
+                part = part.reshape(one.spec.valid(position))
+                writer.write_preview_part(one.spec, position, part)
+        found.append(one)
+    return found
+
+
+def _blobs_of(item: ItemPlan) -> list[str]:
+    """Blobs that values are read out of."""
+    return sorted({blob for kept in item.kept for blob, _ in kept.places})
+
+
+def _check_kept(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -> None:
+    """Compare the kept files that the archive holds with those that values were read out of.
+
+    Raises
+    ------
+    SourceError : kind ``"not-provable"``.
+    """
+    if not item.kept:
+        return
     with prepared.reader() as reader:
-        for name, kept in reader.kept.items():
-            array = reader.kept_array(name)
-            for position in kept.spec.positions():
-                box = kept.spec.box(position)
-                wanted = volumes[kept.volume].array[box]
-                if array[box].tobytes() != wanted.tobytes():
-                    raise SourceError(
-                        f"values read out of the kept original differ from those of {name!r}",
-                        kind="not-provable",
-                        path=item.candidate.paths[0],
-                        hint="check memory and disk of this machine, then report this",
-                    )
+        stored = reader.source().blobs
+        wrong = [name for name in _blobs_of(item) if stored[name] != source.blobs[name]]
+    if wrong:
+        raise _not_provable(item, wrong[0])
+
+
+def _not_provable(item: ItemPlan, name: str) -> SourceError:
+    return SourceError(
+        f"values read out of the kept original differ from those of {name!r}",
+        kind="not-provable",
+        path=item.candidate.paths[0],
+        hint="check memory and disk of this machine, then report this",
+    )
 
 
 def _check_bricks(prepared: PreparedArchive) -> None:
@@ -142,14 +180,18 @@ def check_unchanged(item: ItemPlan, files: Sequence[FileRecord]) -> None:
 
 
 def _prepared(
-    writer: ArchiveWriter, item: ItemPlan, source: SourceItem, proof: str
+    writer: ArchiveWriter,
+    item: ItemPlan,
+    source: SourceItem,
+    proof: str,
+    pictured: Sequence[Pictured],
 ) -> PreparedArchive:
     promises = promises_of(source, item.candidate.paths)
     document = {**source.document, PROMISES: promises, PROOF: proof}
     writer.write_source(source.kind, document, source.blobs, source.files)
     if item.prior is not None and _some_brick_needs_prior(writer):
         writer.write_prior(brick_prior(item.prior))
-    return writer.prepare(preview_bytes=item.options.preview_size)
+    return writer.prepare(preview_bytes=item.options.preview_size, pictured=pictured)
 
 
 def _some_brick_needs_prior(writer: ArchiveWriter) -> bool:

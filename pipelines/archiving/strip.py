@@ -3,7 +3,8 @@
 Left out are the headers, file names and kept originals in ``source/``, sizes and digests of the
 source files, how and when the first archive was made, every attribute that is not on a short list,
 text, and dates of scans. Bricks, previews, tile tables and networks are copied byte for byte, so
-nothing is coded again. What stays in the values themselves (a face in a head scan, text burnt into
+nothing is coded again; only values that were read out of a kept original are stored now, exactly.
+What stays in the values themselves (a face in a head scan, text burnt into
 an image) stays.
 """
 
@@ -11,14 +12,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psc_volumetric
 from pipelines.archiving.created import created_now
 from pipelines.archiving.locking import hold
+from pipelines.archiving.stored_values import write_values
 from pipelines.collection import refuse_folder
 from pipelines.restoring.derived_source import DerivedSource, derived_source
+from pipelines.scratch import scratch_folder
 from psc_volumetric.archive.age import Recipient
 from psc_volumetric.archive.attributes import checked_attributes
 from psc_volumetric.archive.consolidated import with_copies
@@ -165,23 +169,29 @@ def strip(
     refuse_folder(archive)
     if recipients:
         require("sign", "encrypting headers")
-    with ArchiveReader.open(archive) as reader, hold(target):
-        if reader.kept:
+    with ExitStack() as open_too:
+        first = open_too.enter_context(ArchiveReader.open(archive))
+        if not (first.variables or first.kept or first.arrays):
             raise ParameterError(
-                "its values are read out of the original, which a copy without headers leaves out",
+                f"{first.name}: expected values, found nothing but the source file itself, which a "
+                "copy without headers leaves out",
                 kind="cannot-strip",
+                hint="take what identifies its source out of the file, and archive that",
             )
-        original = reader.manifest.digest if link_original else None
-        head = head_of(reader.manifest.digest, original, reader.mode, recipients)
+        open_too.enter_context(hold(target))
+        reader = _with_values(first, target, open_too)
+        left_out = list(first.arrays) if reader is not first else []
+        original = first.manifest.digest if link_original else None
+        head = head_of(first.manifest.digest, original, reader.mode, recipients)
         store = begin_copy(target, head)
-        made = _Copy(reader, store)
+        made = _Copy(reader, store, left_out=left_out)
         coordinates = _coordinates(made)
         derived = derived_source(
             list(reader.variables.values()), coordinates, _own_attributes(reader, coordinates)
         )
         _write(made, coordinates, derived, original, len(recipients))
         if recipients:
-            made.put(HIDDEN_KEY, hide(reader.sealed, made.entries, recipients))
+            made.put(HIDDEN_KEY, hide(first.sealed, made.entries, recipients))
         prepared = PreparedArchive(store, target, Manifest(made.entries))
         with prepared.reader() as copied:
             check_readable(copied)
@@ -195,6 +205,17 @@ def strip(
             original=original,
             encrypted_for=len(recipients),
         )
+
+
+def _with_values(first: ArchiveReader, target: str, open_too: ExitStack) -> ArchiveReader:
+    """An archive that has its values in bricks: the one that is given, or one for the meantime."""
+    if not first.kept:
+        return first
+    size = sum(kept.spec.nbytes for kept in first.kept.values())
+    purpose = "storing the values that are read out of the original"
+    folder = open_too.enter_context(scratch_folder(target, size, purpose=purpose))
+    write_values(first, folder / "values.psc.zarr")
+    return open_too.enter_context(ArchiveReader.open(folder / "values.psc.zarr"))
 
 
 def head_of(

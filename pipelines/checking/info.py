@@ -11,7 +11,15 @@ from pipelines.collection import refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import target_text
 
-__all__ = ["archive_info", "info_lines", "list_lines", "list_target", "reader_info", "size_text"]
+__all__ = [
+    "archive_info",
+    "info_lines",
+    "list_lines",
+    "list_target",
+    "reader_info",
+    "shown_entries",
+    "size_text",
+]
 
 
 def archive_info(archive: str) -> dict[str, Any]:
@@ -34,6 +42,11 @@ def reader_info(reader: ArchiveReader) -> dict[str, Any]:
     for entry in info["variables"].values():
         _name_levels(entry)
     return info
+
+
+def shown_entries(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Entries of all variables, of those too whose values are read out of the original."""
+    return {**info["variables"], **info["kept"]}
 
 
 def size_text(nbytes: float) -> str:

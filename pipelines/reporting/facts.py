@@ -16,6 +16,7 @@ from pipelines.reporting.measures import (
     Reference,
     Values,
     is_labels,
+    palette_of,
     physical,
     scan_errors,
     unit_of,
@@ -90,7 +91,7 @@ def variable_facts(
 
     Damage ends up in ``damage``; the rest is still there.
     """
-    spec = reader.spec(name)
+    spec, kept = reader.described(name), name in reader.kept
     facts = VariableFacts(name, unit_of(spec), entry)
     decoded = Decoded(reader, spec)
     last = len(entry["levels"]) - 1
@@ -100,7 +101,8 @@ def variable_facts(
         return decoded.region(region, last).values
 
     reference = source or (best if exact else None)
-    facts.reference = "the source" if source else "the lossless level" if exact else ""
+    own = "the original" if kept else "the lossless level"
+    facts.reference = "the source" if source else own if exact else ""
     _draw_all(decoded, facts, reference)
     for level in entry["levels"] if reference else []:
         if level["max_error"] == 0 and not source:
@@ -112,6 +114,8 @@ def variable_facts(
         [math.nan if (p := level.get("psnr_db")) is None else p for level in entry["levels"]],
         [f"{level_name(level)}: {level['bpv']:.3g} bpv" for level in entry["levels"]],
     )
+    if kept:
+        return facts
     with _Noting(facts):
         table = reader.tile_table(name)
         facts.worst = list(_worst(reader, spec, table))
@@ -143,7 +147,7 @@ def _draw_all(decoded: Decoded, facts: VariableFacts, reference: Reference | Non
     with _Noting(facts):
         planes = planes_of(decoded.reader, spec)
     labels = is_labels(spec)
-    palette = "grey" if spec.affine is not None else "field"
+    palette = palette_of(spec)
     scales: dict[int, Scale] = {}
     truth: dict[int, Values] = {}
     row: list[Shown] = []

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from pipelines.reporting.decoded import Decoded
 from psc_volumetric.archive.layout import VariableSpec
 
-__all__ = ["BINS", "Errors", "Reference", "is_labels", "physical", "scan_errors", "unit_of"]
+__all__ = [
+    "BINS",
+    "Errors",
+    "Reference",
+    "is_labels",
+    "palette_of",
+    "physical",
+    "scan_errors",
+    "unit_of",
+]
 
 Values = NDArray[Any]
 Doubles = NDArray[np.float64]
@@ -22,6 +31,7 @@ Reference = Callable[[Region], Values]
 """Stored values of a region, of the source or of a level that has every bit."""
 
 BINS = 41
+PICTURES = frozenset(("PNG", "TIFF", "JPEG"))  # attribute `format`
 MOST_VOXELS = 1 << 26  # of a scan; of larger variables every n-th brick is looked at
 
 
@@ -38,6 +48,12 @@ def physical(values: Values, spec: VariableSpec) -> Doubles:
 def unit_of(spec: VariableSpec) -> str:
     """What physical values are counted in, as people say it."""
     return spec.unit or ("stored units" if spec.slope in (None, 1.0) else "physical units")
+
+
+def palette_of(spec: VariableSpec) -> str:
+    """Grey for scans, photographs and what telescopes saw; colours for maps of other fields."""
+    pictures = spec.attrs.get("format") in PICTURES or "WCSAXES" in spec.attrs
+    return "grey" if spec.affine is not None or pictures else "field"
 
 
 def is_labels(spec: VariableSpec) -> bool:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pipelines.checking.info import archive_info, size_text
+from pipelines.checking.info import archive_info, shown_entries, size_text
 from pipelines.checking.verify import verify_all
 from pipelines.reporting.charts import HEIGHT, WIDTH, Bar, bars, nice_number
 from pipelines.reporting.facts import VariableFacts, level_name, variable_facts
@@ -54,13 +54,14 @@ def report_page(archive: str, source: Path | None = None, *, peers: bool = False
     import jinja2
 
     info = archive_info(archive)
-    names = sorted(info["variables"], key=lambda n: -info["variables"][n]["bytes"])[:SHOWN]
+    entries = shown_entries(info)
+    names = sorted(entries, key=lambda n: -entries[n]["bytes"])[:SHOWN]
     with ArchiveReader.open(archive) as reader:
-        specs = {name: reader.spec(name) for name in names}
+        specs = {name: reader.described(name) for name in names}
         given = references_of(source, specs) if source is not None else {}
         facts: list[VariableFacts] = []
         for name in names:
-            found = variable_facts(reader, info["variables"][name], name, given.get(name))
+            found = variable_facts(reader, entries[name], name, given.get(name))
             if sum(f.nbytes for f in (*facts, found)) > MOST_BYTES * 9 // 10:
                 found.rows = []
             facts.append(found)
@@ -77,12 +78,9 @@ def report_page(archive: str, source: Path | None = None, *, peers: bool = False
         name=Path(archive.rstrip("/")).name,
         info=info,
         facts=facts,
-        left_out=[name for name in info["variables"] if name not in names],
+        left_out=[name for name in entries if name not in names],
         parts=_parts(info),
-        peers={
-            name: _peer_bars(info["variables"][name]["bytes"], found)
-            for name, found in sizes.items()
-        },
+        peers={name: _peer_bars(entries[name]["bytes"], found) for name, found in sizes.items()},
         attributes=attributes,
         promises=promises(info),
         findings=_findings(archive),
@@ -121,7 +119,7 @@ def _parts(info: dict[str, Any]) -> list[Bar]:
         "bricks": "voxels (bricks)",
         "tiles": "records of tiles",
         "preview": "preview",
-        "source": "headers of the source",
+        "source": "the source files" if info["kept"] else "headers of the source",
         "priors": "priors",
         "other": "metadata, coordinates, manifest",
     }

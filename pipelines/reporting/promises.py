@@ -12,6 +12,10 @@ def promises(info: dict[str, Any]) -> list[tuple[bool, str]]:
     said: list[tuple[bool, str]] = []
     for name, entry in info["variables"].items():
         said += _of_variable(name, entry["parameters"], entry["levels"])
+    for name in info["kept"]:
+        said.append(
+            (True, f"{name}: values are those of the source file, which is kept as it was.")
+        )
     said.append(
         (
             True,

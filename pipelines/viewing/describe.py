@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipelines.checking.info import reader_info
-from pipelines.reporting.measures import is_labels, unit_of
+from pipelines.checking.info import reader_info, shown_entries
+from pipelines.reporting.measures import is_labels, palette_of, unit_of
 from pipelines.reporting.planes import TITLES, Plane, coordinates_of, planes_of
 from pipelines.reporting.promises import promises
 from pipelines.viewing.previews import previews_of
@@ -31,7 +31,8 @@ WINDOWS = {
 def archive_text(shown: Shown) -> dict[str, Any]:
     """Variables, the largest first, and what the archive is; reads nothing more than was opened."""
     reader = shown.reader
-    specs = sorted(reader.variables.values(), key=lambda spec: -spec.nbytes)
+    kept = [one.spec for one in reader.kept.values()]
+    specs = sorted([*reader.variables.values(), *kept], key=lambda spec: -spec.nbytes)
     return {
         "name": shown.name,
         "mode": reader.mode,
@@ -52,7 +53,7 @@ def variable_text(shown: Shown, name: str) -> dict[str, Any]:
     ParameterError : kind ``"unknown-variable"``.
     """
     reader = shown.reader
-    spec = reader.spec(name)
+    spec = reader.described(name)
     damage: list[str] = []
     coordinates = coordinates_of(reader, spec, damage)
     planes = planes_of(reader, spec, coordinates)
@@ -69,7 +70,7 @@ def variable_text(shown: Shown, name: str) -> dict[str, Any]:
         "special": [float(value) for value in spec.special_values],
         "labels": labels,
         "meanings": _meanings(spec) if labels else {},
-        "palette": "grey" if spec.affine is not None else "field",
+        "palette": palette_of(spec),
         "affine": None if spec.affine is None else np.asarray(spec.affine).tolist(),
         "windows": WINDOWS if hounsfield else {},
         "planes": [_plane(plane, spec) for plane in planes],
@@ -86,18 +87,23 @@ def levels_of(shown: Shown, name: str) -> dict[str, Any]:
     Where the table of tiles is damaged, the header of the first brick says how many there are.
     """
     reader = shown.reader
-    spec = reader.spec(name)
+    spec = reader.described(name)
     try:
         info = reader_info(reader)
     except PscError as error:
+        if name in reader.kept:
+            raise
         index = reader.brick_index(name, next(iter(spec.positions())))
         rows = [{"level": n, "name": None, "bpv": None} for n in range(index.levels)]
         return {"levels": rows, "methods": [], "promises": [], "damage": [str(error)]}
-    entry = info["variables"][name]
+    entry = shown_entries(info)[name]
+    of = {
+        part: {n: e for n, e in info[part].items() if n == name} for part in ("variables", "kept")
+    }
     return {
         "levels": entry["levels"],
-        "methods": list(entry["brick_methods"]),
-        "promises": promises({**info, "variables": {name: entry}}),
+        "methods": list(entry.get("brick_methods", ("the source file itself",))),
+        "promises": promises(info | of),
         "damage": [],
     }
 

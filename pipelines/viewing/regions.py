@@ -95,6 +95,8 @@ def read_shown(shown: Shown, name: str, box: Selection, level: int) -> Region:
     except UnsupportedVersionError:
         raise
     except (FormatError, PriorMismatchError):
+        if name in shown.reader.kept:
+            raise  # a file is read whole or not at all
         values = shown.salvage.read(name, box, level=level)
         spread = shown.salvage.read(name, box, level=level, spread=True).astype(np.float32)
         lost = shown.salvage.mask(name, box, level=level).astype(np.uint8)

@@ -279,14 +279,14 @@ class ViewServer:
 
     def _preview(self, request: web.Request) -> tuple[bytes, dict[str, str]]:
         shown = self._shown(request)
-        spec = shown.reader.spec(request.query.get("variable", ""))
+        spec = shown.reader.described(request.query.get("variable", ""))
         values = preview_values(shown.reader, spec, request.query.get("path", ""))
         return values.tobytes(), _headers(values, shown)
 
     def _region(self, request: web.Request) -> tuple[bytes, dict[str, str]]:
         shown = self._shown(request)
         name = request.query.get("variable", "")
-        box = parse_box(request.query.get("box", ""), shown.reader.spec(name))
+        box = parse_box(request.query.get("box", ""), shown.reader.described(name))
         found = read_shown(shown, name, box, _whole_number(request, "level"))
         parts = [p for p in ("sigma", "lost") if getattr(found, p) is not None]
         return found.to_bytes(), {**_headers(found.values, shown), "X-Also": " ".join(parts)}
@@ -294,7 +294,7 @@ class ViewServer:
     def _volume(self, request: web.Request) -> tuple[bytes, dict[str, str]]:
         """A whole volume for NiiVue: of a level, or of the preview."""
         shown = self._shown(request)
-        spec = shown.reader.spec(request.query.get("variable", ""))
+        spec = shown.reader.described(request.query.get("variable", ""))
         parts = request.query.get("lead", "").split(",")
         lead = [int(n) for n in parts if n.isdecimal() and len(n) < 10]
         if spec.affine is None or spec.ndim < 3 or len(lead) != spec.lead:
@@ -327,7 +327,7 @@ def _request_log() -> logging.Logger:
 
 
 def _small_volume(shown: Shown, lead: list[int], name: str) -> bytes:
-    spec = shown.reader.spec(name)
+    spec = shown.reader.described(name)
     found = [p for p in previews_of(shown.reader, spec, []) if min(p.shape[-3:]) > 1]
     if not found:
         raise ParameterError(f"{name}: no preview in space", kind="no-preview")

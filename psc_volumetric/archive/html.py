@@ -31,7 +31,9 @@ def archive_html(archive: OpenArchive, info: Mapping[str, Any]) -> str:
     info : mapping
         Of `summarise`.
     """
-    specs = sorted(archive.variables.values(), key=lambda spec: -spec.nbytes)
+    kept = [one.spec for one in archive.kept.values()]
+    specs = sorted([*archive.variables.values(), *kept], key=lambda spec: -spec.nbytes)
+    entries = info["variables"] | info["kept"]
     picture = next(filter(None, (_thumbnail(archive, spec) for spec in specs[:1])), "")
     size = info["bytes"]["total"]
     head = f"<b>{escape(archive.name)}</b><br>{escape(archive.mode)}, {size:,} bytes"
@@ -39,9 +41,7 @@ def archive_html(archive: OpenArchive, info: Mapping[str, Any]) -> str:
         head += f", {info['bpv']:.3g} bits per voxel"
     if archive.created:
         head += f", archived {escape(archive.created[:10])}"
-    tables = "".join(
-        _variable(spec, info["variables"][spec.name], archive.mode) for spec in specs[:SHOWN]
-    )
+    tables = "".join(_variable(spec, entries[spec.name], archive.mode) for spec in specs[:SHOWN])
     more = f"<p>and {len(specs) - SHOWN} more variables</p>" if len(specs) > SHOWN else ""
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">'
@@ -61,13 +61,16 @@ def _variable(spec: VariableSpec, entry: Mapping[str, Any], mode: str) -> str:
     )
     return (
         f"<p><b>{escape(spec.name)}</b> {escape(spec.dtype.name)} ({axes}){unit}<br>"
-        f"{escape(_promise(entry['parameters'], mode))}</p>"
+        f"{escape(_promise(entry, mode))}</p>"
         "<table><thead><tr><th>level</th><th>bytes</th><th>bits per voxel</th>"
         f"<th>largest error</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
-def _promise(parameters: Mapping[str, Any], mode: str) -> str:
+def _promise(entry: Mapping[str, Any], mode: str) -> str:
+    if "decoder" in entry:
+        return "read out of the source file, which is kept as it was"
+    parameters = entry["parameters"]
     mode, bound = parameters.get("mode", mode), parameters.get("max_error")
     said = []
     if mode == "lossless":

@@ -83,6 +83,7 @@ class OpenArchive:
         self.groups = tuple(own.groups)
         self.variables = {name: self._read_spec(name) for name in own.variables}
         self.kept = {entry.name: self._read_kept(entry) for entry in own.kept}
+        self._kept_arrays: dict[str, KeptArray] = {}
         self._priors = EmbeddedPriors(sealed.manifest.entries, sealed.read)
 
     @property
@@ -120,6 +121,10 @@ class OpenArchive:
             )
         return self.variables[variable]
 
+    def described(self, variable: str) -> VariableSpec:
+        """As `spec`, also for variables whose values are in kept originals, without bricks."""
+        return self.kept[variable].spec if variable in self.kept else self.spec(variable)
+
     def tile_table(self, variable: str) -> TileTable:
         """Bytes, errors and digests per tile, checked."""
         spec = self.spec(variable)
@@ -151,7 +156,9 @@ class OpenArchive:
 
     def kept_array(self, name: str) -> KeptArray:
         """Values of a variable of `kept`, decoded when they are asked for."""
-        return KeptArray(self.kept[name], self.source().blobs, self.name)
+        if name not in self._kept_arrays:
+            self._kept_arrays[name] = KeptArray(self.kept[name], self.source().blobs, self.name)
+        return self._kept_arrays[name]
 
     def group_attributes(self, group: str) -> dict[str, Any]:
         """Attributes of a group of the source; ``""`` is the root.

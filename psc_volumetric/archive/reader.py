@@ -45,7 +45,6 @@ from psc_volumetric.threads import in_order
 __all__ = ["ArchiveReader", "DecodedRegion"]
 
 INDICES_KEPT = 256
-
 BATCH_BRICKS = 64  # of which bytes are fetched together
 BATCH_BYTES = 32 << 20
 SMALLEST_SHARE = 0.25  # of a brick's bytes that part of it may take
@@ -162,9 +161,7 @@ class ArchiveReader(OpenArchive):
             It costs more than `quota` allows (kind ``"quota"``).
         """
         region = self.read_region(variable, selection, level=level, spread=spread)
-        if spread and region.spread is not None:
-            return region.spread
-        return region.values
+        return region.spread if spread and region.spread is not None else region.values
 
     def read_region(
         self,
@@ -175,15 +172,18 @@ class ArchiveReader(OpenArchive):
         spread: bool = False,
     ) -> DecodedRegion:
         """Like :meth:`read`, values and spread from one decoding."""
-        spec = self.spec(variable)
+        spec = self.described(variable)
         box = self.normalise(spec, selection)
         check_level(level)
         shape = tuple(s.stop - s.start for s in box)
-        headers = (self.brick_index(variable, position) for position, *_ in self.parts(spec, box))
+        parts = () if variable in self.kept else self.parts(spec, box)
+        headers = (self.brick_index(variable, position) for position, *_ in parts)
         bricks = ((index, level_number(index, level)) for index in headers)
         clock = self.quota.admit(spec, shape, bricks, f"{self.name}: {variable}")
-        values = np.empty(shape, spec.dtype)
         sigma = np.zeros(shape, np.float32) if spread else None
+        if variable in self.kept:  # which have one level, the file's
+            return DecodedRegion(self.kept_array(variable)[box], sigma)
+        values = np.empty(shape, spec.dtype)
         wanted = _Wanted(spec, level, spread, clock)
         for batch in self._batches(spec, box):
             part = partial(self._part, wanted, self._fetch(wanted, batch))

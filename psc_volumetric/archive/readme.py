@@ -30,6 +30,7 @@ or write a reader from its specification, {specification}, SHA-256
 {digest}.
 """
 
+WHERE_KEPT = "read out of the source file, which is in source/ as it was"
 WARNING = "Lossy: may show detail that was never there; not for primary diagnosis."
 INSIDE = f"""
 The specification and its tables are in {SPECIFICATION_PREFIX}, networks in priors/: with the
@@ -71,14 +72,23 @@ def specification_files() -> dict[str, bytes]:
 
 
 def readme_text(
-    mode: str, variables: Sequence[VariableSpec], *, self_contained: bool = False
+    mode: str,
+    variables: Sequence[VariableSpec],
+    kept: Sequence[VariableSpec] = (),
+    *,
+    self_contained: bool = False,
 ) -> str:
-    """Text of ``README.txt``; depends on format, mode, the arrays and what is inside only."""
-    lines = (
+    """Text of ``README.txt``; depends on format, mode, the arrays and what is inside only.
+
+    Values of ``kept`` variables are read out of source files that are in the archive.
+    """
+    lines = [
         f"  {v.name}: {v.dtype.name}, "
         + ", ".join(f"{dim}={size}" for dim, size in zip(v.dims, v.shape, strict=True))
-        for v in variables
-    )
+        for v in (*variables, *kept)
+    ]
+    if kept:
+        lines.append(f"  {WHERE_KEPT}")
     text = TEXT.format(
         number=FORMAT,
         release=__version__,

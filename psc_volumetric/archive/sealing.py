@@ -10,6 +10,7 @@ from psc_volumetric.archive.consolidated import with_copies
 from psc_volumetric.archive.documents import decode
 from psc_volumetric.archive.folder import remove_empty_folders
 from psc_volumetric.archive.journal import BrickRecord, journal_key, preview_key
+from psc_volumetric.archive.kept_preview import Pictured
 from psc_volumetric.archive.layout import (
     MANIFEST_KEY,
     METADATA_KEY,
@@ -38,12 +39,13 @@ def prepare(
     variables: Sequence[VariableSpec],
     beside: Sequence[str],
     preview_bytes: int | None = None,
+    pictured: Sequence[Pictured] = (),
 ) -> Manifest:
     """Complete the tree but for ``manifest.json``, and say what that will hold.
 
     ``beside`` are the nodes of plain arrays and groups, ``preview_bytes`` what the preview of each
-    variable may take (None: a small share of its bricks). Every object is read back: what is listed
-    is what the store holds now.
+    variable may take (None: a small share of its bricks), ``pictured`` variables without bricks
+    that have one. Every object is read back: what is listed is what the store holds now.
 
     Raises
     ------
@@ -55,6 +57,8 @@ def prepare(
     images: list[str] = []
     for spec in sorted(variables, key=lambda spec: -spec.nbytes):
         images += _complete_variable(store, spec, bricks, preview_bytes)
+    for one in sorted(pictured, key=lambda one: -one.spec.nbytes):
+        images += _previewed(store, one.spec, one.nbytes, preview_bytes)
     write_series(images, store, Stage(store))
     consolidate(store, [*(spec.node for spec in variables), *beside])
     _remove_leftovers(store)
@@ -203,6 +207,13 @@ def _complete_variable(
             hint="call write_prior before seal",
         )
     write_tile_table(spec, record, store.put, levels=levels, methods=methods, bases=bases)
+    return _previewed(store, spec, nbytes, preview_bytes)
+
+
+def _previewed(
+    store: ArchiveStore, spec: VariableSpec, nbytes: int, preview_bytes: int | None
+) -> list[str]:
+    """Write ``preview/`` of a variable of so many stored bytes; gives its groups."""
     stage = Stage(store)
     limit = SHARE * nbytes if preview_bytes is None else preview_bytes
     parts = read_parts(spec, lambda position: store.get(preview_key(spec.name, position)))

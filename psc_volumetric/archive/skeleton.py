@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 ALIGNED = 1e-6
+WHERE = "psc_values"  # attribute of the root, for who has opened it with plain Zarr
 
 
 class CoordinateLike(Protocol):
@@ -186,6 +187,9 @@ class Skeleton:
         beside = sorted(c.name for c in self.coordinates if c.dims != (c.name,))
         if beside:
             attributes.setdefault("coordinates", " ".join(beside))
+        if self.kept:
+            names = ", ".join(kept.spec.name for kept in self.kept)
+            attributes.setdefault(WHERE, f"{names}: in the source file; open with engine='psc'")
         return _group_document({**attributes, ATTRIBUTE: json_safe(told(own))})
 
     def write(self, stage: Stage, put: Callable[[str, bytes], None], created: str | None) -> None:
@@ -201,7 +205,8 @@ class Skeleton:
         inside = specification_files() if self.self_contained else {}
         for key, content in inside.items():
             put(key, content)
-        text = readme_text(self.mode, self.variables, self_contained=self.self_contained)
+        kept = [one.spec for one in self.kept]
+        text = readme_text(self.mode, self.variables, kept, self_contained=self.self_contained)
         put(README_KEY, text.encode())
         put(METADATA_KEY, encode_json(self.root_metadata(created)))
 

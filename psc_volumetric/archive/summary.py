@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.archive.kept import KeptVariable
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.opened import OpenArchive
@@ -56,15 +57,38 @@ def summarise(archive: OpenArchive) -> dict[str, Any]:
         "priors": list(archive.prior_source().digests),
         "provenance": archive.metadata.get("provenance", {}),
         "variables": variables,
-        "kept": {
-            name: {
-                "shape": list(kept.spec.shape),
-                "dtype": kept.spec.dtype.name,
-                "dims": list(kept.spec.dims),
-                "decoder": kept.decoder,
-            }
-            for name, kept in archive.kept.items()
-        },
+        "kept": {name: _kept(kept, archive, sizes) for name, kept in archive.kept.items()},
+    }
+
+
+def _kept(kept: KeptVariable, archive: OpenArchive, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A variable without bricks, and its share of the bytes of the files that it is read out of."""
+    spec = kept.spec
+    everything = sum(one.spec.nbytes for one in archive.kept.values())
+    stored = sizes["source"] * spec.nbytes // everything
+    level = {
+        "level": 0,
+        "name": "original",
+        "bytes": stored,
+        "bpv": 8 * stored / math.prod(spec.shape),
+        "rmse": 0.0,
+        "max_error": 0.0,
+        "psnr_db": None,
+        "coverage": None,
+    }
+    return {
+        "shape": list(spec.shape),
+        "dtype": spec.dtype.name,
+        "dims": list(spec.dims),
+        "decoder": kept.decoder,
+        "unit": spec.unit,
+        "slope": spec.slope,
+        "intercept": spec.intercept,
+        "coordinates": list(spec.coordinates),
+        "source_bytes": spec.nbytes,
+        "bytes": stored,
+        "ratio": spec.nbytes / stored if stored else None,
+        "levels": [level],
     }
 
 

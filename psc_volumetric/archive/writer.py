@@ -18,6 +18,7 @@ from psc_volumetric.archive.journal import (
     journal_key,
     preview_key,
 )
+from psc_volumetric.archive.kept_preview import Pictured
 from psc_volumetric.archive.layout import (
     FORMAT,
     MANIFEST_KEY,
@@ -237,9 +238,8 @@ class ArchiveWriter:
         spec = self._spec(variable)
         spec.check_position(position)
         _check_index(brick.index, spec, position)
-        part = b"" if values is None else preview_part(spec, position, values)
-        if part:
-            self._store.set(preview_key(variable, position), part)
+        if values is not None:
+            self.write_preview_part(spec, position, values)
         record = BrickRecord(
             position=tuple(position),
             size=len(brick.data),
@@ -255,6 +255,14 @@ class ArchiveWriter:
         self._store.set(chunk_key(variable, position), brick.data)
         self._store.set(journal_key(variable, position), record.to_bytes())
         return record
+
+    def write_preview_part(
+        self, spec: VariableSpec, position: tuple[int, ...], values: NDArray[Any]
+    ) -> None:
+        """Keep what the preview shows of one brick, ``values`` (z, y, x) of its valid part."""
+        part = preview_part(spec, position, values)
+        if part:
+            self._store.set(preview_key(spec.name, position), part)
 
     # -- the rest ---------------------------------------------------------------------------
 
@@ -284,13 +292,17 @@ class ArchiveWriter:
                 )
             self._store.put(prior_prefix(prior.digest) + name, data)
 
-    def prepare(self, *, preview_bytes: int | None = None) -> PreparedArchive:
+    def prepare(
+        self, *, preview_bytes: int | None = None, pictured: Sequence[Pictured] = ()
+    ) -> PreparedArchive:
         """Write all but the manifest: tile tables and previews; then read everything back.
 
         Parameters
         ----------
         preview_bytes : int, optional
             What the preview of each variable may take; None is a small share of its bricks.
+        pictured : sequence of Pictured
+            Variables without bricks whose parts `write_preview_part` was given.
 
         Returns
         -------
@@ -306,7 +318,8 @@ class ArchiveWriter:
         FormatError
             A reader would refuse what was given; nothing is sealed.
         """
-        manifest = prepare(self._store, tuple(self.variables.values()), self.beside, preview_bytes)
+        variables = tuple(self.variables.values())
+        manifest = prepare(self._store, variables, self.beside, preview_bytes, pictured)
         prepared = PreparedArchive(self._store, self._target, manifest)
         check_readable(prepared.reader())
         return prepared
