@@ -150,7 +150,8 @@ class SigmaTables:
         """Sigma of each class."""
         entry = self.entries[level].reshape(-1)
         table = (QUARTERS[entry & 3] << (entry >> 2)) >> SPREAD_BITS
-        return table.astype(np.int32)[self.cells(np.arange(INTENSITIES * ROUGHNESSES))]
+        found: NDArray[np.int32] = table[self.cells(np.arange(INTENSITIES * ROUGHNESSES))]
+        return found.astype(np.int32)
 
     def pack(self) -> bytes:
         """The half octave, then the entries as range-coder words."""
