@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from psc_volumetric.archive.salvage import Salvage
     from psc_volumetric.archive.viewed import Viewer
 
-__all__ = ["BrickArray", "DamageArray", "KeptValues", "Place", "SideArray", "SliceScaling"]
+__all__ = ["BrickArray", "DamageArray", "Place", "PlainValues", "SliceScaling"]
 
 READERS_KEPT = 8
 DECODED = ViewRequest()
@@ -214,35 +214,6 @@ class BrickArray(BackendArray):
         return found
 
 
-class KeptValues(BackendArray):
-    """A variable whose values are read out of a kept original, decoded on indexing."""
-
-    def __init__(self, place: Place, variable: str) -> None:
-        spec = place.reader.kept[variable].spec
-        self._place = place
-        self._variable = variable
-        self._array: KeptArray | None = None
-        self.shape = spec.shape
-        self.dtype = spec.dtype
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_array": None}
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._read
-        )
-
-    def _read(self, key: tuple[int | slice, ...]) -> Any:
-        from psc_volumetric.archive.selection import bounds_of, relative_to
-
-        if self._array is None:
-            self._array = self._place.reader.kept_array(self._variable)
-        bounds = bounds_of(key, self.shape)
-        values = self._array[tuple(slice(b.start, b.stop) for b in bounds)]
-        return values[relative_to(key, bounds)]
-
-
 class DamageArray(BackendArray):
     """Which voxels of a variable cannot be read; found out on indexing, without decoding."""
 
@@ -266,15 +237,31 @@ class DamageArray(BackendArray):
         return lost[relative_to(key, bounds)]
 
 
-class SideArray(BackendArray):
-    """A plain array of the archive, read chunk by chunk and checked against the manifest."""
+class PlainValues(BackendArray):
+    """An array without bricks, read on indexing: one of the archive, or one out of an original.
 
-    def __init__(self, place: Place, name: str, array: PlainArray) -> None:
+    Parameters
+    ----------
+    place : Place
+        Where the archive is.
+    opening : callable
+        Gives the array of an open archive; can be pickled.
+    shape : tuple of int
+    dtype : dtype
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        opening: Callable[[ArchiveReader], PlainArray | KeptArray],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
         self._place = place
-        self._name = name
-        self._array: PlainArray | None = array
-        self.shape = array.shape
-        self.dtype = array.dtype
+        self._opening = opening
+        self._array: PlainArray | KeptArray | None = None
+        self.shape = shape
+        self.dtype = dtype
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None}
@@ -288,7 +275,7 @@ class SideArray(BackendArray):
         from psc_volumetric.archive.selection import bounds_of, relative_to
 
         if self._array is None:
-            self._array = self._place.reader.plain(self._name)
+            self._array = self._opening(self._place.reader)
         bounds = bounds_of(key, self.shape)
         values = self._array[tuple(slice(b.start, b.stop) for b in bounds)]
         return values[relative_to(key, bounds)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable, Mapping
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -31,9 +32,8 @@ from psc_volumetric.xarray_accessor import PLACE, PscAccessor
 from psc_volumetric.xarray_arrays import (
     BrickArray,
     DamageArray,
-    KeptValues,
     Place,
-    SideArray,
+    PlainValues,
     SliceScaling,
 )
 from psc_volumetric.xarray_attributes import fit_for_netcdf, split
@@ -278,12 +278,16 @@ class _ArchiveDataStore(AbstractDataStore):
                     found[name + DAMAGED] = self._damaged(spec)
         for path, kept in reader.kept.items():
             if (name := self._short(path)) is not None:
-                array = KeptValues(self._place, path)
-                found[name] = _variable(kept.spec, array, dict(kept.spec.attrs), {})
+                spec = kept.spec
+                opening = methodcaller("kept_array", path)
+                array = PlainValues(self._place, opening, spec.shape, spec.dtype)
+                found[name] = _variable(spec, array, dict(spec.attrs), {})
         for path in (*reader.arrays, *reader.metadata.get("coordinates", ())):
             if (name := self._short(path)) is not None:
                 plain = reader.plain(path)
-                data = indexing.LazilyIndexedArray(SideArray(self._place, path, plain))
+                opening = methodcaller("plain", path)
+                array = PlainValues(self._place, opening, plain.shape, plain.dtype)
+                data = indexing.LazilyIndexedArray(array)
                 attrs, encoding = split(plain.attrs)
                 if plain.dtype.kind == "O":
                     encoding["dtype"] = str  # text of any length, for xarray
@@ -329,7 +333,7 @@ _SLICE_TABLES = ("slice_slope", "slice_intercept")
 
 def _variable(
     spec: VariableSpec,
-    array: BrickArray | DamageArray | KeptValues,
+    array: BrickArray | DamageArray | PlainValues,
     attrs: dict[str, Any],
     moved: dict[str, Any],
 ) -> xr.Variable:

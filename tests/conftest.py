@@ -1,9 +1,12 @@
+import functools
+import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import typer.testing
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -12,7 +15,20 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # what takes longest in one process begins first
-LONG = ("flows", "reference", "faults")
+LONG = ("flows", "reference", "prior", "faults", "fuzz", "vectors")
+# folders that stay in one process
+SHARED = ("flows", "packaging", "prior")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What was imported stays: the collector of garbage need not look at it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,14 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Together(LoadScopeScheduling):
-    """A file stays in one process, and so does all that asks a Prefect server.
+    """A file stays in one process, and so do folders whose files share what is dear.
+
+    That is a Prefect server, the wheel of the checkout, or libraries that take seconds to load.
 
     xdist 3.8 has groups for it, which it no longer sees in the node ids of pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "flows" if "/flows/" in file else file
+        return next((folder for folder in SHARED if f"/{folder}/" in file), file)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,6 +69,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither see nor leave what is known of sources in the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSC_ARCHIVE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_made_once() -> Iterator[None]:
+    """Most tests of commands call one; to make all of them anew takes longer than many of these."""
+    with pytest.MonkeyPatch.context() as patch:
+        made_once = functools.cache(typer.main.get_command)
+        patch.setattr(typer.testing, "_get_command", made_once)
         yield
 
 

@@ -29,10 +29,11 @@ from psc_volumetric.codec import (
 )
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.psc import quantiser
-from psc_volumetric.methods.psc.denoiser import Denoiser, Network
+from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.trust import offering
 from psc_volumetric.metrics import rate_bpv
 from psc_volumetric.prior import Prior
+from psc_volumetric.prior.trusted import Network
 from psc_volumetric.tiling import TileGrid
 from psc_volumetric.values.mapping import integer_mapping, normalise
 from psc_volumetric.values.special import SpecialMap

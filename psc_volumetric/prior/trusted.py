@@ -5,17 +5,37 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
 
 from psc_volumetric.errors import NumericalError
 from psc_volumetric.prior import Prior
+from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.runtime import TorchRuntime, choose_device
 
-__all__ = ["Trusted"]
+__all__ = ["Network", "Trusted", "fastest"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Network(Protocol):
+    """Integer network: (n, inputs, h, w) int32 and a level -> (n, outputs, h', w') int32."""
+
+    def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
+        """Run the network."""
+        ...
+
+
+def fastest(program: Program, device: str) -> Network:
+    """The carrier of a program's integers that takes least time on a device."""
+    if device != "cpu":
+        return TorchRuntime(program, device)
+    from psc_volumetric.prior.fused import FusedRuntime
+
+    return FusedRuntime(program)
 
 
 class Trusted(Generic[T]):

@@ -1,10 +1,10 @@
 """Seal copies of an unfinished archive, each killed before a later change of the file system.
 
-    python killed_at.py TEMPLATE FOLDER NAME
+    python killed_at.py TEMPLATE FOLDER NAME EVERY
 
-TEMPLATE is a folder with the unfinished archive NAME; the copies are FOLDER/0, FOLDER/1, ... The
-last one is not killed. Changes are seen by an audit hook of the interpreter, below all code of the
-archive.
+TEMPLATE is a folder with the unfinished archive NAME; the copies are FOLDER/0, FOLDER/EVERY, ...
+The last one is not killed. Changes are seen by an audit hook of the interpreter, below all code of
+the archive.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def seal(target: Path, moment: int) -> None:
     prepared.commit()
 
 
-def main(template: Path, folder: Path, name: str) -> None:
-    """Kill at every moment, in children of a process that has no threads."""
-    for moment in itertools.count():
+def main(template: Path, folder: Path, name: str, every: int) -> None:
+    """Kill at every moment, or some, in children of a process that has no threads."""
+    for moment in itertools.count(step=every):
         shutil.copytree(template, folder / str(moment))
         child = os.fork()
         if child == 0:
@@ -54,4 +54,4 @@ def main(template: Path, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -185,8 +185,9 @@ def test_the_encoder_writes_the_same_words_for_a_view_of_a_prior(parameters, dty
     assert not np.array_equal(found.values, brick.last)
     again = code(found.values, "psc", parameters=parameters)
     assert psc_sections(again) == psc_sections(brick)
-    other = code(brick.last + brick.last.dtype.type(9), "psc", parameters=parameters)
-    assert psc_sections(other) != psc_sections(brick)
+    if name == "sample":  # and these are words that change with the values
+        other = code(brick.last + brick.last.dtype.type(9), "psc", parameters=parameters)
+        assert psc_sections(other) != psc_sections(brick)
 
 
 def test_tiles_that_are_flat_in_the_stream_stay_as_they_are():

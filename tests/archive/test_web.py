@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,10 +16,12 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from typer.testing import CliRunner, Result
 
 from pipelines.checking.status import status_of
 from pipelines.checking.trust import Trust
 from pipelines.checking.verify import verify
+from pipelines.cli import app
 from psc_volumetric.archive import ArchiveReader, verify_archive
 from psc_volumetric.archive.companions import companion_name, read_companion
 from psc_volumetric.archive.stores import open_store, target_text
@@ -34,7 +34,6 @@ pytest.importorskip("aiohttp")
 zarr.registry.register_codec("psc_archive.psc", PscCodec)
 zarr.registry.register_codec("psc_archive.checked", CheckedCodec)
 
-ROOT = Path(__file__).resolve().parents[2]
 Serve = Callable[..., AbstractContextManager[Any]]
 
 
@@ -175,26 +174,24 @@ def test_from_the_command_line(serve: Serve, tmp_path: Path) -> None:
     nibabel.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / "a.nii")
     archive = tmp_path / "served/a.psc.zarr.zip"
     made = command("archive", tmp_path / "a.nii", archive, "--coders", "zstd")
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.stderr
     with serve(archive.parent) as running:
         done = command("restore", f"{running.url}/{archive.name}", tmp_path / "out/")
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         nothing = command("ls", running.url)
         running.manner = "token"
         signed = f"{running.url}/{archive.name}?key=secret"
         told = [command("info", signed), command("scrub", signed, "--event-log", tmp_path / "log")]
     (restored,) = (tmp_path / "out").rglob("*.nii")
     assert restored.read_bytes() == (tmp_path / "a.nii").read_bytes()
-    assert [run.returncode for run in told] == [0, 0]
+    assert [run.exit_code for run in told] == [0, 0]
     said = "".join(run.stdout + run.stderr for run in told) + (tmp_path / "log").read_text()
     assert archive.name in said and "secret" not in said
-    assert nothing.returncode == 6 and "name one archive" in nothing.stderr
+    assert nothing.exit_code == 6 and "name one archive" in nothing.stderr
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    script = "from pipelines.cli import main; main()"
-    words = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def test_nobody_there_and_nothing_written(kept: Path) -> None:

@@ -67,13 +67,17 @@ def decode(data: bytes, carrier: str = "fused", selection=WHOLE, level=None):
     )
 
 
-@pytest.fixture(scope="module")
-def brick() -> bytes:
-    """Eight tiles, some reaching past the edge, one flat."""
+def eight_tiles() -> np.ndarray:
+    """Some reach past the edge, one is flat."""
     values = synthetic_values(VALID, amplitude=4000, seed=3).astype("<u2")
     values[8:, 64:, :64] = 1234
+    return values
+
+
+@pytest.fixture(scope="module")
+def brick() -> bytes:
     with one_thread():
-        return encode(values).data
+        return encode(eight_tiles()).data
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +107,11 @@ def test_every_carrier_decodes_the_same(brick, decoded, carrier) -> None:
     assert_equal(decode(brick, carrier), decoded)
 
 
-@pytest.mark.parametrize("carrier", CARRIERS[1:])
 @pytest.mark.parametrize("parameters", [CodecParameters(effort=2), ShortPaper(rounds=2)], ids=str)
-def test_every_carrier_encodes_the_same_bytes(carrier, parameters) -> None:
+def test_every_carrier_encodes_the_same_bytes(parameters) -> None:
     values = synthetic_values((8, 64, 64), amplitude=3000, seed=8).astype("<f4")
-    assert encode(values, carrier, parameters).data == encode(values, parameters=parameters).data
+    coded = {carrier: encode(values, carrier, parameters).data for carrier in CARRIERS}
+    assert len(set(coded.values())) == 1, coded.keys()
 
 
 def test_encoder_records_what_a_decoder_gives() -> None:
@@ -130,11 +134,9 @@ def test_any_batch_decodes_the_same(brick, decoded, carrier, particles, monkeypa
 
 
 @pytest.mark.parametrize("particles", [8, pytest.param(1000, marks=pytest.mark.slow)])
-def test_any_batch_encodes_the_same(particles, monkeypatch) -> None:
-    values = synthetic_values(VALID, amplitude=4000, seed=3).astype("<u2")
-    expected = encode(values).data
+def test_any_batch_encodes_the_same(brick, particles, monkeypatch) -> None:
     monkeypatch.setitem(psc_brick.PARTICLES_PER_BATCH, "cpu", particles)
-    assert encode(values).data == expected
+    assert encode(eight_tiles()).data == brick
 
 
 @pytest.mark.parametrize("carrier", ["fused", "float32"])

@@ -63,7 +63,7 @@ def floats(holes: bool) -> np.ndarray:
 TILE = (8, 64, 64)
 FAST = CodecParameters(effort=1)
 CASES = {
-    "uint16": (field((8, 64, 128)).astype("<u2"), (8, 64, 128), FAST, ()),
+    "uint16": (field(TILE).astype("<u2"), TILE, FAST, ()),
     "int16-edge": (field((5, 70, 30)).astype("<i2") - 900, (8, 128, 64), FAST, ()),
     "fine-step": (
         field((3, 40, 50)).astype("<u2"),

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
-from psc_volumetric.errors import NumericalError
-from psc_volumetric.golden import array_digest, known_networks
+from psc_volumetric.golden import array_digest
 from psc_volumetric.methods.psc.denoiser import Denoiser
+from psc_volumetric.methods.self_test import check_digest, probe
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.latent import LatentSpace
 from psc_volumetric.prior.program import Program
-from psc_volumetric.prior.runtime import TorchRuntime, one_thread
+from psc_volumetric.prior.runtime import TorchRuntime
 from psc_volumetric.prior.text_runtime import TextRuntime
 from psc_volumetric.prior.trusted import Trusted
 
@@ -28,7 +28,6 @@ __all__ = ["LatentCoder", "check_coder", "coder_digest", "coder_for"]
 
 Integers = NDArray[np.int32]
 AT_ONCE = 8  # planes of pixels
-SATURATION = 32767
 SAMPLE_LIMIT = (1 << 13) - 1
 
 
@@ -92,11 +91,7 @@ class LatentCoder:
 def coder_digest(coder: LatentCoder) -> str:
     """SHA-256 of the integers that both networks give for a probe that saturates."""
     prior = coder.prior
-    count = 2 * int(np.prod(prior.tile_shape))
-    mixed = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(1 << 32)
-    wide = (mixed >> np.uint64(16)).astype(np.int64).reshape(2, *prior.tile_shape) - (1 << 15)
-    wide[0] >>= 4
-    x = np.clip(wide, -SATURATION, SATURATION).astype(np.int32)
+    x = probe(prior.program)
     network = coder.denoiser(_probe_prompt(coder.space)).network
     outputs = [
         network(torch.from_numpy(x), level).cpu().to(torch.int32).numpy()
@@ -113,23 +108,12 @@ def _probe_prompt(space: LatentSpace) -> tuple[int, ...]:
 
 def check_coder(coder: LatentCoder) -> None:
     """Compare with what is known of the networks; NumericalError if one integer differs."""
-    prior, device = coder.prior, coder.device.type
-    with one_thread():
-        found = coder_digest(coder)
-        known = known_networks().get("latents", {}).get(prior.digest)
-        if known is not None:
-            expected = known["digest"]
-        else:  # one that does not ship: compare with the slow and obvious carrier
-            expected = coder_digest(LatentCoder(prior, "cpu", torch.float64))
-    if found != expected:
-        raise NumericalError(
-            f"device {device!r}: self-test failed: latent prior {prior.name!r}: expected "
-            f"{expected}, found {found}",
-            kind="self-test",
-            hint="this device does not compute exactly, use --device cpu"
-            if device != "cpu"
-            else "this installation does not compute exactly, run `psc-archive doctor`",
-        )
+    prior = coder.prior
+
+    def exact() -> str:
+        return coder_digest(LatentCoder(prior, "cpu", torch.float64))
+
+    check_digest(prior, coder.device.type, lambda: coder_digest(coder), exact)
 
 
 coder_for = Trusted(LatentCoder, check_coder)

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.methods.psc.noise import centred, gaussian
 from psc_volumetric.prior import Prior
-from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.prior.trusted import Network, fastest
 
-__all__ = ["Denoiser", "Network"]
+__all__ = ["Denoiser"]
 
 SCHEDULE_BITS = 16
-
-
-class Network(Protocol):
-    """Integer network: (n, slices, tile, tile) int32 and a noise level -> int32, same shape."""
-
-    def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
-        """Run the network."""
-        ...
 
 
 class Denoiser:
@@ -40,17 +30,10 @@ class Denoiser:
     def __init__(self, prior: Prior, device: str, network: Network | None = None) -> None:
         self.prior, self.device = prior, torch.device(device)
         self.fused = device == "cpu" and network is None
-        self.network = network or self._fastest()
+        self.network = network or fastest(prior.program, device)
         self._out_shift = prior.program.out_bits - SAMPLE_FRACTION_BITS
         self.scale_gain = torch.from_numpy(prior.scale_gain).to(self.device)
         self.scale_floor = torch.from_numpy(prior.scale_floor).to(self.device)
-
-    def _fastest(self) -> Network:
-        if not self.fused:
-            return TorchRuntime(self.prior.program, self.device.type)
-        from psc_volumetric.prior.fused import FusedRuntime
-
-        return FusedRuntime(self.prior.program)
 
     def denoise(self, x: torch.Tensor, level: int) -> torch.Tensor:
         """Denoised particles: x0 = x_gain * x + out_gain * network(x), clipped.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from psc_volumetric.errors import FormatError, NumericalError
+from psc_volumetric.errors import FormatError
 from psc_volumetric.golden import array_digest, known_networks, load_case
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.psc.brick import decode_psc
@@ -21,13 +21,14 @@ from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.noise import gaussian
 from psc_volumetric.methods.psc.pca import principal_rows
 from psc_volumetric.methods.registry import read_index
+from psc_volumetric.methods.self_test import SATURATION, check_digest, refusal
 from psc_volumetric.prior import Prior, resolve_prior
 from psc_volumetric.prior.bundle import DENOISER
 from psc_volumetric.prior.runtime import TorchRuntime, choose_device, one_thread
 from psc_volumetric.prior.trusted import Trusted
 
 if TYPE_CHECKING:
-    from psc_volumetric.methods.psc.denoiser import Network
+    from psc_volumetric.prior.trusted import Network
 
 __all__ = [
     "check_denoiser",
@@ -42,7 +43,6 @@ __all__ = [
 
 GOLDEN_CASE = "fast-effort1-int16"
 PROBE_SEED = 0x50534342
-SATURATION = 32767
 
 _trusted: set[tuple[str, bool, str]] = set()
 _lock = threading.RLock()
@@ -80,16 +80,6 @@ def primitive_digests(device: str) -> dict[str, str]:
     }
 
 
-def _refuse(device: str, found: str) -> NumericalError:
-    return NumericalError(
-        f"device {device!r}: self-test failed: {found}",
-        kind="self-test",
-        hint="this device does not compute exactly, use --device cpu"
-        if device != "cpu"
-        else "this installation does not compute exactly, run `psc-archive doctor --conformance`",
-    )
-
-
 def check_denoiser(denoiser: Denoiser) -> None:
     """Decode a golden stream with a denoiser of the test prior; NumericalError if bits differ."""
     case, device = load_case(GOLDEN_CASE), denoiser.device.type
@@ -102,25 +92,23 @@ def check_denoiser(denoiser: Denoiser) -> None:
             resources=resources, spread=True,
         )  # fmt: skip
     except FormatError as error:
-        raise _refuse(device, f"golden stream {case.name}: {error}") from error
+        raise refusal(device, f"golden stream {case.name}: {error}") from error
     assert decoded.spread is not None
     found = {"values": array_digest(decoded.values), "spread": array_digest(decoded.spread)}
     expected = case.document["levels"][-1]
     if found != expected:
-        raise _refuse(device, f"golden stream {case.name}: expected {expected}, found {found}")
+        raise refusal(device, f"golden stream {case.name}: expected {expected}, found {found}")
 
 
 def check_network(denoiser: Denoiser) -> None:
     """Run a denoiser's network on saturating input; NumericalError if one integer differs."""
-    prior, device = denoiser.prior, denoiser.device.type
-    found = network_digest(denoiser.network, prior)
-    known = known_networks()["priors"].get(prior.digest)
-    if known is not None:
-        expected = known["digest"]
-    else:  # a prior that does not ship: compare with the slow and obvious carrier
-        expected = network_digest(TorchRuntime(prior.program, "cpu", torch.float64), prior)
-    if found != expected:
-        raise _refuse(device, f"network {prior.name!r}: expected {expected}, found {found}")
+    prior = denoiser.prior
+    check_digest(
+        prior,
+        denoiser.device.type,
+        lambda: network_digest(denoiser.network, prior),
+        lambda: network_digest(TorchRuntime(prior.program, "cpu", torch.float64), prior),
+    )
 
 
 def self_test(device: str = "auto", prior: Prior | None = None, *, plain: bool = False) -> None:
@@ -147,7 +135,7 @@ def self_test(device: str = "auto", prior: Prior | None = None, *, plain: bool =
     with one_thread():
         found, expected = primitive_digests(device), known_networks()["primitives"]
         if found != expected:
-            raise _refuse(device, f"primitives: expected {expected}, found {found}")
+            raise refusal(device, f"primitives: expected {expected}, found {found}")
         tiny = resolve_prior(load_case(GOLDEN_CASE).document["prior"])
         check_denoiser(_denoiser(tiny, device, plain))
         if prior is not None:
