@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.errors import SourceError
-from adapters.kept import Kept
+from adapters.kept import Blocks, Kept
 
 __all__ = [
     "CUT",
@@ -231,7 +231,7 @@ class SourceItem:
     name: str
     volumes: tuple[Volume, ...]
     document: dict[str, Any]
-    blobs: dict[str, bytes]
+    blobs: Mapping[str, bytes | Blocks]
     files: tuple[FileRecord, ...]
     suggested_prior: str | None
     notes: tuple[str, ...]

@@ -1,10 +1,23 @@
-"""Where values lie in files that an archive keeps as they are."""
+"""Files that an archive keeps as they are: their bytes, and where values lie in them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["Kept"]
+__all__ = ["Blocks", "Kept"]
+
+
+class Blocks(Protocol):
+    """A blob that is not in memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """All bytes, in order, as often as they are asked for."""
 
 
 @dataclass(frozen=True)

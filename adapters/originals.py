@@ -8,10 +8,10 @@ code is an item of the kind ``"original"``, which has nothing but its files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from adapters.base import (
     IDENTICAL,
@@ -24,6 +24,7 @@ from adapters.base import (
     WrittenFile,
 )
 from adapters.errors import SourceError
+from adapters.kept import Blocks
 from adapters.output import file_target, unusable_record
 from adapters.source_files import file_records, open_plain, safe_target, source_paths
 from adapters.staging import staged_file, staged_folder
@@ -31,12 +32,16 @@ from adapters.staging import staged_file, staged_folder
 __all__ = [
     "KEPT_KINDS",
     "ORIGINAL",
+    "BlobBytes",
+    "FileBlob",
     "OriginalAdapter",
     "as_original",
+    "blocks_of",
     "keep_originals",
     "original_blob",
     "original_of",
     "restore_originals",
+    "write_original",
 ]
 
 ORIGINAL = "original"
@@ -55,9 +60,99 @@ KEPT_KINDS = (
     "unsupported-volume",
 )
 
+_BLOCK = 1 << 20
 _KEY = "originals"
 _VOLUMES = "original_volumes"
 _NAMES = "original_names"
+
+
+@dataclass(frozen=True)
+class FileBlob:
+    """Bytes of a file, read block by block each time they are asked for.
+
+    Attributes
+    ----------
+    path : Path
+    nbytes : int
+        As it was when its digest was made.
+    """
+
+    path: Path
+    nbytes: int
+
+    def blocks(self) -> Iterator[bytes]:
+        """All bytes, in order.
+
+        Raises
+        ------
+        SourceError : kind ``"unreadable"``, or ``"source-changed"`` where it has another size.
+        """
+        left = self.nbytes
+        try:
+            with open_plain(self.path) as stream:
+                while block := stream.read(min(_BLOCK, left + 1)):
+                    left -= len(block)
+                    if left < 0:
+                        break
+                    yield block
+        except OSError as error:
+            reason = f"cannot read: {error.strerror}"
+            raise SourceError(reason, kind="unreadable", path=self.path) from error
+        if left:
+            raise SourceError(
+                f"expected {self.nbytes} bytes, the file has another size by now",
+                kind="source-changed",
+                path=self.path,
+                hint="run the same command again when nothing writes to it any more",
+            )
+
+
+class BlobBytes(Mapping[str, bytes]):
+    """Blobs in memory, each when it is asked for.
+
+    Parameters
+    ----------
+    blobs : mapping
+    """
+
+    def __init__(self, blobs: Mapping[str, bytes | Blocks]) -> None:
+        self._blobs = blobs
+
+    def __getitem__(self, name: str) -> bytes:
+        return b"".join(blocks_of(self._blobs, name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._blobs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blobs)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+
+class _Stored(Protocol):
+    """Blobs of an archive, which can be had block by block."""
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """All bytes of a blob, in order."""
+
+
+def blocks_of(blobs: Mapping[str, bytes | Blocks], name: str) -> Iterator[bytes]:
+    """A blob in blocks, wherever it is (KeyError)."""
+    if hasattr(blobs, "blocks"):
+        stored: _Stored = cast(_Stored, blobs)
+        return stored.blocks(name)
+    blob = blobs[name]
+    return blob.blocks() if not isinstance(blob, bytes) else iter((blob,))
+
+
+def write_original(blobs: Mapping[str, bytes | Blocks], name: str, place: Path) -> None:
+    """Write a blob to a file; its folder is made (KeyError where there is no such blob)."""
+    blocks = blocks_of(blobs, name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("wb") as stream:
+        stream.writelines(blocks)
 
 
 def original_blob(number: int) -> str:
@@ -76,25 +171,17 @@ def keep_originals(item: SourceItem, candidate: Candidate, *, every: bool = Fals
     Parameters
     ----------
     item, candidate
-        As opened from one another. The files are read into memory.
+        As opened from one another. The files are read when they are written down.
     every : bool
         All files, not only those whose promise falls short of ``IDENTICAL``.
-
-    Raises
-    ------
-    SourceError : kind ``"unreadable"``.
     """
-    blobs, kept, files = dict(item.blobs), {}, list(item.files)
+    blobs: dict[str, bytes | Blocks] = dict(item.blobs)
+    kept, files = {}, list(item.files)
     for number, path in enumerate(source_paths(item.files, candidate.paths)):
         if files[number].promise.kind == IDENTICAL and not every:
             continue
         name = original_blob(number)
-        try:
-            with open_plain(path) as stream:
-                blobs[name] = stream.read()
-        except OSError as error:
-            reason = f"cannot read: {error.strerror}"
-            raise SourceError(reason, kind="unreadable", path=path) from error
+        blobs[name] = FileBlob(path, files[number].size)
         kept[str(number)] = name
         files[number] = files[number].promising(Promise(IDENTICAL))
     document = {**item.document, _KEY: kept}
@@ -106,7 +193,9 @@ def keep_originals(item: SourceItem, candidate: Candidate, *, every: bool = Fals
     return replace(item, document=document, blobs=blobs, files=tuple(files))
 
 
-def original_of(document: dict[str, Any], blobs: Mapping[str, bytes], number: int) -> bytes | None:
+def original_of(
+    document: dict[str, Any], blobs: Mapping[str, bytes | Blocks], number: int
+) -> bytes | None:
     """Give a source file that was kept verbatim, or None.
 
     Raises
@@ -114,12 +203,12 @@ def original_of(document: dict[str, Any], blobs: Mapping[str, bytes], number: in
     KeyError : the document names a blob that is not there.
     """
     name = document.get(_KEY, {}).get(str(number))
-    return None if name is None else blobs[name]
+    return None if name is None else b"".join(blocks_of(blobs, name))
 
 
 def restore_originals(
     document: Mapping[str, Any],
-    blobs: Mapping[str, bytes],
+    blobs: Mapping[str, bytes | Blocks],
     volumes: Sequence[RestoredVolume],
     target: Path,
     info: RestoreInfo,
@@ -139,7 +228,10 @@ def restore_originals(
         return None
     try:
         names = [str(name) for name in document[_NAMES]]
-        pieces = [blobs[document[_KEY][str(number)]] for number in range(len(names))]
+        kept = [str(document[_KEY][str(number)]) for number in range(len(names))]
+        absent = [name for name in kept if name not in blobs]
+        if absent:
+            raise KeyError(absent[0])
     except (KeyError, TypeError) as error:
         raise unusable_record(ORIGINAL, error) from error
     if len(names) == 1 and not folder:
@@ -147,13 +239,11 @@ def restore_originals(
         suffixes = [suffix.lower() for suffix in Path(own).suffixes[-1:]] or [own.lower()]
         place = file_target(target, own, suffixes)
         with staged_file(place) as staged:
-            staged[0].write_bytes(pieces[0])
+            write_original(blobs, kept[0], staged[0])
         return [WrittenFile(place, 0, IDENTICAL)]
     with staged_folder(target) as work:
-        for name, data in zip(names, pieces, strict=True):
-            place = safe_target(work, name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
+        for name, blob in zip(names, kept, strict=True):
+            write_original(blobs, blob, safe_target(work, name))
     return [WrittenFile(target / name, number, IDENTICAL) for number, name in enumerate(names)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -108,22 +108,34 @@ def look(path: Path, ask: Ask | None = None, *, keep: bool = False) -> Discovery
     """
     if not path.exists():
         raise SourceError("no such file or folder", kind="not-found", path=path)
-    files = [path] if path.is_file() else _walk(path)
+    files, closed = ([path], []) if path.is_file() else _walk(path)
     candidates, skipped = _ask_adapters(files, ask or _ask_here, keep=keep)
     root = path.parent if path.is_file() else path
-    return Discovery(tuple(_placed(c, root) for c in candidates), tuple(skipped))
+    return Discovery(tuple(_placed(c, root) for c in candidates), (*closed, *skipped))
 
 
-def _walk(folder: Path) -> list[Path]:
-    return sorted(_files_in(folder))
+def _walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
+    """Files in a folder, sorted, and the places in it that cannot be looked into."""
+    files: list[Path] = []
+    closed: list[Skipped] = []
 
+    def cannot(error: OSError) -> None:
+        place = Path(os.fsdecode(error.filename or folder))
+        hint = "let this account read it: what it holds is not archived"
+        closed.append(Skipped(place, f"cannot read: {error.strerror}", "unreadable", hint))
 
-def _files_in(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=cannot):
         if not _ZARR_METADATA.isdisjoint(names):
             folders.clear()
             continue
-        yield from (file for name in names if (file := Path(place, name)).is_file())
+        for name in names:
+            file = Path(place, name)
+            try:
+                if file.is_file():
+                    files.append(file)
+            except OSError as error:
+                cannot(error)
+    return sorted(files), closed
 
 
 def _ask_here(kind: str, files: Sequence[Path]) -> Discovery:

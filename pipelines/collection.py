@@ -9,7 +9,7 @@ from pathlib import Path
 
 from psc_volumetric.archive.layout import MANIFEST_KEY, PARTIAL_KEY, SUFFIXES
 from psc_volumetric.archive.stores import is_url, is_web, open_store, target_text
-from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = [
     "archives_at",
@@ -100,11 +100,9 @@ def archives_at(target: str) -> list[str] | None:
     ------
     StorageError : a folder or bucket cannot be read.
     """
-    from psc_volumetric.archive.targets import target_state  # here: it loads what writes archives
-
     folder = folder_of(target)
     if folder is not None:
-        found = [path for path in archives_in(folder) if target_state(path) != UNFINISHED]
+        found = [path for path in archives_in(folder) if not _is_unfinished(path)]
         return [f"{target.rstrip('/')}/{path.relative_to(folder).as_posix()}" for path in found]
     base = target.rstrip("/")
     if not is_url(base) or is_web(base) or _has_suffix(base):
@@ -119,18 +117,24 @@ def archives_at(target: str) -> list[str] | None:
 
 def unfinished_in(target: str) -> list[str]:
     """Archives in a folder or bucket that were begun and not sealed, by their names; sorted."""
-    from psc_volumetric.archive.targets import target_state
-
     folder = folder_of(target)
     if folder is None:
         keys = set(_keys_below(target.rstrip("/")))
         begun = {key.removesuffix(PARTIAL_KEY) for key in keys if key.endswith(PARTIAL_KEY)}
         return sorted(name.rstrip("/") for name in begun if name + MANIFEST_KEY not in keys)
     return [
-        path.relative_to(folder).as_posix()
-        for path in archives_in(folder)
-        if target_state(path) == UNFINISHED
+        path.relative_to(folder).as_posix() for path in archives_in(folder) if _is_unfinished(path)
     ]
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether an archive is being written; one that cannot be read is told when it is checked."""
+    from psc_volumetric.archive.targets import target_state  # here: it loads what writes archives
+
+    try:
+        return target_state(path) == UNFINISHED
+    except PscError:
+        return False
 
 
 def _keys_below(url: str) -> list[str]:

@@ -52,7 +52,9 @@ DAMAGED = "_damaged"
 class PscBackendEntrypoint(BackendEntrypoint):
     """Read-only engine for psc-archive trees, zip files and URLs."""
 
-    description: ClassVar[str] = "Progressive volume archives (*.psc.zarr, *.psc.zarr.zip)"
+    description: ClassVar[str] = (
+        "Progressive volume archives (*.psc.zarr, *.psc.zarr.zip); chunks={} for a chunk per brick"
+    )
     url: ClassVar[str] = ""
     supports_groups: ClassVar[bool] = True
     open_dataset_parameters: ClassVar[tuple[str, ...]] = (

@@ -16,7 +16,7 @@ from typing import IO, Any
 from adapters.errors import SourceError
 from adapters.gzipped import unpacking
 
-__all__ = ["BLOCK", "Unit", "quiet", "units_of", "value_of", "whole_number"]
+__all__ = ["BITPIX", "BLOCK", "Unit", "quiet", "units_of", "value_of", "whole_number"]
 
 BLOCK = 2880
 _CARD = 80
@@ -25,7 +25,7 @@ _MOST_HEADERS = 8 << 20  # bytes of all headers
 _MOST_UNITS = 10_000
 _MOST_AXES = 999
 _MOST_BYTES = 1 << 48  # of data: more is no file
-_BITPIX = (8, 16, 32, 64, -32, -64)
+BITPIX = (8, 16, 32, 64, -32, -64)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _bad_card(key: str, found: str, path: Path) -> SourceError:
 def _data_bytes(cards: Any, path: Path) -> int:
     """Bytes of data that a header announces, without their padding."""
     bits = whole_number(cards, "BITPIX", path, -64, 64, None)
-    if bits not in _BITPIX:
+    if bits not in BITPIX:
         raise _bad_card("BITPIX", str(bits), path)
     axes = whole_number(cards, "NAXIS", path, 0, _MOST_AXES, None)
     sizes = [whole_number(cards, f"NAXIS{n + 1}", path, 0, 1 << 62, None) for n in range(axes)]

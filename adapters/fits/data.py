@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -24,7 +25,17 @@ __all__ = ["FitsArray", "TileArray", "content", "shown_header", "stored", "turne
 
 # astropy keeps places in its open files, which several threads would move.
 LIBRARY = threading.RLock()
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, zlib.error, OSError)
+_DAMAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    zlib.error,
+    OSError,
+)
 
 
 def content(path: Path, end: int) -> Array:
@@ -124,14 +135,12 @@ def opened(path: Path, end: int) -> Iterator[Any]:
     ------
     SourceError : kind ``"damaged"``, also for what is read in the block.
     """
-    from astropy.io.fits import VerifyError
-
     with LIBRARY, quiet():
         hdus = None
         try:
             hdus = KEPT.take(path, lambda path: _open(path, end))
             yield hdus
-        except (*_DAMAGE, VerifyError) as error:
+        except (*_DAMAGE, *_own_errors()) as error:
             raise SourceError(
                 f"the compressed tiles cannot be read ({type(error).__name__})",
                 kind="damaged",
@@ -141,6 +150,15 @@ def opened(path: Path, end: int) -> Iterator[Any]:
         finally:
             if hdus is not None:
                 KEPT.done(hdus)
+
+
+def _own_errors() -> tuple[type[Exception], type[Exception]]:
+    """Errors of astropy that are no built-in ones; that of its decoders has no public name."""
+    from astropy.io.fits import VerifyError
+
+    decoders = sys.modules.get("astropy.io.fits.hdu.compressed._compression")
+    own: type[Exception] = getattr(decoders, "CfitsioException", VerifyError)
+    return VerifyError, own
 
 
 def _open(path: Path, end: int) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base import Array, LazyArray
+from adapters.errors import SourceError
 from adapters.fits.blocks import quiet, units_of
 from adapters.fits.data import FitsArray, TileArray, content, stored
 from adapters.fits.hdu import IMAGE, TILES, Hdu, hdus_of
@@ -28,7 +29,7 @@ def content_sha256(path: Path) -> str:
     hdus = hdus_of(path, units_of(path))
     found = hashlib.sha256()
     for hdu in hdus:
-        found.update(_card_text(hdu.shown))
+        found.update(_card_text(hdu.shown, path))
         array = _array(path, hdus, hdu)
         if array is not None:
             for _, values in slabs(array):
@@ -49,7 +50,12 @@ def _array(path: Path, hdus: list[Hdu], hdu: Hdu) -> LazyArray | Array | None:
     return None
 
 
-def _card_text(cards: Any) -> bytes:
-    with quiet():
-        lines = [str(card) for card in cards.cards if card.keyword not in NOT_CONTENT]
+def _card_text(cards: Any, path: Path) -> bytes:
+    from astropy.io.fits import VerifyError
+
+    try:
+        with quiet():
+            lines = [str(card) for card in cards.cards if card.keyword not in NOT_CONTENT]
+    except (ValueError, VerifyError) as error:
+        raise SourceError("a card cannot be read", kind="damaged", path=path) from error
     return "\n".join(lines).encode()

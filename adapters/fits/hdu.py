@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from adapters.errors import SourceError
-from adapters.fits.blocks import Unit, value_of, whole_number
+from adapters.fits.blocks import BITPIX, Unit, value_of, whole_number
 from adapters.fits.data import shown_header
 
 __all__ = ["BYTES", "IMAGE", "NOTHING", "TABLE", "TILES", "Hdu", "hdus_of"]
@@ -160,6 +160,8 @@ def _tiles(path: Path, unit: Unit, name: str, end: int) -> Hdu | None:
     keys = [f"ZNAXIS{n + 1}" for n in range(axes)]
     sizes = [whole_number(unit.cards, key, path, 0, 1 << 40, None) for key in keys]
     bits = whole_number(unit.cards, "ZBITPIX", path, -64, 64, None)
+    if bits not in BITPIX:
+        raise SourceError(f"{name}: {bits} bits a number", kind="damaged", path=path)
     size = math.prod(sizes) * abs(bits) // 8
     if size > max(_LARGE, _MOST_RATIO * unit.data_bytes):
         raise SourceError(
@@ -171,6 +173,7 @@ def _tiles(path: Path, unit: Unit, name: str, end: int) -> Hdu | None:
     if not size:
         return None
     shown = shown_header(path, end, unit.number)
+    whole_number(shown, "BITPIX", path, bits, bits, None)
     return _facts(unit, TILES, name, shown, tuple(sizes[::-1]))
 
 

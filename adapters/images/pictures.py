@@ -167,8 +167,14 @@ def _tiff(path: Path) -> list[Picture]:
 
 def _page(path: Path, number: int, page: Any) -> Picture:
     axes, shape, dtype = page.axes, tuple(page.shape), page.dtype
-    known = axes in ("YX", "YXS", "SYX") and dtype is not None and 0 not in shape
-    if not known or dtype.kind not in "uifb" or dtype.itemsize > 8 or dtype == np.float16:
+    known = axes in ("YX", "YXS", "SYX") and dtype is not None
+    if (
+        not known
+        or not all(isinstance(size, int) and size > 0 for size in shape)
+        or dtype.kind not in "uifb"
+        or dtype.itemsize > 8
+        or dtype == np.float16
+    ):
         raise SourceError(
             f"page {number}: expected numbers along y, x and samples, found {dtype} along {axes!r}",
             kind="unsupported-dtype",

@@ -90,39 +90,59 @@ class ReadingProcess:
         """
         allowed = self.seconds + (sum(map(_size, files)) + extra_bytes) / _BYTES_PER_S
         allowed += _FILE_S * len(files)
-        room = self.memory_mb << 20
         with self._lock:
-            child = self._running()
+            again = give is None and self._child is not None and self._child.answered > 0
             try:
-                if not child.is_ready:
-                    child.deadline = time.monotonic() + _START_S
-                    child.is_ready = bool(receive(child.connection, 0)["ready"])
-                child.deadline = time.monotonic() + allowed
-                send(child.connection, {**request, "here": _working_folder()})
-                while "found" not in (answer := receive(child.connection, room)):
-                    if "error" in answer:
-                        break
-                    child.deadline = math.inf
-                    if "at" in answer and reached is not None:
-                        reached(answer["at"])
-                    if "need" in answer and give is not None:
-                        send(child.connection, give(answer["need"]))
-                    child.deadline = time.monotonic() + allowed
-            except (EOFError, OSError, WireError) as error:
-                self._child = None
-                raise self._ended(child.end(), files, allowed) from error
-            except BaseException:
-                self._child = None  # interrupted in the middle of a message
-                child.end()
-                raise
-            child.deadline = math.inf
-            if "error" in answer and answer["error"][0] in (FAILED, MEMORY):
-                self._child = None  # it has ended after saying so
-                child.end()
+                answer = self._answer(request, files, allowed, reached, give)
+            except SourceError as error:
+                if error.kind != CRASHED or not again:
+                    raise
+                # An earlier file may have damaged its memory: these are asked about once more.
+                answer = self._answer(request, files, allowed, reached, give)
         if "error" in answer:
             kind, message, path, hint = answer["error"]
             raise SourceError(message, kind=kind, path=path or _first(files), hint=hint)
         return answer["found"]
+
+    def _answer(
+        self,
+        request: dict[str, Any],
+        files: Sequence[Path],
+        allowed: float,
+        reached: Callable[[int], None] | None,
+        give: Callable[[Any], Any] | None,
+    ) -> dict[str, Any]:
+        """What the child says in the end; SourceError where it does not live to say it."""
+        room = self.memory_mb << 20
+        child = self._running()
+        try:
+            if not child.is_ready:
+                child.deadline = time.monotonic() + _START_S
+                child.is_ready = bool(receive(child.connection, 0)["ready"])
+            child.deadline = time.monotonic() + allowed
+            send(child.connection, {**request, "here": _working_folder()})
+            while "found" not in (answer := receive(child.connection, room)):
+                if "error" in answer:
+                    break
+                child.deadline = math.inf
+                if "at" in answer and reached is not None:
+                    reached(answer["at"])
+                if "need" in answer and give is not None:
+                    send(child.connection, give(answer["need"]))
+                child.deadline = time.monotonic() + allowed
+        except (EOFError, OSError, WireError) as error:
+            self._child = None
+            raise self._ended(child.end(), files, allowed) from error
+        except BaseException:
+            self._child = None  # interrupted in the middle of a message
+            child.end()
+            raise
+        child.deadline = math.inf
+        child.answered += 1
+        if "error" in answer and answer["error"][0] in (FAILED, MEMORY):
+            self._child = None  # it has ended after saying so
+            child.end()
+        return dict(answer)
 
     def start(self) -> None:
         """Start the child already: it gets ready while this process does something else."""
@@ -177,6 +197,7 @@ class _Child:
         self.connection, theirs = Pipe()
         self.deadline = math.inf
         self.is_ready = False
+        self.answered = 0
         self._late = False
         self._process: subprocess.Popen[bytes] | None = None
         self._failure: Exception | None = None

@@ -18,7 +18,17 @@ __all__ = ["KeyFrames", "Video", "video_of"]
 
 _MOST_BYTES = 1 << 30  # of one frame
 _MOST_FRAMES = 1 << 20
-_NO_SENSE = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError)
+# Containers alone: FFmpeg also reads lists of other files, whatever their names end in.
+_ONLY = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
+_NO_SENSE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def _opened(path: Path) -> Iterator[Any]:
     import av
 
     try:
-        container = av.open(str(path), "r")
+        container = av.open(str(path), "r", options=_ONLY)
     except (av.error.FFmpegError, *_NO_SENSE) as error:
         raise SourceError(
             "expected a video file, FFmpeg finds none",

@@ -16,11 +16,15 @@ from psc_volumetric.errors import StorageError
 
 __all__ = ["is_quiet", "move_sources"]
 
+_AHEAD_S = 3600.0
+
 
 def is_quiet(paths: Sequence[Path], quiet_s: float) -> bool:
     """Whether no file was changed, or put there, within the last ``quiet_s`` seconds.
 
-    A file that is gone, because a copy program has just renamed it, is not quiet.
+    A file that is gone, because a copy program has just renamed it, is not quiet. One whose time is
+    more than an hour ahead was changed by a clock that was wrong, and would wait for ever: it is
+    quiet, and the proof before sealing notices if it still grows.
     """
     if quiet_s <= 0:
         return True
@@ -28,7 +32,8 @@ def is_quiet(paths: Sequence[Path], quiet_s: float) -> bool:
         newest = max(path.stat().st_ctime for path in paths)
     except FileNotFoundError:
         return False
-    return time.time() - newest >= quiet_s
+    age = time.time() - newest
+    return age >= quiet_s or age < -_AHEAD_S
 
 
 def move_sources(paths: Sequence[Path], source: Path, to: Path) -> None:

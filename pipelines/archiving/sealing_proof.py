@@ -8,11 +8,13 @@ proof fails though the source is the same, the files are kept verbatim beside th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 
 from adapters import isolation, keep_originals
 from adapters.base import FileRecord, SourceItem
 from adapters.errors import SourceError
+from adapters.originals import BlobBytes, blocks_of
 from adapters.source_files import file_records, source_paths
 from pipelines.archiving.plan import ItemPlan, brick_prior
 from pipelines.restoring.decoded import restored_volumes
@@ -25,7 +27,7 @@ from psc_volumetric.archive.kept_preview import Pictured
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.prepared import PreparedArchive
 from psc_volumetric.archive.reader import ArchiveReader
-from psc_volumetric.archive.source import SourceRecord
+from psc_volumetric.archive.source import SourceRecord, blob_blocks
 from psc_volumetric.archive.writer import ArchiveWriter
 from psc_volumetric.errors import FormatError, NumericalError
 
@@ -92,12 +94,13 @@ def _read_kept(writer: ArchiveWriter, item: ItemPlan, source: SourceItem) -> lis
     SourceError : the reading process cannot read them; kind ``"not-provable"``: others were read.
     """
     volumes = {volume.name: volume for volume in source.volumes}
-    files = sum(len(source.blobs[name]) for name in _blobs_of(item))
+    files = sum(len(block) for name in _blobs_of(item) for block in blocks_of(source.blobs, name))
+    blobs = BlobBytes(source.blobs)
     whole = sum(kept.spec.nbytes for kept in item.kept)
     found = []
     for kept in item.kept:
         one = Pictured(kept, files * kept.spec.nbytes // whole)
-        array, volume = KeptArray(kept, source.blobs, item.target), volumes[kept.volume]
+        array, volume = KeptArray(kept, blobs, item.target), volumes[kept.volume]
         for box, bricks in one.parts():
             wanted = volume.array[box]  # first: what breaks a library breaks the reading process
             values = array[box]
@@ -127,9 +130,20 @@ def _check_kept(prepared: PreparedArchive, item: ItemPlan, source: SourceItem) -
         return
     with prepared.reader() as reader:
         stored = reader.source().blobs
-        wrong = [name for name in _blobs_of(item) if stored[name] != source.blobs[name]]
+        wrong = [
+            name
+            for name in _blobs_of(item)
+            if _digest(blob_blocks(stored, name)) != _digest(blocks_of(source.blobs, name))
+        ]
     if wrong:
         raise _not_provable(item, wrong[0])
+
+
+def _digest(blocks: Iterable[bytes]) -> bytes:
+    found = hashlib.sha256()
+    for block in blocks:
+        found.update(block)
+    return found.digest()
 
 
 def _not_provable(item: ItemPlan, name: str) -> SourceError:

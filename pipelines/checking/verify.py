@@ -203,5 +203,5 @@ def verify_lines(report: VerifyReport) -> list[str]:
     counts = ", ".join(f"{count} {stage}" for stage, count in report.checked.items())
     how = "decoded and compared" if report.deep else "read and compared"
     verdict = f"{len(report.findings)} problem(s)" if report.findings else "no damage"
-    lines.append(f"{verdict} in {report.archive} ({counts} {how})")
+    lines.append(f"{verdict} in {report.archive} ({counts or 'nothing'} {how})")
     return lines if report.manifest is None else [*lines, f"manifest {report.manifest}"]

@@ -16,6 +16,7 @@ import numpy as np
 
 import adapters
 from adapters.base import SourceItem
+from adapters.kept import Blocks
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.errors import ParameterError
@@ -39,14 +40,14 @@ class DerivedSource:
     kind : str
         ``"nifti"`` or ``"netcdf"``.
     document : dict
-    blobs : dict
+    blobs : mapping
     volumes : dict
         Name of each variable -> name of its volume in the record.
     """
 
     kind: str
     document: dict[str, Any]
-    blobs: dict[str, bytes]
+    blobs: Mapping[str, bytes | Blocks]
     volumes: dict[str, str]
 
 
@@ -100,7 +101,7 @@ def _cannot(why: str) -> ParameterError:
 
 def _record(item: SourceItem, volumes: dict[str, str]) -> DerivedSource:
     document = {**item.document, DERIVED: True}
-    return DerivedSource(item.kind, document, dict(item.blobs), volumes)
+    return DerivedSource(item.kind, document, item.blobs, volumes)
 
 
 def _open(path: Path) -> SourceItem:

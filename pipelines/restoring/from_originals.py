@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from adapters import isolation
 from adapters.base import LazyArray, selection_bounds
 from adapters.errors import SourceError
+from adapters.originals import write_original
 from adapters.output import unusable_record
 from adapters.source_files import safe_target
 from psc_volumetric.archive.kept import KeptVariable
@@ -57,9 +58,8 @@ class Originals:
         document, blobs = self._source.document, self._source.blobs
         try:
             for number, name in enumerate(document["original_names"]):
-                place = safe_target(folder, str(name))
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(blobs[document["originals"][str(number)]])
+                blob = document["originals"][str(number)]
+                write_original(blobs, blob, safe_target(folder, str(name)))
         except (KeyError, TypeError) as error:
             raise unusable_record("source", error) from error
         found = [c for c in isolation.discover(folder).candidates if c.kind == self._source.kind]

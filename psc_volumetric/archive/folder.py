@@ -68,10 +68,20 @@ def read_file(root: Path, key: str, start: int = 0, length: int | None = None) -
 
 
 def list_files(root: Path, prefix: str = "") -> list[str]:
-    """Keys that begin with ``prefix``, sorted; links and pipes too, which no archive has."""
+    """Keys that begin with ``prefix``, sorted; links and pipes too, which no archive has.
+
+    Raises
+    ------
+    OSError : a folder cannot be looked into, which is not the same as an empty one.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
     top = root / prefix.rpartition("/")[0] if "/" in prefix else root
     keys = []
-    for folder, folders, files in os.walk(top):
+    for folder, folders, files in os.walk(top, onerror=fail):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         inside = Path(folder).relative_to(root)
         keys += [(inside / name).as_posix() for name in (*files, *links)]

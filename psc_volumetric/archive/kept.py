@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.documents import KeptEntry
-from psc_volumetric.archive.kept_decoders import WHOLE, decoded
+from psc_volumetric.archive.kept_decoders import WHOLE, Part
+from psc_volumetric.archive.kept_part import decoded
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.errors import FormatError, LimitExceededError
 
@@ -154,11 +155,12 @@ class KeptArray:
         nbytes = math.prod(shape) * self.dtype.itemsize
         if nbytes > max(FREE_BYTES, RATIO * len(data)):
             raise LimitExceededError(f"{where}: {nbytes} bytes of {len(data)}", kind="limit")
-        values = decoded(self.variable.decoder, data, number, self.dtype, where)
+        part = Part(self._as_decoded(shape), self.dtype)
+        values = decoded(self.variable.decoder, data, number, part, where)
         if self.variable.samples == "last":
             values = np.moveaxis(values, -1, 0)
         elif self.variable.samples is None and self.variable.decoder not in WHOLE:
-            values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+            values = values[None]
         if values.shape != shape or values.dtype != self.dtype:
             raise FormatError(
                 f"{where}: expected {self.dtype} of {shape}, found {values.dtype} of "
@@ -167,6 +169,12 @@ class KeptArray:
                 hint="run `psc-archive verify`",
             )
         return values
+
+    def _as_decoded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a part, samples first, as its decoder has it."""
+        if self.variable.decoder in WHOLE or self.variable.samples == "first":
+            return shape
+        return shape[1:] if self.variable.samples is None else (*shape[1:], shape[0])
 
     def _file(self, blob: str) -> bytes:
         """A blob; the last one is kept, for files of many parts."""

@@ -11,7 +11,7 @@ from psc_volumetric.archive.access import SealedStore
 from psc_volumetric.archive.manifest import Manifest
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.sealing import clean_up, commit
-from psc_volumetric.archive.source import DOCUMENT_KEY
+from psc_volumetric.archive.source import DOCUMENT_KEY, blob_blocks
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_zip_name
 
 __all__ = ["PreparedArchive", "check_readable"]
@@ -76,4 +76,5 @@ def check_readable(reader: ArchiveReader) -> None:
     if DOCUMENT_KEY in reader.manifest.entries:
         blobs = reader.source().blobs
         for name in blobs:
-            blobs[name]
+            for _ in blob_blocks(blobs, name):
+                pass

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, Protocol, runtime_checkable
 
 from psc_volumetric.archive.access import SealedStore
 from psc_volumetric.archive.documents import MAX_MANIFEST, Blob, SourceDocument, decode
@@ -23,10 +24,12 @@ from psc_volumetric.bitstream.frames import pack_frame, unpack_frame
 from psc_volumetric.errors import ChecksumError, FormatError
 
 __all__ = [
+    "Blocks",
     "FileLike",
     "SourceFile",
     "SourceRecord",
     "StoredBlobs",
+    "blob_blocks",
     "read_source",
     "source_digest",
     "write_source",
@@ -37,6 +40,18 @@ BLOBS_PREFIX = "source/blobs/"
 WITHIN = 1 << 20  # bytes of all blobs that stand in the document
 PIECE = 16 << 20  # bytes of the other ones in one object
 DAMAGED = "source-damaged"
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """A blob that is not in memory: its size, and its bytes block by block."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """All bytes, in order."""
 
 
 class FileLike(Protocol):
@@ -108,14 +123,29 @@ class StoredBlobs(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         blob = self._table[name]
         piece = self._read(blob.offset, blob.offset + blob.size)
-        if len(piece) != blob.size:
+        self._check_size(piece, blob.size, blob.offset)
+        return piece
+
+    def _check_size(self, piece: bytes, size: int, offset: int) -> None:
+        if len(piece) != size:
             raise ChecksumError(
-                f"{self._where}: source: expected {blob.size} bytes at offset {blob.offset} of all "
+                f"{self._where}: source: expected {size} bytes at offset {offset} of all "
                 f"blobs, found {len(piece)}",
                 kind="blob-checksum",
                 hint="run `psc-archive verify`",
             )
-        return piece
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """A blob in blocks of at most `PIECE` bytes."""
+        blob = self._table[name]
+        for start in range(blob.offset, blob.offset + blob.size, PIECE):
+            stop = min(start + PIECE, blob.offset + blob.size)
+            block = self._read(start, stop)
+            self._check_size(block, stop - start, start)
+            yield block
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table)
@@ -128,6 +158,11 @@ class StoredBlobs(Mapping[str, bytes]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (dict, (dict(self),))
+
+
+def blob_blocks(blobs: Mapping[str, bytes], name: str) -> Iterator[bytes]:
+    """A blob of a record, block by block where it is stored that way."""
+    return blobs.blocks(name) if isinstance(blobs, StoredBlobs) else iter((blobs[name],))
 
 
 def source_digest(files: Iterable[FileLike]) -> dict[str, Any]:
@@ -145,17 +180,16 @@ def write_source(
     put: Callable[[str, bytes], None],
     kind: str,
     document: Mapping[str, Any],
-    blobs: Mapping[str, bytes],
+    blobs: Mapping[str, bytes | Blocks],
     files: Iterable[FileLike],
 ) -> list[str]:
     """Write ``source/``; the same input gives the same bytes. Returns the keys.
 
-    Blobs may be anything with the buffer protocol, such as ``mmap``: they are gone through piece
-    by piece.
+    Blobs are gone through piece by piece; those that are not in memory are read that way.
     """
     table, offset = [], 0
     for name in sorted(blobs):
-        size = memoryview(blobs[name]).nbytes
+        size = _views(blobs[name])[0]
         table.append([name, offset, size])
         offset += size
     text = encode_json(
@@ -177,11 +211,18 @@ def write_source(
     return written
 
 
-def _pieces(blobs: Iterable[bytes]) -> Iterator[bytes]:
+def _views(blob: bytes | Blocks) -> tuple[int, Iterable[bytes]]:
+    """Size of a blob, and its bytes in blocks."""
+    if isinstance(blob, Blocks):
+        return blob.nbytes, blob.blocks()
+    return len(blob), (blob,)
+
+
+def _pieces(blobs: Iterable[bytes | Blocks]) -> Iterator[bytes]:
     """All blobs joined, in pieces of `PIECE` bytes."""
     pending = bytearray()
-    for blob in blobs:
-        view = memoryview(blob).cast("B")
+    for block in chain.from_iterable(_views(blob)[1] for blob in blobs):
+        view = memoryview(block)
         while len(view):
             taken = view[: PIECE - len(pending)]
             pending += taken

@@ -34,7 +34,7 @@ from psc_volumetric.archive.preview import preview_part
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.sealing import prepare, remove_tree
 from psc_volumetric.archive.skeleton import NOTHING_BESIDE, Beside, build_skeleton
-from psc_volumetric.archive.source import FileLike, write_source
+from psc_volumetric.archive.source import Blocks, FileLike, write_source
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import (
     ArchiveStore,
@@ -270,7 +270,7 @@ class ArchiveWriter:
         self,
         kind: str,
         document: Mapping[str, Any],
-        blobs: Mapping[str, bytes],
+        blobs: Mapping[str, bytes | Blocks],
         files: Sequence[FileLike],
     ) -> None:
         """Store what the adapter of ``kind`` needs to write the source format again.

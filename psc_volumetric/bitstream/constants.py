@@ -18,10 +18,12 @@ __all__ = [
     "MAX_BRICK_VOXELS",
     "MAX_EVALUATIONS_PER_WORD",
     "MAX_FREE_EVALUATIONS",
+    "MAX_FREE_LATENTS",
     "MAX_GRID_INDEX",
     "MAX_GRID_STEP",
     "MAX_HEADER_SIZE",
     "MAX_INTEGER_BOUND",
+    "MAX_LATENTS_PER_WORD",
     "MAX_LEVELS",
     "MAX_MAPPED_FLOAT",
     "MAX_MAPPED_INTEGER",
@@ -98,5 +100,7 @@ MIN_GRID_STEP = 2.0**-1000  # of floats
 MAX_GRID_STEP = 2.0**90
 MAX_FREE_EVALUATIONS = 512  # of the network, for each coded tile
 MAX_EVALUATIONS_PER_WORD = 512  # beyond those
+MAX_FREE_LATENTS = 1 << 20  # symbols of a two-stage brick
+MAX_LATENTS_PER_WORD = 4096  # beyond those
 
 HEADER_READ_AHEAD = 1024  # not normative: the first ranged read

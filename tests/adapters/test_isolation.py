@@ -11,6 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -226,6 +228,30 @@ def test_reader_that_died_while_idle_is_replaced_without_a_word(folder, limited)
     os.kill(process.pid, signal.SIGKILL)
     time.sleep(0.3)
     isolation.open_source(candidate)
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_file_is_not_blamed_for_what_an_earlier_one_did(folder, used):
+    """A reader that answered before may have been damaged then; a new one is asked once more."""
+    path = write_grid(folder / "grid.nc")
+    reader = ReadingProcess(2048, 60)
+    asked = {"do": "content_sha256", "kind": "netcdf", "path": path}
+    with closing(reader), ThreadPoolExecutor(1) as other:
+        if used:
+            wanted = reader.ask(asked, [path])
+        else:
+            reader.start()
+        first = reader.pid
+        os.kill(first, signal.SIGSTOP)
+        answer = other.submit(reader.ask, asked, [path])
+        time.sleep(0.3)
+        os.kill(first, signal.SIGKILL)
+        if used:
+            assert answer.result(60) == wanted and reader.pid != first
+        else:
+            with pytest.raises(SourceError) as caught:
+                answer.result(60)
+            assert caught.value.kind == "reader-crashed"
 
 
 def test_arrays_can_be_pickled_and_read_elsewhere(folder):

@@ -36,6 +36,34 @@ def test_folder_without_sources_says_what_it_found(tmp_path):
     assert caught.value.kind == "nothing-found" and "2 file(s)" in str(caught.value)
 
 
+def test_folders_that_cannot_be_read_are_named(tmp_path, write_nifti, monkeypatch):
+    """What may hold data is never passed over in silence; root reads everything, so it is told."""
+    write_nifti(tmp_path / "good.nii")
+    for name in ("closed", "listed"):
+        (tmp_path / name).mkdir()
+        write_nifti(tmp_path / name / "a.nii")
+    scandir, stat = os.scandir, Path.stat
+
+    def closed(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    def listed(self, **options):
+        if self.parent.name == "listed":
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    monkeypatch.setattr(Path, "stat", listed)
+    found = adapters.discover(tmp_path)
+    assert [candidate.name for candidate in found.candidates] == ["good"]
+    assert {(entry.path.name, entry.kind) for entry in found.skipped} == {
+        ("closed", "unreadable"),
+        ("a.nii", "unreadable"),
+    }
+
+
 def test_missing_path_and_unknown_format(tmp_path):
     with pytest.raises(SourceError) as caught:
         adapters.discover(tmp_path / "nowhere")

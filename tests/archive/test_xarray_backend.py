@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate
+from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate, Quota
 from psc_volumetric.archive.skeleton import Beside
-from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.errors import LimitExceededError, ParameterError, StorageError
 
 
 def test_every_store_opens_and_equals_the_reader(
@@ -97,6 +97,22 @@ def test_chunks_auto_never_cut_a_brick(tmp_path: Path, make: SimpleNamespace) ->
             sides = [max(sizes) for sizes in dataset.volume.chunks]
             assert [side % b for side, b in zip(sides, brick, strict=True)] == [0, 0, 0]
             assert math.prod(sides) <= bricks * math.prod(brick)
+
+
+def test_a_selection_from_a_large_chunk_decodes_its_own_bricks(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    """With ``chunks="auto"``, too: Dask hands the selection down where it comes first."""
+    pytest.importorskip("dask")
+    make.build(tmp_path / "a.psc.zarr", make.values((32, 64, 96)))
+    one = Quota(decoded_bytes=8 * 32 * 32 * 2)
+    with xr.open_dataset(
+        tmp_path / "a.psc.zarr", engine="psc", chunks="auto", quota=one
+    ) as dataset:
+        assert dataset.volume.chunks == ((32,), (64,), (96,))
+        assert dataset.volume[3, :32, 32:64].compute(scheduler="sync").shape == (32, 32)
+        with pytest.raises(LimitExceededError):
+            (dataset.volume + 1)[3, :32, 32:64].compute(scheduler="sync")
 
 
 def test_groups_are_a_tree(tmp_path: Path, make: SimpleNamespace) -> None:

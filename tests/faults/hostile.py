@@ -26,7 +26,8 @@ import pydicom
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.checking import verify_archive
 from psc_volumetric.errors import PscError
-from tests.faults.hostile_files import HOSTILE
+from tests.faults.hostile_files import HOSTILE as FILES
+from tests.faults.hostile_frames import FRAMES
 from tests.faults.runner import Outcome, Runner, scratch_folder
 from tests.faults.shim import Fault
 from tests.faults.sources import SOURCES, write_dicom
@@ -34,6 +35,7 @@ from tests.faults.worker import MEMORY_LIMIT_MB
 
 __all__ = ["Trial", "try_crafted", "try_mutated"]
 
+HOSTILE = {**FILES, **FRAMES}
 READER_S = 20
 RUN_LIMIT_S = 150.0  # two requests that hang, and the rest
 GOOD_CODES = (0, 8)  # done; finished, but something that holds data was not archived

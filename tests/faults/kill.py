@@ -90,10 +90,12 @@ CASES = {
         Case("folder", "nifti", "x.psc.zarr", options=CODERS),
         Case("folder-original", "netcdf", "x.psc.zarr", options=(*CODERS, "--keep-original")),
         Case("folder-dicom", "dicom", "x.psc.zarr", options=CODERS),
+        Case("folder-kept", "fits", "x.psc.zarr", options=CODERS),
         Case("zip", "nifti", "x.psc.zarr.zip", options=CODERS),
         Case("restore-nifti", "nifti", "x.nii", restores=True),
         Case("restore-netcdf", "netcdf", "x.nc", restores=True),
         Case("restore-dicom", "dicom", "x", restores=True),
+        Case("restore-kept", "fits", "x.fits", restores=True),
         Case("copy", "nifti", "x.psc.zarr", copies=True),
         Case("copy-zip", "nifti", "x.psc.zarr.zip", copies=True),
     )

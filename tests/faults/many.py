@@ -98,10 +98,11 @@ class Round:
             self.slowest_s = max(self.slowest_s, time.process_time() - start)
         return None
 
-    def run(self, first: int, cases: int) -> Iterator[Find]:
-        """Cases of all parts by their shares; yields the finds."""
-        shares = sum(share for _, share in PARTS.values())
-        for part, (_, share) in PARTS.items():
+    def run(self, first: int, cases: int, parts: Iterable[str] = PARTS) -> Iterator[Find]:
+        """Cases of some parts by their shares; yields the finds."""
+        chosen = {part: PARTS[part] for part in parts}
+        shares = sum(share for _, share in chosen.values())
+        for part, (_, share) in chosen.items():
             for number in range(first, first + cases * share // shares):
                 find = self.attempt(part, number)
                 if find is not None:
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0, help="number of the first case of each part")
+    parser.add_argument("--part", choices=[*PARTS], action="append", help="default: all")
     parser.add_argument("--only", nargs=2, metavar=("PART", "NUMBER"), help="this case only")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -157,7 +159,8 @@ def main() -> None:
         else:
             for first in range(0, arguments.cases, BLOCK):
                 block = min(BLOCK, arguments.cases - first)
-                _tell(made.run(arguments.seed + first, block), known)
+                parts = arguments.part or list(PARTS)
+                _tell(made.run(arguments.seed + first, block, parts), known)
                 spent = {
                     "seconds": round(time.perf_counter() - start),
                     "cpu_s": round(time.process_time() - cpu),

@@ -39,6 +39,7 @@ from psc_volumetric.archive.signature import public_keys, sign, signer_of
 from psc_volumetric.archive.zarr_stores import ZarrStore
 from psc_volumetric.archive.zipped import CheckedZip
 from tests.faults import archive_mutations as hostile
+from tests.faults.kept_parts import read_other_bytes, read_other_words
 from tests.faults.sources import smooth, write_dicom
 from tests.faults.trees import Tree, entry_of, pack_zip, read_tree
 from tests.fuzz.targets import brick_header
@@ -329,6 +330,11 @@ _STONE = (
 )
 
 
+def read_kept(case: Case) -> None:
+    """Values out of kept originals: of other bytes, or under other words."""
+    (read_other_bytes if case.rng.random() < 0.8 else read_other_words)(case.rng)
+
+
 PARTS: dict[str, tuple[Callable[[Case], None], int]] = {
     "metadata": (read_metadata, 12),
     "headers": (read_headers, 35),
@@ -340,4 +346,5 @@ PARTS: dict[str, tuple[Callable[[Case], None], int]] = {
     "manifest": (read_manifest_bytes, 10),
     "zip": (read_zip, 5),
     "beside": (read_beside, 5),
+    "kept": (read_kept, 5),
 }  # with its share of the cases

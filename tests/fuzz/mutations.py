@@ -16,6 +16,7 @@ import numpy as np
 from numcodecs import Zstd
 from safetensors.numpy import load, save
 
+from fuzz import newer_methods
 from fuzz.targets import join_prior, split_prior
 from psc_volumetric.archive.manifest import Entry, Manifest
 from psc_volumetric.bitstream import constants as c
@@ -23,14 +24,16 @@ from psc_volumetric.bitstream.index import PROLOGUE
 from psc_volumetric.conformance import load_cases
 from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
 from psc_volumetric.golden import Case
-from psc_volumetric.methods.posterior.fields import PosteriorFields
+from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.psc.fields import PscFields, StreamParameters
+from psc_volumetric.methods.two_stage.fields import TwoStageFields
 from psc_volumetric.prior import load_prior
 from psc_volumetric.prior.bundle import METADATA, WEIGHTS
 from psc_volumetric.values.samples import StoredSamples
 
 __all__ = ["MUTATORS", "SEEDS", "header_cuts", "header_flips"]
 
+PRIORS = ("test-tiny", "test-tiny-latent", "test-tiny-posterior", "test-tiny-vae", "test-tiny-vq")
 Mutator = Callable[[bytes, random.Random], bytes]
 NUMBERS = (
     0,
@@ -63,7 +66,7 @@ def _good() -> list[Case]:
     return [case for case in load_cases() if case.kind is None]
 
 
-def _prior_seed(name: str = "test-tiny") -> bytes:
+def _prior_seed(name: str) -> bytes:
     files = load_prior(name).files()
     return join_prior(files[METADATA], files[WEIGHTS])
 
@@ -82,7 +85,7 @@ def _decodable() -> list[bytes]:
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "brick_header": lambda: [case.stream for case in _good()],
     "brick_decode": _decodable,
-    "prior_files": lambda: [_prior_seed(), _prior_seed("test-tiny-latent")],
+    "prior_files": lambda: [_prior_seed(name) for name in PRIORS],
     "manifest": lambda: [_manifest_seed()],
 }
 
@@ -261,28 +264,18 @@ def _brick(stream: bytes, rng: random.Random) -> bytes:
             choices += [_layer, _layer, _layer]
         if isinstance(parts.fields, PscFields):
             choices += [_parameters, _parameters, _words, _mapping, _tile]
+        if isinstance(parts.fields, LatentFields):
+            choices += [newer_methods.latent, newer_methods.latent, _mapping]
+        if isinstance(parts.fields, TwoStageFields):
+            choices += [newer_methods.two_stage, newer_methods.two_stage]
         if isinstance(parts.fields, StoredSamples):
-            choices += [_sampled, _section, _section]
+            choices += [newer_methods.sampled, _section, _section]
         parts = rng.choice(choices)(parts, rng)
     return parts.join()
 
 
 def _mapping(parts: Parts, rng: random.Random) -> Parts:
     return parts.with_mapping(rng.choice(FLOATS), rng.choice(FLOATS))
-
-
-def _sampled(parts: Parts, rng: random.Random) -> Parts:
-    assert isinstance(parts.fields, StoredSamples)
-    if isinstance(parts.fields, PosteriorFields) and parts.fields.view and rng.random() < 0.4:
-        name = rng.choice(("gain", "level"))
-        changed = replace(parts.fields.view, **{name: rng.choice((0, 1, 3, 16, 32, 33, 255))})
-        return parts.with_fields(view=changed)
-    name = rng.choice(("low", "step", "sigma", "detail"))
-    if name == "detail":
-        name = "frame_axis" if parts.header.method == "av1" else "shift"
-        return parts.with_fields(**{name: rng.choice((0, 1, 2, 3, 12, 40, 41, 255))})
-    value = _bytes(parts.fields.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
-    return parts.with_fields(**{name: value})
 
 
 def _tile(parts: Parts, rng: random.Random) -> Parts:

@@ -24,7 +24,11 @@ from psc_volumetric.methods.psc.denoiser import Denoiser
 from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.methods.psc.trust import offering
 from psc_volumetric.methods.registry import read_index
-from psc_volumetric.methods.two_stage.network import autoencoder_for
+from psc_volumetric.methods.two_stage.network import (
+    Autoencoder,
+    autoencoder_for,
+    check_autoencoder,
+)
 from psc_volumetric.prior import Prior, load_prior, prior_from_files, resolve_prior
 from psc_volumetric.prior.bundle import AUTOENCODER, LATENT, METADATA, POSTERIOR, WEIGHTS
 from psc_volumetric.prior.runtime import TorchRuntime
@@ -112,6 +116,12 @@ def prior_files(data: bytes) -> None:
         return
     if prior.kind == LATENT:
         check_coder(LatentCoder(prior, "cpu"))
+        return
+    if prior.kind == AUTOENCODER:
+        check_autoencoder(Autoencoder(prior, "cpu"))
+        return
+    if prior.kind == POSTERIOR:
+        estimator_for(prior, "cpu")
         return
     x = torch.full((1, *prior.tile_shape), 32767, dtype=torch.int32)
     x[..., ::2] = -32767

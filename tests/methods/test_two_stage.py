@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +20,21 @@ from safetensors.numpy import load, save
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.codec import BrickOptions, EncodedBrick, Guarantee, decode_brick, encode_brick
+from psc_volumetric.conformance.damage import split
 from psc_volumetric.entropy.symbols import SymbolReader, SymbolWriter
-from psc_volumetric.errors import FormatError, NumericalError, PriorMismatchError
+from psc_volumetric.errors import (
+    FormatError,
+    LimitExceededError,
+    NumericalError,
+    PriorMismatchError,
+)
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.protocol import EncodeJob, Resources
 from psc_volumetric.methods.registry import REGISTRY
+from psc_volumetric.methods.two_stage.brick import LatentGrid
 from psc_volumetric.methods.two_stage.latents import (
     code_latents,
     joined_tiles,
@@ -300,3 +309,27 @@ def test_a_decoder_of_an_archive_does_not_stand_in_for_the_whole_autoencoder() -
     with pytest.raises(PriorMismatchError):
         autoencoder_for(alone, "cpu").encode(tiles)
     assert autoencoder_for(whole, "cpu").encode(tiles).shape[0] == 1
+
+
+def test_a_few_words_do_not_buy_millions_of_latents() -> None:
+    """SPEC 10.4: decided by the header, before a latent is decoded."""
+    brick = code(head())
+    parts = split(brick.data)
+    assert restored(brick).shape == head().shape
+    large = (512, 256, 512)
+    hostile = replace(parts, header=replace(parts.header, shape=large, valid=large)).join()
+    start = time.process_time()
+    with pytest.raises(LimitExceededError) as caught:
+        restored(replace(brick, data=hostile))
+    assert caught.value.kind == "limit" and "latents" in str(caught.value)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("name", ["mr-head-vae", "mr-head-vq"])
+def test_autoencoders_that_ship_never_reach_the_limit(name: str) -> None:
+    """Of the largest brick there may be, in as few bytes as a stream has."""
+    prior = load_prior(name)
+    z, y, x = prior.tile_shape
+    valid = (z, 4096, c.MAX_BRICK_VOXELS // (z * 4096))
+    assert valid[1] % y == valid[2] % x == 0
+    LatentGrid(Autoencoder(prior, "cpu"), valid).check_work(4)

@@ -73,6 +73,16 @@ def test_scrub_names_damage_and_goes_on(archives: Path) -> None:
     assert events(log)[1]["archive"] == str(damaged)
 
 
+def test_an_archive_that_cannot_be_opened_keeps_nobody_from_the_others(archives: Path) -> None:
+    manifest = archives / "n1.psc.zarr" / "manifest.json"
+    manifest.unlink()
+    manifest.symlink_to("manifest.json")
+    reports = scrub(str(archives), ScrubOptions())
+    assert [[f.kind for f in report.findings] for report in reports] == [[], ["not-a-file"], []]
+    outcome = CliRunner().invoke(app, ["status", str(archives)])
+    assert outcome.exit_code == EXIT_DAMAGE and "not-a-file" in outcome.output
+
+
 def test_archive_that_is_being_written_is_no_damage(archives: Path) -> None:
     source = archives.with_name("late.nii")
     nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6), np.int16), np.eye(4)), source)
@@ -161,7 +171,9 @@ def test_archives_are_kept_until_their_day(archives: Path) -> None:
     assert [event["outcome"] for event in events(log.path)] == ["begun", "removed"]
 
 
-def test_files_are_quiet_only_a_while_after_their_last_change(tmp_path: Path) -> None:
+def test_files_are_quiet_only_a_while_after_their_last_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "growing.nii"
     path.write_bytes(b"1")
     assert is_quiet([path], 0)
@@ -170,6 +182,11 @@ def test_files_are_quiet_only_a_while_after_their_last_change(tmp_path: Path) ->
     time.sleep(0.2)
     assert is_quiet([path], 0.1)
     assert not is_quiet([path, tmp_path / "renamed-meanwhile"], 0.1)
+    back = time.time() - 600
+    monkeypatch.setattr(time, "time", lambda: back)  # clocks of file servers differ a little
+    assert not is_quiet([path], 60)
+    monkeypatch.setattr(time, "time", lambda: back - 10 * 365 * 86400)
+    assert is_quiet([path], 60)
 
 
 def test_sources_move_together_or_not_at_all(tmp_path: Path) -> None:

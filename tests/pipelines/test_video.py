@@ -69,7 +69,9 @@ def test_key_frames_are_shown_and_the_file_comes_back(name: str, tmp_path: Path,
 
 def test_bad_videos_are_named(tmp_path: Path, run) -> None:
     data = write(tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data)
     cases = {"not-video": b"no video at all" * 50, "cut": data[: len(data) // 2], "empty": b""}
+    cases["list"] = b"ffconcat version 1.0\nfile 'b.mp4'\n"  # FFmpeg reads the other file
     for name, content in cases.items():
         (tmp_path / "a.mp4").write_bytes(content)
         outcome = run("archive", tmp_path / "a.mp4", tmp_path / f"{name}.psc.zarr")

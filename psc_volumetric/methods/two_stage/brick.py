@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.arrays import Triple
+from psc_volumetric.bitstream import constants as c
 from psc_volumetric.entropy.symbols import SymbolReader, SymbolWriter
+from psc_volumetric.errors import LimitExceededError
 from psc_volumetric.methods.two_stage.latents import code_latents, joined_tiles, split_tiles
 from psc_volumetric.methods.two_stage.network import Autoencoder
 from psc_volumetric.prior.latent_model import LatentModel
@@ -62,11 +65,30 @@ class LatentGrid:
         port = SymbolWriter()
         latents = code_latents(port, self.model, step, self.shape, symbols)
         port.mark()
-        return port.finish()[0], latents
+        data = port.finish()[0]
+        self.check_work(len(data))
+        return data, latents
 
     def read(self, data: bytes, step: int) -> Integers:
         """Latents (z, y, x, c) of a stream."""
+        self.check_work(len(data))
         return code_latents(SymbolReader(data), self.model, step, self.shape, None)
+
+    def check_work(self, nbytes: int) -> None:
+        """Refuse far more symbols than a stream of so many bytes can pay for (SPEC 10.4).
+
+        Raises
+        ------
+        LimitExceededError
+        """
+        symbols = math.prod(self.shape) * (1 if self.model.is_vector else self.model.channels)
+        paid = c.MAX_FREE_LATENTS + c.MAX_LATENTS_PER_WORD * (nbytes // 4)
+        if symbols > paid:
+            raise LimitExceededError(
+                f"a brick of {symbols} latents in {nbytes} bytes, at most {paid} are decoded",
+                kind="limit",
+                hint="the brick is damaged or was made to do harm; an encoder takes smaller bricks",
+            )
 
     def samples(self, latents: Integers, numbers: tuple[int, ...]) -> NDArray[np.int32]:
         """Decoded tiles (n, slices, tile, tile) of some numbers."""
