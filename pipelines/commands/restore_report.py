@@ -16,7 +16,8 @@ SHOWN = 20  # findings of a damaged archive
 
 def restore_plan_lines(plan: RestorePlan) -> list[str]:
     """Regions and level."""
-    best = f"the best of {plan.levels} level(s)"
+    kept = "the source file, which is kept"
+    best = f"the best of {plan.levels} level(s)" if plan.levels else kept
     level = (
         best if plan.level is None else f"level {plan.level} of {plan.levels}, 0 is the coarsest"
     )

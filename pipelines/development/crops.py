@@ -24,7 +24,7 @@ from psc_volumetric.methods.latent.parameters import falling_levels, latent_para
 from psc_volumetric.methods.psc.fields import StreamParameters
 from psc_volumetric.methods.psc.parameters import PAPER_RESTORED, stream_parameters
 from psc_volumetric.prior import Prior, load_prior
-from psc_volumetric.prior.bundle import LATENT
+from psc_volumetric.prior.bundle import AUTOENCODER, LATENT
 
 __all__ = ["Crop", "Published", "compress", "crops_of"]
 
@@ -98,11 +98,16 @@ class Crop:
 
 
 def crops_of(
-    folder: Path, size: int, prior_name: str | None = None, prompt: str | None = None
+    folder: Path,
+    size: int,
+    prior_name: str | None = None,
+    prompt: str | None = None,
+    places: int = 1,
 ) -> Iterator[Crop]:
     """The middle of every volume and picture in a folder, one tile deep, ``size`` voxels wide.
 
-    A latent prior is told the prompt, or what a DICOM file says.
+    With several ``places`` as many parts, evenly along the diagonal of the volume. A latent prior
+    is told the prompt, or what a DICOM file says.
 
     Raises
     ------
@@ -119,15 +124,13 @@ def crops_of(
             volume = next(v for v in open_item(item.candidate).volumes if v.name == variable.volume)
             shape = volume.array.shape
             extents = (*[1] * (len(shape) - 3), depth, size, size)[-len(shape) :]
-            box = tuple(
-                slice((n - min(n, wanted)) // 2, (n + min(n, wanted)) // 2)
-                for n, wanted in zip(shape, extents, strict=True)
-            )
-            values = np.asarray(volume.array[box])
-            values = values.reshape(((1,) * 3 + values.shape)[-3:])
             mapping = IntensityMapping(variable.range.low, variable.range.high)
             name = f"{item.candidate.name}-{variable.spec.name}".replace("/", "-")
-            yield Crop(name, values, mapping, variable.spec.special_values, prior)
+            for place, box in enumerate(_boxes(shape, extents, places)):
+                values = np.asarray(volume.array[box])
+                values = values.reshape(((1,) * 3 + values.shape)[-3:])
+                own = name if places == 1 else f"{name}-{place}"
+                yield Crop(own, values, mapping, variable.spec.special_values, prior)
     if not found:
         raise ParameterError(
             f"{folder}: expected a volume or picture that a prior can code, found none",
@@ -135,9 +138,19 @@ def crops_of(
         )
 
 
+def _boxes(
+    shape: tuple[int, ...], extents: tuple[int, ...], places: int
+) -> Iterator[tuple[slice, ...]]:
+    """Parts of a volume, evenly along its diagonal."""
+    parts = [min(n, wanted) for n, wanted in zip(shape, extents, strict=True)]
+    for place in range(1, places + 1):
+        starts = [(n - m) * place // (places + 1) for n, m in zip(shape, parts, strict=True)]
+        yield tuple(slice(s, s + m) for s, m in zip(starts, parts, strict=True))
+
+
 def base_of(prior: Prior) -> str:
-    """The method of PSC that codes with a prior."""
-    return "latent" if prior.kind == LATENT else "psc"
+    """The method that codes with a prior: one of PSC, or two stages."""
+    return {LATENT: "latent", AUTOENCODER: "two-stage"}.get(prior.kind, "psc")
 
 
 def compress(crop: Crop, parameters: CodecParameters) -> EncodedBrick:

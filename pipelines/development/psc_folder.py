@@ -4,7 +4,9 @@
 
 Takes the middle of every volume or picture, compresses it, decompresses it from its bytes, and
 restores it in several ways from the same bytes: ``mean`` (the average of 64 DDRM samples),
-``sample`` (one DDRM sample), ``nested`` (the sampler of the published code), ``pigdm``. Without
+``sample`` (one DDRM sample), ``nested`` (the sampler of the published code), ``pigdm``. With an
+autoencoder as prior (``--prior mr-head-vae``) the codec is that of two stages, with the views
+``mean``, ``sample`` and ``refined``. Without
 ``--simulate`` compression and decompression are separate, and the values that the decoder finds are
 compared with those that the encoder foresaw; with it the encoder's are taken, in half the time.
 Both are the same integers, so both give the same table. Streams that are in OUT already are not
@@ -18,9 +20,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,6 +34,7 @@ from pipelines.development.crops import Crop, Published, compress, crops_of
 from pipelines.evaluation.learned import FID, LPIPS, frechet_distance, missing_note
 from pipelines.evaluation.perception.measure import measure_perception
 from pipelines.evaluation.quality import measure_quality
+from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.codec import CodecParameters, EncodedBrick, read_index
 from psc_volumetric.errors import NumericalError, StorageError
 from psc_volumetric.extras import require
@@ -40,11 +44,13 @@ from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.prior import Prior, resolve_prior
 from psc_volumetric.views import MEAN, ViewRequest
 from psc_volumetric.views.brick import BrickViews
-from psc_volumetric.views.request import EVALUATIONS, NESTED, PIGDM, SAMPLE
+from psc_volumetric.views.refined import STEPS
+from psc_volumetric.views.request import EVALUATIONS, NESTED, PIGDM, REFINED, SAMPLE
 
 __all__ = ["Restoration", "main", "measure_crop", "table"]
 
 VIEWS = (MEAN, SAMPLE, NESTED, PIGDM)
+NOTHING_POOLED: Mapping[str, float | None] = MappingProxyType({})
 
 Values = NDArray[np.generic]
 
@@ -115,8 +121,6 @@ def measure_crop(
     NumericalError : the decoder found other values than the encoder foresaw.
     """
     index = read_index(lambda start, n: data[start : start + n])
-    fields = index.fields
-    assert isinstance(fields, PscFields | LatentFields)
     resources = Resources(lambda digest: _same(crop.prior, digest))
     opened = BrickViews(lambda start, n: data[start : start + n], index, resources)
     begin = time.process_time()
@@ -130,14 +134,13 @@ def measure_crop(
         found = opened.view(request)
         seconds, begin = time.process_time() - begin, time.process_time()
         row = _measured(crop, found.values, len(data), lpips)
-        drawing = EVALUATIONS[request.name] * fields.coded_tiles
         yield (
             Restoration(
                 crop=crop.name,
                 view=request.name,
                 label=request.label if request.is_generated else "",
                 nbytes=len(data),
-                evaluations=fields.evaluations + drawing,
+                evaluations=_evaluations(index, crop, request.name),
                 seconds=seconds,
                 contradictions=found.contradictions,
                 **row,
@@ -145,6 +148,16 @@ def measure_crop(
             found.values,
         )
         begin = time.process_time()
+
+
+def _evaluations(index: BrickIndex, crop: Crop, view: str) -> int:
+    """Of a network, for decoding and drawing; of two stages one for each tile, and 20 refine it."""
+    fields = index.fields
+    if isinstance(fields, PscFields | LatentFields):
+        return fields.evaluations + EVALUATIONS[view] * fields.coded_tiles
+    tile = crop.prior.voxels or crop.prior.tile_shape
+    tiles: int = math.prod(-(-n // t) for n, t in zip(crop.values.shape, tile, strict=True))
+    return tiles * (1 + STEPS * (view == REFINED))
 
 
 def _same(prior: Prior, digest: str) -> Prior:
@@ -172,16 +185,31 @@ def _measured(crop: Crop, values: Values, nbytes: int, lpips: Path | None) -> di
     }
 
 
-def table(rows: Sequence[Restoration], fid: dict[str, float]) -> list[str]:
-    """Lines of a Markdown table: means over all crops for every view."""
+def table(
+    rows: Sequence[Restoration],
+    fid: dict[str, float],
+    pooled: Mapping[str, float | None] = NOTHING_POOLED,
+) -> list[str]:
+    """Lines of a Markdown table: means over all crops for every view.
+
+    Parameters
+    ----------
+    rows : sequence of Restoration
+    fid : dict
+        View -> Fréchet distance, where it was measured.
+    pooled : mapping
+        View -> SWD between all crops together, as `_pooled` gives it.
+    """
     lines = [
-        "| view | crops | bpv | PSNR dB | SWD | spectrum dB | LPIPS | FID | evaluations | CPU s |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| view | crops | bpv | PSNR dB | SWD | SWD of all together | spectrum dB | LPIPS | FID "
+        "| evaluations | CPU s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for view in dict.fromkeys(row.view for row in rows):
         own = [row for row in rows if row.view == view]
         cells = [_mean(own, name) for name in ("bpv", "psnr_db", "swd", "spectrum_db", "lpips")]
-        formats = (".4f", ".2f", ".1f", ".2f", ".3f")
+        cells.insert(3, pooled.get(view))
+        formats = (".4f", ".2f", ".1f", ".1f", ".2f", ".3f")
         shown = ["-" if c is None else f"{c:{f}}" for c, f in zip(cells, formats, strict=True)]
         distance = f"{fid[view]:.1f}" if view in fid else "-"
         cost = f"{_mean(own, 'evaluations'):,.0f} | {_mean(own, 'seconds'):.0f}"
@@ -237,6 +265,9 @@ def main(
     ] = False,
     views: Annotated[str, typer.Option(help="Restorations, with commas.")] = ",".join(VIEWS),
     size: Annotated[int, typer.Option(help="Rows and columns of the middle part.")] = 64,
+    places: Annotated[
+        int, typer.Option(min=1, help="Parts of a volume, along its diagonal; 1 is the middle.")
+    ] = 1,
     prior: Annotated[str | None, typer.Option(help="Name, folder, or NAME:CLASS.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What a latent prior is told.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
@@ -256,7 +287,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Restoration] = []
     stacks: dict[str, list[NDArray[np.float64]]] = {}
-    for crop in crops_of(folder, size, prior, prompt):
+    for crop in crops_of(folder, size, prior, prompt, places):
         if simulate:
             restored = _simulated(crop, compress(crop, chosen), lpips_network)
         else:
@@ -273,7 +304,7 @@ def main(
         _picture(out / f"{crop.name}.png", crop, shown)
     if compress_only:
         return
-    report = [*table(rows, _fid(stacks, fid_network)), ""]
+    report = [*table(rows, _fid(stacks, fid_network), _pooled(stacks)), ""]
     report += [] if simulate else ["Decompressing gave the encoder's values for every crop."]
     networks = ((LPIPS, lpips_network), (FID, fid_network))
     report += [missing_note(measure) for measure, network in networks if network is None]
@@ -317,11 +348,12 @@ def _simulated(
     crop: Crop, coded: EncodedBrick, lpips: Path | None
 ) -> Iterator[tuple[Restoration, Values]]:
     """The mean as compressing found it."""
-    values, fields = coded.last, coded.index.fields
-    assert values is not None and isinstance(fields, PscFields | LatentFields)
+    values = coded.last
+    assert values is not None
     row = _measured(crop, values, len(coded.data), lpips)
+    evaluations = _evaluations(coded.index, crop, MEAN)
     yield (
-        Restoration(crop.name, MEAN, "", len(coded.data), evaluations=fields.evaluations,
+        Restoration(crop.name, MEAN, "", len(coded.data), evaluations=evaluations,
                     seconds=0.0, contradictions=0, **row),
         values,
     )  # fmt: skip
@@ -337,6 +369,18 @@ def _fid(stacks: dict[str, list[NDArray[np.float64]]], network: Path | None) -> 
     }
     source = features.pop("source")
     return {name: frechet_distance(source, found) for name, found in features.items()}
+
+
+def _pooled(stacks: dict[str, list[NDArray[np.float64]]]) -> dict[str, float | None]:
+    """SWD of all crops of a view together: whether it looks like such tiles, not like each."""
+    joined = {
+        name: np.concatenate(parts) for name, parts in stacks.items()
+        if len({part.shape[1:] for part in parts}) == 1
+    }  # fmt: skip
+    source = joined.pop("source", None)
+    if source is None:
+        return {}
+    return {name: measure_perception(source, v, 0.0, 1.0).swd for name, v in joined.items()}
 
 
 if __name__ == "__main__":

@@ -88,6 +88,22 @@ def test_a_latent_prior_is_told_a_prompt(folder, tmp_path):
     assert simulated["psnr_db"] == pytest.approx(mean["psnr_db"])
 
 
+def test_two_stages_simulated_and_separate_give_the_same(folder, tmp_path):
+    words = (folder, tmp_path / "one", "--fast", "2", "--size", "32", "--prior", "test-tiny-vae")
+    said = run(*words, "--views", "mean,refined", "--places", "2")
+    assert "Decompressing gave the encoder's values for every crop." in said
+    rows = json.loads((tmp_path / "one/results.json").read_text())
+    again = run(folder, tmp_path / "two", *words[2:], "--places", "2", "--simulate")
+    assert again.count("| mean | 2 |") == 1
+    simulated = json.loads((tmp_path / "two/results.json").read_text())
+    means = [row for row in rows if row["view"] == "mean"]
+    for name in ("crop", "nbytes", "psnr_db", "swd", "evaluations"):
+        assert [row[name] for row in means] == [row[name] for row in simulated]
+    assert means[0]["psnr_db"] != means[1]["psnr_db"]  # two places
+    drawn = [row for row in rows if row["view"] == "refined"]
+    assert {row["evaluations"] for row in drawn} == {21 * means[0]["evaluations"]}
+
+
 def test_a_file_that_is_no_network_is_refused(tmp_path):
     wrong = tmp_path / "weights.pth"
     wrong.write_bytes(b"\x80\x04N.")
