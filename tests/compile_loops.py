@@ -21,6 +21,10 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
+from psc_volumetric.methods.foresight.coder import decode_foreseen, encode_foreseen
+from psc_volumetric.methods.foresight.guess import Seer
+from psc_volumetric.methods.posterior.fields import View
+from psc_volumetric.methods.posterior.network import Estimator
 from psc_volumetric.methods.wavelet.synthesis import synthesise
 from psc_volumetric.prior import load_prior
 
@@ -80,6 +84,16 @@ def without_prior() -> None:
     synthesise(np.zeros((4, 8, 8), np.int64), depth=1)  # the brick above may not be split in z
 
 
+def foreseen() -> None:
+    """The loop of streams that a network foresees."""
+    steps = np.zeros((2, 8, 8), np.int32)
+    estimator = Estimator(load_prior("test-tiny-posterior"), "cpu")
+    seer = Seer(estimator, View(16, bytes(16), 0, 1 << 24, 0), ())
+    data = encode_foreseen(steps, 1, seer)
+    assert data is not None
+    decode_foreseen(data, (2, 8, 8), seer, what="zeros")
+
+
 def searching() -> None:
     """Call the loops of an encoder that takes its time."""
     there_and_back(values("<i2"), Guarantee(), base="wavelet", thorough=True)
@@ -90,6 +104,7 @@ def with_prior() -> None:
     plain = Guarantee(coders=("zstd",))
     there_and_back(values("<i2"), plain, prior="test-tiny")
     there_and_back(values("<i2"), plain, base="posterior", prior="test-tiny-posterior")
+    foreseen()
 
 
 PARTS = {"plain": (without_prior, searching), "networks": (with_prior,)}

@@ -343,10 +343,12 @@ def choose_prior(
     PriorMismatchError : nothing was named and no general prior is installed
         (kind ``"no-prior"``).
     """
+    from psc_volumetric.prior.finding import newest
+
     if wanted is not None:
         return wanted, None
-    general = GENERAL_PRIOR + ending
-    suggested = None if suggested is None else suggested + ending
+    general = newest(GENERAL_PRIOR, ending, installed)
+    suggested = None if suggested is None else newest(suggested, ending, installed)
     if suggested is not None and suggested in installed:
         return suggested, None
     if general not in installed:

@@ -11,6 +11,7 @@ from pipelines.archiving.value_range import SampledRange
 from psc_volumetric.extras import has_extra, require
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.prior import installed
+from psc_volumetric.prior.finding import newest
 
 __all__ = ["may_carry_prior", "prior_name"]
 
@@ -36,7 +37,7 @@ def prior_name(
     names = tuple(installed())
     ending = REGISTRY.ending(options.lossy_base)
     if options.lossy_base == AUTO and options.prior is None:
-        wanted = f"{suggested or GENERAL_PRIOR}{ending}"
+        wanted = newest(suggested or GENERAL_PRIOR, ending, names)
         if wanted not in names:
             return None, None
         return wanted, f"the posterior network {wanted!r} is tried beside the other methods"

@@ -1,8 +1,9 @@
 """What a posterior network adds to the wavelet on whole volumes, at no bits, and what it takes.
 
-    python -m pipelines.development.posterior_gain SOURCE ... [--step 0.25,0.5,1] [--depth 1]
+    python -m pipelines.development.posterior_gain SOURCE ... [--step 0.25,0.5,1] [--foresight]
 
-Every brick is coded once at each step and decoded again from its bytes. Nothing is written.
+Every brick is coded once at each step and decoded again from its bytes; with ``--foresight`` by the
+method of that name, whose bytes are compared with those of ``posterior``. Nothing is written.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipelines.evaluation.options import parse_numbers
 from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.index import write_brick
 from psc_volumetric.codec import decode_brick
+from psc_volumetric.methods.foresight.source import ForesightAttempt
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.posterior.method import METHOD
 from psc_volumetric.methods.posterior.source import PosteriorAttempt
@@ -39,7 +41,7 @@ from psc_volumetric.values.special import SpecialMap
 __all__ = ["Gain", "measure_gain"]
 
 HEAD = (
-    "| volume | step | bpv | wavelet dB | + posterior dB | gain | gains, sixteenths "
+    "| volume | step | bpv | foreseen | wavelet dB | + posterior dB | gain | gains, sixteenths "
     "| within 1, 2 sigma | decode MB/s |"
 )
 WHOLE = (slice(None), slice(None), slice(None))
@@ -51,8 +53,8 @@ class Gain:
 
     Attributes
     ----------
-    voxels, nbytes : int
-        Measured voxels; bytes of the bricks.
+    voxels, nbytes, plain : int
+        Measured voxels; bytes of the bricks, and of ``posterior`` where they are not foreseen.
     before, after : float
         Squared errors of the wavelet and with the network, stored units.
     inside : (2,) float64
@@ -67,6 +69,7 @@ class Gain:
 
     voxels: int = 0
     nbytes: int = 0
+    plain: int = 0
     before: float = 0.0
     after: float = 0.0
     inside: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
@@ -101,13 +104,21 @@ class Gain:
         )
         one, two = self.inside / self.voxels
         return (
-            f"| {name} | {step:g} | {8 * self.nbytes / self.voxels:.3f} | {before:.2f} "
+            f"| {name} | {step:g} | {8 * self.nbytes / self.voxels:.4f} "
+            f"| {100 * (self.nbytes / self.plain - 1):+.2f} % | {before:.2f} "
             f"| {after:.2f} | {after - before:+.2f} | {min(self.gains)} .. {max(self.gains)} "
             f"| {one:.3f}, {two:.3f} | {self.decoded / 1e6 / max(self.seconds, 1e-9):.2f} |"
         )
 
 
-def measure_gain(item: ItemPlan, variable: VariablePlan, step: float, depth: int | None) -> Gain:
+def measure_gain(
+    item: ItemPlan,
+    variable: VariablePlan,
+    step: float,
+    depth: int | None,
+    *,
+    foresight: bool = False,
+) -> Gain:
     """Code the bricks of a volume with and without the network.
 
     Parameters
@@ -118,6 +129,8 @@ def measure_gain(item: ItemPlan, variable: VariablePlan, step: float, depth: int
         Quantiser step, normalised units.
     depth : int, optional
         Splits of z; None takes those that the encoder finds best, in five times the time.
+    foresight : bool
+        Whether coefficients are foreseen.
     """
     total, spec, sampled = Gain(), variable.spec, variable.kept.range
     assert item.prior is not None and sampled is not None
@@ -138,13 +151,14 @@ def measure_gain(item: ItemPlan, variable: VariablePlan, step: float, depth: int
         else:
             wavelet = WaveletSource(values, special, None, depth)
             attempt = source.corrected(wavelet, wavelet.code(job.step))
-        base = attempt.finish()
+        base = (ForesightAttempt(attempt) if foresight else attempt).finish()
         packed = b"" if special is None else special.pack()
         data, _ = write_brick(
-            BrickHeader("posterior", values.dtype, position, spec.brick_shape, (z, y, x)),
+            BrickHeader(base.method, values.dtype, position, spec.brick_shape, (z, y, x)),
             [("special", packed), *base.sections], methods=REGISTRY, fields=base.fields,
         )  # fmt: skip
         total.add(values, attempt, data)
+        total.plain += len(data) - len(dict(base.sections)["base"]) + attempt.nbytes
         total.inside += np.array(base.coverage[0][:2]) * int(attempt.source.measured.sum())
     return total
 
@@ -153,6 +167,7 @@ def main(
     sources: Annotated[list[Path], typer.Argument(help="Files and folders.")],
     step: Annotated[str, typer.Option(help="Quantiser steps.")] = "0.25,0.5,1",
     depth: Annotated[int | None, typer.Option(help="Splits of z; default: the best.")] = None,
+    foresight: Annotated[bool, typer.Option(help="Foresee coefficients.")] = False,
     prior: PriorName = None,
 ) -> None:
     """Print one row for each volume and step."""
@@ -162,7 +177,7 @@ def main(
         for item in plan(source, "unused.psc.zarr", options).items:
             for variable in item.variables:
                 for each in parse_numbers(step, "--step"):
-                    found = measure_gain(item, variable, each, depth)
+                    found = measure_gain(item, variable, each, depth, foresight=foresight)
                     if found.voxels:
                         peak = _peak(item, variable)
                         sys.stdout.write(found.row(source.name, each, peak) + "\n")

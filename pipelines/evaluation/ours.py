@@ -28,8 +28,8 @@ from psc_volumetric.codec import (
 from psc_volumetric.errors import NumericalError, PriorMismatchError
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.registry import AUTO, REGISTRY
-from psc_volumetric.prior import Prior
-from psc_volumetric.prior.finding import domain_of
+from psc_volumetric.prior import Prior, installed
+from psc_volumetric.prior.finding import domain_of, newest
 from psc_volumetric.threads import at_most
 from psc_volumetric.tiling import TileGrid
 from psc_volumetric.views import ViewRequest
@@ -325,7 +325,7 @@ def _prior_name(brick: _Brick) -> str:
         return brick.prior  # it was named
     if brick_prior(brick.prior).kind == REGISTRY.entry(brick.choice.base).network:
         return brick.prior
-    return domain_of(brick.prior) + REGISTRY.ending(brick.choice.base)
+    return newest(domain_of(brick.prior), REGISTRY.ending(brick.choice.base), installed())
 
 
 def _named_prior(brick: _Brick, digest: str) -> Prior:

@@ -31,7 +31,7 @@ __all__ = ["make_ready"]
 
 SHAPE = (2, 12, 16)
 BRICK = (8, 64, 64)
-LOSSY_BASE = "wavelet"  # whose stream the posterior has, too
+LOSSY_BASE = "wavelet"  # whose stream the posterior has, too, and most of whose loops foresight has
 LAYER = re.compile(r"\+(bounded|lossless):([a-z0-9-]+)")
 
 
@@ -53,7 +53,7 @@ def make_ready(target: str) -> None:
 def _ways(coding: str) -> Iterator[tuple[str, Guarantee]]:
     """How a tiny brick is coded, so that it takes the loops of a coding such as ``wavelet``."""
     layers = dict(LAYER.findall(coding))
-    if coding.partition("+")[0] in (LOSSY_BASE, "posterior"):
+    if coding.partition("+")[0] in (LOSSY_BASE, "posterior", "foresight"):
         yield LOSSY_BASE, LOSSY
     below = layers.get("bounded", "context")
     with suppress(ParameterError):  # a coder that is not known here

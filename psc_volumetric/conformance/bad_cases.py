@@ -20,6 +20,7 @@ from psc_volumetric.bitstream.wire import FieldWriter
 from psc_volumetric.coders.zstd import compress_lossless
 from psc_volumetric.conformance.bad_av1 import bad_av1_streams
 from psc_volumetric.conformance.damage import Parts, flip_bit, refix, split
+from psc_volumetric.methods.foresight.fields import ForesightFields
 from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.posterior.fields import PosteriorFields
 from psc_volumetric.methods.registry import REGISTRY
@@ -54,6 +55,7 @@ def bad_streams(good: Mapping[str, bytes], levels: int) -> Iterator[Bad]:
     yield from _wavelet(split(good["wavelet-int16"]))
     yield from _limits(split(good["limits-wavelet-float32"]))
     yield from _posterior(split(good["posterior-int16"]))
+    yield from _foresight(split(good["foresight-int16"]))
     yield from _latent(split(good["latent-int16"]))
     yield from _two_stage(split(good["two-stage-int16"]), split(good["two-stage-codes-int16"]))
 
@@ -301,6 +303,19 @@ def _posterior(parts: Parts) -> Iterator[Bad]:
     ):
         view = replace(parts.fields.view, **wrong)
         yield f"bad-posterior-{name}", covers, parts.with_fields(view=view).join(), kind
+
+
+def _foresight(parts: Parts) -> Iterator[Bad]:
+    fields = parts.fields
+    assert isinstance(fields, ForesightFields)
+    first, *others = fields.glimpses
+    for name, covers, kind, wrong in (
+        ("scale", "a scale that is too coarse", "bad-foresight", {"splits": 5}),
+        ("zoom", "planes times nothing", "bad-foresight", {"zoom": 0}),
+        ("level", "a level past the network's last", "bad-parameter", {"level": 255}),
+    ):
+        glimpses = (replace(first, **wrong), *others)
+        yield f"bad-foresight-{name}", covers, parts.with_fields(glimpses=glimpses).join(), kind
 
 
 def _latent(parts: Parts) -> Iterator[Bad]:

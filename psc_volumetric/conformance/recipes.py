@@ -20,7 +20,7 @@ from psc_volumetric.prior import (
     load_prior,
 )
 
-__all__ = ["TINY", "Recipe", "ShortPaper", "recipes", "synthetic_values"]
+__all__ = ["TINY", "Recipe", "ShortPaper", "recipes", "spheres", "synthetic_values"]
 
 TINY = "test-tiny"
 TILE = (8, 64, 64)
@@ -131,6 +131,7 @@ def recipes() -> list[Recipe]:
         *limited_recipes(i2, f4, base),
         *prior_recipes(),
         *posterior_recipes(i2, f4, base),
+        *foresight_recipes(),
         *latent_recipes(i2, f4),
         *two_stage_recipes(i2, f4, base),
     ]  # fmt: skip
@@ -196,6 +197,38 @@ def posterior_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
                    disc[None].astype("<i2"), 0, 2000, base="posterior", prior=name)
         )  # fmt: skip
     return made
+
+
+def spheres(shape: tuple[int, int, int]) -> Values:
+    """Integers 0..1215: soft spheres and noise; the same on any machine."""
+    z, y, x = np.indices(shape)
+    values: Values = ((x * 40503 + y * 7919 + z * 104729) * 2654435761 >> 20) & 15
+    for cz, cy, cx, radius in ((2, 20, 30, 14), (4, 40, 45, 9), (1, 50, 12, 7), (3, 12, 60, 8)):
+        squares = 4 * (z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2
+        inside = np.clip(radius * (radius + 1) - squares, 0, 2 * radius)
+        values = values + 300 * inside // (2 * radius)
+    return values
+
+
+def foresight_recipes() -> list[Recipe]:
+    """Good vectors of the method foresight."""
+    tiny, shape = TINY + REGISTRY.ending("foresight"), (8, 64, 128)
+    whole, coarse = spheres((5, 61, 70)), CodecParameters(step=0.2)
+    f4 = (whole.astype("<f4") / np.float32(8)) + np.float32(200)
+    f4[2, 10:20, 5:40], f4[0, 0, 0], f4[4, 60, 69] = np.nan, np.inf, -9999
+    return [
+        Recipe("foresight-int16", "scales that a network foresees; odd extents",
+               whole.astype("<i2"), 0, 1000, coarse, shape=shape, base="foresight", prior=tiny),
+        Recipe("foresight-nan-float32", "float32 with NaN, infinity and a fill value", f4, 200, 325,
+               CodecParameters(step=0.1), special=(-9999.0,), shape=shape, base="foresight",
+               prior=tiny),
+        Recipe("foresight-off-uint8", "a brick that nothing is foreseen of",
+               (spheres((3, 32, 49)) // 8).astype("<u1"), 0, 125, coarse, base="foresight",
+               prior=tiny),
+        Recipe("foresight-layers-int16", "both layers as differences over foresight",
+               whole.astype("<i2"), 0, 1000, coarse, shape=shape, base="foresight", prior=tiny,
+               guarantee=Guarantee("lossless", 30.0, "base", ("zstd",))),
+    ]  # fmt: skip
 
 
 def latent_recipes(i2: Values, f4: Values) -> list[Recipe]:

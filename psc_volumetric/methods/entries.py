@@ -97,6 +97,17 @@ OWN = (
         priors="-latent",
         network="latent",
     ),
+    Entry(
+        "foresight",
+        8,
+        f"{HERE}.foresight.fields:ForesightFields",
+        f"{HERE}.foresight.method:METHOD",
+        needs_prior=True,
+        in_auto=False,
+        extra="prior",
+        priors="-posterior",
+        network="posterior",
+    ),
 )
 WITHOUT_FIELDS = {0: "constant", 1: "none"}
 CODES = {**WITHOUT_FIELDS, **{entry.code: entry.name for entry in OWN}}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ __all__ = [
     "installed_posteriors",
     "installed_priors",
     "load_prior",
+    "newest",
     "refiner_of",
     "resolve_prior",
 ]
@@ -87,9 +90,19 @@ def installed() -> dict[str, PriorInfo]:
 
 
 def domain_of(name: str) -> str:
-    """What a prior's name has before the ending of its kind: ``"mr-head"`` of ``"mr-head-vae"``."""
+    """What a prior's name has before its number and the ending of its kind: ``"mr-head"``."""
     ending = next((ending for ending in ENDINGS if name.endswith(ending)), "")
-    return name.removesuffix(ending)
+    return re.sub(r"-\d+$", "", name.removesuffix(ending)) if ending else name
+
+
+def newest(domain: str, ending: str, names: Iterable[str]) -> str:
+    """The newest of a domain and kind among names of priors: ``mr-head``, ``mr-head-2`` ...
+
+    The first name where there is none.
+    """
+    pattern = re.compile(rf"{re.escape(domain)}-?(\d*){re.escape(ending)}")
+    found = [match for name in names if (match := pattern.fullmatch(name))]
+    return max(found, key=lambda m: int(m[1] or 1))[0] if found else domain + ending
 
 
 def _installed(place: Path) -> dict[str, PriorInfo]:

@@ -15,11 +15,13 @@ from psc_volumetric.bitstream.sections import ReadRange, read_section
 from psc_volumetric.codec import decode_brick
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.av1.fields import Av1Fields
+from psc_volumetric.methods.foresight.fields import ForesightFields
 from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.protocol import DecodedBrick, Resources
 from psc_volumetric.methods.psc.fields import PscFields
 from psc_volumetric.methods.two_stage.fields import TwoStageFields
-from psc_volumetric.methods.wavelet.cells import cells_of
+from psc_volumetric.methods.wavelet.cells import Cells as WaveletCells
+from psc_volumetric.methods.wavelet.cells import cells_around, cells_of
 from psc_volumetric.methods.wavelet.fields import WaveletFields
 from psc_volumetric.tiling import Box
 from psc_volumetric.values.special import SpecialMap
@@ -132,7 +134,7 @@ class BrickViews:
         if request.name != SAMPLE:
             raise _no_view(self._index, request, "psc and latent have")
         if isinstance(fields, WaveletFields):
-            cells = cells_of(self._read, self._index)
+            cells = self._cells(fields)
             held = self._held(cells)
             return held.within(drawn(held.clean, held.limited(spread), cells, key))
         if isinstance(fields, Av1Fields | TwoStageFields):
@@ -140,8 +142,19 @@ class BrickViews:
             held = replace(held, cells=Around.of(held.clean, spread))
             return held.within(drawn_around(held.clean, held.limited(spread), key))
         raise _no_view(
-            self._index, request, "psc, latent, av1, wavelet, posterior and two-stage have"
+            self._index,
+            request,
+            "psc, latent, av1, wavelet, posterior, foresight and two-stage have",
         )
+
+    def _cells(self, fields: WaveletFields) -> WaveletCells:
+        """Cells of the wavelet's coefficients."""
+        if not isinstance(fields, ForesightFields) or not fields.glimpses:
+            return cells_of(self._read, self._index)
+        from psc_volumetric.methods.foresight.method import numbers_of
+
+        steps, depth, _ = numbers_of(self._read, self._index, fields, self._resources)
+        return cells_around(steps, depth, fields)
 
     def _of_latents(self, request: ViewRequest) -> BrickView:
         """Drawn in the latent space; what is above the base holds, too."""

@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.restoring.restore import RestoreOptions, restore
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.conformance.recipes import spheres
 
 __all__ = ["SAMPLES", "Sample", "make", "said"]
 
@@ -64,6 +65,13 @@ def image(folder: Path) -> Path:
     values = field((26, 24, 7), 2000).astype("<i2")
     nibabel.save(nibabel.Nifti1Image(values, np.diag([1, 1, 2, 1])), folder / "image.nii.gz")
     return folder / "image.nii.gz"
+
+
+def soft_spheres(folder: Path) -> Path:
+    """A volume large enough for a network to foresee something."""
+    values = spheres((5, 61, 70)).astype("<i2").transpose(2, 1, 0)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1, 1, 3, 1])), folder / "spheres.nii.gz")
+    return folder / "spheres.nii.gz"
 
 
 def labels(folder: Path) -> Path:
@@ -221,6 +229,9 @@ SAMPLES = {
     "image-psc": Sample(image, (*LOSSY, "--base", "psc", *TINY)),
     "image-posterior": Sample(
         image, (*LOSSY, "--base", "posterior", "--prior", "test-tiny-posterior")
+    ),
+    "image-foresight": Sample(
+        soft_spheres, (*LOSSY, "--base", "foresight", "--prior", "test-tiny-posterior")
     ),
     "image-latent": Sample(
         image,

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from psc_volumetric.conformance.damage import Parts
+from psc_volumetric.methods.foresight.fields import ForesightFields, Glimpse
 from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.posterior.fields import PosteriorFields
 from psc_volumetric.methods.psc.fields import StreamParameters
@@ -58,12 +59,26 @@ def sampled(parts: Parts, rng: random.Random) -> Parts:
         name = rng.choice(("gain", "level"))
         changed = replace(parts.fields.view, **{name: rng.choice((0, 1, 3, 16, 32, 33, 255))})
         return parts.with_fields(view=changed)
+    if isinstance(parts.fields, ForesightFields) and parts.fields.glimpses and rng.random() < 0.4:
+        return parts.with_fields(glimpses=_glimpses(parts.fields, rng))
     name = rng.choice(("low", "step", "sigma", "detail"))
     if name == "detail":
         name = "frame_axis" if parts.header.method == "av1" else "shift"
         return parts.with_fields(**{name: rng.choice((0, 1, 2, 3, 12, 40, 41, 255))})
     value = _changed(parts.fields.sigma, rng) if name == "sigma" else rng.choice(FLOATS)
     return parts.with_fields(**{name: value})
+
+
+def _glimpses(fields: ForesightFields, rng: random.Random) -> tuple[Glimpse, ...]:
+    """Another scale, level, zoom or scale of samples than the first one has."""
+    first, *others = fields.glimpses
+    name = rng.choice(("splits", "level", "zoom", "scale"))
+    number = rng.choice((0, 1, 2, 3, 5, 255, 1 << 20, (1 << 31) - 1, 1 << 31))
+    if name == "splits":
+        number = number % 4 + 1
+    elif name == "level":
+        number %= 256
+    return (replace(first, **{name: number}), *others)
 
 
 def _changed(data: bytes, rng: random.Random) -> bytes:

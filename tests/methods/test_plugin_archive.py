@@ -104,7 +104,7 @@ def psc_archive(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_line_offers_it(tmp_path: Path) -> None:
     shown = "".join(psc_archive("archive", "--help").stdout.split())
-    assert "auto|psc|av1|wavelet|posterior|two-stage|latent|toy" in shown
+    assert "auto|psc|av1|wavelet|posterior|two-stage|latent|foresight|toy" in shown
     nibabel.save(nibabel.Nifti1Image(volume().T, np.eye(4)), tmp_path / "scan.nii")
     target = tmp_path / "scan.psc.zarr"
     words = ("--mode", "lossy", "--base", "toy", "--json")

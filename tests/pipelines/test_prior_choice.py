@@ -48,12 +48,14 @@ def test_without_av1_the_plan_says_what_could_be_asked_for(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("suggested", "options", "expected"),
     [
-        ("ct-body", {}, "ct-body-posterior"),
+        ("ct-body", {}, "ct-body-2-posterior"),
         (None, {}, "mr-head-posterior"),
         ("climate-grid", {}, None),  # there is no network of this domain
         ("ct-body", {"prior": "test-tiny"}, "test-tiny"),
         ("ct-body", {"base": "psc"}, "ct-body"),
-        ("ct-body", {"base": "posterior"}, "ct-body-posterior"),
+        ("ct-body", {"base": "posterior"}, "ct-body-2-posterior"),
+        ("ct-body", {"base": "foresight"}, "ct-body-2-posterior"),
+        ("ct-body", {"base": "posterior", "prior": "ct-body-posterior"}, "ct-body-posterior"),
     ],
 )
 def test_auto_takes_the_posterior_network_of_the_domain(suggested, options, expected) -> None:

@@ -17,6 +17,7 @@ EXACT = Guarantee("lossless", coders=("zstd",))
 WAYS = {
     "wavelet": {("wavelet", LOSSY)},
     "posterior": {("wavelet", LOSSY)},
+    "foresight": {("wavelet", LOSSY)},
     "wavelet+lossless:zstd": {("wavelet", LOSSY), ("none", EXACT)},
     "none+lossless:zstd": {("none", EXACT)},
     "none+bounded:context+lossless:refinement": {

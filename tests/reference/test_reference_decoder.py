@@ -261,6 +261,8 @@ def frames(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         "fast-nan-float32",
         "layers-on-base-int16",
         "layers-region-float32",
+        "foresight-nan-float32",
+        "foresight-layers-int16",
         "prior-mr-head",
         "prior-ct-body",
         "prior-climate-grid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from psc_volumetric.methods.posterior.network import Estimator, estimator_for
 from psc_volumetric.methods.posterior.sigma import classes_of, unit_of
 from psc_volumetric.methods.posterior.source import PosteriorSource
 from psc_volumetric.methods.protocol import DecodedBrick, EncodeJob, Resources
-from psc_volumetric.methods.sampled import decode_sampled
+from psc_volumetric.methods.sampled import Samples, decode_sampled
 from psc_volumetric.methods.search import SteppedSource
 from psc_volumetric.methods.wavelet.method import WaveletSource
 from psc_volumetric.prior import Prior
@@ -25,7 +26,7 @@ from psc_volumetric.sigma.tables import SigmaTables
 from psc_volumetric.tiling import Box
 from psc_volumetric.values.special import SpecialMap
 
-__all__ = ["METHOD", "PosteriorMethod"]
+__all__ = ["METHOD", "PosteriorMethod", "corrected", "estimator_of", "network_of"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PosteriorMethod:
         stepped = SteppedSource(self.name, wavelet, job.step, job.tile)
         if not stepped.reaches(job.step):
             return None
-        return PosteriorSource(job, stepped, _estimator(job.prior, resources))
+        return PosteriorSource(job, stepped, estimator_of(job.prior, resources))
 
     def decode(
         self,
@@ -69,38 +70,55 @@ class PosteriorMethod:
             raise FormatError(f"{what}: has no fields of its method", kind="bad-method")
         if fields.view is None:
             return decode_sampled(WaveletSource, read, index, box=box, spread=spread)
-        prior = _prior_of(fields.view, resources, what)
-        special = SpecialMap.unpack(
-            read_section(read, index.section("special"), what=what), index.valid, index.dtype
-        )
+        prior = network_of(fields.view, [fields.view.level], resources, what)
         data = read_section(read, index.section("base"), what=what)
         decoded = WaveletSource.decoded(data, fields, index.valid, what)
-        found = moments(decoded, box, fields.view, _estimator(prior, resources))
-        samples = found.added(decoded[box], fields.view.gain, prior.program.out_bits)
-        values = saturate(fields.to_stored(samples, index.dtype), index.limits)
-        sigma = None
-        if spread:
-            sigma = np.zeros(values.shape, np.float32)
-            if fields.sigma:
-                tables = SigmaTables.unpack(fields.sigma, 1)
-                classes = classes_of(samples, found.halves, fields)
-                sigma = tables.sigma(0, classes).astype(np.float32) * unit_of(fields)
-        if special is not None:
-            special.apply(values, box)
-            if sigma is not None:
-                sigma[special.index[box] > 0] = 0
-        return DecodedBrick(values, sigma)
+        estimator = estimator_of(prior, resources)
+        return corrected(read, index, decoded, estimator, box=box, spread=spread)
 
 
-def _prior_of(view: View, resources: Resources, what: str) -> Prior:
-    """The network that a brick names.
+def corrected(
+    read: ReadRange,
+    index: BrickIndex,
+    decoded: Samples,
+    estimator: Estimator,
+    *,
+    box: Box,
+    spread: bool,
+) -> DecodedBrick:
+    """A region of decoded samples with the network's mean, and its sigma if asked for."""
+    fields = index.fields
+    assert isinstance(fields, PosteriorFields) and fields.view is not None
+    what = f"brick {index.position}"
+    special = SpecialMap.unpack(
+        read_section(read, index.section("special"), what=what), index.valid, index.dtype
+    )
+    found = moments(decoded, box, fields.view, estimator)
+    samples = found.added(decoded[box], fields.view.gain, estimator.prior.program.out_bits)
+    values = saturate(fields.to_stored(samples, index.dtype), index.limits)
+    sigma = None
+    if spread:
+        sigma = np.zeros(values.shape, np.float32)
+        if fields.sigma:
+            tables = SigmaTables.unpack(fields.sigma, 1)
+            classes = classes_of(samples, found.halves, fields)
+            sigma = tables.sigma(0, classes).astype(np.float32) * unit_of(fields)
+    if special is not None:
+        special.apply(values, box)
+        if sigma is not None:
+            sigma[special.index[box] > 0] = 0
+    return DecodedBrick(values, sigma)
+
+
+def network_of(view: View, levels: Sequence[int], resources: Resources, what: str) -> Prior:
+    """The network that a brick names, at some levels.
 
     Raises
     ------
     PriorMismatchError
         It is not offered, or another one is.
     FormatError
-        The brick names a level that it does not have.
+        The brick names a level that the network does not have.
     """
     digest = view.prior.hex()
     if resources.priors is None:
@@ -115,9 +133,9 @@ def _prior_of(view: View, resources: Resources, what: str) -> Prior:
             f"{what}: needs the prior {digest}, was offered {prior.digest}", kind="prior-mismatch"
         )
     _require_posterior(prior)
-    if view.level >= prior.levels:
+    if max(levels) >= prior.levels:
         raise FormatError(
-            f"{what}: level {view.level} does not fit the prior's {prior.levels}",
+            f"{what}: level {max(levels)} does not fit the prior's {prior.levels}",
             kind="bad-parameter",
         )
     return prior
@@ -133,7 +151,7 @@ def _require_posterior(prior: Prior) -> None:
         )
 
 
-def _estimator(prior: Prior, resources: Resources) -> Estimator:
+def estimator_of(prior: Prior, resources: Resources) -> Estimator:
     """The network on its device: what was handed in, or one that passes the self-test."""
     if resources.denoisers is None:
         return estimator_for(prior, resources.device)

@@ -34,12 +34,13 @@ from psc_volumetric.methods.search import SteppedSource
 from psc_volumetric.methods.wavelet.fields import WaveletFields
 from psc_volumetric.methods.wavelet.method import WaveletSource
 from psc_volumetric.methods.wavelet.refine import PRICE
+from psc_volumetric.prior import Prior
 from psc_volumetric.prior.bundle import CONDITION_BITS, DEPTHS
 from psc_volumetric.sigma.fit import LevelErrors, fit_tables
 from psc_volumetric.sigma.tables import coverage
 from psc_volumetric.values.mapping import UNIT
 
-__all__ = ["PosteriorSource"]
+__all__ = ["PosteriorAttempt", "PosteriorSource", "level_of_step"]
 
 NAME = "posterior"
 STEP = 256  # samples of a quantiser step
@@ -114,7 +115,7 @@ class PosteriorSource:
         if mse >= trial.mse:
             return plain
         return PosteriorAttempt(
-            self.job, source, trial, samples, mse, replace(view, gain=gain), found
+            self.job, source, trial, samples, mse, replace(view, gain=gain), found, self.estimator
         )
 
     def _view(self, trial: Trial) -> View | None:
@@ -126,10 +127,9 @@ class PosteriorSource:
         if not (1 <= scale <= MOST_SCALE and abs(offset) <= MOST_OFFSET):
             return None
         share = trial.fields.step * STEP / (2 * UNIT * unit)
-        away = np.abs(np.log2(prior.steps / 2.0**CONDITION_BITS) - math.log2(share))
-        if away.min() > FARTHEST:
+        level = level_of_step(prior, share, trial.data[0])
+        if level is None:
             return None
-        level = DEPTHS * int(away.argmin()) + min(trial.data[0], DEPTHS - 1)
         digest = bytes.fromhex(prior.digest)[:DIGEST_SIZE]
         return View(16, digest, level, round(scale), round(offset))
 
@@ -149,7 +149,7 @@ class PosteriorAttempt:
         Corrected.
     mse : float
         Mean squared error in stored units over measured voxels.
-    view, moments
+    view, moments, estimator
         None where the network is not asked.
     """
 
@@ -160,6 +160,7 @@ class PosteriorAttempt:
     mse: float
     view: View | None = None
     moments: Moments | None = None
+    estimator: Estimator | None = None
 
     @property
     def nbytes(self) -> int:
@@ -205,6 +206,14 @@ class PosteriorAttempt:
             needs_network=True,
             coverage=(covered,),
         )
+
+
+def level_of_step(prior: Prior, share: float, depth: int) -> int | None:
+    """The level made for the nearest step, a share of the intensity range; None if all are far."""
+    away = np.abs(np.log2(prior.steps / 2.0**CONDITION_BITS) - math.log2(share))
+    if away.min() > FARTHEST:
+        return None
+    return DEPTHS * int(away.argmin()) + min(depth, DEPTHS - 1)
 
 
 def _fields(fields: object, view: View | None) -> PosteriorFields:

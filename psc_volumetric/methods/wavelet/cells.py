@@ -33,7 +33,7 @@ from psc_volumetric.methods.wavelet.transform import (
     combine,
 )
 
-__all__ = ["Cells", "cells_of"]
+__all__ = ["Cells", "cells_around", "cells_of"]
 
 Doubles = NDArray[np.float64]
 Steps = NDArray[np.int32]
@@ -127,10 +127,12 @@ def cells_of(read: ReadRange, index: BrickIndex) -> Cells:
         raise FormatError(f"{what}: expected fields of the wavelet", kind="bad-method")
     data = read_section(read, index.section("base"), what=what)
     steps, depth = decode_steps(data, index.valid, what=what)
-    return _cells(steps, depth, fields.low, fields.step * UNITS)
+    return cells_around(steps, depth, fields)
 
 
-def _cells(steps: Steps, depth: int, zero: float, step: float) -> Cells:
+def cells_around(steps: Steps, depth: int, fields: WaveletFields) -> Cells:
+    """Cells that numbers of quantiser steps (z, y, x) are in."""
+    zero, step = fields.low, fields.step * UNITS
     z, y, x = steps.shape
     model = new_model(steps, depth)
     low, high, units = (np.empty(steps.shape) for _ in range(3))

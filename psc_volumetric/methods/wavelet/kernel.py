@@ -30,9 +30,12 @@ __all__ = [
     "PARTS",
     "SIGN_INPUTS",
     "SIGN_SETS",
+    "choose_counters",
     "code_band",
     "expected_magnitude",
     "first_sign_weights",
+    "hear_signs",
+    "level_of",
     "sign_set",
 ]
 
@@ -152,7 +155,7 @@ def expected_magnitude(m, band, z, y, x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _level(value):  # type: ignore[no-untyped-def]
+def level_of(value):  # type: ignore[no-untyped-def]
     """Two levels per octave of a magnitude with 12 fraction bits: 0 below 2^-9, 31 from 2^6."""
     if value < 8:
         return 0
@@ -161,14 +164,14 @@ def _level(value):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _choose(m, band, expected):  # type: ignore[no-untyped-def]
+def choose_counters(m, band, expected):  # type: ignore[no-untyped-def]
     """Choose the counters of a coefficient; returns the level for the mixers."""
-    level = _level(expected)
+    level = level_of(expected)
     m.slots[0] = level
     m.slots[1] = SMALL + m.parts[0]
-    m.slots[2] = OTHER + _level(m.parts[1]) * LEVELS + _level(m.parts[2])
+    m.slots[2] = OTHER + level_of(m.parts[1]) * LEVELS + level_of(m.parts[2])
     m.slots[3] = BAND + min(band, MOST_BANDS - 1) * LEVELS + level
-    m.slots[4] = FARTHER + _level(m.parts[3]) * LEVELS + level
+    m.slots[4] = FARTHER + level_of(m.parts[3]) * LEVELS + level
     m.slots[5] = KIND + m.kinds[band] * LEVELS + level
     for i in range(COUNTERS):
         m.slots[i] *= NODES
@@ -216,7 +219,8 @@ def _voice(m, box, z, y, x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _code_sign(m, is_positive, band, z, y, x):  # type: ignore[no-untyped-def]
+def hear_signs(m, band, z, y, x):  # type: ignore[no-untyped-def]
+    """Put what the twelve neighbours say of a sign into ``m.inputs``."""
     box = m.boxes[band]
     m.inputs[0] = _voice(m, box, z, y, x - 1)
     m.inputs[1] = _voice(m, box, z, y, x - 2)
@@ -230,6 +234,11 @@ def _code_sign(m, is_positive, band, z, y, x):  # type: ignore[no-untyped-def]
     m.inputs[9] = _voice(m, box, z - 1, y, x + 1)
     m.inputs[10] = _voice(m, box, z - 1, y - 1, x)
     m.inputs[11] = _voice(m, box, z - 1, y + 1, x)
+
+
+@inlined
+def _code_sign(m, is_positive, band, z, y, x):  # type: ignore[no-untyped-def]
+    hear_signs(m, band, z, y, x)
     m.inputs[SIGN_INPUTS] = 0
     first = SIGN_WEIGHTS + m.signs[band] * (SIGN_INPUTS + 1)
     bit = _sign_bit(m, is_positive, 0, first, 0, 32768, SIGN_SPEED)
@@ -240,7 +249,7 @@ def _code_sign(m, is_positive, band, z, y, x):  # type: ignore[no-untyped-def]
 @inlined
 def _code_steps(m, number, band, expected, z, y, x):  # type: ignore[no-untyped-def]
     """Code a signed number of steps, at most ``LARGEST`` in magnitude."""
-    level = _choose(m, band, expected)
+    level = choose_counters(m, band, expected)
     capped = min(expected, 1 << 36)
     share = min(max(quotient(capped << 16, capped + (1 << BITS)), 16), 65520)
     given = abs(number)

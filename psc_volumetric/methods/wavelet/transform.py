@@ -29,6 +29,7 @@ __all__ = [
     "dequantise",
     "full_depth",
     "joined",
+    "split",
     "synthesise",
 ]
 
@@ -278,6 +279,18 @@ def _split(samples: Doubles) -> Doubles:
             low += factor * _around(high, len(low))  # type: ignore[arg-type]
         else:
             high += factor * _between(low, high)  # type: ignore[arg-type]
+    return np.concatenate([low, high])
+
+
+def split(samples: Integers) -> Integers:
+    """Take the first axis apart once, in integers: what `synthesise` undoes exactly."""
+    low, high = samples[0::2].copy(), samples[1::2].copy()
+    for number in range(4):
+        target, change = (
+            (low, _around(high, len(low))) if number % 2 else (high, _between(low, high))
+        )
+        target += (change * LIFTING[number] + (1 << (LIFTING_BITS - 1))) >> LIFTING_BITS
+        _saturate(target)
     return np.concatenate([low, high])
 
 

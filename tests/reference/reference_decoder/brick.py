@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference_decoder import latent, posterior, restart, single_pass
+from reference_decoder import foresight, latent, posterior, restart, single_pass
 from reference_decoder.av1 import check_stream
 from reference_decoder.classical import sigma, stored
 from reference_decoder.fields import Fields, Header, crc32c, limited, read_header, require
@@ -121,7 +121,7 @@ def _decode_latent(brick: bytes, h: Header, files: dict | None, last: int) -> De
 def _decode_classical(
     brick: bytes, h: Header, frames: Frames | None, files: dict | None
 ) -> Decoded:
-    """Sections 3.7, 3.8, 3.10 and 3.11."""
+    """Sections 3.7, 3.8, 3.10, 3.11 and 3.13."""
     data = _section(brick, h, "base")
     samples, spread = _samples(data, h, frames, files)
     values = limited(stored(samples, h.classical, h.dtype), h)
@@ -139,7 +139,11 @@ def _samples(
     if h.method == "two-stage":
         require(files is not None, "a brick of latents needs its network")
         return decode_two_stage(data, h, Prior(files))
-    samples = _av1(data, h, frames) if h.method == "av1" else decode_wavelet(data, h.valid)
+    if h.glimpses:
+        require(files is not None, "a brick with a view needs its network")
+        samples = foresight.decode(data, h, Prior(files))
+    else:
+        samples = _av1(data, h, frames) if h.method == "av1" else decode_wavelet(data, h.valid)
     if h.view is None:
         return samples, sigma(samples, h.classical, h.method)
     require(files is not None, "a brick with a view needs its network")

@@ -12,7 +12,7 @@ from reference_decoder.sigma import read_tables, sigma_of_tile
 
 # largest detail, and largest step of integers and of floats
 LIMITS = {"av1": (2, 2.0**26, 2.0**113), "wavelet": (40, 2.0**26, 2.0**88)}
-LIMITS["posterior"] = LIMITS["wavelet"]
+LIMITS["posterior"] = LIMITS["foresight"] = LIMITS["wavelet"]
 LIMITS["two-stage"] = (13, 2.0**26, 2.0**88)
 
 

@@ -16,7 +16,7 @@ SPEC = Path(__file__).resolve().parents[3] / "psc_volumetric" / "bitstream" / "S
 
 DTYPES = dict(enumerate(["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8", "i8"]))
 METHODS = {0: "constant", 1: "none", 2: "psc", 3: "av1", 4: "wavelet", 5: "posterior", 7: "latent"}
-METHODS[6] = "two-stage"
+METHODS |= {6: "two-stage", 8: "foresight"}
 
 
 class Refused(ValueError):
@@ -93,6 +93,7 @@ class Header:
     layers: list = field(default_factory=list)
     classical: object = None
     view: object = None
+    glimpses: dict = field(default_factory=dict)
     latents: object = None
     limits: tuple = ()
 
@@ -110,6 +111,7 @@ class Header:
 def read_header(brick: bytes) -> Header:
     """Section 3."""
     from reference_decoder.classical import read_classical
+    from reference_decoder.foresight import read_glimpses
     from reference_decoder.latent import read_latent
     from reference_decoder.layers import place_segments, read_layers
     from reference_decoder.posterior import read_view
@@ -140,10 +142,12 @@ def read_header(brick: bytes) -> Header:
     if h.method == "latent":
         read_latent(data, h)
         names = ["base", *(f"level{k + 1}" for k in range(len(h.words)))]
-    if h.method in ("av1", "wavelet", "posterior", "two-stage"):
+    if h.method in ("av1", "wavelet", "posterior", "two-stage", "foresight"):
         h.classical, names = read_classical(data, h), ["base"]
-    if h.method == "posterior":
+    if h.method in ("posterior", "foresight"):
         h.view = read_view(data)
+    if h.method == "foresight":
+        h.glimpses = read_glimpses(data, h)
     if h.method == "two-stage":
         h.latents = read_latents(data)
     if h.method != "constant":

@@ -67,6 +67,17 @@ def list_bands(shape: tuple, z_most: int) -> list:
 class Numbers(BitDecoder):
     """Section 17.6."""
 
+    def ordered(self, bands: list) -> list:
+        """Bands with their numbers, in the order of the stream."""
+        return list(enumerate(bands))
+
+    def begin(self, band: Band, steps: np.ndarray, z_most: int) -> None:
+        """A band is about to come."""
+
+    def seen(self, contexts: tuple, place: tuple) -> tuple:
+        """Contexts of a coefficient."""
+        return contexts
+
     def weighed(self, contexts, share: int, node: int, mixer: int) -> int:
         keys = [(i, context, node) for i, context in enumerate(contexts)]
         states = [self.counters.get(key, (64 * share, 0)) for key in keys]
@@ -153,12 +164,13 @@ class Around:
         return min(r.start + number, r.stop - 1)
 
 
-def decode_numbers(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
-    """Sections 17.4 to 17.6; also the splits of z."""
+def decode_numbers(data: bytes, shape: tuple, coder: Numbers | None = None) -> tuple:
+    """Sections 17.4 to 17.6, or 17.8 with another coder; also the splits of z."""
     require(len(data) > 0 and data[0] < len(low_extents(shape[0])), "splits of z")
     bands, steps, check = list_bands(shape, data[0]), np.zeros(shape, np.int64), 0
-    coder = Numbers(data[1:])
-    for number, band in enumerate(bands):
+    coder = coder or Numbers(data[1:])
+    for number, band in coder.ordered(bands):
+        coder.begin(band, steps, data[0])
         own = Around(steps, band)
         related = [b for b in bands[:number] if b.part == band.part and band.kind and b.kind]
         parent = next(
@@ -198,7 +210,7 @@ def decode_numbers(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
             scale = min(max(band.splits[1], 1) - 1, 2)
             signs = 8 * scale + 4 * band.is_high[0] + band.kind
             q = coder.steps(
-                contexts, expected, signs,
+                coder.seen(contexts, (z, y, x)), expected, signs,
                 lambda own=own, z=z, y=y, x=x: [
                     own.signed(z, y, x - 1), own.signed(z, y, x - 2), own.signed(z, y - 1, x),
                     own.signed(z, y - 2, x), own.signed(z, y - 1, x - 1),
@@ -216,14 +228,30 @@ def decode_numbers(data: bytes, shape: tuple) -> tuple[np.ndarray, int]:
 def decode_wavelet(data: bytes, shape: tuple) -> np.ndarray:
     """Section 17: samples of a stream."""
     steps, z_most = decode_numbers(data, shape)
-    values = np.zeros(shape, np.int64)
-    for band in list_bands(shape, z_most):
-        weight = 1 << 16
-        for k, is_high in zip(band.splits, band.is_high, strict=True):
-            factor = 1 << 16 if k == 0 else (HIGH if is_high else LOW)[k - 1]
-            weight = (weight * factor) >> 16
+    return put_together(coefficients(steps, z_most), z_most)
+
+
+def weight_of(band: Band) -> int:
+    """Section 17.2."""
+    weight = 1 << 16
+    for k, is_high in zip(band.splits, band.is_high, strict=True):
+        factor = 1 << 16 if k == 0 else (HIGH if is_high else LOW)[k - 1]
+        weight = (weight * factor) >> 16
+    return weight
+
+
+def coefficients(steps: np.ndarray, z_most: int) -> np.ndarray:
+    """Section 17.2: what numbers of steps stand for."""
+    values = np.zeros(steps.shape, np.int64)
+    for band in list_bands(steps.shape, z_most):
         box = np.ix_(*band.ranges)
-        values[box] = _limited((256 * weight * steps[box] + 32768) >> 16)
+        values[box] = _limited((256 * weight_of(band) * steps[box] + 32768) >> 16)
+    return values
+
+
+def put_together(values: np.ndarray, z_most: int) -> np.ndarray:
+    """Section 17.3, in place."""
+    shape = values.shape
     depth, rows, columns = (low_extents(n) for n in shape)
     y_most, x_most = len(rows) - 1, len(columns) - 1
     for s in range(max(y_most, x_most), 0, -1):

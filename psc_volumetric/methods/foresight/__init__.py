@@ -1,0 +1,1 @@
+"""The method ``foresight``: ``posterior``, whose network also foresees the finer coefficients."""
