@@ -94,7 +94,7 @@ def test_plot_draws_maps_with_north_above_and_sigma(tmp_path: Path) -> None:
     made = xr.DataArray(values.astype("f4"), coordinates, ("time", "lat", "lon"), name="warm")
     made.to_netcdf(tmp_path / "field.nc")
     target = str(tmp_path / "field.psc.zarr")
-    options = ArchiveOptions(mode="lossy", base="wavelet", psnr=40)
+    options = ArchiveOptions(mode="lossy", base="wavelet", speed=2, psnr=40)
     archive(plan(tmp_path / "field.nc", target, options))
     with xr.open_dataset(target, engine="psc", uncertainty=True) as dataset:
         figure = dataset.psc.plot()

@@ -60,7 +60,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     )
     source = folder / "field.nc"
     made.to_dataset(name="warm").to_netcdf(source)
-    options = ArchiveOptions(mode="lossy", base="wavelet", psnr=40)
+    options = ArchiveOptions(mode="lossy", base="wavelet", speed=2, psnr=40)
     return archived(folder, source, options), source
 
 

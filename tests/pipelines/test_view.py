@@ -275,7 +275,7 @@ def test_the_first_picture_takes_preview_and_index_alone(folder: Path) -> None:
 def test_an_archive_without_the_method_says_so(tmp_path: Path) -> None:
     """The code of its method is none that this program knows."""
     target = str(tmp_path / "a.psc.zarr")
-    options = ArchiveOptions(mode="lossy", base="wavelet", psnr=30)
+    options = ArchiveOptions(mode="lossy", base="wavelet", speed=2, psnr=30)
     archive(plan(volume(tmp_path, "a"), target, options))
     with ViewServer(target) as server, pytest.MonkeyPatch.context() as patch:
         known = {name: e for name, e in REGISTRY.entries.items() if name != "wavelet"}

@@ -87,7 +87,11 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> str:
     ).to_dataset(name="warm").to_netcdf(folder / "field.nc")
     target = str(folder / "field.psc.zarr")
     archive(
-        plan(folder / "field.nc", target, ArchiveOptions(mode="lossy", base="wavelet", psnr=40))
+        plan(
+            folder / "field.nc",
+            target,
+            ArchiveOptions(mode="lossy", base="wavelet", speed=2, psnr=40),
+        )
     )
     return target
 
