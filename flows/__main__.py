@@ -32,12 +32,16 @@ from pipelines.commands.scrub import scrub_options
 from pipelines.commands.session import Session
 from pipelines.commands.taken import taking
 from pipelines.log_lines import NamelessJsonLines
+from psc_volumetric.errors import StorageError
 from psc_volumetric.extras import require
 
 if TYPE_CHECKING:
     from flows.records import ArchiveOutcome, FolderReport, Intake
     from pipelines.checking.scrub import ScrubOptions
     from pipelines.restoring.options import RestoreOptions
+
+STARTUP_S = 120  # for Prefect's server of one run, on a busy machine
+_STARTUP = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 
 app = typer.Typer(
     add_completion=False,
@@ -240,7 +244,31 @@ def _session(debug: bool, log_json: bool) -> Iterator[Session]:
             from flows.json_logs import for_children
 
             os.environ.update(for_children())
-        yield session
+        os.environ.setdefault(_STARTUP, str(STARTUP_S))
+        with server_failures():
+            yield session
+
+
+@contextmanager
+def server_failures() -> Iterator[None]:
+    """Say what is wrong when Prefect has no server, which it tells by a RuntimeError.
+
+    Raises
+    ------
+    StorageError : kind ``"no-server"``.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "Failed to reach API" in text:
+            what, hint = "at PREFECT_API_URL does not answer", "check the address and the server"
+        elif "connect to ephemeral Prefect API server" in text:
+            what = f"was started for this run and did not answer within {os.environ[_STARTUP]} s"
+            hint = f"start one with `prefect server start`, or set {_STARTUP}"
+        else:
+            raise
+        raise StorageError(f"Prefect's server {what}", kind="no-server", hint=hint) from error
 
 
 def _intake(

@@ -1,4 +1,4 @@
-"""One part of a kept original, decoded here or by the process for that (SPEC 11.14)."""
+"""One part of a kept original, decoded here or by the process for that."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.__main__ import app
+from flows.__main__ import app, server_failures
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.commands.archive import archive as plain_archive
 from pipelines.commands.archive_options import archive_options
 from pipelines.commands.failures import EXIT_DAMAGE, EXIT_INCOMPLETE, EXIT_USAGE
 from psc_volumetric.archive.reader import ArchiveReader
+from psc_volumetric.errors import StorageError
 
 HEAVY = ("prefect", "dask", "distributed", "zarr", "torch", "pydicom", "nibabel")
 
@@ -49,6 +50,24 @@ def test_help_and_wrong_usage_load_nothing_heavy() -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
+def test_a_server_that_does_not_answer_is_no_fault_of_the_program() -> None:
+    """As Prefect itself tells it, of an address where nobody listens."""
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    nobody = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
+    with (
+        nobody,
+        get_client(sync_client=True) as client,
+        pytest.raises(StorageError) as caught,
+        server_failures(),
+    ):
+        client.raise_for_api_version_mismatch()
+    assert caught.value.kind == "no-server" and caught.value.hint
+    with pytest.raises(RuntimeError, match="another"), server_failures():
+        raise RuntimeError("another")
+
+
 def test_exit_codes(scans: Path, tmp_path: Path) -> None:
     source, target, runner = tmp_path / "in", tmp_path / "out", CliRunner()
     source.mkdir()
