@@ -63,9 +63,8 @@ demo: $(STAMP)
 
 # the loops of the codec are compiled once, beside mypy, and not by every process of the tests
 test: $(STAMP)
-	@$(BIN)/python -m tests.compile_loops plain & loops=$$!; \
-	{ $(MAKE) --no-print-directory lint && $(BIN)/python -m tests.compile_loops networks; } \
-	|| { kill $$loops; exit 1; }; \
+	@$(BIN)/python -m tests.compile_loops & loops=$$!; \
+	$(MAKE) --no-print-directory lint || { kill $$loops; exit 1; }; \
 	wait $$loops
 	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder --max-worker-restart 0 -m 'not slow and not gpu' $(PYTEST_ARGS)
 

@@ -1,14 +1,12 @@
 """Compile every loop of the codec before the tests: ``python -m tests.compile_loops``.
 
 Machine code is kept beside the sources, for all processes. Without this each of the test processes
-compiles the same loops at its first use. ``make test`` names the parts, ``plain`` and ``networks``:
-one while mypy has the other core, one when mypy is done.
+compiles the same loops at its first use; ``make test`` does it while mypy has the other core.
 """
 
 from __future__ import annotations
 
 import gc
-import sys
 import time
 
 import numpy as np
@@ -107,16 +105,13 @@ def with_prior() -> None:
     foreseen()
 
 
-PARTS = {"plain": (without_prior, searching), "networks": (with_prior,)}
-
-
 def main() -> None:
     gc.disable()  # a compiler makes millions of objects that stay to the end
-    for name in sys.argv[1:] or PARTS:
-        begin = time.process_time()
-        for part in PARTS[name]:
-            part()
-        print(f"{name}: loops are compiled ({time.process_time() - begin:.0f} s of CPU time)")
+    begin = time.process_time()
+    without_prior()
+    searching()
+    with_prior()
+    print(f"loops are compiled ({time.process_time() - begin:.0f} s of CPU time)")
 
 
 if __name__ == "__main__":
