@@ -275,13 +275,32 @@ def _identity(dataset: Dataset) -> str:
 
 
 def _unit(dataset: Dataset) -> str | None:
-    """Give the unit of the values after scaling, of those that the standard defines."""
+    """Give the unit of the values after scaling, of those that the standard defines.
+
+    None where the frames of a file do not agree.
+    """
     if "DoseGridScaling" in dataset:
         return known_unit(text(dataset, "DoseUnits"))
-    stated = known_unit(text(dataset, "RescaleType")) or known_unit(text(dataset, "Units"))
-    if stated is None and text(dataset, "Modality").upper() == "CT" and "RescaleSlope" in dataset:
-        return "HU" if not text(dataset, "RescaleType") else None
-    return stated
+    is_ct = text(dataset, "Modality").upper() == "CT"
+    found = set()
+    for scaling in _scalings(dataset):
+        kind = text(scaling, "RescaleType")
+        stated = known_unit(kind) or known_unit(text(dataset, "Units"))
+        if stated is None and is_ct and "RescaleSlope" in scaling and not kind:
+            stated = "HU"
+        found.add(stated)
+    return found.pop() if len(found) == 1 else None
+
+
+def _scalings(dataset: Dataset) -> list[Dataset]:
+    """What states how values are scaled: functional groups where there are any."""
+    groups = [
+        group
+        for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+        for group in dataset.get(name) or ()
+    ]
+    found = [group.get("PixelValueTransformationSequence") for group in groups]
+    return [sequence[0] for sequence in found if sequence] or [dataset]
 
 
 def _segment_labels(dataset: Dataset) -> tuple[tuple[int, str], ...]:

@@ -156,10 +156,10 @@ def _map(spec: VariableSpec, coordinates: Coordinates) -> Plane:
     right = _line(coordinates, spec, plain.axes[1])
     up = down is not None and len(down) > 1 and down[-1] > down[0]
     edges = (
-        _said(right, 0, spec.dims[-1]),
-        _said(right, -1, spec.dims[-1]),
-        _said(down, -1 if up else 0, spec.dims[-2]),
-        _said(down, 0 if up else -1, spec.dims[-2]),
+        _said(right, spec, -1, last=False),
+        _said(right, spec, -1, last=True),
+        _said(down, spec, -2, last=up),
+        _said(down, spec, -2, last=not up),
     )
     pitch = (_pitch(down), _pitch(right))
     if not 0.1 <= pitch[0] / pitch[1] <= 10:  # a coordinate of another kind
@@ -176,8 +176,10 @@ def _line(coordinates: Coordinates, spec: VariableSpec, axis: int) -> NDArray[An
     return values
 
 
-def _said(line: NDArray[Any] | None, at: int, dim: str) -> str:
-    return "" if line is None else f"{dim} {line[at]:.6g}"
+def _said(line: NDArray[Any] | None, spec: VariableSpec, axis: int, *, last: bool) -> str:
+    """An end of an axis: its coordinate, or its number where there is none."""
+    at = spec.shape[axis] - 1 if last else 0
+    return f"{spec.dims[axis]} {at if line is None else format(line[at], '.6g')}"
 
 
 def _pitch(line: NDArray[Any] | None) -> float:

@@ -59,6 +59,39 @@ def test_enhanced_frames_have_slopes_echoes_and_triggers(tmp_path, write_enhance
     assert volume.attrs["slice_intercept"] == [[0, -1, -2], [-3, -4, -5]]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "modality", "unit"),
+    [
+        (("HU",), "CT", "HU"),
+        ((None,), "CT", "HU"),
+        (("US",), "CT", None),
+        (("HU", "HU", "HU"), "CT", "HU"),
+        (("HU", "ED", "HU"), "CT", None),
+        ((None,), "MR", None),
+    ],
+)
+def test_enhanced_values_have_the_unit_that_all_frames_state(
+    tmp_path, write_enhanced, kinds, modality, unit
+):
+    """One scaling for all frames, or one of each; without a type the values of CT are in HU."""
+    write_enhanced(tmp_path / "e.dcm", [(AXIAL, (0, 0, 2.0 * z), {}) for z in range(3)])
+    dataset = pydicom.dcmread(tmp_path / "e.dcm")
+    dataset.Modality = modality
+    shared, groups = (
+        dataset.SharedFunctionalGroupsSequence,
+        (dataset.PerFrameFunctionalGroupsSequence),
+    )
+    for kind, group in zip(kinds, shared if len(kinds) == 1 else groups, strict=True):
+        scaling = Dataset()
+        scaling.RescaleSlope, scaling.RescaleIntercept = 1, -1024
+        if kind is not None:
+            scaling.RescaleType = kind
+        group.PixelValueTransformationSequence = [scaling]
+    dataset.save_as(tmp_path / "e.dcm")
+    (volume,) = open_only(tmp_path).volumes
+    assert volume.unit == unit
+
+
 def write_segments(path, cells, *, bits=1):
     """A segmentation with one frame per (segment, z); gives its frames."""
     frames = RANDOM.integers(0, 2, (len(cells), 16, 24)).astype(np.uint8)

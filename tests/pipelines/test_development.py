@@ -17,6 +17,7 @@ TOOLS = {
     "pipelines.development.ablate": ("--tiles", "--only"),
     "pipelines.development.benchmark": ("--threads",),
     "pipelines.development.benchmark_reading": ("--slices", "--readers"),
+    "pipelines.development.benchmark_view": ("ARCHIVE",),
     "pipelines.development.coverage": ("--every", "auto|psc|av1|wavelet|posterior"),
     "pipelines.development.fit_scales": ("RECIPE=FOLDER",),
     "pipelines.development.measure_reference": ("--bounds", "--crop"),
