@@ -3,7 +3,8 @@
 Volumes with an affine are shown as radiologists look at them: axial, coronal and sagittal slices
 through the middle, the patient's right on the left of the picture, superior and anterior above.
 Everything else is shown as a map of its last two axes, in the middle of the others, with the
-direction in which its coordinates rise.
+direction in which its coordinates rise; the first row of a FITS image is the lowest, as
+astronomers look at it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["TITLES", "Plane", "coordinates_of", "planes_of"]
 Coordinates = Mapping[str, PlainCoordinate]
 
 SIDES = (("L", "R"), ("P", "A"), ("I", "S"))  # of the world's axes, RAS+
+RISING = {"fits"}  # kinds of source whose rows are counted upwards
 TITLES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 
@@ -72,7 +74,9 @@ def planes_of(
     """
     if spec.affine is not None and spec.ndim >= 3 and np.isfinite(spec.affine).all():
         return _anatomical(spec, np.asarray(spec.affine, np.float64))
-    return [_map(spec, coordinates_of(reader, spec, []) if coordinates is None else coordinates)]
+    found = coordinates_of(reader, spec, []) if coordinates is None else coordinates
+    kind = reader.metadata.get("provenance", {}).get("source_kind")
+    return [_map(spec, found, rises=kind in RISING)]
 
 
 def coordinates_of(reader: ArchiveReader, spec: VariableSpec, damage: list[str]) -> Coordinates:
@@ -149,12 +153,15 @@ def _plain(spec: VariableSpec) -> Plane:
     return Plane(", ".join(at) or "slice", selection, axes, (False, False), (1.0, 1.0), ("",) * 4)
 
 
-def _map(spec: VariableSpec, coordinates: Coordinates) -> Plane:
-    """A map whose north is above where there is a coordinate that says so."""
+def _map(spec: VariableSpec, coordinates: Coordinates, *, rises: bool) -> Plane:
+    """A map whose north is above where there is a coordinate that says so.
+
+    ``rises`` is said of rows without one.
+    """
     plain = _plain(spec)
     down = _line(coordinates, spec, plain.axes[0])
     right = _line(coordinates, spec, plain.axes[1])
-    up = down is not None and len(down) > 1 and down[-1] > down[0]
+    up = rises if down is None else len(down) > 1 and bool(down[-1] > down[0])
     edges = (
         _said(right, spec, -1, last=False),
         _said(right, spec, -1, last=True),

@@ -61,6 +61,7 @@ def variable_text(shown: Shown, name: str) -> dict[str, Any]:
     hounsfield = spec.unit == "HU" or spec.attrs.get("modality") == "CT"
     return {
         "name": name,
+        "title": _title(spec),
         "dims": list(spec.dims),
         "shape": list(spec.shape),
         "dtype": spec.dtype.name,
@@ -106,6 +107,14 @@ def levels_of(shown: Shown, name: str) -> dict[str, Any]:
         "promises": promises(info | of),
         "damage": [],
     }
+
+
+def _title(spec: VariableSpec) -> str:
+    """What a variable is called and what it is made of."""
+    known = [spec.attrs.get(key) for key in ("long_name", "standard_name")]
+    named = [text for text in known if isinstance(text, str) and text and text != spec.name]
+    extents = " × ".join(f"{dim} {size}" for dim, size in zip(spec.dims, spec.shape, strict=True))
+    return f"{' – '.join([spec.name, *named[:1]])} · {spec.dtype.name}, {extents}"
 
 
 def _plane(plane: Plane, spec: VariableSpec) -> dict[str, Any]:

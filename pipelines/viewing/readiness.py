@@ -29,7 +29,7 @@ from psc_volumetric.layers.guarantee import LOSSY
 
 __all__ = ["make_ready"]
 
-SHAPE = (2, 12, 16)
+SHAPE = (4, 12, 16)  # deep enough for all axes of a wavelet
 BRICK = (8, 64, 64)
 LOSSY_BASE = "wavelet"  # whose stream the posterior has, too, and most of whose loops foresight has
 LAYER = re.compile(r"\+(bounded|lossless):([a-z0-9-]+)")

@@ -43,6 +43,7 @@ SMALLEST = 16
 MAX_LEVELS = 4
 SHARE = 0.015  # of the bytes of the bricks
 DOCUMENT = 1000  # bytes of a level besides its values, about: metadata and lines of the manifest
+LISTS = 1500  # bytes that list the images, about
 MIDDLE = "middle"
 WIDE = 256  # pixels of the middle slice
 MIDDLE_SHARE = 0.6  # of the room of a preview
@@ -196,7 +197,7 @@ def write_preview(spec: VariableSpec, parts: Parts, stage: Stage, *, limit: floa
     level = _assemble(spec, plan, parts.means)
     if level is None:
         return []
-    room = limit - 2 * DOCUMENT  # lists of images, and the pyramid's own group
+    room = limit - LISTS - DOCUMENT  # the pyramid's own group
     middle = _fitting_middle(spec, parts.middle, MIDDLE_SHARE * room)
     if middle is not None and middle[0].shape[-1] <= level.shape[-1]:
         middle = None

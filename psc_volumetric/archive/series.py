@@ -2,6 +2,7 @@
 
 ``bioformats2raw`` is the layout of several images in one hierarchy. The group ``OME`` lists them:
 in attributes for readers of OME-Zarr 0.5 and in a document of OME-XML for those that read that.
+Viewers that know no lists find the first image in ``preview/`` itself and in the root.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 
 def write_series(groups: Sequence[str], store: ArchiveStore, stage: Stage) -> None:
-    """List the images of ``preview/`` as bioformats2raw does, and name the first one in the root.
+    """List the images of ``preview/`` as bioformats2raw does; it and the root name the first one.
 
     Parameters
     ----------
@@ -37,7 +38,6 @@ def write_series(groups: Sequence[str], store: ArchiveStore, stage: Stage) -> No
     """
     if not groups:
         return
-    stage.group("preview", {"ome": {"version": OME, "bioformats2raw.layout": 3}})
     series = [group.removeprefix("preview/") for group in groups]
     stage.group("preview/OME", {"ome": {"version": OME, "series": series}})
     stage.flush()
@@ -45,11 +45,18 @@ def write_series(groups: Sequence[str], store: ArchiveStore, stage: Stage) -> No
     store.put(OME_XML_KEY, _ome_xml(series, shapes))
     first, root = _read(store, f"{groups[0]}/{METADATA_KEY}"), _read(store, METADATA_KEY)
     ((image,), attributes) = first["attributes"]["ome"]["multiscales"], root["attributes"]
-    for dataset in image["datasets"]:
-        dataset["path"] = f"{groups[0]}/{dataset['path']}"
+    listed = {"bioformats2raw.layout": 3, "multiscales": [_from_above(image, series[0])]}
+    stage.group("preview", {"ome": {"version": OME, **listed}})
+    stage.flush()
     if attributes.setdefault("ome", {}) == {}:  # else it is the source's own
-        attributes["ome"] = {"version": OME, "multiscales": [image]}
+        attributes["ome"] = {"version": OME, "multiscales": [_from_above(image, groups[0])]}
         store.put(METADATA_KEY, encode_json(root))
+
+
+def _from_above(image: dict[str, Any], path: str) -> dict[str, Any]:
+    """An image as a group above names it."""
+    datasets = [{**one, "path": f"{path}/{one['path']}"} for one in image["datasets"]]
+    return {**image, "datasets": datasets}
 
 
 def _read(store: ArchiveStore, key: str) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def decode_sampled(
         if tables is None:
             return shown, None
         classes: Classes = voxel_classes(kind.class_means(planes, fields), 0)[:, *box[1:]]
-        return shown, tables.sigma(0, classes).astype(np.float32) * unit
+        return shown, tables.scaled(0, classes, unit)
 
     step = max(1, FEW // (index.valid[1] * index.valid[2]))
     parts = mapped(few, range(0, max(len(samples), 1), step))

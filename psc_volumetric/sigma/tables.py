@@ -10,8 +10,10 @@ trained on.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ NOMINAL = tuple(math.erf(k / math.sqrt(2)) for k in (1, 2, 3))
 Classes = NDArray[np.uint16]
 Values = NDArray[np.generic]
 Plane = list[list[int]]
+Whole = TypeVar("Whole", np.int32, np.int64)
 
 
 def voxel_classes(mean: NDArray[np.integer], spread: NDArray[np.integer] | int) -> Classes:
@@ -71,28 +74,46 @@ def voxel_classes(mean: NDArray[np.integer], spread: NDArray[np.integer] | int) 
         Intensity band times 64 plus half octave of the activity.
     """
     unit = 1 << SAMPLE_FRACTION_BITS
-    band = np.clip(((mean + unit) >> INTENSITY_SHIFT) + 1, 0, INTENSITIES - 1)
-    inside = np.clip(mean, -unit, unit).astype(np.int64) << (SPREAD_BITS - SAMPLE_FRACTION_BITS)
-    rough = np.zeros(inside.shape, np.int64)
-    rough[..., 1:] += np.abs(np.diff(inside, axis=-1))
-    rough[..., :-1] += np.abs(np.diff(inside, axis=-1))
-    rough[..., 1:, :] += np.abs(np.diff(inside, axis=-2))
-    rough[..., :-1, :] += np.abs(np.diff(inside, axis=-2))
+    is_smooth = isinstance(spread, int) and spread == 0  # windows are then below 2^26
+    kept = np.clip(mean, -2 * unit, 2 * unit).astype(np.int32 if is_smooth else np.int64)
+    band = np.clip(((kept + unit) >> INTENSITY_SHIFT) + 1, 0, INTENSITIES - 1).astype(np.uint16)
+    inside = np.clip(kept, -unit, unit) << (SPREAD_BITS - SAMPLE_FRACTION_BITS)
+    rough = np.zeros_like(inside)
+    change = np.abs(np.diff(inside, axis=-1))
+    rough[..., 1:] += change
+    rough[..., :-1] += change
+    change = np.abs(np.diff(inside, axis=-2))
+    rough[..., 1:, :] += change
+    rough[..., :-1, :] += change
     window = _window_sum(_window_sum(rough + spread, -1), -2) // (2 * RADIUS + 1) ** 2
-    powers = 1 << np.arange(1, ROUGHNESSES - 1)  # half octave: powers 2, 4 ... not above the square
-    half_octave = np.searchsorted(powers, window * window, side="right")
-    classes: Classes = (band * ROUGHNESSES + half_octave).astype(np.uint16)
+    half_octaves = _few_half_octaves()[window] if is_smooth else _half_octaves(window)
+    classes: Classes = band * np.uint16(ROUGHNESSES) + half_octaves
     return classes
 
 
-def _window_sum(values: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
-    """Sum over 17 neighbours along an axis; the first and last repeat past the edges."""
+def _half_octaves(window: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """Half octave of an activity: how many of the powers 2, 4 ... are not above its square."""
+    powers = 1 << np.arange(1, ROUGHNESSES - 1)
+    return np.searchsorted(powers, window * window, side="right").astype(np.uint16)
+
+
+@functools.cache
+def _few_half_octaves() -> NDArray[np.uint16]:
+    """Those of all activities that a mean without a spread can have."""
+    return _half_octaves(np.arange((4 << (SPREAD_BITS + 1)) + 1))
+
+
+def _window_sum(values: NDArray[Whole], axis: int) -> NDArray[Whole]:
+    """Sum over 17 neighbours along an axis; the first and last repeat past the edges.
+
+    Sums from the start may wrap around; their differences are right where a window's sum fits.
+    """
     padding = [(0, 0)] * values.ndim
     padding[axis] = (RADIUS + 1, RADIUS)
-    total = np.cumsum(np.pad(values, padding, mode="edge"), axis=axis)
+    padded = np.pad(values, padding, mode="edge")
+    ends = np.moveaxis(np.cumsum(padded, axis=axis, dtype=values.dtype), axis, 0)
     size, width = values.shape[axis], 2 * RADIUS + 1
-    ends = np.moveaxis(total, axis, 0)
-    sums: NDArray[np.int64] = np.moveaxis(ends[width : width + size] - ends[:size], 0, axis)
+    sums: NDArray[Whole] = np.moveaxis(ends[width : width + size] - ends[:size], 0, axis)
     return sums
 
 
@@ -111,16 +132,26 @@ class SigmaTables:
     first: int
     entries: NDArray[np.int64]
 
-    def cells(self, classes: Classes) -> NDArray[np.int64]:
+    def cells(self, classes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Number of each voxel's table entry, 0 .. 287."""
         return class_cells(classes, self.first)
 
     def sigma(self, level: int, classes: Classes) -> NDArray[np.int32]:
         """One sigma per voxel with 14 fraction bits."""
+        sigma: NDArray[np.int32] = self._by_class(level)[classes]
+        return sigma
+
+    def scaled(self, level: int, classes: Classes, unit: np.float32) -> NDArray[np.float32]:
+        """One sigma per voxel: those of `sigma` times a unit, in single precision."""
+        sigma: NDArray[np.float32] = (self._by_class(level).astype(np.float32) * unit)[classes]
+        return sigma
+
+    def _by_class(self, level: int) -> NDArray[np.int32]:
+        """Sigma of each class."""
         entry = self.entries[level].reshape(-1)
         table = (QUARTERS[entry & 3] << (entry >> 2)) >> SPREAD_BITS
-        sigma: NDArray[np.int32] = table.astype(np.int32)[self.cells(classes)]
-        return sigma
+        found: NDArray[np.int32] = table[self.cells(np.arange(INTENSITIES * ROUGHNESSES))]
+        return found.astype(np.int32)
 
     def pack(self) -> bytes:
         """The half octave, then the entries as range-coder words."""
@@ -175,7 +206,7 @@ def _code_entries(port: SymbolPort, planes: list[Plane] | None, levels: int) -> 
     return out
 
 
-def class_cells(classes: Classes, first: int) -> NDArray[np.int64]:
+def class_cells(classes: NDArray[np.integer], first: int) -> NDArray[np.int64]:
     """Number of the table entry of each class when column 0 ends with a half octave."""
     numbers = np.arange(INTENSITIES * ROUGHNESSES)
     column = np.clip(numbers % ROUGHNESSES - first, 0, ACTIVITIES - 1)

@@ -87,10 +87,13 @@ class StoredSamples(ABC):
             floats: NDArray[np.generic] = self.low + samples.astype(np.float64) * self.step
             return floats.astype(dtype)
         most = math.ceil(FARTHEST / self.step)
-        scaled = np.clip(samples.astype(np.int64), -most, most) * self.whole_step
-        wide = int(self.low) + ((scaled + HALF) >> STEP_FRACTION_BITS)
+        wide = np.clip(samples.astype(np.int64), -most, most)
+        wide *= self.whole_step
+        wide += HALF
+        wide >>= STEP_FRACTION_BITS
+        wide += int(self.low)
         info = np.iinfo(dtype.str)
-        values: NDArray[np.generic] = np.clip(wide, info.min, info.max).astype(dtype)
+        values: NDArray[np.generic] = np.clip(wide, info.min, info.max, out=wide).astype(dtype)
         return values
 
     @property

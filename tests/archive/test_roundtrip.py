@@ -221,7 +221,7 @@ def test_the_middle_slice_is_an_image_of_its_own(tmp_path: Path, make: SimpleNam
 
 
 def test_root_and_previews_are_images_of_ome_zarr(tmp_path: Path, make: SimpleNamespace) -> None:
-    """By the models of the specification: the root is an image, `preview/` lists all of them."""
+    """By the models of the specification: root and `preview/` are images, and that lists all."""
     from ome_zarr_models.v05 import BioFormats2Raw, Image
 
     path = tmp_path / "a.psc.zarr"
@@ -239,12 +239,16 @@ def test_root_and_previews_are_images_of_ome_zarr(tmp_path: Path, make: SimpleNa
         shape = listed[f"{name}/0"].shape
         assert tuple(int(size[f"Size{axis}"]) for axis in "ZYX") == shape[-3:]
     root = zarr.open_group(path, mode="r", use_consolidated=False)  # the copies leave previews out
-    for group in (root, *(listed[name] for name in series)):
+    for group in (root, listed, *(listed[name] for name in series)):
         image = Image.from_zarr(group)
         (scales,) = image.ome_attributes.multiscales
         assert group[scales.datasets[0].path][...].max() > 0
     with ArchiveReader.open(path) as reader:
         assert "ome" not in reader.attrs  # which are the source's
+    text = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(text.replace('"psc_archive.psc"', '"nobody.knows"'))
+    with pytest.raises(ValueError, match=r"nobody\.knows"):  # decision 0060, until Zarr waits
+        zarr.open_group(path, mode="r")
 
 
 def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -252,7 +256,7 @@ def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamesp
     values = make.values((32, 128, 128))
     make.write_bricks(make.begin(tmp_path / "begun.psc.zarr", values), {"volume": values})
     shapes = {}
-    for limit in (None, 0, 6_000, 1 << 20):
+    for limit in (None, 0, 6_500, 1 << 20):
         target = shutil.copytree(tmp_path / "begun.psc.zarr", tmp_path / f"{limit}.psc.zarr")
         ArchiveWriter.open_partial(target).seal(preview_bytes=limit)
         level = tmp_path / f"{limit}.psc.zarr" / "preview" / "volume" / "0"
@@ -262,7 +266,7 @@ def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamesp
         assert sizes["preview"] <= most
         shapes[limit] = zarr.open_array(level, mode="r").shape if sizes["preview"] else None
     assert shapes[0] is None and shapes[1 << 20] == (32, 32, 32)
-    assert shapes[6_000] is not None and max(shapes[6_000]) < 32
+    assert shapes[6_500] is not None and max(shapes[6_500]) < 32
 
 
 def test_readme_names_format_mode_and_specification(kept: Path) -> None:

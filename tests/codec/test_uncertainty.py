@@ -60,6 +60,28 @@ def test_entries_out_of_range_are_refused() -> None:
         SigmaTables(3, np.full((2, 18, 16), SIGMA_STEPS)).pack()
 
 
+def test_classes_are_those_of_the_specification_for_the_loudest_means() -> None:
+    rng = np.random.default_rng(4)
+    for low, high in ((-(1 << 20), 1 << 20), (-2100, 2100), (0, 3)):
+        mean = rng.integers(low, high, (2, 21, 19))
+        mean[0] = np.where(rng.random((21, 19)) < 0.5, low, high)
+        loud = np.clip(mean, -2048, 2048) * 8
+        rough = np.zeros(mean.shape, np.int64)
+        for axis in (-2, -1):
+            change = np.abs(np.diff(loud, axis=axis))
+            ends = [(0, 0)] * 3
+            ends[axis] = (1, 1)
+            padded = np.moveaxis(np.pad(change, ends), axis, 0)
+            rough += np.moveaxis(padded[1:] + padded[:-1], 0, axis)
+        around = np.pad(rough, ((0, 0), (8, 8), (8, 8)), mode="edge")
+        window = np.lib.stride_tricks.sliding_window_view(around, (17, 17), (1, 2)).sum((-2, -1))
+        squares = np.maximum((window // 289) ** 2, 1)
+        halves = np.vectorize(lambda square: int(square).bit_length() - 1)(squares)
+        band = np.clip((mean + 2048) // 256 + 1, 0, 17)
+        np.testing.assert_array_equal(voxel_classes(mean, 0), band * 64 + halves)
+        np.testing.assert_array_equal(voxel_classes(mean, np.zeros_like(mean)), band * 64 + halves)
+
+
 def test_classes_see_no_further_than_eight_voxels() -> None:
     mean = np.zeros((2, 33, 33), np.int32)
     flat = voxel_classes(mean, 0)

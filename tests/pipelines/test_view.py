@@ -22,6 +22,7 @@ import xarray as xr
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.reporting.planes import planes_of
+from pipelines.viewing.describe import variable_text
 from pipelines.viewing.regions import Region, nifti_of, read_shown
 from pipelines.viewing.server import PAGES, WORKERS, ViewServer
 from pipelines.viewing.shelf import Shown
@@ -217,6 +218,21 @@ def test_an_affine_without_numbers_is_a_map(folder: Path) -> None:
         assert len(planes_of(reader, spec)) == 3
         (plane,) = planes_of(reader, replace(spec, affine=np.full((4, 4), np.nan)))
         assert plane.axes == (1, 2)
+
+
+def test_the_first_row_of_a_fits_image_is_the_lowest(tmp_path: Path) -> None:
+    fits = pytest.importorskip("astropy.io.fits")
+    values = np.arange(20 * 24, dtype=">f4").reshape(20, 24)
+    fits.PrimaryHDU(values).writeto(tmp_path / "sky.fits")
+    target = str(tmp_path / "sky.psc.zarr")
+    archive(plan(tmp_path / "sky.fits", target, ArchiveOptions(coders="fast")))
+    with ArchiveReader.open(target) as reader:
+        (spec,) = reader.variables.values()
+        (plane,) = planes_of(reader, spec)
+        np.testing.assert_array_equal(plane.picture(values[plane.selection]), values[::-1])
+        about = variable_text(Shown("sky", reader), spec.name)
+    assert about["planes"][0]["flips"] == [True, False]
+    assert about["title"] == "PRIMARY · float32, y 20 × x 24"
 
 
 def test_flags_whose_values_are_texts_have_no_names(tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def test_maps_have_axes_dates_north_above_and_nothing_that_runs(
     assert wanted[0, :, 0].mean() > wanted[-1, :, 0].mean()
     ticks = seen.run("return [...document.querySelectorAll('.ticks span')].map(s => s.textContent)")
     assert {"60", "-60", "0", "350"} <= {tick.rstrip("°") for tick in ticks}
+    assert seen.run("return document.querySelector('.names').textContent") == "↑ lat, → lon"
     seen.set("axis-0", 1)
     seen.settled(0)
     np.testing.assert_array_equal(

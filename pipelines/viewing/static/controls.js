@@ -138,8 +138,8 @@ export class Controls {
   showLevel() {
     const row = this.levels[this.viewer.level];
     if (!row) return;
-    const error = row.max_error === 0 ? ", exact" : row.max_error != null ? `, largest error ${number(row.max_error)}` : "";
-    const text = `${this.viewer.levelText(this.viewer.level)}${row.bpv == null ? "" : `, ${number(row.bpv)} bits per voxel`}${error}`;
+    const error = row.max_error === 0 ? ", exact" : row.max_error != null ? `, largest error ${number(row.max_error)} ${this.variable.slope === 1 ? this.variable.unit : "stored units"}` : "";
+    const text = `${this.viewer.levelText(this.viewer.level)}${row.bpv == null ? "" : `, ${Number(row.bpv.toPrecision(3))} bits per voxel`}${error}`;
     byId("level-text").textContent = text;
     this.parts.level.setAttribute("aria-valuetext", text);
   }

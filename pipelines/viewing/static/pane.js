@@ -5,6 +5,13 @@ import { boxText, fromPreview, indicesAt, inSight, oriented, physical, shareOf }
 
 const TICKS = 5;
 
+/** What is written at an index of an axis: its name or its coordinate, else its number. */
+function tickText({ labels, values, unit }, index) {
+  if (labels) return labels[index];
+  if (!values) return String(index);
+  return `${Number(values[index].toPrecision(5))}${unit.startsWith("degrees") ? "°" : ""}`;
+}
+
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
@@ -27,20 +34,29 @@ export class Pane {
     this.cross = ["down", "across"].map((way) => make("div", { className: `cross ${way}` }));
     this.box = make("div", { className: "picture" }, this.canvas, ...this.cross);
     this.frame = make("div", { className: "frame" }, this.box, ...this.edges());
-    this.element = make("section", { className: "pane" }, this.title, this.frame, this.state);
+    this.names = make("p", { className: "names", textContent: this.axesText() });
+    this.element = make("section", { className: "pane" }, this.title, this.names, this.frame, this.state);
     this.listen();
   }
 
   /** Letters or numbers at the edges: directions of a body, or ticks of a map. */
   edges() {
-    const { variable } = this.viewer;
-    const lines = this.plane.axes.map((axis) => variable.axes[axis].values);
-    if (!variable.affine && lines.some(Boolean)) {
+    if (!this.viewer.variable.affine) {
       this.ticks = { down: make("div", { className: "ticks down" }), across: make("div", { className: "ticks across" }) };
       return [this.ticks.down, this.ticks.across];
     }
     const places = ["left", "right", "above", "below"];
     return places.map((place, n) => make("span", { className: place, textContent: this.plane.edges[n] }));
+  }
+
+  /** What a map has downwards and to the right; a body has letters instead. */
+  axesText() {
+    if (this.viewer.variable.affine) return "";
+    const [down, right] = this.plane.axes.map((axis) => {
+      const { dim, unit } = this.viewer.variable.axes[axis];
+      return unit && !unit.startsWith("degrees") ? `${dim} (${unit})` : dim;
+    });
+    return `${this.plane.flips[0] ? "↑" : "↓"} ${down}, → ${right}`;
   }
 
   listen() {
@@ -189,11 +205,11 @@ export class Pane {
       const axis = this.viewer.variable.axes[this.plane.axes[n]];
       const [start, stop] = sight[n];
       const marks = [];
-      for (let k = 0; k < TICKS && axis.values; k++) {
-        const index = Math.min(stop - 1, start + Math.round((k * (stop - start - 1)) / (TICKS - 1)));
-        if (axis.values[index] === null) continue;
-        const unit = axis.unit.startsWith("degrees") ? "°" : "";
-        const mark = make("span", { textContent: `${Number(axis.values[index].toPrecision(5))}${unit}` });
+      for (let k = 0; k < Math.min(TICKS, stop - start); k++) {
+        const steps = Math.max(1, Math.min(TICKS, stop - start) - 1);
+        const index = Math.min(stop - 1, start + Math.round((k * (stop - start - 1)) / steps));
+        if (axis.values && axis.values[index] === null) continue;
+        const mark = make("span", { textContent: tickText(axis, index) });
         const share = 100 * shareOf(this.plane, sight, n, index);
         mark.style[n ? "left" : "top"] = `${share}%`;
         marks.push(mark);

@@ -2,6 +2,8 @@
 
 import { address } from "./api.js";
 
+const SMALL = 1 << 21; // voxels of a volume that is drawn without being asked for
+
 const byId = (id) => document.getElementById(id);
 
 function hasWebGL2() {
@@ -36,7 +38,9 @@ export class Space {
     delete this.canvas.dataset.shown;
     if (!(await this.start())) return;
     const small = variable.previews.some((preview) => Math.min(...preview.shape.slice(-3)) > 1);
+    const voxels = variable.shape.slice(-3).reduce((product, size) => product * size, 1);
     if (small) await this.load(null);
+    else if (voxels <= SMALL) await this.load(this.viewer.level);
     else this.text.textContent = "This archive has no small preview in space: sharpen to load the whole volume.";
   }
 

@@ -83,6 +83,7 @@ export class Viewer {
     this.panes = variable.planes.map((plane) => new Pane(this, plane));
     this.active = this.panes[0];
     this.controls.setUp(variable, this.archive.variables);
+    document.getElementById("what").textContent = variable.title;
     this.page.panes(this.panes);
     for (const pane of this.panes) pane.place();
     if (variable.damage.length) this.page.trouble({ message: variable.damage.join("; ") });
@@ -205,6 +206,7 @@ export class Viewer {
     const row = this.levels[level];
     if (!row) return "the preview";
     const name = row.name ? ` (${row.name})` : "";
+    if (this.levels.length === 1) return `the only level${name}`;
     return `level ${level} of ${this.levels.length - 1}${name}`;
   }
 

@@ -215,8 +215,9 @@ def dequantise(quantised: NDArray[np.int32], depth: int) -> Integers:
     out = np.empty(quantised.shape, np.int64)
     for band, weight in found:
         box = tuple(slice(*part) for part in band.box)
-        scaled = quantised[box].astype(np.int64) * (UNITS * weight)
-        out[box] = (scaled + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS
+        scaled = np.multiply(quantised[box], UNITS * weight, dtype=np.int64)
+        scaled += 1 << (WEIGHT_BITS - 1)
+        np.right_shift(scaled, WEIGHT_BITS, out=out[box])
     return out
 
 
