@@ -84,12 +84,13 @@ def without_prior() -> None:
 
 def foreseen() -> None:
     """The loop of streams that a network foresees."""
-    steps = np.zeros((2, 8, 8), np.int32)
+    shape = (4, 8, 8)
+    steps = np.zeros(shape, np.int32)
     estimator = Estimator(load_prior("test-tiny-posterior"), "cpu")
     seer = Seer(estimator, View(16, bytes(16), 0, 1 << 24, 0), ())
     data = encode_foreseen(steps, 1, seer)
     assert data is not None
-    decode_foreseen(data, (2, 8, 8), seer, what="zeros")
+    decode_foreseen(data, shape, seer, what="zeros")
 
 
 def searching() -> None:
@@ -106,7 +107,7 @@ def with_prior() -> None:
 
 
 def main() -> None:
-    gc.disable()  # a compiler makes millions of objects that stay to the end
+    gc.set_threshold(50_000, 20, 20)  # a compiler makes millions of objects that stay to the end
     begin = time.process_time()
     without_prior()
     searching()
