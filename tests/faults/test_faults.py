@@ -25,6 +25,7 @@ from tests.faults.hostile import try_crafted
 from tests.faults.kill import CASES, Bench, Tally, bench, kill_at_random, resume_everywhere
 from tests.faults.many import Round
 from tests.faults.many_parts import PARTS, specimens
+from tests.faults.many_sources import Round as SourceRound
 from tests.faults.power import unsynced_at_promises
 from tests.faults.runner import Runner
 from tests.faults.shim import compiler
@@ -212,6 +213,26 @@ def test_hostile_archives_in_memory_are_read_or_refused() -> None:
     assert list(made.run(0, 400)) == []
     assert set(made.read) | set(made.refused) == set(PARTS)
     assert made.read.total() > 100 < made.refused.total()
+
+
+FOUND = (
+    ("exposure.fits", 7),
+    ("exposure.fits", 1169),
+    ("exposure.fits", 4501),
+    ("rice.fits", 151),
+    ("rice.fits", 2349),
+    ("tiles.tif", 83),
+)
+
+
+def test_hostile_images_trajectories_and_videos_are_read_or_refused(tmp_path: Path) -> None:
+    """A short round, and what longer ones found: exceptions that nobody had foreseen."""
+    made = SourceRound(tmp_path)
+    made.run(0, 14)
+    for name, number in FOUND:
+        made.attempt(tmp_path / "seeds" / name, number)
+    assert made.problems == []
+    assert made.outcomes["read"] > 2 and made.outcomes["damaged"] > 5
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

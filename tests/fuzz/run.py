@@ -90,9 +90,9 @@ def fuzz(target: str, seeds: Iterator[int], stop: float) -> Iterator[tuple[int, 
 
 def limit_memory() -> None:
     """Have the system refuse allocations past ``MEMORY_LIMIT``."""
-    resource.setrlimit(
-        resource.RLIMIT_AS, (MEMORY_LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1])
-    )
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    wanted = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
 def main() -> None:
