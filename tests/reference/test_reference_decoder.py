@@ -263,6 +263,7 @@ def frames(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         "layers-region-float32",
         "foresight-nan-float32",
         "foresight-layers-int16",
+        "prior-ct-body-2-posterior",
         "prior-mr-head",
         "prior-ct-body",
         "prior-climate-grid",
