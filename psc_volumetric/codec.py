@@ -54,9 +54,7 @@ __all__ = [
 ]
 
 NO_BASE = "none"
-RECORDED = (
-    512  # bytes of a brick for each record; with fewer it has one, unless it is coded in tiles
-)
+RECORDED = 512  # bytes of a brick for each record; with fewer, and without tiles, it has one
 Denoisers = Callable[["Prior", str], Any]
 Known = Callable[[int, Box, bool], DecodedBrick | None]
 
@@ -89,9 +87,9 @@ class BrickOptions:
         Key of the noise, 0 <= seed < 2**32.
     is_thorough : bool
         Whether fewer bytes at the same error are worth twice the time (``wavelet``).
-    device : str
-        ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
-    denoisers : callable, optional
+    is_draft : bool
+        Whether bytes and errors need only be told roughly: methods that can be quick are.
+    device, denoisers
         See :class:`psc_volumetric.methods.protocol.Resources`.
     """
 
@@ -102,6 +100,7 @@ class BrickOptions:
     tile_shape: Triple | None = None
     seed: int = 0
     is_thorough: bool = False
+    is_draft: bool = False
     device: str = "auto"
     denoisers: Denoisers | None = None
 
@@ -196,7 +195,7 @@ def encode_brick(
     if fits and mapping is not None and options.base != NO_BASE:
         job = EncodeJob(
             values, header, special, ends, mapping, parameters, prior, tile, options.seed,
-            options.is_thorough,
+            options.is_thorough and not options.is_draft, options.is_draft,
         )  # fmt: skip
         resources = Resources(device=options.device, denoisers=options.denoisers)
         choice = encode_base(job, resources, base=options.base, lossy=guarantee.mode == "lossy")

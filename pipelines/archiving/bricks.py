@@ -65,6 +65,8 @@ class BrickJob:
     step : float or None
         Quantiser step that rate control found; None takes that of the options.
     options : ArchiveOptions
+    is_draft : bool
+        Whether bytes and errors need only be told roughly.
     """
 
     candidate: Candidate
@@ -83,6 +85,7 @@ class BrickJob:
     prior: str | None
     step: float | None
     options: ArchiveOptions
+    is_draft: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ def encoded(job: BrickJob) -> tuple[NDArray[Any], EncodedBrick]:
         options=BrickOptions(
             special_values=job.special_values,
             is_thorough=job.options.is_thorough,
+            is_draft=job.is_draft,
             device=job.options.device,
             base=job.kept.base,
             exact_mask=_exact_mask(job, (values.shape[0], values.shape[1], values.shape[2])),

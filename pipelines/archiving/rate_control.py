@@ -14,25 +14,20 @@ with the same steps.
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from pipelines.archiving.bricks import encoded, jobs_of, voxels
+from pipelines.archiving.bricks import jobs_of, voxels
 from pipelines.archiving.plan import ItemPlan, VariablePlan, open_item
 from pipelines.archiving.step_guess import guessed_step
-from pipelines.archiving.step_search import FIRST_STEP, Trial, search
+from pipelines.archiving.step_search import FIRST_STEP, Trial, search, search_by_drafts
+from pipelines.archiving.trials import has_drafts, measured, squared_error, trial
 from pipelines.archiving.whole_archive import bytes_beside, preview_bytes
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.writer import ArchiveWriter
-from psc_volumetric.codec import EncodedBrick
 from psc_volumetric.errors import ParameterError, StorageError
 from psc_volumetric.methods.parameters import LARGEST_STEP
 from psc_volumetric.metrics import rate_bpv
-from psc_volumetric.threads import mapped
-from psc_volumetric.tiling import TileGrid
 
 __all__ = [
     "BPV_TOLERANCE",
@@ -51,17 +46,8 @@ FAR = {"bpv": 0.05, "psnr": 0.115}  # when a target counts as out of reach: 5 %,
 FEW_BRICKS = 8
 SAMPLE_SHARE = 0.25
 MOST_SAMPLED = 32
-_KEPT_BYTES = 64 << 20
 
 Position = tuple[int, ...]
-
-
-class _Tile(Protocol):
-    @property
-    def position(self) -> tuple[int, int, int]: ...
-
-    @property
-    def mse(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -202,9 +188,14 @@ def _first_step(item: ItemPlan, pool: _Pool) -> float:
     def measure(step: float) -> float:
         return _scaled(item, pool, step)
 
+    def draft(step: float) -> float:
+        return _scaled(item, pool, step, is_draft=True)
+
     wanted = pool.quantity - beside
     if wanted <= 0:  # even the coarsest bricks are too much: what would they be
         best, is_close = Trial(LARGEST_STEP, measure(LARGEST_STEP)), False
+    elif has_drafts(item):
+        best, is_close = search_by_drafts(draft, measure, wanted, kind=pool.kind, start=start)
     else:
         best, is_close = search(measure, wanted, kind=pool.kind, start=start)
     reached = best.quantity + beside
@@ -256,67 +247,25 @@ def _beside(item: ItemPlan, pool: _Pool, step: float) -> float:
     """Bytes of the archive without bricks and previews, by bricks of the sample; 0 at a PSNR."""
     if pool.kind != "bpv":
         return 0.0
+    is_draft = has_drafts(item)
     bricks = {
-        v.spec.name: {p: _trial(item, v, p, step) for p in sample_positions(v.spec)}
+        v.spec.name: {
+            p: trial(item, v, p, step, is_draft=is_draft) for p in sample_positions(v.spec)
+        }
         for v in pool.variables
     }
     return float(bytes_beside(item, bricks))
 
 
-def _scaled(item: ItemPlan, pool: _Pool, step: float) -> float:
+def _scaled(item: ItemPlan, pool: _Pool, step: float, *, is_draft: bool = False) -> float:
     """Bytes with previews, or squared error, of all bricks of a pool by those of the sample."""
     total = 0.0
     for variable in pool.variables:
         sample = sample_positions(variable.spec)
         share = sum(_voxels(variable.spec, p) for p in sample) / math.prod(variable.spec.shape)
-        found = _measured(item, variable, sample, step, pool.kind) / share
+        found = measured(item, variable, sample, step, pool.kind, is_draft=is_draft) / share
         total += found + (preview_bytes(item, found) if pool.kind == "bpv" else 0.0)
     return total
-
-
-_trials: OrderedDict[tuple[str, str, Position, float], EncodedBrick] = OrderedDict()
-_lock = threading.Lock()
-
-
-def _trial(item: ItemPlan, variable: VariablePlan, position: Position, step: float) -> EncodedBrick:
-    """One brick coded with a step, or exactly; the latest ones are remembered."""
-    if "target" not in variable.spec.parameters:
-        step = FIRST_STEP
-    key = (repr((item.candidate, item.options)), variable.spec.name, position, step)
-    with _lock:
-        if key in _trials:
-            _trials.move_to_end(key)
-            return _trials[key]
-    brick = replace(encoded(jobs_of(item, variable, position, step))[1], last=None)
-    with _lock:
-        _trials[key] = brick
-        while len(_trials) > 1 and sum(len(b.data) for b in _trials.values()) > _KEPT_BYTES:
-            _trials.popitem(last=False)
-    return brick
-
-
-def _measured(
-    item: ItemPlan, variable: VariablePlan, positions: Sequence[Position], step: float, kind: str
-) -> float:
-    """Bytes or squared error of several bricks at a step."""
-    found = mapped(lambda p: _trial(item, variable, p, step), positions)
-    bricks = list(zip(positions, found, strict=True))
-    if kind == "bpv":
-        return float(sum(len(brick.data) for _, brick in bricks))
-    return math.fsum(squared_error(variable.spec, p, brick.records) for p, brick in bricks)
-
-
-def squared_error(spec: VariableSpec, position: Position, tiles: Sequence[_Tile]) -> float:
-    """Sum of squared errors of a brick at its last level, over all its voxels."""
-    valid = spec.valid(position)
-    if len(tiles) == 1:
-        return tiles[0].mse[-1] * math.prod(valid)
-    grid = TileGrid(valid, spec.tile_shape)
-    sizes = {
-        grid.position(number): math.prod(s.stop - s.start for s in grid.box(number))
-        for number in range(len(grid))
-    }
-    return math.fsum(tile.mse[-1] * sizes[tile.position] for tile in tiles)
 
 
 def settle(item: ItemPlan) -> None:
@@ -348,7 +297,7 @@ def _settle(item: ItemPlan, pool: _Pool, writer: ArchiveWriter) -> None:
         rest += len(positions)
 
     def measure(tried: float) -> float:
-        found = (_measured(item, v, samples[v.spec.name], tried, pool.kind) for v in aimed)
+        found = (measured(item, v, samples[v.spec.name], tried, pool.kind) for v in aimed)
         return math.fsum(found)
 
     if rest:
@@ -360,7 +309,7 @@ def _settle(item: ItemPlan, pool: _Pool, writer: ArchiveWriter) -> None:
     for variable in aimed:
         for position in samples[variable.spec.name]:
             job = jobs_of(item, variable, position, step)
-            brick = _trial(item, variable, position, step)
+            brick = trial(item, variable, position, step)
             writer.write_brick(variable.spec.name, position, brick, values=voxels(job))
 
 

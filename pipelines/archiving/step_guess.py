@@ -2,7 +2,7 @@
 
 Coding a brick with all methods takes tens of seconds, with the wavelet one or two. Bytes and
 errors of the others are a share of the wavelet's that changes little with the step: it is measured
-on the middle of the brick. A search that begins here codes whole bricks two or three times.
+on a few slices of the brick. All are drafts.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 
 from pipelines.archiving.bricks import BrickJob, encoded
 from psc_volumetric.methods.parameters import LARGEST_STEP, SMALLEST_STEP
+from psc_volumetric.methods.search import few_slices
 from psc_volumetric.threads import mapped
 
 __all__ = ["guessed_step"]
 
 QUICKEST = "wavelet"
 WORTH_A_GUESS = 1 << 20  # voxels of a brick: smaller ones are coded as quickly
-MIDDLE = 1 << 18  # voxels
-FEWEST_ROWS = 64  # and columns
 MOST_BRICKS = 4
+FEW_VOXELS = {True: 1 << 17, False: 1 << 19}  # of a brick, with a prior and without one
 MOST_TRIALS = 4
 NEAR = 0.05  # logarithm of what is found over what is wanted
 FARTHEST = 3.0  # logarithm of a step over the one before
@@ -86,13 +86,14 @@ class _Rough:
         return math.fsum(a * b for a, b in zip(whole, self._shares[octave], strict=True))
 
     def _share(self, job: BrickJob, step: float) -> float:
-        """What the middle of a brick has, over what it has with the quickest method."""
-        middle = replace(job, box=_middle(job.box))
-        base = self._quantity(_quickly(middle), step)
-        return self._quantity(middle, step) / base if base else 1.0
+        """What a few slices have, over what they have with the quickest method."""
+        few = replace(job, box=_few(job.box, FEW_VOXELS[job.prior is not None]))
+        base = self._quantity(_quickly(few), step)
+        return self._quantity(few, step) / base if base else 1.0
 
     def _quantity(self, job: BrickJob, step: float) -> float:
-        values, brick = encoded(replace(job, step=min(max(step, SMALLEST_STEP), LARGEST_STEP)))
+        near = min(max(step, SMALLEST_STEP), LARGEST_STEP)
+        values, brick = encoded(replace(job, step=near, is_draft=True))
         if self.kind == "bpv" or brick.last is None:
             return float(len(brick.data))
         error = brick.last.astype(np.float64) - values.astype(np.float64)
@@ -107,13 +108,10 @@ def _voxels(job: BrickJob) -> int:
     return math.prod(stop - start for start, stop in job.box)
 
 
-def _middle(box: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """The box with fewer rows and columns."""
-    share = math.sqrt(min(MIDDLE / math.prod(stop - start for start, stop in box), 1.0))
-    found = list(box)
-    for axis in range(max(len(box) - 2, 0), len(box)):
-        start, stop = box[axis]
-        extent = min(max(round((stop - start) * share), FEWEST_ROWS), stop - start)
-        start += (stop - start - extent) // 2
-        found[axis] = start, start + extent
-    return tuple(found)
+def _few(box: tuple[tuple[int, int], ...], voxels: int) -> tuple[tuple[int, int], ...]:
+    """The box with fewer slices."""
+    axes = box[-3:]
+    shape = [1] * (3 - len(axes)) + [stop - start for start, stop in axes]
+    parts = few_slices((shape[0], shape[1], shape[2]), voxels)[-len(axes) :]
+    inside = ((a + part.start, a + part.stop) for (a, _), part in zip(axes, parts, strict=True))
+    return (*box[:-3], *inside)

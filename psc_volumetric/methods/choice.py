@@ -18,7 +18,7 @@ from psc_volumetric.arrays import Triple
 from psc_volumetric.methods.parameters import FINEST_OF_PRIOR, LARGEST_STEP, SMALLEST_STEP
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
 from psc_volumetric.methods.registry import AUTO, REGISTRY
-from psc_volumetric.methods.search import LARGE, middle_of
+from psc_volumetric.methods.search import LARGE, SLOPE, few_slices
 from psc_volumetric.prior.bundle import DENOISER
 
 __all__ = ["AUTO", "Choice", "encode_base"]
@@ -27,6 +27,7 @@ SAMPLE_TILES = (1, 2, 2)  # that a prior is tried on
 SAMPLE_DEPTH = 4  # as many times more slices where the network knows no tiles
 WORTH_A_SAMPLE = 3  # times as large a brick has to be
 VERDICTS_KEPT = 256
+FARTHEST = 1.5  # that bytes at another error are told from those at one
 FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error
 
 
@@ -221,8 +222,8 @@ def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source
 def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
     """The smallest coding at the error that the first method has at the step of the job.
 
-    A large brick is coded once: method and step are found on its middle. None when no method can
-    code the brick.
+    A large brick is coded once: drafts of a few of its slices decide on method and step. None when
+    no method can code the brick.
     """
     job, names = sources.job, list(sources.without_prior())
     if not names:
@@ -232,38 +233,39 @@ def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
         coded = chosen.finish()
         why = f"{coded.method}: {reason}" + _against(coded.method, sizes)
         return replace(coded, choice=why, compared=sizes)
-    name, ratio, sizes = _by_the_middle(job, sources.resources, names)
+    name, ratio, sizes = _by_few_slices(job, sources.resources, names)
     source = _Sources(_at_step(job, job.parameters.step * ratio), sources.resources).of(name)
     assert source is not None  # as it was for this brick at the other step
     coded = source.at_step().finish()
-    why = f"{coded.method}: {reason}, on its middle" + _against(coded.method, sizes)
+    why = f"{coded.method}: {reason}, on a few slices" + _against(coded.method, sizes)
     return replace(coded, choice=why, compared={name: coded.nbytes})
 
 
-def _by_the_middle(
+def _by_few_slices(
     job: EncodeJob, resources: Resources, names: Sequence[str]
 ) -> tuple[str, float, dict[str, int]]:
-    """Method for a large brick, its step over that of the job, and bytes of all on the middle.
+    """Method for a large brick, its step over that of the job, and bytes of all on a sample.
 
     A target is searched for by coding the same brick at several steps. So powers of two around the
     step are looked at, and remembered: the nearer one decides on the method, and between both its
     step does not jump. That of the first method is the job's own, and takes no second look.
     """
-    extents = tuple(part.stop - part.start for part in middle_of(job.header.valid))
-    middle = _middle(job, extents, (1, 1, 1))
+    extents = tuple(part.stop - part.start for part in few_slices(job.header.valid))
+    few = replace(_middle(job, extents, (1, 1, 1)), is_draft=True, is_thorough=False)
     octave, share = divmod(math.log2(job.parameters.step), 1)
     nearer, away = (1, 1 - share) if share > 0.5 else (0, share)
 
     def verdict(one_up: int) -> tuple[str, float, dict[str, int]]:
-        part = _at_step(middle, 2.0 ** (octave + one_up))
+        part = _at_step(few, 2.0 ** (octave + one_up))
 
         def find() -> tuple[str, float, dict[str, int]]:
             sample = _Sources(part, resources).without_prior()
             sample = {name: sample[name] for name in names if name in sample}
             if not sample:  # nothing is measured there
                 return names[0], 1.0, {}
-            chosen, sizes = _best_of(sample)
-            return chosen.finish().method, chosen.step / part.step, sizes
+            sizes, steps = _at_equal_error(sample)
+            best = min(sizes, key=lambda name: sizes[name])
+            return best, steps[best] / part.step, sizes
 
         return _remembered((*names, part.parameters, part.mapping, _digest(part)), find)
 
@@ -279,6 +281,22 @@ def _at_step(job: EncodeJob, step: float) -> EncodeJob:
     """The job with another quantiser step, the nearest there is."""
     step = min(max(step, SMALLEST_STEP), LARGEST_STEP)
     return replace(job, parameters=replace(job.parameters, step=step))
+
+
+def _at_equal_error(sources: Mapping[str, Source]) -> tuple[dict[str, int], dict[str, float]]:
+    """Bytes and steps of methods at the error that the first has at its step, about."""
+    (name, first), *others = sources.items()
+    base = first.at_step()
+    sizes, steps = {name: base.nbytes}, {name: base.step}
+    for name, source in others:
+        if not (base.mse > 0 and source.reaches(math.sqrt(12 * base.mse))):
+            continue
+        attempt = source.at_error(base.mse, limit=base.nbytes)
+        if attempt is not None:
+            far = (max(attempt.mse, 1e-300) / base.mse) ** (1 / SLOPE)
+            far = min(max(far, 1 / FARTHEST), FARTHEST)
+            sizes[name], steps[name] = round(attempt.nbytes * far), attempt.step / far
+    return sizes, steps
 
 
 def _best_of(sources: Mapping[str, Source]) -> tuple[Attempt, dict[str, int]]:

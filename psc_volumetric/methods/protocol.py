@@ -69,6 +69,8 @@ class EncodeJob:
         Key of the noise, 0 <= seed < 2**32.
     is_thorough : bool
         Whether fewer bytes at the same error are worth up to twice the time.
+    is_draft : bool
+        Whether bytes and error need only be told roughly, as quickly as can be.
     """
 
     values: Values
@@ -81,6 +83,7 @@ class EncodeJob:
     tile: Triple
     seed: int = 0
     is_thorough: bool = False
+    is_draft: bool = False
 
     @property
     def step(self) -> float:

@@ -17,7 +17,7 @@ from psc_volumetric.methods.sampled import SampledSource, Trial, decode_sampled
 from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box
 
-__all__ = ["LARGE", "SampledMethod", "SteppedSource", "middle_of"]
+__all__ = ["LARGE", "SLOPE", "SampledMethod", "SteppedSource", "few_slices", "middle_of"]
 
 HOPELESS = 1.35  # bytes of a quick search over the best ones; the slow one saves 5 to 25 %
 SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
@@ -25,6 +25,7 @@ MOST_TRIALS = 6
 LARGE = 1 << 20  # voxels of a brick that takes long
 VARIANT_VOXELS = 1 << 18  # of its middle, on which variants are compared
 FEWEST_ROWS = 64  # and columns of that
+FEWEST_SLICES, FEW_VOXELS = 4, 1 << 19  # on which methods are compared
 SLOWLY = 1.05  # quantiser step of the slow encoder over that of the quick one, at equal error
 
 
@@ -47,6 +48,7 @@ class _Patience:
 
 USUAL, FOR_LARGE = _Patience(2, 4, 0.03), _Patience(1, 3, 0.08)
 MODEST = _Patience(MOST_TRIALS, 3, 0.03)
+ROUGH = _Patience(3, 0, 0.1)
 MODEST_SLOWNESS = 3  # of a good coding over a quick one
 
 
@@ -149,6 +151,9 @@ class SteppedSource:
         """
         start = math.sqrt(20 * mse)
         source = _best_variant(self.source, start)
+        if source.is_draft:
+            trial = _search(source, mse, start, most=ROUGH.quick, tolerance=ROUGH.tolerance)
+            return _Attempt(self.name, source, trial, self.tile)
         if source.slowness == 1:
             return _Attempt(self.name, source, _search(source, mse, start), self.tile)
         taken = FOR_LARGE if source.values.size >= LARGE else USUAL
@@ -195,6 +200,21 @@ def middle_of(shape: Triple) -> Box:
         extent = min(max(round(size * share), FEWEST_ROWS), size)
         start = (size - extent) // 2
         box.append(slice(start, start + extent))
+    return box[0], box[1], box[2]
+
+
+def few_slices(shape: Triple, voxels: int = FEW_VOXELS) -> Box:
+    """Slices of the middle with so many voxels, or four with at most twice as many.
+
+    They are whole if they are not too large. A part of the rows and columns would say less: what
+    is in the middle of a scan is not what is at its borders, and a coder learns from a whole slice.
+    """
+    z, y, x = shape
+    slices = min(max(voxels // (y * x), FEWEST_SLICES), z)
+    share = math.sqrt(min(2 * voxels / (slices * y * x), 1.0))
+    extents = (slices, *(min(max(round(n * share), FEWEST_ROWS), n) for n in (y, x)))
+    starts = [(size - extent) // 2 for size, extent in zip(shape, extents, strict=True)]
+    box = [slice(start, start + n) for start, n in zip(starts, extents, strict=True)]
     return box[0], box[1], box[2]
 
 

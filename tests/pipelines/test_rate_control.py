@@ -18,7 +18,7 @@ from pipelines.archiving import sealing_proof
 from pipelines.archiving.archive import ArchiveOptions, archive, begin, finish, plan
 from pipelines.archiving.bricks import encode_brick_job
 from pipelines.archiving.rate_control import sample_positions
-from pipelines.archiving.step_search import CLOSE, search
+from pipelines.archiving.step_search import CLOSE, search, search_by_drafts
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.methods.parameters import LARGEST_STEP, SMALLEST_STEP
@@ -82,6 +82,32 @@ def test_search_says_when_a_jump_lies_in_the_way():
     best, is_close = search(lambda step: 1000.0 if step < 1 else 500.0, 700, kind="bpv", start=0.5)
     assert not is_close
     assert best.quantity in (500, 1000)
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("bpv", -1), ("psnr", 1)])
+@pytest.mark.parametrize("off", [0.8, 0.97, 1.3])
+def test_drafts_leave_two_codings_to_measure(kind, sign, off):
+    """Drafts that are off by a factor which changes by a hundredth with the step."""
+    measured = []
+
+    def measure(step: float) -> float:
+        measured.append(step)
+        return 5000 * step ** (1.1 * sign)
+
+    def draft(step: float) -> float:
+        return off * step**0.01 * 5000 * step ** (1.1 * sign)
+
+    wanted = 5000 * 0.2 ** (1.1 * sign)
+    best, is_close = search_by_drafts(draft, measure, wanted, kind=kind, start=0.5)
+    assert is_close and len(measured) <= 2
+    assert abs(math.log(best.quantity / wanted)) <= CLOSE[kind]
+
+
+def test_drafts_that_tell_nothing_leave_the_usual_search():
+    best, is_close = search_by_drafts(
+        lambda _: 1.0, lambda step: 5000 / step, 9000.0, kind="bpv", start=0.5
+    )
+    assert is_close and best.quantity == pytest.approx(9000, rel=CLOSE["bpv"])
 
 
 def test_sample_is_all_of_few_bricks_and_spread_over_many():

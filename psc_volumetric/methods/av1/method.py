@@ -23,6 +23,7 @@ from psc_volumetric.methods.av1.frames import (
     encode_frames,
     quantiser_step,
 )
+from psc_volumetric.methods.protocol import EncodeJob
 from psc_volumetric.methods.sampled import SampledSource, Samples, Trial
 from psc_volumetric.methods.search import SampledMethod
 from psc_volumetric.values.samples import STEP_FRACTION_BITS, StoredSamples
@@ -32,6 +33,7 @@ __all__ = ["METHOD", "Av1Source"]
 
 SPEED, QUICK_SPEED = 2, 5  # of libaom; the second for a first look
 MOST_ROWS = 1 << 14  # and columns, of the format
+SLOWNESS = 10  # time of the first over that of the second
 FEWEST_FRAMES, FEWEST_ROWS = 8, 16  # along another axis than the first
 FEWEST_SAMPLES = 16  # that the range of a brick is spread over
 MIDDLE = 2048  # sample of 0 normalised units
@@ -46,10 +48,11 @@ class Av1Source(SampledSource):
         As `SampledSource`.
     frame_axis : int
         Axis of the brick that runs over the frames.
+    is_draft : bool
+        Whether all codings are quick ones.
     """
 
     FIELDS: ClassVar[type[StoredSamples]] = Av1Fields
-    slowness = 10
 
     def __init__(
         self,
@@ -57,9 +60,17 @@ class Av1Source(SampledSource):
         special: SpecialMap | None,
         limits: ValueLimits | None = None,
         frame_axis: int = 0,
+        *,
+        is_draft: bool = False,
     ) -> None:
         super().__init__(values, special, limits)
-        self.frame_axis = frame_axis
+        self.frame_axis, self.is_draft = frame_axis, is_draft
+        self.slowness = 1 if is_draft else SLOWNESS
+
+    @classmethod
+    def of(cls, job: EncodeJob) -> Av1Source:
+        """The brick of a job."""
+        return cls(job.values, job.special, job.limits, is_draft=job.is_draft)
 
     @classmethod
     def takes(cls, values: Values) -> bool:
@@ -79,7 +90,8 @@ class Av1Source(SampledSource):
 
     def along(self, axis: int) -> Av1Source:
         """The same brick with the frames along another axis."""
-        return Av1Source(self.values, self.special, self.limits, axis)
+        own = self.values, self.special, self.limits
+        return Av1Source(*own, axis, is_draft=self.is_draft)
 
     def variants(self) -> list[SampledSource]:
         """Frames along each axis that they may run along."""
@@ -105,7 +117,7 @@ class Av1Source(SampledSource):
         coarsest = max(self.finest_step, (self.high - self.low) / FEWEST_SAMPLES)
         fields = self.fields(min(self.finest_step * gap, coarsest))
         source = _to_samples(self.clean, fields).transpose(fields.frame_axes)
-        speed = QUICK_SPEED if quick else SPEED
+        speed = QUICK_SPEED if quick or self.is_draft else SPEED
         data = encode_frames(np.ascontiguousarray(source), quality, speed=speed)
         samples = self.decoded(data, fields, self.shape, "AV1 encoder")
         return self.trial(step, data, fields, samples)
