@@ -247,7 +247,7 @@ def test_root_and_previews_are_images_of_ome_zarr(tmp_path: Path, make: SimpleNa
         assert "ome" not in reader.attrs  # which are the source's
     text = (path / "zarr.json").read_text()
     (path / "zarr.json").write_text(text.replace('"psc_archive.psc"', '"nobody.knows"'))
-    with pytest.raises(ValueError, match=r"nobody\.knows"):  # decision 0060, until Zarr waits
+    with pytest.raises(ValueError, match=r"nobody\.knows"):  # decision 0058, until Zarr waits
         zarr.open_group(path, mode="r")
 
 

@@ -31,9 +31,9 @@ from psc_volumetric.values.special import SpecialMap
 
 __all__ = ["METHOD", "Av1Source"]
 
-SPEED, QUICK_SPEED = 2, 5  # of libaom; the second for a first look
+THOROUGH_SPEED, SPEED, QUICK_SPEED = 2, 3, 5  # of libaom; the last for a first look
 MOST_ROWS = 1 << 14  # and columns, of the format
-SLOWNESS = 10  # time of the first over that of the second
+THOROUGH_SLOWNESS, SLOWNESS = 10, 3  # time of the first two over that of the last
 FEWEST_FRAMES, FEWEST_ROWS = 8, 16  # along another axis than the first
 FEWEST_SAMPLES = 16  # that the range of a brick is spread over
 MIDDLE = 2048  # sample of 0 normalised units
@@ -48,6 +48,8 @@ class Av1Source(SampledSource):
         As `SampledSource`.
     frame_axis : int
         Axis of the brick that runs over the frames.
+    is_thorough : bool
+        Whether a few per cent of the bytes are worth two or three times the time.
     is_draft : bool
         Whether all codings are quick ones.
     """
@@ -61,16 +63,19 @@ class Av1Source(SampledSource):
         limits: ValueLimits | None = None,
         frame_axis: int = 0,
         *,
+        is_thorough: bool = False,
         is_draft: bool = False,
     ) -> None:
         super().__init__(values, special, limits)
-        self.frame_axis, self.is_draft = frame_axis, is_draft
-        self.slowness = 1 if is_draft else SLOWNESS
+        self.frame_axis, self.is_thorough, self.is_draft = frame_axis, is_thorough, is_draft
+        usual = THOROUGH_SLOWNESS if is_thorough else SLOWNESS
+        self.slowness = 1 if is_draft else usual
 
     @classmethod
     def of(cls, job: EncodeJob) -> Av1Source:
         """The brick of a job."""
-        return cls(job.values, job.special, job.limits, is_draft=job.is_draft)
+        own = job.values, job.special, job.limits
+        return cls(*own, is_thorough=job.is_thorough, is_draft=job.is_draft)
 
     @classmethod
     def takes(cls, values: Values) -> bool:
@@ -91,7 +96,7 @@ class Av1Source(SampledSource):
     def along(self, axis: int) -> Av1Source:
         """The same brick with the frames along another axis."""
         own = self.values, self.special, self.limits
-        return Av1Source(*own, axis, is_draft=self.is_draft)
+        return Av1Source(*own, axis, is_thorough=self.is_thorough, is_draft=self.is_draft)
 
     def variants(self) -> list[SampledSource]:
         """Frames along each axis that they may run along."""
@@ -117,7 +122,8 @@ class Av1Source(SampledSource):
         coarsest = max(self.finest_step, (self.high - self.low) / FEWEST_SAMPLES)
         fields = self.fields(min(self.finest_step * gap, coarsest))
         source = _to_samples(self.clean, fields).transpose(fields.frame_axes)
-        speed = QUICK_SPEED if quick or self.is_draft else SPEED
+        usual = THOROUGH_SPEED if self.is_thorough else SPEED
+        speed = QUICK_SPEED if quick or self.is_draft else usual
         data = encode_frames(np.ascontiguousarray(source), quality, speed=speed)
         samples = self.decoded(data, fields, self.shape, "AV1 encoder")
         return self.trial(step, data, fields, samples)
