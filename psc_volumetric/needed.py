@@ -6,6 +6,7 @@ one that keeps what was decoded decodes whole tiles and segments, which cost as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 
 from psc_volumetric.bitstream.index import BrickIndex
@@ -15,8 +16,16 @@ from psc_volumetric.tiling import Box
 
 __all__ = ["byte_ranges", "whole_units"]
 
+Known = Callable[[int, Box], bool]
 
-def byte_ranges(index: BrickIndex, selection: Box, level: int | None) -> list[ByteRange]:
+
+def _nothing(level: int, box: Box) -> bool:
+    return False
+
+
+def byte_ranges(
+    index: BrickIndex, selection: Box, level: int | None, known: Known = _nothing
+) -> list[ByteRange]:
     """Ranges of bytes after the header that :func:`psc_volumetric.codec.decode_brick` reads.
 
     Parameters
@@ -26,6 +35,8 @@ def byte_ranges(index: BrickIndex, selection: Box, level: int | None) -> list[By
         Half-open box inside the brick's valid part, step 1.
     level : int, optional
         None or past the last = everything.
+    known : callable
+        Whether a box of a level is decoded already and takes no bytes.
 
     Returns
     -------
@@ -35,14 +46,16 @@ def byte_ranges(index: BrickIndex, selection: Box, level: int | None) -> list[By
     if index.method == "constant":
         return []
     wanted = index.levels - 1 if level is None else min(level, index.levels - 1)
-    return _of_level(index, selection, wanted)
+    return _of_level(index, selection, wanted, known)
 
 
-def _of_level(index: BrickIndex, box: Box, level: int) -> list[ByteRange]:
+def _of_level(index: BrickIndex, box: Box, level: int, known: Known) -> list[ByteRange]:
+    if known(level, box):
+        return []
     number = level - index.base_levels
     if number < 0:
         return _of_base(index, box, level)
-    return layer_ranges(index, number, box, lambda near: _of_level(index, near, level - 1))
+    return layer_ranges(index, number, box, lambda near: _of_level(index, near, level - 1, known))
 
 
 def _of_base(index: BrickIndex, box: Box, level: int) -> list[ByteRange]:

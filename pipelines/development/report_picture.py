@@ -26,14 +26,30 @@ from psc_volumetric.errors import StorageError
 __all__ = ["draw_page"]
 
 WIDTH, HEIGHT = 1100, 1500  # pixels
-COLOURS = 96
+COLOURS = 192
 TIMEOUT_S = 120
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+OPTIONS = ("--headless=new", "--no-sandbox", "--hide-scrollbars")
 
 
-def draw_page(page: Path, out: Path, *, width: int = WIDTH, height: int = HEIGHT) -> None:
+def draw_page(
+    address: str,
+    out: Path,
+    *,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    options: tuple[str, ...] = ("--disable-gpu",),
+) -> None:
     """Draw the upper part of a page into a PNG file of few colours.
+
+    Parameters
+    ----------
+    address : str
+        URL of the page.
+    width, height : int
+        Of the window, in pixels.
+    options : tuple of str
+        More words for Chromium.
 
     Raises
     ------
@@ -51,7 +67,7 @@ def draw_page(page: Path, out: Path, *, width: int = WIDTH, height: int = HEIGHT
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "page.png"
         words = [f"--user-data-dir={folder}/profile", f"--screenshot={drawn}"]
-        words += [f"--window-size={width},{height}", page.absolute().as_uri()]
+        words += [f"--window-size={width},{height}", *options, address]
         done = subprocess.run(
             [browser, *OPTIONS, *words], capture_output=True, timeout=TIMEOUT_S, check=False
         )
@@ -60,7 +76,9 @@ def draw_page(page: Path, out: Path, *, width: int = WIDTH, height: int = HEIGHT
                 f"{browser} drew nothing (exit code {done.returncode})", kind="no-browser"
             )
         with Image.open(drawn) as image:
-            small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            small = image.convert("RGB").quantize(
+                COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
         small.save(out, optimize=True)
 
 
@@ -77,7 +95,7 @@ def main(
         archive(plan(source, target, options))
         page = folder / "report.html"
         write_page(report_page(target, source), page)
-        draw_page(page, out)
+        draw_page(page.absolute().as_uri(), out)
 
 
 if __name__ == "__main__":

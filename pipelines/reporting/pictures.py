@@ -18,6 +18,7 @@ Doubles = NDArray[np.float64]
 LONGEST = 300  # pixels
 NOT_A_NUMBER = (120, 120, 120)
 CATEGORIES = 12
+LIGHTS = ((140, 100), (85, 60), (195, 55))  # of each five: five steps nearly close the circle
 
 # Colours of the maps, dark to light, evenly rising in lightness: readable in grey and by people
 # who do not see red or green.
@@ -141,8 +142,9 @@ def _palette(name: str) -> Palette:
 
 
 def _categories() -> Palette:
-    """Colours far from one another: around the circle by the golden angle."""
-    turns = (np.arange(CATEGORIES) * 0.381966) % 1.0
-    phases = turns[:, None] + np.array([0.0, 1 / 3, 2 / 3])
-    colours: Palette = np.rint(140 + 100 * np.cos(2 * math.pi * phases)).astype(np.uint8)
+    """Colours far from one another: around the circle by the golden angle, in three lights."""
+    numbers = np.arange(CATEGORIES)
+    phases = (numbers * 0.381966 % 1.0)[:, None] + np.array([0.0, 1 / 3, 2 / 3])
+    centre, span = np.array(LIGHTS)[numbers // 5].T[..., None]
+    colours: Palette = np.rint(centre + span * np.cos(2 * math.pi * phases)).astype(np.uint8)
     return colours

@@ -156,6 +156,10 @@ class DecodedRegions:
                     return self._kept[place].cut(frame, box)
         return None
 
+    def has(self, brick: tuple[Hashable, ...], spread: bool, level: int, box: Box) -> bool:
+        """Whether part of a level of a brick is kept."""
+        return self.find((*brick, level, spread), box) is not None
+
     def _keep(self, brick: Hashable, box: Box, region: DecodedRegion) -> None:
         if region.nbytes > self.limit:
             return

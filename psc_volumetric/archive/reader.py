@@ -69,12 +69,13 @@ class _Wanted:
 
         return whole_units(index, box, level_number(index, self.level))
 
-    def ranges(self, box: Box, index: BrickIndex) -> list[ByteRange]:
-        """Bytes that decoding a box takes."""
+    def ranges(self, place: tuple[Any, ...], box: Box, index: BrickIndex) -> list[ByteRange]:
+        """Bytes that decoding a box takes, without those of levels that are decoded already."""
         from psc_volumetric.needed import byte_ranges
 
         number = level_number(index, self.level)
-        return byte_ranges(index, self.units(index, box), number)
+        known = partial(decoded_regions().has, place, self.spread)
+        return byte_ranges(index, self.units(index, box), number, known)
 
 
 class ArchiveReader(OpenArchive):
@@ -327,12 +328,11 @@ class ArchiveReader(OpenArchive):
         name, kept = wanted.spec.name, decoded_regions()
         places, bricks = {}, {}
         for position, inside, _ in parts:
-            key = chunk_key(name, position)
+            key, place = chunk_key(name, position), (self._owner, name, position)
             index = self._known_index(key)
             level = None if index is None else level_number(index, wanted.level)
-            if not kept.find((self._owner, name, position, level, wanted.spread), inside):
-                places[key] = position
-                bricks[key] = partial(wanted.ranges, inside)
+            if not kept.find((*place, level, wanted.spread), inside):
+                places[key], bricks[key] = position, partial(wanted.ranges, place, inside)
         found = fetch(
             self._sealed.store,
             bricks,

@@ -105,6 +105,39 @@ def test_a_region_takes_its_index_its_levels_and_its_tiles(
         assert all(wanted is not None for _, _, wanted in running.requests)
 
 
+def test_levels_one_after_another_take_the_bytes_of_the_last(
+    serve: Serve, tmp_path: Path, volume: np.ndarray, make: Any
+) -> None:
+    values, region = volume[:, :, :64], (slice(3, 4), slice(0, 64), slice(0, 64))
+    guarantee = Guarantee("lossless", 2.0, coders=("zstd",), reference="base")
+    brick = encode_brick(
+        values,
+        position=(0, 0, 0),
+        shape=BRICK,
+        mapping=IntensityMapping(-320.0, 320.0),
+        parameters=CodecParameters(),
+        prior=None,
+        guarantee=guarantee,
+    )
+    path = tmp_path / "steps.psc.zarr"
+    writer = ArchiveWriter.create(
+        path, mode="lossless", variables=[make.spec(values, brick_shape=BRICK, unit=None)]
+    )
+    writer.write_brick("volume", (0, 0, 0), brick, values=values)
+    writer.seal()
+    sent = []
+    with serve(tmp_path) as running:
+        for levels in ((1,), (0, 1)):
+            with ArchiveReader.open(f"{running.url}/{path.name}") as reader:
+                running.restart()
+                for level in levels:
+                    found = reader.read("volume", region, level=level)
+                np.testing.assert_array_equal(found, values[region])
+                sent.append(running.sent)
+    at_once, stepwise = sent
+    assert stepwise <= at_once, sent
+
+
 def test_neighbours_are_joined_and_others_are_not() -> None:
     assert joined([]) == joined([(5, 0)]) == []
     assert joined([(100, 50), (0, 100)]) == [(0, 150)]

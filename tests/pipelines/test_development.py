@@ -26,6 +26,8 @@ TOOLS = {
     "pipelines.development.posterior_gain": ("--depth", "--prior"),
     "pipelines.development.posterior_pictures": ("--bpv", "--plane"),
     "pipelines.development.readme_pictures": ("--bpv", "--folder"),
+    "pipelines.development.report_picture": ("--bpv", "--out"),
+    "pipelines.development.view_picture": ("--out", "one volume"),
     "psc_volumetric.conformance.regenerate": ("--target",),
 }
 

@@ -273,6 +273,8 @@ def test_labels_one_slice_and_four_axes(tmp_path: Path, page: Callable[[str], Pa
     colours[stored == 0] = 0
     np.testing.assert_array_equal(seen.canvas("axial"), colours)
     assert seen.run("return document.getElementById('controls').elements.preset.value") == "labels"
+    assert not seen.run("return document.getElementById('scale').checkVisibility()")
+    assert not seen.run("return document.getElementById('space-canvas').checkVisibility()")
     rng = np.random.default_rng(1)
     thin = rng.integers(0, 200, (20, 30, 1), np.int16)
     one = made(tmp_path, "one", thin, ArchiveOptions(coders="fast"))

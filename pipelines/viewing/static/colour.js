@@ -6,6 +6,7 @@ const STOPS = {
   field: [[20, 25, 80], [35, 90, 150], [50, 145, 150], [95, 190, 125], [190, 220, 80], [253, 245, 190]],
 };
 const CATEGORIES = 12;
+const LIGHTS = [[140, 100], [85, 60], [195, 55]]; // of each five: five steps nearly close the circle
 const NOT_A_NUMBER = [120, 120, 120];
 const LOST = [[200, 30, 110], [60, 10, 40]]; // a chequerboard, which no data looks like
 
@@ -32,8 +33,10 @@ export function palette(name) {
 /** The colour of a label: 0 is black, neighbours are far apart. */
 export function category(value) {
   if (value === 0) return [0, 0, 0];
-  const turn = ((((value % CATEGORIES) + CATEGORIES) % CATEGORIES) * 0.381966) % 1;
-  return [0, 1 / 3, 2 / 3].map((phase) => Math.round(140 + 100 * Math.cos(2 * Math.PI * (turn + phase))));
+  const number = ((value % CATEGORIES) + CATEGORIES) % CATEGORIES;
+  const turn = (number * 0.381966) % 1;
+  const [centre, span] = LIGHTS[Math.floor(number / 5)];
+  return [0, 1 / 3, 2 / 3].map((phase) => Math.round(centre + span * Math.cos(2 * Math.PI * (turn + phase))));
 }
 
 /** Where a value lies in a window: 0 to 255. */

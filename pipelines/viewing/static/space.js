@@ -1,8 +1,11 @@
 // Three planes and 3-D by NiiVue, where the browser has WebGL 2; the plain slices do without it.
 
 import { address } from "./api.js";
+import { category } from "./colour.js";
 
 const SMALL = 1 << 21; // voxels of a volume that is drawn without being asked for
+const MOST_LABELS = 4096; // that have a colour of their own in 3-D
+const CROSS = [1, 0.8, 0.2, 0.8]; // as on the slices
 
 const byId = (id) => document.getElementById(id);
 
@@ -48,18 +51,21 @@ export class Space {
     if (this.niivue) return true;
     const give_up = (text) => {
       this.text.textContent = text;
-      this.canvas.hidden = true;
+      this.canvas.parentElement.hidden = true;
       this.buttons.hidden = true;
       return false;
     };
-    if (!hasWebGL2()) return give_up("This browser has no WebGL 2, so there is no 3-D; the slices above do without.");
+    if (!hasWebGL2()) return give_up("This browser has no WebGL 2, so there is no 3-D; the slices do without.");
     let library;
     try {
       library = await import("./niivue.js");
     } catch {
-      return give_up("NiiVue is not part of this installation, so there is no 3-D; the slices above do without.");
+      return give_up("NiiVue is not part of this installation, so there is no 3-D; the slices do without.");
     }
-    this.niivue = new library.Niivue({ logLevel: "error", isColorbar: false, dragAndDropEnabled: false, show3Dcrosshair: true });
+    this.niivue = new library.Niivue({
+      logLevel: "error", isColorbar: false, dragAndDropEnabled: false, show3Dcrosshair: true,
+      crosshairColor: CROSS, crosshairWidth: 0.4,
+    });
     await this.niivue.attachToCanvas(this.canvas);
     this.arrange();
     return true;
@@ -87,6 +93,7 @@ export class Space {
       const colormap = this.viewer.controls.labels ? "random" : variable.palette === "grey" ? "gray" : "viridis";
       await this.niivue.loadVolumes([{ url, name: "volume.nii", colormap }]);
       URL.revokeObjectURL(url);
+      this.colourLabels();
     } catch (error) {
       this.text.textContent = `NiiVue cannot show this volume (${error.message})`;
       return;
@@ -95,6 +102,16 @@ export class Space {
     this.moved(position);
     this.canvas.dataset.shown = level ?? "preview";
     this.text.textContent = level === null ? "From the preview; nothing more was read." : `From ${this.viewer.levelText(level)}.`;
+  }
+
+  /** Give labels the colours that they have on the slices; 0 is not drawn. */
+  colourLabels() {
+    const volume = this.niivue.volumes[0];
+    if (!this.viewer.controls.labels || volume.global_min < 0 || volume.global_max >= MOST_LABELS) return;
+    const numbers = Array.from({ length: volume.global_max + 1 }, (_, n) => n);
+    const [R, G, B] = [0, 1, 2].map((part) => numbers.map((n) => category(n)[part]));
+    volume.setColormapLabel({ R, G, B, A: numbers.map((n) => (n ? 255 : 0)), I: numbers });
+    this.niivue.updateGLVolume();
   }
 
   setWindow({ low, high }) {

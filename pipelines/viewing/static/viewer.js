@@ -254,6 +254,7 @@ export class Viewer {
   }
 
   redraw() {
+    document.getElementById("scale").hidden = this.controls.labels; // which run from no low to no high
     for (const pane of this.panes) pane.draw();
     this.space.setWindow(this.controls.window);
   }
