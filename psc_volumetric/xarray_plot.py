@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["plot"]
 
 SIGMA = "_sigma"
+SOFT_TISSUE = (-160.0, 240.0)  # Hounsfield units
 Cut = tuple[str, NDArray[Any], tuple[float, float, float, float] | None, float | str]
 
 
@@ -47,8 +48,8 @@ def plot(
         is_sigma = str(array.name).endswith(SIGMA)
         palette = "inferno" if is_sigma else "gray" if affine is not None else "viridis"
         unit = array.attrs.get("units", dataset[name].attrs.get("units", "stored units"))
+        low, high = _window([cut[1] for cut in row], is_ct=unit == "HU" and not is_sigma)
         for (title, values, extent, aspect), place in zip(row, places, strict=True):
-            low, high = np.nanpercentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0)
             image = place.imshow(
                 values, cmap=palette, vmin=0 if is_sigma else low, vmax=high, extent=extent,
                 aspect=aspect, interpolation="nearest",
@@ -58,6 +59,15 @@ def plot(
                 place.set_axis_off()
             figure.colorbar(image, ax=place, shrink=0.8, label=str(unit))
     return figure
+
+
+def _window(pictures: list[NDArray[Any]], *, is_ct: bool) -> tuple[float, float]:
+    """One for all pictures: soft tissue of CT, else where all but one in a hundred values lie."""
+    if is_ct:
+        return SOFT_TISSUE
+    values = np.concatenate([picture[np.isfinite(picture)] for picture in pictures])
+    low, high = np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0)
+    return float(low), float(high)
 
 
 def _main(dataset: xr.Dataset) -> str:

@@ -40,7 +40,10 @@ def ls(
 
 
 def _csv_lines(rows: list[dict[str, Any]]) -> list[str]:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    from pipelines.checking.catalogue import COLUMNS
+
+    first = COLUMNS if any("state" in row for row in rows) else ()  # else rows of variables
+    columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     table.writeheader()

@@ -15,6 +15,7 @@ import xarray as xr
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.orientation import upright, world_axes
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.xarray_plot import _window
 
 # index (z, y, x): x to the patient's left, y to the front, z upwards
 AFFINE = np.array([[0.0, 0, -2, 40], [0, 2, 0, -20], [4, 0, 0, -10], [0, 0, 0, 1]])
@@ -80,6 +81,13 @@ def test_plot_draws_three_upright_planes(head: Path) -> None:
         with pytest.raises(ParameterError) as caught:
             dataset.psc.plot("other")
         assert caught.value.kind == "unknown-variable"
+
+
+def test_pictures_of_a_plot_share_one_window() -> None:
+    few = [np.array([[np.nan, 0.0]]), np.array([[np.inf, 10.0]])]
+    assert _window(few, is_ct=False) == pytest.approx((0.05, 9.95))
+    assert _window([np.full((2, 2), np.nan)], is_ct=False) == (0.0, 1.0)
+    assert _window(few, is_ct=True) == (-160.0, 240.0)
 
 
 def test_plot_draws_maps_with_north_above_and_sigma(tmp_path: Path) -> None:

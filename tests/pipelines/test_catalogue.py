@@ -85,6 +85,7 @@ def test_order_and_csv(folder: Path) -> None:
     done = run_in_process("ls", folder, "--csv", "--sort", "name", "--where", "state=sealed")
     table = list(csv.DictReader(io.StringIO(done.out)))
     assert [row["shape"] for row in table] == ["4 20 16", "12 20 16"]
+    assert tuple(table[0])[: len(COLUMNS)] == COLUMNS  # also where nothing was checked yet
     shown = run_in_process("ls", folder).out.splitlines()
     assert len(shown) == 3
     assert "int16 12 x 20 x 16" in shown[2]
