@@ -18,7 +18,7 @@ from psc_volumetric.arrays import Triple
 from psc_volumetric.methods.parameters import FINEST_OF_PRIOR, LARGEST_STEP, SMALLEST_STEP
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
 from psc_volumetric.methods.registry import AUTO, REGISTRY
-from psc_volumetric.methods.search import LARGE, SLOPE, few_slices
+from psc_volumetric.methods.search import SLOPE, few_slices
 from psc_volumetric.prior.bundle import DENOISER
 
 __all__ = ["AUTO", "Choice", "encode_base"]
@@ -26,6 +26,7 @@ __all__ = ["AUTO", "Choice", "encode_base"]
 SAMPLE_TILES = (1, 2, 2)  # that a prior is tried on
 SAMPLE_DEPTH = 4  # as many times more slices where the network knows no tiles
 WORTH_A_SAMPLE = 3  # times as large a brick has to be
+LARGE = 1 << 19  # voxels of a brick that is coded once
 VERDICTS_KEPT = 256
 FARTHEST = 1.5  # that bytes at another error are told from those at one
 FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error

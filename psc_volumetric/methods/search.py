@@ -17,7 +17,7 @@ from psc_volumetric.methods.sampled import SampledSource, Trial, decode_sampled
 from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box
 
-__all__ = ["LARGE", "SLOPE", "SampledMethod", "SteppedSource", "few_slices", "middle_of"]
+__all__ = ["SLOPE", "SampledMethod", "SteppedSource", "few_slices", "middle_of"]
 
 HOPELESS = 1.35  # bytes of a quick search over the best ones; the slow one saves 5 to 25 %
 SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
