@@ -21,6 +21,7 @@ from pipelines.reporting.pictures import _categories, _palette
 from pipelines.reporting.planes import planes_of
 from pipelines.viewing.server import ViewServer
 from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.methods.registry import REGISTRY
 from tests.pipelines.conftest import CONTRAST, REPOSITORY, start_browser
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "archive"))
@@ -261,6 +262,18 @@ def test_damage_is_marked_and_the_rest_is_shown(
     seen.set("high", 100)
     np.testing.assert_array_equal(seen.canvas("axial"), drawn(slice_of(head, 0, 0), 0, 100))
     assert "preview" in seen.text("trouble")
+
+
+def test_a_method_that_is_not_known_is_told_and_not_shown(
+    field: str, page: Callable[[str], Page]
+) -> None:
+    known = {name: one for name, one in REGISTRY.entries.items() if name != "wavelet"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGISTRY.__dict__, "entries", known)
+        seen = page(field)
+        seen.until(lambda: "cannot be shown" in seen.text("status"))
+    text = seen.run("return document.querySelector('.state.bad').textContent")
+    assert "unknown method" in text
 
 
 def test_labels_one_slice_and_four_axes(tmp_path: Path, page: Callable[[str], Page]) -> None:

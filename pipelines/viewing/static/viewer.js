@@ -141,11 +141,21 @@ export class Viewer {
         await Promise.all(order.slice(1).map((pane) => this.step(pane, level, signal)));
       }
       await this.loadOverlay(signal);
-      this.page.say(this.levels.length ? `shown: ${this.levelText(this.level)}` : "only the preview can be shown");
+      this.page.say(this.summary());
       if (this.zoom > 1) await this.fetchAround(order[0], signal);
     } catch (error) {
       if (error.name !== "AbortError") this.page.trouble(error);
     }
+  }
+
+  /** What came of it, in a line. */
+  summary() {
+    if (!this.levels.length) return "only the preview can be shown";
+    const text = this.levelText(this.level);
+    const levels = this.panes.map((pane) => pane.picture?.level ?? -1);
+    if (levels.every((level) => level >= this.level)) return `shown: ${text}`;
+    if (levels.some((level) => level >= 0)) return `shown in part: ${text}; what is missing says why`;
+    return `${text}: cannot be shown, the pictures say why`;
   }
 
   key(pane, level) {
