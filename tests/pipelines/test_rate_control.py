@@ -145,7 +145,12 @@ def test_whole_archive_meets_its_target(base, target, series, tmp_path):
     assert report.archive_bytes == size
     reached = 8 * size / math.prod(row["shape"]) if kind == "bpv" else row["psnr_db"]
     assert abs(reached - wanted) <= (0.02 * wanted if kind == "bpv" else 0.1)
-    assert row["target"] == {"kind": kind, "wanted": wanted, "reached": reached, "met": True}
+    assert row["target"] == {
+        "kind": kind,
+        "wanted": wanted,
+        "reached": pytest.approx(reached, rel=1e-12),  # a mean that is added up in another order
+        "met": True,
+    }
     metadata = json.loads((tmp_path / "a.psc.zarr" / "image" / "zarr.json").read_bytes())
     parameters = metadata["attributes"]["psc_archive"]["parameters"]
     assert parameters["target"] == [kind, wanted]
