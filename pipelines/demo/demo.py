@@ -238,7 +238,7 @@ def main() -> None:
     """Run the demo in the working directory."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     begin = time.perf_counter()
-    print("the first run compiles the fast loops of the codec (about 20 s, once)")
+    print("the first run compiles the fast loops of the codec (some seconds, once)")
     lines = run_demo(OUTPUT)
     print()
     print("bytes and bpv: bricks up to that level, headers and index included; s: by the clock")

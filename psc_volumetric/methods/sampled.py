@@ -77,6 +77,7 @@ class SampledSource(ABC):
     FIELDS: ClassVar[type[StoredSamples]]
     slowness: float = 1  # time of a good coding over that of a quick one
     is_draft: bool = False  # whether codings are quick ones that tell bytes and error roughly
+    compares_whole: ClassVar[bool] = False  # variants of large bricks, not on their middle
 
     def __init__(
         self, values: Values, special: SpecialMap | None, limits: ValueLimits | None = None

@@ -6,7 +6,9 @@ searched: quickly first, and slowly where that may pay.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import threading
 from dataclasses import dataclass
 
 from psc_volumetric.arrays import Triple
@@ -172,7 +174,8 @@ def _best_variant(source: SampledSource, step: float) -> SampledSource:
     """The way of coding a brick that a quick coding of it, or of its middle, finds cheapest.
 
     Bytes and error differ at a step; the slope of a rate-distortion curve puts them together. An
-    error near or below that of rounding to integers is not worth what the curve says.
+    error near or below that of rounding to integers is not worth what the curve says. A search for
+    a target codes a brick at several steps: those of an octave share what was found on the whole.
     """
     variants = source.variants()
     if len(variants) == 1:
@@ -185,11 +188,29 @@ def _best_variant(source: SampledSource, step: float) -> SampledSource:
         return math.log(len(trial.data)) + math.log(trial.mse + rounding) / SLOPE
 
     tried = variants
-    if source.values.size >= LARGE:
-        inside = source.part(middle_of(source.shape)).variants()
-        tried = inside if len(inside) == len(variants) else variants
-    costs = mapped(cost, tried)
-    return variants[costs.index(min(costs))]
+    if source.values.size < LARGE:
+        return variants[_least(mapped(cost, tried))]
+    if source.compares_whole:
+        octave = round(math.log2(step))
+        key = (type(source), octave, hashlib.sha256(source.clean.tobytes()).digest())
+        with _lock:
+            if key not in _compared:
+                _compared[key] = _least(mapped(cost, tried))
+                while len(_compared) > VERDICTS_KEPT:
+                    del _compared[next(iter(_compared))]
+            return variants[_compared[key]]
+    inside = source.part(middle_of(source.shape)).variants()
+    tried = inside if len(inside) == len(variants) else variants
+    return variants[_least(mapped(cost, tried))]
+
+
+VERDICTS_KEPT = 64
+_compared: dict[tuple[type, int, bytes], int] = {}
+_lock = threading.Lock()
+
+
+def _least(costs: list[float]) -> int:
+    return costs.index(min(costs))
 
 
 def middle_of(shape: Triple) -> Box:

@@ -16,8 +16,9 @@ from psc_volumetric.codec import (
     IntensityMapping,
     encode_brick,
 )
-from psc_volumetric.methods import choice
-from psc_volumetric.methods.search import few_slices
+from psc_volumetric.methods import choice, search
+from psc_volumetric.methods.search import SteppedSource, few_slices
+from psc_volumetric.methods.wavelet.method import WaveletSource
 
 
 def scan(slices: int = 12) -> NDArray[Any]:
@@ -120,3 +121,25 @@ def test_a_middle_that_says_nothing(middle: float, monkeypatch: pytest.MonkeyPat
     assert brick.last is not None
     np.testing.assert_array_equal(np.isnan(brick.last), np.isnan(values))
     assert np.nanmax(np.abs(brick.last - values)) < 100
+
+
+def test_splits_of_z_are_chosen_on_the_whole_brick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The middle changes from slice to slice, what lies around it does not."""
+    monkeypatch.setattr(search, "LARGE", 1000)
+    monkeypatch.setattr(search, "VARIANT_VOXELS", 12 * 32 * 32)
+    monkeypatch.setattr(search, "FEWEST_ROWS", 32)
+    rng = np.random.default_rng(3)
+    values = np.repeat(rng.normal(0, 300, (1, 96, 112)), 12, axis=0)
+    y, x = np.meshgrid(np.arange(32), np.arange(32), indexing="ij")
+    for z, (rows, columns) in enumerate(rng.normal(0, 20, (12, 2))):
+        values[z, 32:64, 40:72] = 600 * ((y - 16 - rows) * columns > (x - 16) * rows)
+    stored = np.rint(values).astype("<i2")
+    whole = WaveletSource(stored, None)
+    inside = whole.part(search.middle_of(whole.shape))
+    sizes, misled = (
+        [len(one.code(60.0, quick=True).data) for one in source.variants()]
+        for source in (whole, inside)
+    )
+    assert sizes.index(min(sizes)) != misled.index(min(misled))
+    chosen = SteppedSource("wavelet", whole, 60.0, (1, 8, 8)).at_step()
+    assert chosen.source.depth == whole.variants()[sizes.index(min(sizes))].depth

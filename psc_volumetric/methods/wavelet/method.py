@@ -50,6 +50,7 @@ class WaveletSource(SampledSource):
     """
 
     FIELDS: ClassVar[type[StoredSamples]] = WaveletFields
+    compares_whole: ClassVar[bool] = True  # air around a body lies at the borders, not inside
 
     def __init__(
         self,
