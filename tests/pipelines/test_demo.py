@@ -39,7 +39,7 @@ def test_trained_prior_codes_and_decodes(tmp_path, run):
     digest = outcome.document["digest"]
     archive = tmp_path / "x.psc.zarr"
     small = NIBABEL_FILES / "anatomical.nii"
-    words = ["--mode", "lossy", "--effort", "1", "--prior", folder]
+    words = ["--mode", "lossy", "--effort", "1", "--base", "psc", "--prior", folder]
     assert run("archive", small, archive, *words).code == 0
     assert run("info", archive, "--json").document["priors"] == [digest]
     again = run("prior", "train", "test-tiny", source, "--out", folder)
