@@ -22,7 +22,7 @@ from psc_volumetric.bitstream.index import BrickIndex, write_brick
 from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.errors import FormatError, ParameterError
-from psc_volumetric.layers.brick import decode_layer, encode_layers
+from psc_volumetric.layers.brick import KeptSegments, decode_layer, encode_layers
 from psc_volumetric.layers.guarantee import LOSSY, Guarantee
 from psc_volumetric.layers.segments import Below, EncodedLayer
 from psc_volumetric.methods.choice import AUTO, encode_base
@@ -314,11 +314,12 @@ def decode_with(
     spread: bool = False,
     index: BrickIndex | None = None,
     known: Known | None = None,
+    kept: KeptSegments | None = None,
 ) -> DecodedBrick:
     """Decode a region of a brick as :func:`decode_brick` does, and what levels share only once.
 
     ``known(level, box, spread)`` gives what was decoded before of a level that another stands on,
-    or None.
+    or None. ``kept`` are decoders of segments that go on.
     """
     if level is not None and level < 0:
         raise ParameterError(f"level must be >= 0, found {level}", kind="bad-level")
@@ -345,7 +346,7 @@ def decode_with(
 
         number = level - index.base_levels
         return DecodedBrick(
-            *decode_layer(read, index, number, selection=box, spread=spread, below=below)
+            *decode_layer(read, index, number, selection=box, spread=spread, below=below, kept=kept)
         )
 
     return decoded(wanted, selection, spread)

@@ -176,12 +176,25 @@ class Loop:
         index = getattr(dispatcher._cache, "_cache_file", None)  # none if no folder is writable
         if index is not None:
             index._source_stamp = (index._source_stamp, source_stamp())
+            index._load_index = _forgiving(index._load_index)
         return dispatcher
 
     @property
     def _numba_type_(self) -> Any:
         """What it is to numba, inside another loop."""
         return self.dispatcher._numba_type_
+
+
+def _forgiving(load: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
+    """What numba keeps names our classes: where an older version left it, some may be gone."""
+
+    def loaded() -> dict[Any, Any]:
+        try:
+            return load()
+        except (AttributeError, ImportError):
+            return {}
+
+    return loaded
 
 
 def _entry(library: ctypes.CDLL, name: str) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -34,6 +35,7 @@ from psc_volumetric.archive.fetched import Fetched
 from psc_volumetric.archive.layout import CODEC_NAME, told
 from psc_volumetric.archive.priors import EmbeddedPriors
 from psc_volumetric.archive.selection import Bounds, bounds_of, relative_to
+from psc_volumetric.archive.unfinished import unfinished_segments
 from psc_volumetric.bitstream.constants import DTYPES, FORMAT_VERSION, HEADER_READ_AHEAD
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
@@ -174,7 +176,9 @@ def _decode_listed(
     array: ListedArray, key: str, bounds: tuple[Bounds, ...], call: Call
 ) -> NDArray[Any]:
     """Values of a box of a brick that the manifest lists; zeros past the array's edge."""
-    from psc_volumetric.codec import decode_brick
+    from psc_volumetric.codec import decode_with
+    from psc_volumetric.layers.brick import decodes_slicewise
+    from psc_volumetric.methods.protocol import Resources
     from psc_volumetric.needed import byte_ranges, whole_units
 
     archive, fetched = array.archive, Fetched()
@@ -189,11 +193,14 @@ def _decode_listed(
         return call(archive.read_whole(name, MAX_OBJECT))
 
     index = array.indices.get(key) or call(_first_read(array, key, fetched))(read)
+    last, place = index.levels - 1, (array.owner, key)
+    kept = unfinished_segments().of(place)
 
     def decode(box: Box) -> DecodedRegion:
-        call(archive.fetch(key, fetched.lacking(byte_ranges(index, box, None)), fetched))
+        lacking = byte_ranges(index, box, None, lambda level, part: kept.has(index, level, part))
+        call(archive.fetch(key, fetched.lacking(lacking), fetched))
         priors = EmbeddedPriors(archive.manifest.entries, file)
-        found = decode_brick(read, selection=box, prior=priors, index=index)
+        found = decode_with(read, Resources(priors), selection=box, index=index, kept=kept)
         return DecodedRegion(found.values, None)
 
     wanted = [*[Bounds(0, 1)] * (3 - len(bounds)), *bounds[-3:]]
@@ -204,16 +211,11 @@ def _decode_listed(
     values = np.zeros(shape, index.dtype.newbyteorder("="))
     if 0 in shape:
         return values
-    found = (
-        decoded_regions()
-        .get(
-            (array.owner, key),
-            (z, y, x),
-            units=lambda box: whole_units(index, box, None),
-            decode=decode,
-        )
-        .values
-    )
+    if decodes_slicewise(index, last):
+        found = decode((z, y, x)).values
+    else:
+        regions, units = decoded_regions(), partial(whole_units, index)
+        found = regions.get(place, (z, y, x), units=units, decode=decode).values
     inside = found.reshape(found.shape[3 - min(3, len(bounds)) :])
     values[(0,) * max(0, len(bounds) - 3)][tuple(map(slice, inside.shape))] = inside
     return values

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from pipelines.viewing.ahead import SlicesAhead
 from pipelines.viewing.describe import archive_text, levels_of, variable_text
 from pipelines.viewing.previews import preview_values, previews_of
 from pipelines.viewing.readiness import make_ready
@@ -100,6 +101,7 @@ class ViewServer:
         self._token = secrets.token_urlsafe(18)
         self._host, self._port = host, port
         self._crew = Crew(WORKERS)
+        self._ahead = SlicesAhead()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -129,6 +131,7 @@ class ViewServer:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(START_TIMEOUT)
         self._crew.close()
+        self._ahead.close()
         self.shelf.close()
 
     # -- the loop ---------------------------------------------------------------------------
@@ -287,7 +290,9 @@ class ViewServer:
         shown = self._shown(request)
         name = request.query.get("variable", "")
         box = parse_box(request.query.get("box", ""), shown.reader.described(name))
-        found = read_shown(shown, name, box, _whole_number(request, "level"))
+        level = _whole_number(request, "level")
+        with self._ahead.after(shown, name, box, level):
+            found = read_shown(shown, name, box, level)
         parts = [p for p in ("sigma", "lost") if getattr(found, p) is not None]
         return found.to_bytes(), {**_headers(found.values, shown), "X-Also": " ".join(parts)}
 

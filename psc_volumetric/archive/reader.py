@@ -13,7 +13,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any, Self
@@ -28,11 +27,12 @@ from psc_volumetric.archive.fetched import NOTHING_FETCHED, Fetched, fetch
 from psc_volumetric.archive.layout import VariableSpec, chunk_key
 from psc_volumetric.archive.levels import Level, check_level, level_number
 from psc_volumetric.archive.opened import OpenArchive
-from psc_volumetric.archive.quota import UNLIMITED, Deadline, Quota
+from psc_volumetric.archive.quota import UNLIMITED, Quota
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.summary import summarise
+from psc_volumetric.archive.unfinished import unfinished_segments
+from psc_volumetric.archive.wanted import Wanted
 from psc_volumetric.bitstream.index import BrickIndex
-from psc_volumetric.bitstream.sections import ByteRange
 from psc_volumetric.errors import (
     FormatError,
     ParameterError,
@@ -52,30 +52,6 @@ SMALLEST_SHARE = 0.25  # of a brick's bytes that part of it may take
 Selection = tuple[slice, ...]
 Box = tuple[slice, slice, slice]
 _Part = tuple[tuple[int, ...], Box, Selection]  # position, box inside, place in the result
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is asked of the bricks of a variable."""
-
-    spec: VariableSpec
-    level: Level
-    spread: bool
-    clock: Deadline
-
-    def units(self, index: BrickIndex, box: Box) -> Box:
-        """The box of whole tiles or segments around one."""
-        from psc_volumetric.needed import whole_units
-
-        return whole_units(index, box, level_number(index, self.level))
-
-    def ranges(self, place: tuple[Any, ...], box: Box, index: BrickIndex) -> list[ByteRange]:
-        """Bytes that decoding a box takes, without those of levels that are decoded already."""
-        from psc_volumetric.needed import byte_ranges
-
-        number = level_number(index, self.level)
-        known = partial(decoded_regions().has, place, self.spread)
-        return byte_ranges(index, self.units(index, box), number, known)
 
 
 class ArchiveReader(OpenArchive):
@@ -185,7 +161,7 @@ class ArchiveReader(OpenArchive):
         if variable in self.kept:  # which have one level, the file's
             return DecodedRegion(self.kept_array(variable)[box], sigma)
         values = np.empty(shape, spec.dtype)
-        wanted = _Wanted(spec, level, spread, clock)
+        wanted = Wanted(spec, level, spread, clock)
         for batch in self._batches(spec, box):
             part = partial(self._part, wanted, self._fetch(wanted, batch))
             with in_order(part, batch) as found_parts:
@@ -204,6 +180,7 @@ class ArchiveReader(OpenArchive):
         level: Level = None,
         spread: bool = False,
         fetched: Fetched = NOTHING_FETCHED,
+        goes_on: bool = False,
     ) -> DecodedRegion:
         """Part of one brick, decoded anew.
 
@@ -218,6 +195,8 @@ class ArchiveReader(OpenArchive):
             As in :meth:`read`.
         fetched : Fetched
             Bytes of the brick that are here already.
+        goes_on : bool
+            Whether decoders that were left in the middle go on, and are kept for the next time.
         """
         from psc_volumetric.codec import DecodedBrick, decode_with
         from psc_volumetric.methods.protocol import Resources
@@ -235,6 +214,7 @@ class ArchiveReader(OpenArchive):
                 return None
             return DecodedBrick(found.values, found.spread if spread else None)
 
+        kept = unfinished_segments().of((self._owner, variable, position)) if goes_on else None
         with self._placing(spec, position, box):
             index = self.brick_index(variable, position, fetched)
             decoded = decode_with(
@@ -245,8 +225,15 @@ class ArchiveReader(OpenArchive):
                 spread=spread,
                 index=index,
                 known=known,
+                kept=kept,
             )
         return DecodedRegion(decoded.values, decoded.spread)
+
+    def goes_on(self, variable: str, position: tuple[int, ...], box: Box, level: Level) -> bool:
+        """Whether all that a box of a brick takes was begun, so that it costs only what is new."""
+        index = self.brick_index(variable, position)
+        kept = unfinished_segments().of((self._owner, variable, position))
+        return kept.has(index, level_number(index, level), box)
 
     @contextmanager
     def _placing(self, spec: VariableSpec, position: tuple[int, ...], box: Box) -> Iterator[None]:
@@ -303,25 +290,32 @@ class ArchiveReader(OpenArchive):
             return self._indices.get(key)
 
     def _part(
-        self, wanted: _Wanted, of_bricks: Mapping[tuple[int, ...], Fetched], part: _Part
+        self, wanted: Wanted, of_bricks: Mapping[tuple[int, ...], Fetched], part: _Part
     ) -> tuple[Selection, DecodedRegion]:
         """Part of one brick, from memory where it, or what it lies in, was decoded before."""
+        from psc_volumetric.layers.brick import decodes_slicewise
+
         wanted.clock.check()
         position, inside, target = part
         name, fetched = wanted.spec.name, of_bricks.get(position, NOTHING_FETCHED)
         with self._placing(wanted.spec, position, inside):
             index = self.brick_index(name, position, fetched)
-        found = decoded_regions().get(
-            (self._owner, name, position, level_number(index, wanted.level), wanted.spread),
-            inside,
-            units=lambda box: wanted.units(index, box),
-            decode=lambda box: self.read_brick(
-                name, position, box, level=wanted.level, spread=wanted.spread, fetched=fetched
-            ),
-        )
-        return target, found
+        level = level_number(index, wanted.level)
 
-    def _fetch(self, wanted: _Wanted, parts: Sequence[_Part]) -> dict[tuple[int, ...], Fetched]:
+        def decode(box: Box) -> DecodedRegion:
+            return self.read_brick(
+                name, position, box, level=wanted.level, spread=wanted.spread, fetched=fetched,
+                goes_on=True,
+            )  # fmt: skip
+
+        if decodes_slicewise(index, level):
+            return target, decode(inside)
+        place = (self._owner, name, position, level, wanted.spread)
+        return target, decoded_regions().get(
+            place, inside, units=lambda box: wanted.units(index, box), decode=decode
+        )
+
+    def _fetch(self, wanted: Wanted, parts: Sequence[_Part]) -> dict[tuple[int, ...], Fetched]:
         """What a store far away has of these parts, in few requests."""
         if not self._sealed.store.is_remote:
             return {}

@@ -7,34 +7,27 @@ imagecodecs are loaded when the first array needs them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.coders.images import ImageCoder, PcodecCoder
+from psc_volumetric.coders.slicewise import SliceDecoder
+from psc_volumetric.coders.words import (
+    cells_of,
+    fixed_point,
+    joined_streams,
+    reference_words,
+    words_of,
+)
 from psc_volumetric.coders.zstd import compress_lossless, decompress_lossless
 from psc_volumetric.errors import FormatError
-from psc_volumetric.values.ordered_floats import (
-    float_keys,
-    floats_from_keys,
-    join_words,
-    split_words,
-)
-
-if TYPE_CHECKING:
-    from psc_volumetric.coders.context.given import Cells
 
 __all__ = ["EXACT_CODERS", "LIGHT_CODERS", "Coder", "wrapped_difference", "wrapped_sum"]
 
 Values = NDArray[np.generic]
-Integers = NDArray[np.int64]
 Triple = tuple[int, int, int]
-
-REFERENCE_BITS = 4
-TOP_BIT = np.uint64(1 << 63)
-LOWEST_WORD, HIGHEST_WORD = -(1 << 31), (1 << 31) - 1
 
 
 class Coder(Protocol):
@@ -139,10 +132,10 @@ class ContextCoder:
         from psc_volumetric.coders.context.coder import encode_integers
 
         streams = [
-            encode_integers(word, reference=_fixed_point(near), is_light=self._is_light)
-            for word, near in zip(_words(values), _reference_words(reference), strict=False)
+            encode_integers(word, reference=fixed_point(near), is_light=self._is_light)
+            for word, near in zip(words_of(values), reference_words(reference), strict=False)
         ]
-        return _joined(streams)
+        return joined_streams(streams)
 
     def decode(
         self,
@@ -154,14 +147,8 @@ class ContextCoder:
         what: str,
     ) -> Values:
         """Inverse of :meth:`encode`."""
-        from psc_volumetric.coders.context.coder import decode_integers
-
-        near = _reference_words(reference)
-        words = [
-            decode_integers(stream, shape, reference=_fixed_point(one), what=what)
-            for stream, one in zip(_parted(data, dtype, what), near, strict=False)
-        ]
-        return _from_words(words, dtype, what=what)
+        found = SliceDecoder(data, shape, dtype, refines=False, what=what)
+        return found.slices(shape[0], reference, 0)
 
 
 class RefinementCoder:
@@ -182,11 +169,11 @@ class RefinementCoder:
         """Code the keys of ``values``; ParameterError if some lie outside."""
         from psc_volumetric.coders.context.coder import encode_integers
 
-        words, streams = _words(values), []
+        words, streams = words_of(values), []
         for number, word in enumerate(words):
-            cells = _cells(reference, words[:number])
+            cells = cells_of(reference, words[:number])
             streams.append(encode_integers(word, cells=cells, is_light=self._is_light))
-        return _joined(streams)
+        return joined_streams(streams)
 
     def decode(
         self,
@@ -198,97 +185,8 @@ class RefinementCoder:
         what: str,
     ) -> Values:
         """Inverse of :meth:`encode`."""
-        from psc_volumetric.coders.context.coder import decode_integers
-
-        words: list[Integers] = []
-        for stream in _parted(data, dtype, what):
-            cells = _cells(reference, words)
-            words.append(decode_integers(stream, shape, cells=cells, what=what))
-        return _from_words(words, dtype, what=what)
-
-
-def _joined(streams: list[bytes]) -> bytes:
-    """One stream, or two with the size of the first before it."""
-    out = FieldWriter()
-    for stream in streams[:-1]:
-        out.varint(len(stream))
-        out.raw(stream)
-    out.raw(streams[-1])
-    return out.getvalue()
-
-
-def _parted(data: bytes, dtype: np.dtype[np.generic], what: str) -> list[bytes]:
-    """Inverse of :func:`_joined`."""
-    if dtype.itemsize < 8:
-        return [data]
-    fields = FieldReader(data, what=what)
-    high = fields.raw(fields.varint(limit=len(data), name="length of the upper words"))
-    return [high, fields.raw(len(data) - fields.offset)]
-
-
-def _cells(reference: Values | None, known: list[Integers]) -> Cells:
-    """What the next word of each key can be, given the words before it."""
-    from psc_volumetric.coders.context.given import Cells
-
-    assert reference is not None  # this coder always has one
-    ends = [_words(end) for end in reference]
-    least, most = (words[len(known)] for words in ends)
-    if known:
-        least = np.where(known[0] == ends[0][0], least, LOWEST_WORD)
-        most = np.where(known[0] == ends[1][0], most, HIGHEST_WORD)
-    return Cells(least, most)
-
-
-def _keys(values: Values) -> Integers:
-    """Integers in the order of the values, within the signed width of the dtype or of 64 bits."""
-    if values.dtype.kind == "f":
-        return float_keys(values)  # type: ignore[arg-type]
-    if values.dtype == np.dtype("<u8"):
-        return (values ^ TOP_BIT).view("<i8")  # type: ignore[operator, no-any-return]
-    return values.astype(np.int64)
-
-
-def _words(values: Values) -> list[Integers]:
-    """Keys as one array, or of 64 bits as upper and lower words."""
-    keys = _keys(values)
-    return list(split_words(keys)) if values.dtype.itemsize == 8 else [keys]
-
-
-def _reference_words(reference: Values | None) -> list[Integers | None]:
-    return [None, None] if reference is None else list(_words(reference))
-
-
-def _from_words(words: list[Integers], dtype: np.dtype[np.generic], *, what: str) -> Values:
-    """Inverse of :func:`_words`; FormatError when a number is none of the dtype."""
-    low, high = _range(dtype)
-    if any(word.min() < low or word.max() > high for word in words):
-        raise FormatError(f"{what}: a number is out of range of {dtype}", kind="bad-payload")
-    keys = join_words(words[0], words[1]) if len(words) > 1 else words[0]
-    if dtype.kind == "f":
-        return floats_from_keys(keys, dtype)
-    if dtype == np.dtype("<u8"):
-        return keys.view("<u8") ^ TOP_BIT
-    values: Values = keys.astype(dtype)
-    return values
-
-
-def _range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
-    """Smallest and largest number of one word."""
-    if dtype.kind == "b":
-        return 0, 1
-    if dtype.kind == "f" or dtype.itemsize == 8:
-        return LOWEST_WORD, HIGHEST_WORD
-    info = np.iinfo(dtype.str)
-    return int(info.min), int(info.max)
-
-
-def _fixed_point(reference: Integers | None) -> NDArray[np.int32] | None:
-    """Keys with the fraction bits the context coder takes references in, saturating."""
-    if reference is None:
-        return None
-    top = (1 << 31) - 1
-    fixed: NDArray[np.int32] = np.clip(reference << REFERENCE_BITS, -top, top).astype("<i4")
-    return fixed
+        found = SliceDecoder(data, shape, dtype, refines=True, what=what)
+        return found.slices(shape[0], reference, 0)
 
 
 EXACT_CODERS: dict[str, Coder] = {

@@ -7,7 +7,6 @@ function, so that nothing is decoded that a layer does not need.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +14,10 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.layer_fields import GridFields, LayerFields, default_segment
 from psc_volumetric.bitstream.value_limits import ValueLimits, saturate
-from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
-from psc_volumetric.coders.exact_places import read_places, write_places
-from psc_volumetric.coders.registry import EXACT_CODERS
+from psc_volumetric.bitstream.wire import FieldWriter
+from psc_volumetric.coders.exact_places import write_places
 from psc_volumetric.layers.coder_choice import Coded, CoderChoice, extent_of
 from psc_volumetric.layers.grid import (
-    INDEX,
     cells_around,
     choose_grid,
     nearest_indices,
@@ -29,12 +26,12 @@ from psc_volumetric.layers.grid import (
     within,
 )
 from psc_volumetric.layers.guarantee import Guarantee
-from psc_volumetric.layers.interpolated import decode_interpolated_values, interpolate
+from psc_volumetric.layers.interpolated import interpolate
 from psc_volumetric.layers.slices import middle_rows, shapes_to_try
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
-__all__ = ["EncodedLayer", "decode_segment", "encode_bounded", "encode_lossless"]
+__all__ = ["EncodedLayer", "encode_bounded", "encode_lossless"]
 
 Values = NDArray[np.generic]
 Mask = NDArray[np.bool_]
@@ -254,54 +251,6 @@ def _bounding_box(mask: NDArray[np.bool_]) -> Box:
         found = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
         box.append(slice(int(found[0]), int(found[-1]) + 1))
     return box[0], box[1], box[2]
-
-
-def decode_segment(
-    data: bytes,
-    fields: LayerFields,
-    shape: Triple,
-    dtype: np.dtype[np.generic],
-    *,
-    reference: Values | None,
-    limits: ValueLimits | None = None,
-    what: str,
-) -> tuple[Values, NDArray[np.bool_]]:
-    """Stored values of one segment, and which of them have the bits of the source for certain.
-
-    Parameters
-    ----------
-    data : bytes
-    fields : LayerFields
-    shape : (z, y, x)
-        Extent of the segment.
-    dtype : numpy.dtype
-        Stored dtype.
-    reference : array or None
-        Stored values of the level below in the segment, if the layer refers to it; of a refinement
-        the least and the largest that each value can be.
-    limits : ValueLimits or None
-        Of the brick.
-    what : str
-        For messages.
-    """
-    if fields.grid is None:
-        coder = EXACT_CODERS[fields.coder]
-        return coder.decode(data, shape, dtype, reference, what=what), np.ones(shape, bool)
-    stored = FieldReader(data, what=what)
-    places, exact = read_places(stored, math.prod(shape), dtype, what=what)
-    rest = stored.raw(len(data) - stored.offset)
-    if fields.coder == "interpolation":
-        values = decode_interpolated_values(rest, shape, fields.grid, dtype, what=what)
-    else:
-        under = None if reference is None else nearest_indices(reference, fields.grid)
-        coder = EXACT_CODERS[fields.coder]
-        indices = coder.decode(rest, shape, INDEX, under, what=what).astype(INDEX)
-        values = restore(indices, fields.grid, dtype)
-    saturate(values, limits)
-    values.reshape(-1)[places] = exact
-    kept = np.zeros(shape, bool)
-    kept.reshape(-1)[places] = True
-    return values, kept
 
 
 def _exactly(values: Values, far: Mask) -> bytes:

@@ -12,9 +12,8 @@ import xarray as xr
 import zarr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, verify_archive
-from psc_volumetric.bitstream.layer_fields import LayerFields
 from psc_volumetric.codec import BrickOptions, CodecParameters, Guarantee, encode_brick
-from psc_volumetric.layers import brick as layer_reading
+from psc_volumetric.layers.segment_decoder import SegmentDecoder
 from psc_volumetric.methods.registry import read_index
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at")
@@ -77,13 +76,13 @@ def test_a_level_stands_on_what_was_read_of_the_one_below(
     differences = Guarantee("lossless", 5.0, "base", ("zstd",))
     path = _sealed(tmp_path / "scan.psc.zarr", values, make, differences)
     decoded: list[str] = []
-    real = layer_reading.decode_segment
+    real = SegmentDecoder._fill
 
-    def counting(data: bytes, fields: LayerFields, *rest: Any, **options: Any) -> Any:
-        decoded.append(fields.kind)
-        return real(data, fields, *rest, **options)
+    def counting(self: SegmentDecoder, *found: Any) -> None:
+        decoded.append(self._fields.kind)
+        real(self, *found)
 
-    monkeypatch.setattr(layer_reading, "decode_segment", counting)
+    monkeypatch.setattr(SegmentDecoder, "_fill", counting)
     region = (slice(3, 5), slice(10, 20), slice(100, 140))
     with ArchiveReader.open(path) as reader:
         for level, kind in ((0, "bounded"), (1, "lossless"), (None, None), ("lossless", None)):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from psc_volumetric.coders.context import coder
+from psc_volumetric.coders.context import state
 from psc_volumetric.coders.context.coder import decode_integers, encode_integers
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.values.ordered_floats import (
@@ -47,7 +47,7 @@ def test_32_and_64_bits_of_memory_give_the_same_bytes(monkeypatch: pytest.Monkey
     values[:, 5:7, 7] = 0, (1 << 22) - 1  # the largest that is coded in 32 bits
     near = np.roll(values, 1, axis=0) << 4
     narrow = [encode_integers(values), encode_integers(values, reference=near)]
-    monkeypatch.setattr(coder, "NARROW", 1)
+    monkeypatch.setattr(state, "NARROW", 1)
     assert narrow == [encode_integers(values), encode_integers(values, reference=near)]
 
 

@@ -19,7 +19,7 @@ from psc_volumetric.coders.context.value_list import LevelTable
 from psc_volumetric.entropy.binary_tables import FRACTION
 from psc_volumetric.errors import FormatError, ParameterError
 
-__all__ = ["NOTHING", "Cells", "Given", "check_inside", "given_cells", "given_reference"]
+__all__ = ["NOTHING", "Cells", "Given", "Window", "check_inside", "given_cells", "given_reference"]
 
 Integers = NDArray[np.int64]
 Shape = tuple[int, int, int]
@@ -37,6 +37,24 @@ BEHIND = np.array(
 BEHIND_IN_SLICE = 14  # of them, those in the same slice come first
 
 
+class Window(NamedTuple):
+    """Slices ``begin`` .. ``end`` - 1 of a segment of ``depth``, which are coded together."""
+
+    begin: int
+    end: int
+    depth: int
+
+    @classmethod
+    def whole(cls, depth: int) -> Window:
+        """All slices."""
+        return cls(0, depth, depth)
+
+    @property
+    def seen(self) -> slice:
+        """Slices that what is given is needed of: with those around them."""
+        return slice(max(self.begin - 1, 0), min(self.end + 1, self.depth))
+
+
 class Cells(NamedTuple):
     """The least and the largest that each value can be, both (z, y, x)."""
 
@@ -50,11 +68,11 @@ class Given(NamedTuple):
     Attributes
     ----------
     volume : (z + FRONT + 1, y + 2 PAD, x + 2 PAD) int64
-        A number for each voxel, 8 fraction bits, with what lies around the segment.
+        A number for each voxel of a window, 8 fraction bits, with what lies around it.
     offsets : (e, 3) int64
         Where around a voxel it is looked at.
     cells : Cells or None
-        Coded integers.
+        Coded integers of the window.
     """
 
     volume: Integers
@@ -65,13 +83,15 @@ class Given(NamedTuple):
 NOTHING = Given(np.zeros((0, 0, 0), np.int64), AROUND[:0])
 
 
-def given_reference(levels: Levels | LevelTable, reference: NDArray[np.integer]) -> Given:
-    """A prediction of the values, 4 fraction bits, (z, y, x)."""
-    return Given(_padded(levels.mapped(reference)), AROUND)
+def given_reference(
+    levels: Levels | LevelTable, reference: NDArray[np.integer], window: Window
+) -> Given:
+    """A prediction of the values, 4 fraction bits, of the slices that are seen."""
+    return Given(_padded(levels.mapped(reference), window), AROUND)
 
 
-def given_cells(levels: Levels | LevelTable, cells: Cells, *, what: str) -> Given:
-    """The least and the largest that each value can be.
+def given_cells(levels: Levels | LevelTable, cells: Cells, window: Window, *, what: str) -> Given:
+    """The least and the largest that each value can be, of the slices that are seen.
 
     Raises
     ------
@@ -86,8 +106,10 @@ def given_cells(levels: Levels | LevelTable, cells: Cells, *, what: str) -> Give
             kind="bad-payload",
             hint="the stream is damaged, run `psc-archive verify`",
         )
-    offsets = BEHIND if len(least) > 1 else BEHIND[:BEHIND_IN_SLICE]
-    return Given(_padded((least + most) << (FRACTION - 1)), offsets, Cells(least, most))
+    offsets = BEHIND if window.depth > 1 else BEHIND[:BEHIND_IN_SLICE]
+    volume = _padded((least + most) << (FRACTION - 1), window)
+    own = slice(window.begin - window.seen.start, window.end - window.seen.start)
+    return Given(volume, offsets, Cells(least[own], most[own]))
 
 
 def check_inside(values: NDArray[np.integer], cells: Cells) -> None:
@@ -106,8 +128,10 @@ def check_inside(values: NDArray[np.integer], cells: Cells) -> None:
         )
 
 
-def _padded(volume: Integers) -> Integers:
-    """The volume with its edge around each slice, and the last slice but one behind the last."""
-    last = volume[-2:-1] if len(volume) > 1 else volume
-    longer = np.concatenate([np.repeat(volume[:1], FRONT, axis=0), volume, last])
-    return np.pad(longer, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")
+def _padded(volume: Integers, window: Window) -> Integers:
+    """What is seen of a window with its edge around each slice, and the last but one behind all."""
+    own = volume[window.begin - window.seen.start :]
+    before = np.repeat(own[:1], FRONT, axis=0)  # which nobody looks at
+    behind = volume[-2:-1] if window.depth > 1 else volume
+    parts = [before, own, behind] if window.end == window.depth else [before, own]
+    return np.pad(np.concatenate(parts), ((0, 0), (PAD, PAD), (PAD, PAD)), mode="edge")

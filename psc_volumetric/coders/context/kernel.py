@@ -255,9 +255,8 @@ def _learn_online(m, exact, fitted, shift, energy, lanes, given):  # type: ignor
 
 
 @inner
-def _begin_slice(m, z, row, plane, predictors, count):  # type: ignore[no-untyped-def]
+def _begin_slice(m, z, origin, row, plane, predictors, count):  # type: ignore[no-untyped-def]
     """Clear this slice's errors; put the last slice's first row above it; place predictors."""
-    origin = (z + FRONT) * plane
     half = (z & 1) * plane
     m.final[half : half + plane] = 0
     m.errors[half * EXPERTS : (half + plane) * EXPERTS] = 0
@@ -276,9 +275,8 @@ def _begin_slice(m, z, row, plane, predictors, count):  # type: ignore[no-untype
 
 
 @inner
-def _end_slice(m, z, ny, row, plane):  # type: ignore[no-untyped-def]
+def _end_slice(m, z, origin, ny, row, plane):  # type: ignore[no-untyped-def]
     """Repeat the last row below the slice, and the first slice before itself."""
-    origin = (z + FRONT) * plane
     bottom = origin + (ny + PAD) * row
     for k in range(PAD * row):
         m.volume[bottom + k] = m.volume[bottom - row + k % row]
@@ -300,12 +298,12 @@ def _is_small(m, sets, top):  # type: ignore[no-untyped-def]
 
 
 @inner(inline="always")
-def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_light):  # type: ignore[no-untyped-def]
-    """Code one row."""
+def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, line, index, first, is_light):  # type: ignore[no-untyped-def]
+    """Code one row: at ``line`` of the window, ``index`` voxels in it, ``first`` before it."""
     # long: the path of one voxel through all the parts above
-    line = (z + FRONT) * plane + (y + PAD) * row + PAD
-    here_line = line - (z + FRONT - (z & 1)) * plane
-    there_line = line - (z + FRONT - (1 - (z & 1))) * plane
+    place = (y + PAD) * row + PAD
+    here_line = (z & 1) * plane + place
+    there_line = (1 - (z & 1)) * plane + place
     limit = top << FRACTION
     lanes = FLAT_LANES if z == 0 else LANES
     if is_light:
@@ -341,7 +339,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_ligh
         means = mean, m.guesses[fitted], blended
         scale = max((spread * 46) >> 6, SMALLEST_SCALE)
         slots = _slots(mean, level, texture)
-        voxel = slots[0], slots[1], 10 + (20 >> min((index + x) >> 13, 5))
+        voxel = slots[0], slots[1], 10 + (20 >> min((first + index + x) >> 13, 5))
         group = min(level, WEIGHT_SETS - 1)
         least, most = 0, top
         if m.least.shape[0]:
@@ -366,25 +364,34 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_ligh
 
 
 @compiled
-def code_segment(m, nz, ny, nx, top, shift, is_light):  # type: ignore[no-untyped-def]
-    """Code the values of one segment in place; returns the stream's length, or -1.
+def code_segment(m, begin, end, nz, ny, nx, top, shift, is_light):  # type: ignore[no-untyped-def]
+    """Code slices ``begin`` .. ``end`` - 1 of a segment of ``nz`` in place, after those before.
 
-    ``m.volume`` holds values 0 .. ``top`` inside the padding, or receives them. -1 means damage
-    when reading, and that ``m.words.data`` is too small when writing.
+    What is known after a slice lies in ``m`` alone, so that the rest may be coded by a later call.
+    Its arrays of voxels are windows that begin ``FRONT`` slices before ``begin``, cells at it.
+    ``m.volume`` holds values 0 .. ``top`` inside the padding, or receives them. Returns 0; after
+    the last slice the stream's length; -1 for damage when reading, and if ``m.words.data`` is too
+    small when writing.
     """
     row = nx + 2 * PAD
     plane = row * (ny + 2 * PAD)
     flat = LIGHT_FLAT if is_light else FLAT_NEIGHBOURS
-    start(m.words)
-    for z in range(nz):
+    if begin == 0:
+        start(m.words)
+    for z in range(begin, end):
         predictors = m.others if z else m.first
         count = m.offsets.shape[0] if z else flat
-        _begin_slice(m, z, row, plane, predictors, count)
+        origin = (z - begin + FRONT) * plane
+        _begin_slice(m, z, origin, row, plane, predictors, count)
         for y in range(ny):
-            index = (z * ny + y) * nx
+            index = ((z - begin) * ny + y) * nx
+            first = begin * ny * nx
+            line = origin + (y + PAD) * row + PAD
             fitted = predictors.shape[0]
-            _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, index, is_light)
+            _code_row(
+                m, z, y, nx, row, plane, top, shift, fitted, count, line, index, first, is_light
+            )
             if m.words.coder[FAILED]:
                 return -1
-        _end_slice(m, z, ny, row, plane)
-    return finish(m.words)
+        _end_slice(m, z, origin, ny, row, plane)
+    return finish(m.words) if end == nz else 0

@@ -1,0 +1,176 @@
+"""Segments of our own coders are decoded as far as they are wanted, and go on from there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from psc_volumetric.archive.unfinished import UnfinishedSegments
+from psc_volumetric.codec import (
+    CodecParameters,
+    Guarantee,
+    decode_brick,
+    decode_with,
+    encode_brick,
+)
+from psc_volumetric.coders.registry import EXACT_CODERS, LIGHT_CODERS
+from psc_volumetric.coders.slicewise import SLICEWISE, SliceDecoder
+from psc_volumetric.conformance.damage import split
+from psc_volumetric.errors import FormatError
+from psc_volumetric.methods.protocol import Resources
+from psc_volumetric.methods.registry import read_index
+
+SHAPE = (7, 21, 30)
+DTYPES = ["u1", "i2", "u4", "i8", "u8", "f4", "f8"]
+REFINED = Guarantee("lossless", 2.0, coders=("context", "refinement"))
+
+
+def field(dtype: str, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    z, y, x = np.indices(shape)
+    smooth = (
+        60 + 30 * np.sin(x / 7 + z / 3) * np.cos(y / 9) + np.random.default_rng(1).random(shape)
+    )
+    scale = 1 if dtype in ("u1", "f4", "f8") else 200
+    if dtype in ("i8", "u8"):
+        scale = 1 << 33
+    values = (scale * smooth).astype(f"<{dtype}")
+    if dtype[0] == "f":
+        values[3, 4, 5] = np.nan
+    return values
+
+
+def reference_of(name: str, values: np.ndarray) -> np.ndarray:
+    """A level below: other values for the context coder, both ends for a refinement."""
+    if name == "context":
+        return np.roll(values, 1, axis=2)
+    if values.dtype.kind == "f":
+        ends = [np.where(np.isnan(values), values, values + off) for off in (-0.75, 0.5)]
+    else:
+        ends = [values - 3, values + 2]
+    return np.stack(ends).astype(values.dtype)
+
+
+@pytest.mark.parametrize("steps", [(7,), (1, 2, 3, 4, 5, 6, 7), (3, 4, 7), (6, 7)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["context", "refinement"])
+def test_in_steps_as_at_once(name: str, dtype: str, steps: tuple[int, ...]) -> None:
+    values = field(dtype)
+    near, refines = reference_of(name, values), SLICEWISE[name]
+    data = EXACT_CODERS[name].encode(values, near)
+    decoder = SliceDecoder(data, SHAPE, values.dtype, refines=refines, what="test")
+    found = []
+    for end in steps:
+        first = max(decoder.done - 1, 0)
+        seen = SliceDecoder.sees(end, SHAPE[0], values.dtype, refines=refines)
+        found.append(decoder.slices(end, near[..., first:seen, :, :], first))
+    assert np.concatenate(found).tobytes() == values.tobytes()
+    assert decoder.nbytes <= 8 * values.size  # what coded it is gone
+
+
+@pytest.mark.parametrize("coders", [EXACT_CODERS, LIGHT_CODERS])
+def test_alone_in_steps(coders: dict) -> None:
+    for dtype in DTYPES:
+        values = field(dtype)
+        data = coders["context"].encode(values, None)
+        decoder = SliceDecoder(data, SHAPE, values.dtype, refines=False, what="test")
+        found = [decoder.slices(end, None, 0) for end in (2, 3, 7)]
+        assert np.concatenate(found).tobytes() == values.tobytes()
+
+
+def brick(values: np.ndarray, guarantee: Guarantee) -> bytes:
+    return encode_brick(
+        values, position=(0, 0, 0), shape=values.shape, mapping=None, prior=None,
+        parameters=CodecParameters(), guarantee=guarantee,
+    ).data  # fmt: skip
+
+
+def boxes(shape: tuple[int, int, int]) -> list[tuple[slice, slice, slice]]:
+    """Slices as somebody looks through a volume, then whatever."""
+    random, (_, y, x) = np.random.default_rng(4), shape
+    found = [(slice(z, z + 1), slice(0, y), slice(0, x)) for z in (3, 4, 2, 20)]
+    for _ in range(8):
+        low = [int(random.integers(0, n)) for n in shape]
+        found.append(tuple(slice(a, int(random.integers(a, n)) + 1) for a, n in zip(low, shape)))  # noqa: B905
+    return [*found, (slice(0, shape[0]), slice(0, y), slice(0, x))]
+
+
+@pytest.mark.parametrize(
+    "guarantee",
+    [
+        REFINED,
+        Guarantee("lossless", coders=("context",)),
+        Guarantee("bounded", 2.0, coders=("context",)),
+    ],
+)
+@pytest.mark.parametrize("limit", [0, 2_000_000, 1 << 27])
+def test_every_region_equals_the_slice_of_the_whole(guarantee: Guarantee, limit: int) -> None:
+    values = field("i2", (22, 30, 200))  # two segments
+    values[3:5, 6:9, 60:70] = 32000  # which a bounded level keeps exactly
+    data = brick(values, guarantee)
+
+    def read(at: int, n: int) -> bytes:
+        return data[at : at + n]
+
+    index, every = read_index(read, len(data)), (slice(None),) * 3
+    kept = UnfinishedSegments(limit)
+    wholes = [
+        decode_brick(read, selection=every, level=n, spread=True) for n in range(index.levels)
+    ]
+    random = np.random.default_rng(5)
+    for box in boxes(values.shape):
+        level = int(random.integers(0, index.levels))
+        found = decode_with(
+            read, Resources(), selection=box, level=level, spread=True, kept=kept.of("brick")
+        )
+        np.testing.assert_array_equal(found.values, wholes[level].values[box])
+        np.testing.assert_array_equal(found.spread, wholes[level].spread[box])
+        assert kept.nbytes <= limit
+    assert (limit == 0) == (kept.nbytes == 0)
+
+
+def test_the_next_slice_takes_no_bytes_and_one_slice() -> None:
+    values = field("i2", (22, 40, 50))
+    data, read_bytes = brick(values, REFINED), []
+    index = read_index(lambda at, n: data[at : at + n], len(data))
+
+    def read(at: int, n: int) -> bytes:
+        read_bytes.append(n)
+        return data[at : at + n]
+
+    kept = UnfinishedSegments().of("brick")
+    for z in (5, 6, 7):
+        box = (slice(z, z + 1), slice(3, 9), slice(1, 44))
+        before = len(read_bytes)
+        found = decode_with(read, Resources(), selection=box, index=index, kept=kept)
+        np.testing.assert_array_equal(found.values, values[box])
+        assert (len(read_bytes) == before) == (z > 5)
+        done = [kept.find(layer, 0).done for layer in (0, 1)]
+        assert done == [z + 2, z + 1]  # the level below is looked at one slice ahead
+
+
+def damaged(values: np.ndarray) -> bytes:
+    """A brick whose last bits are wrong, and whose checksums are right."""
+    parts = split(brick(values, Guarantee("lossless", coders=("context",))))
+    ((fields, segments),) = parts.layers
+    wrong = bytearray(segments[0])
+    wrong[-11] ^= 0x41
+    parts = parts.__class__(**{**parts.__dict__, "layers": ((fields, (bytes(wrong),)),)})
+    return parts.join()
+
+
+def test_damage_behind_a_region_is_found_when_the_rest_is_decoded() -> None:
+    values = field("i2", (22, 40, 50))
+    data = damaged(values)
+    kept = UnfinishedSegments().of("brick")
+
+    def decode(stop: int) -> np.ndarray:
+        return decode_with(
+            lambda at, n: data[at : at + n], Resources(),
+            selection=(slice(0, stop), slice(0, 40), slice(0, 50)), kept=kept,
+        ).values  # fmt: skip
+
+    np.testing.assert_array_equal(decode(9), values[:9])
+    for _ in range(2):
+        with pytest.raises(FormatError, match="check bits"):
+            decode(22)
+    np.testing.assert_array_equal(decode(4), values[:4])

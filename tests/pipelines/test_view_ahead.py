@@ -1,0 +1,83 @@
+"""Behind the page of ``psc-archive view``: slices are ready before somebody turns to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from pipelines.archive import ArchiveOptions, archive, plan
+from pipelines.viewing.ahead import SlicesAhead, slices_after
+from pipelines.viewing.regions import read_shown
+from pipelines.viewing.shelf import Shown
+from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.archive.reader import Selection
+
+SHAPE = (24, 64, 48)
+
+
+@pytest.fixture(scope="module")
+def values() -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 40, SHAPE)
+    z, y, x = np.indices(SHAPE)
+    return (noise + 300 * np.sin(x / 9 + z / 5) * np.cos(y / 7) + 400).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> Path:
+    folder = tmp_path_factory.mktemp("ahead")
+    nibabel.save(nibabel.Nifti1Image(values.T, np.eye(4)), folder / "scan.nii")
+    options = ArchiveOptions(max_error=2.0)
+    archive(plan(folder / "scan.nii", str(folder / "scan.psc.zarr"), options))
+    return folder / "scan.psc.zarr"
+
+
+def plane(z: int) -> Selection:
+    return slice(z, z + 1), slice(0, SHAPE[1]), slice(0, SHAPE[2])
+
+
+def within_seconds(happened: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 60
+    while not happened():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_the_slices_behind_are_decoded_from_what_was_read(path: Path, values: np.ndarray) -> None:
+    with ArchiveReader.open(path) as reader:
+        shown, ahead = Shown("scan", reader), SlicesAhead()
+        assert not list(slices_after(shown, "image", plane(5), 1))  # nothing was looked at
+        with ahead.after(shown, "image", plane(5), 1):
+            read_shown(shown, "image", plane(5), 1)
+        assert [box[0].start for box in slices_after(shown, "image", plane(5), 1)] == [
+            *range(6, 24)
+        ]
+        read = shown.bytes_read
+
+        def work_of_the_last() -> float:
+            begin = time.thread_time()
+            found = read_shown(shown, "image", plane(23), 1).values[0]
+            np.testing.assert_array_equal(found, values[23])
+            return time.thread_time() - begin
+
+        assert within_seconds(lambda: work_of_the_last() < 0.01)
+        assert shown.bytes_read == read
+        ahead.close()
+        ahead.close()
+
+
+def test_only_slices_are_gone_on_with(path: Path) -> None:
+    with ArchiveReader.open(path) as reader:
+        shown = Shown("scan", reader)
+        across = (slice(0, SHAPE[0]), slice(9, 10), slice(0, SHAPE[2]))
+        read_shown(shown, "image", across, 1)
+        assert not list(slices_after(shown, "image", across, 1))
+        assert not list(slices_after(shown, "image", plane(23), 1))
+        slab = (slice(0, 2), *across[1:])
+        assert not list(slices_after(shown, "image", slab, 1))
