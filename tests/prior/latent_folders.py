@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from small_networks import awake
 
 from pipelines.development import tiny_latent
-from pipelines.development.tiny_latent import SCHEDULER, write_json, write_words
+from pipelines.development.tiny_latent import SCHEDULER
+from pipelines.training.latents.words import write_json, write_words
 
 UNET = {
     **tiny_latent.UNET,
@@ -37,14 +38,14 @@ def diffusers_folder(folder: Path, **unet: Any) -> Path:
     return folder
 
 
-def monai_folder(folder: Path) -> Path:
-    """MONAI's networks in the same places; no text."""
+def monai_folder(folder: Path, **unet: Any) -> Path:
+    """MONAI's networks in the same places; text where ``unet`` says ``with_conditioning``."""
     from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 
     unet = {
         "spatial_dims": 2, "in_channels": 4, "out_channels": 4, "channels": [8, 16],
         "attention_levels": [False, True], "num_res_blocks": 1, "num_head_channels": 8,
-        "norm_num_groups": 4,
+        "norm_num_groups": 4, **unet,
     }  # fmt: skip
     vae = {
         "spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": [8, 8, 8],
@@ -53,6 +54,8 @@ def monai_folder(folder: Path) -> Path:
     }  # fmt: skip
     torch.manual_seed(3)
     _saved(folder / "unet", awake(DiffusionModelUNet(**unet)), unet, "DiffusionModelUNet", _tile=8)
+    if unet.get("with_conditioning"):
+        write_words(folder, layers=1)
     _saved(folder / "vae", AutoencoderKL(**vae).eval(), vae, "monai.AutoencoderKL")
     write_json(folder / "scheduler/scheduler_config.json", SCHEDULER)
     return folder

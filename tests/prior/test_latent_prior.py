@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from latent_folders import diffusers_folder, monai_folder
 from reference_decoder.fields import Header
 from reference_decoder.latent import LatentPrior
 
-from pipelines.development.tiny_latent import vocabulary
 from pipelines.training.latent import import_latent, pictures
+from pipelines.training.latents.words import vocabulary
 from psc_volumetric.errors import FormatError, NumericalError, ParameterError, PriorMismatchError
 from psc_volumetric.methods.latent.prompt import pack_prompt
 from psc_volumetric.prior import Prior, load_prior, prior_from_files
@@ -139,6 +140,45 @@ def test_monai_folder_is_imported(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="reads no text") as caught:
         made.told("head")
     assert caught.value.kind == "bad-prompt"
+
+
+def test_monai_network_reads_a_prompt(tmp_path: Path) -> None:
+    """Float steps against the real class, then a prior whose prompt changes what it draws."""
+    from monai.networks.nets import DiffusionModelUNet
+    from safetensors.torch import load_file
+
+    source = monai_folder(tmp_path / "monai", with_conditioning=True, cross_attention_dim=16)
+    model = load_latent_model(source, LEVELS)
+    config = json.loads((source / "unet/config.json").read_text())
+    unet = DiffusionModelUNet(**{k: v for k, v in config.items() if not k.startswith("_")})
+    unet.load_state_dict(load_file(source / "unet/model.safetensors"))
+    x = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1)).double()
+    level, tokens = 3, TOKENS[:4]
+    step = torch.full((2,), round((level + 1) * 1000 / LEVELS) - 1)
+    text = hidden(model, tokens).expand(2, -1, -1).float()
+    with torch.no_grad():
+        wanted = unet.eval()(x.float(), step, context=text).double()
+    assert model.encoder is not None
+    found = model.network.run(x, level, text=model.encoder.told(ids_of(model, tokens)))
+    assert float((found - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
+    made = import_latent(source, tmp_path / "out", name="m", levels=3, report=lambda line: None)
+    assert made.told("head").prompt != made.told("chest").prompt
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"resblock_updown": True}, {"num_class_embeds": 3}, {"include_fc": False}, {"_tile": None}],
+)
+def test_monai_settings_that_are_not_followed_are_refused(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    own = {k: v for k, v in settings.items() if not k.startswith("_")}
+    source = monai_folder(tmp_path / "monai", **own)
+    if "_tile" in settings:
+        source = edited(source, tmp_path / "copy", "unet/config.json", **settings)
+    with pytest.raises(ParameterError) as caught:
+        load_latent_model(source, LEVELS)
+    assert caught.value.kind == "unsupported-network"
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "scheduler", "text_encoder", "tokenizer"])
@@ -305,7 +345,7 @@ TOKENIZED = {
 
 
 def tokenizer(most: int = 60) -> Tokenizer:
-    from pipelines.development.tiny_latent import MERGES
+    from pipelines.training.latents.words import MERGES
 
     return Tokenizer(list(vocabulary()), MERGES, most)
 

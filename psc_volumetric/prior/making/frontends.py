@@ -29,6 +29,7 @@ __all__ = [
     "from_monai",
     "from_trained",
     "load_diffusers",
+    "monai_steps",
     "read_json",
     "schedule_of",
 ]
@@ -78,6 +79,20 @@ def from_monai(
         embedded = unet.time_embed(get_timestep_embedding(stamps, a.channels[0])).double()
     program = FloatProgram(a.slices, a.tile, len(times))
     b = Builder(program, F.silu(embedded))
+    h = b.emit("unfold", ["x"], factor=a.fold) if a.fold > 1 else "x"
+    h = monai_steps(b, unet, h)
+    if a.fold > 1:
+        b.emit("fold", [h], factor=a.fold)
+    return program
+
+
+def monai_steps(
+    b: Builder, unet: Any, source: str, transformer: Callable[[str, Any, str], str] | None = None
+) -> str:
+    """Steps of a MONAI ``DiffusionModelUNet`` from a register on; the register of its output.
+
+    ``transformer`` takes a name, a block that reads text and its input, and adds the steps of it.
+    """
 
     def resnet(name: str, m: Any, *sources: str) -> str:
         x = sources[0] if len(sources) == 1 else b.emit("concat", sources)
@@ -91,12 +106,13 @@ def from_monai(
         h = resnet(name, resnet_, *sources)
         if attention is None or isinstance(attention, torch.nn.Identity):
             return h
+        if transformer is not None:
+            return transformer(f"{name}.attention", attention, h)
         m = attention.attn
         layers = (m.to_q, m.to_k, m.to_v, m.out_proj)
         return b.attend(f"{name}.attention", attention.norm, layers, m.num_heads, h)
 
-    h = b.emit("unfold", ["x"], factor=a.fold) if a.fold > 1 else "x"
-    h = b.conv("conv_in", unet.conv_in.conv, h)
+    h = b.conv("conv_in", unet.conv_in.conv, source)
     skips = [h]
     for i, part in enumerate(unet.down_blocks):
         for j, (m, attention) in enumerate(_pairs(part)):
@@ -112,10 +128,7 @@ def from_monai(
             h = block(f"up{i}.{j}", m, attention, h, skips.pop())
         if part.upsampler is not None:
             h = b.conv(f"up{i}.grow", part.upsampler.postconv.conv, h, upsample=True)
-    h = b.conv("conv_out", unet.out[2].conv, b.norm("norm_out", unet.out[0], h))
-    if a.fold > 1:
-        b.emit("fold", [h], factor=a.fold)
-    return program
+    return b.conv("conv_out", unet.out[2].conv, b.norm("norm_out", unet.out[0], h))
 
 
 def _pairs(part: Any) -> list[tuple[Any, Any]]:

@@ -27,6 +27,7 @@ from psc_volumetric.prior.making.frontends import from_diffusers, from_monai, re
 from psc_volumetric.prior.making.text_steps import (
     TextEncoder,
     from_conditional,
+    from_monai_conditional,
     read_text_encoder,
 )
 
@@ -90,28 +91,45 @@ def load_latent_model(folder: Path, levels: int) -> LatentModel:
     scale = _number(vae_config, "scaling_factor", 1.0 if _is_monai(vae_config) else 0.18215, folder)
     offset = _number(vae_config, "shift_factor", 0.0, folder)
     common = (autoencoder, scale, offset, alpha, prediction)
-    if config["_class_name"] == "UNet2DConditionModel":
-        encoder = read_text_encoder(
-            read_json(folder / "text_encoder/config.json"),
-            _weights(folder / "text_encoder", ("model.safetensors",)),
-            str(folder / "text_encoder"),
-        )
-        network = from_conditional(unet, steps, encoder)
-        return LatentModel(network, *common, encoder, *_tokenizer(folder / "tokenizer", encoder))
     if config["_class_name"] == "UNet2DModel":
         return LatentModel(from_diffusers(unet, steps), *common)
-    size = config.get("_tile")
-    if not isinstance(size, int) or config.get("with_conditioning"):
-        raise _refused(
-            folder / "unet/config.json",
-            f"expected _tile, the extent of a latent, and no conditioning, found {size!r:.40} and "
-            f"with_conditioning={config.get('with_conditioning')!r:.40}",
-        )
+    if config["_class_name"] == "UNet2DConditionModel":
+        encoder = _text_encoder(folder)
+        network = from_conditional(unet, steps, encoder)
+        return LatentModel(network, *common, encoder, *_tokenizer(folder / "tokenizer", encoder))
+    size = _monai_extent(config, folder / "unet/config.json")
+    if config.get("with_conditioning"):
+        encoder = _text_encoder(folder)
+        network = from_monai_conditional(unet, steps, encoder, tile=size)
+        return LatentModel(network, *common, encoder, *_tokenizer(folder / "tokenizer", encoder))
     shape: Any = SimpleNamespace(
         slices=unet.in_channels, tile=size, fold=1, channels=unet.block_out_channels
     )
     network = from_monai(_held(unet), shape, [step / 1000 for step in steps])
     return LatentModel(network, *common)
+
+
+def _text_encoder(folder: Path) -> TextEncoder:
+    return read_text_encoder(
+        read_json(folder / "text_encoder/config.json"),
+        _weights(folder / "text_encoder", ("model.safetensors",)),
+        str(folder / "text_encoder"),
+    )
+
+
+def _monai_extent(config: dict[str, Any], place: Path) -> int:
+    """The extent of a latent of a MONAI network, whose other settings are as the steps have it."""
+    size = config.get("_tile")
+    wrong = [
+        f"{k}={config[k]!r:.40}"
+        for k, usual in MONAI_USUAL.items()
+        if config.get(k, usual) != usual
+    ]
+    if wrong:
+        raise _refused(place, f"settings that cannot be converted: {', '.join(wrong)}")
+    if not isinstance(size, int):
+        raise _refused(place, f"expected _tile, the extent of a latent, found {size!r:.40}")
+    return size
 
 
 def _held(unet: Any) -> Any:
@@ -146,6 +164,10 @@ def _diffusers(name: str) -> Callable[[dict[str, Any]], torch.nn.Module]:
     return make
 
 
+MONAI_USUAL: dict[str, Any] = {
+    "spatial_dims": 2, "resblock_updown": False, "num_class_embeds": None, "include_fc": True,
+    "use_combined_linear": False,
+}  # fmt: skip
 SCALES = ("scaling_factor", "shift_factor")
 UNETS = {
     "UNet2DConditionModel": _diffusers("UNet2DConditionModel"),

@@ -18,9 +18,15 @@ import torch.nn.functional as F
 
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.making.float_program import Builder, FloatProgram
-from psc_volumetric.prior.making.frontends import diffusers_steps
+from psc_volumetric.prior.making.frontends import diffusers_steps, monai_steps
 
-__all__ = ["TextEncoder", "from_conditional", "read_text_encoder"]
+__all__ = [
+    "TextEncoder",
+    "encoded",
+    "from_conditional",
+    "from_monai_conditional",
+    "read_text_encoder",
+]
 
 Tensor = torch.Tensor
 
@@ -174,12 +180,7 @@ def from_conditional(
     """
     unet: Any = net
     _refuse_unknown(unet.config)
-    if unet.config.cross_attention_dim != encoder.tokens.shape[1]:
-        raise ParameterError(
-            f"network: expected a text encoder of width {unet.config.cross_attention_dim}, found "
-            f"{encoder.tokens.shape[1]}",
-            kind="unsupported-network",
-        )
+    _require_width(unet.config.cross_attention_dim, encoder)
     with torch.no_grad():
         stamps = torch.tensor(list(timesteps))
         embedded = unet.time_embedding(unet.time_proj(stamps).float()).double()
@@ -191,6 +192,91 @@ def from_conditional(
     text = _encoded(b, encoder)
     diffusers_steps(b, unet, lambda name, m, h: _transformer(b, name, m, h, text))
     return program
+
+
+def from_monai_conditional(
+    net: torch.nn.Module, timesteps: Sequence[int], encoder: TextEncoder, *, tile: int
+) -> FloatProgram:
+    """Turn a MONAI ``DiffusionModelUNet`` with conditioning and a text encoder into float steps.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        Made with ``with_conditioning=True``, in two dimensions.
+    timesteps : sequence of int
+        Training time step of every noise level.
+    encoder : TextEncoder
+        As wide as ``cross_attention_dim``.
+    tile : int
+        Extent of a latent.
+
+    Raises
+    ------
+    ParameterError
+        Layers that the steps would not follow, or a text encoder of another width (kind
+        ``"unsupported-network"``).
+    """
+    from monai.networks.nets.diffusion_model_unet import (
+        SpatialTransformer,
+        get_timestep_embedding,
+    )
+
+    unet: Any = net
+    found = next(m for m in unet.modules() if isinstance(m, SpatialTransformer))
+    first: Any = found.transformer_blocks[0]
+    _require_width(first.attn2.to_k.weight.shape[1], encoder)
+    with torch.no_grad():
+        stamps = torch.tensor(list(timesteps))
+        embedded = unet.time_embed(get_timestep_embedding(stamps, unet.conv_in.conv.out_channels))
+    shape = (encoder.tokens.shape[1], encoder.positions.shape[0])
+    program = FloatProgram(unet.conv_in.conv.in_channels, tile, len(embedded), text=shape)
+    b = Builder(program, F.silu(embedded.double()))
+    text = _encoded(b, encoder)
+    monai_steps(b, unet, "x", lambda name, m, h: _transformer(b, name, _monai_parts(m), h, text))
+    return program
+
+
+def _monai_parts(module: Any) -> Any:
+    """A ``SpatialTransformer`` of MONAI under the names of diffusers."""
+
+    def attention(m: Any) -> Any:
+        if isinstance(m.to_q, torch.nn.Identity) or isinstance(m.out_proj, torch.nn.Identity):
+            raise ParameterError(
+                "network: attention with combined linear layers or without its last one",
+                kind="unsupported-network",
+                hint="use include_fc=True and use_combined_linear=False",
+            )
+        layers = {"to_q": m.to_q, "to_k": m.to_k, "to_v": m.to_v, "to_out": [m.out_proj]}
+        return SimpleNamespace(**layers, heads=m.num_heads)
+
+    blocks = [
+        SimpleNamespace(
+            norm1=m.norm1, norm2=m.norm2, norm3=m.norm3,
+            attn1=attention(m.attn1), attn2=attention(m.attn2),
+            ff=SimpleNamespace(net=[SimpleNamespace(proj=m.ff.linear1), None, m.ff.linear2]),
+        )
+        for m in module.transformer_blocks
+    ]  # fmt: skip
+    return SimpleNamespace(
+        norm=module.norm, transformer_blocks=blocks,
+        proj_in=module.proj_in.conv, proj_out=module.proj_out.conv,
+    )  # fmt: skip
+
+
+def _require_width(width: int, encoder: TextEncoder) -> None:
+    if width != encoder.tokens.shape[1]:
+        raise ParameterError(
+            f"network: expected a text encoder of width {width}, found {encoder.tokens.shape[1]}",
+            kind="unsupported-network",
+        )
+
+
+def encoded(encoder: TextEncoder, ids: Sequence[int]) -> Tensor:
+    """What a U-Net is told of a prompt, (places, width) float32; ``ids`` has one for each place."""
+    told = encoder.told(ids)
+    program = FloatProgram(1, 1, 1, text=(told.shape[1], told.shape[2]))
+    _encoded(Builder(program, None), encoder)
+    return program.run(told.new_zeros(1, 1, 1, 1), 0, text=told)[0, :, :, 0].T.float()
 
 
 def _refuse_unknown(config: Any) -> None:
@@ -223,7 +309,7 @@ def _encoded(b: Builder, encoder: TextEncoder) -> str:
 
 
 def _transformer(b: Builder, name: str, module: Any, source: str, text: str) -> str:
-    """Steps of a ``Transformer2DModel`` with its residual."""
+    """Steps of a ``Transformer2DModel`` with its residual, or of what has its parts."""
     h = b.conv(f"{name}.in", module.proj_in, b.norm(f"{name}.norm", module.norm, source, "linear"))
     for j, block in enumerate(module.transformer_blocks):
         own = f"{name}.{j}"
