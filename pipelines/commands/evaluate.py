@@ -77,6 +77,10 @@ def evaluate(
     decode: Annotated[
         bool, typer.Option("--decode", help="Lossy: decode ours from its bytes too, for times.")
     ] = False,
+    middle: Annotated[
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Only the middle of every volume, at most this large."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     speed: Speed = 1,
     effort: Effort = 5,
@@ -117,6 +121,7 @@ def evaluate(
             wants_perception=perception,
             decodes=decode,
             jobs=jobs,
+            middle=tuple(map(int, parse_numbers(middle or "", "--middle"))),
             archive=coded,
         )
         chosen = [*plain_sources(sources or []), *load_sets(_words(sets) or (), data)]

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from pipelines.development.crops import Crop, Published, compress, crops_of
 from pipelines.evaluation.learned import FID, LPIPS, frechet_distance, missing_note
+from pipelines.evaluation.perception.features import feature_network
 from pipelines.evaluation.perception.measure import measure_perception
 from pipelines.evaluation.quality import measure_quality
 from psc_volumetric.bitstream.index import BrickIndex
@@ -41,13 +42,14 @@ from psc_volumetric.extras import require
 from psc_volumetric.methods.latent.fields import LatentFields
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.psc.fields import PscFields
-from psc_volumetric.prior import Prior, resolve_prior
+from psc_volumetric.prior import Prior, installed_priors, resolve_prior
+from psc_volumetric.prior.finding import domain_of
 from psc_volumetric.views import MEAN, ViewRequest
 from psc_volumetric.views.brick import BrickViews
 from psc_volumetric.views.refined import STEPS
 from psc_volumetric.views.request import EVALUATIONS, NESTED, PIGDM, REFINED, SAMPLE
 
-__all__ = ["Restoration", "main", "measure_crop", "table"]
+__all__ = ["Restoration", "evaluations_of", "main", "measure_crop", "measured", "table"]
 
 VIEWS = (MEAN, SAMPLE, NESTED, PIGDM)
 NOTHING_POOLED: Mapping[str, float | None] = MappingProxyType({})
@@ -133,14 +135,14 @@ def measure_crop(
     for request in views:
         found = opened.view(request)
         seconds, begin = time.process_time() - begin, time.process_time()
-        row = _measured(crop, found.values, len(data), lpips)
+        row = measured(crop, found.values, len(data), lpips)
         yield (
             Restoration(
                 crop=crop.name,
                 view=request.name,
                 label=request.label if request.is_generated else "",
                 nbytes=len(data),
-                evaluations=_evaluations(index, crop, request.name),
+                evaluations=evaluations_of(index, crop, request.name),
                 seconds=seconds,
                 contradictions=found.contradictions,
                 **row,
@@ -150,7 +152,7 @@ def measure_crop(
         begin = time.process_time()
 
 
-def _evaluations(index: BrickIndex, crop: Crop, view: str) -> int:
+def evaluations_of(index: BrickIndex, crop: Crop, view: str) -> int:
     """Of a network, for decoding and drawing; of two stages one for each tile, and 20 refine it."""
     fields = index.fields
     if isinstance(fields, PscFields | LatentFields):
@@ -164,12 +166,16 @@ def _same(prior: Prior, digest: str) -> Prior:
     return prior if prior.digest.startswith(digest) else resolve_prior(digest)
 
 
-def _measured(crop: Crop, values: Values, nbytes: int, lpips: Path | None) -> dict[str, Any]:
+def measured(crop: Crop, values: Values, nbytes: int, lpips: Path | None) -> dict[str, Any]:
+    """Rate, error and looks of a restored crop; the window of its prior is the peak of PSNR."""
     low, peak = crop.mapping.low, crop.mapping.high - crop.mapping.low
     kept = np.isin(crop.values, crop.special) | ~np.isfinite(crop.values)
     source, shown = (np.where(kept, low, v).astype(np.float64) for v in (crop.values, values))
     error = float(np.mean((source - shown) ** 2))
-    seen = measure_perception(source, shown, low, peak)
+    known = domain_of(crop.prior.name) in installed_priors()
+    network = feature_network(crop.prior.name, low, low + peak) if known else None
+    features = None if network is None else network.features(source)
+    seen = measure_perception(source, shown, low, peak, features, network)
     quality = measure_quality(source, shown, low, peak)
     distance = None
     if lpips is not None:
@@ -350,8 +356,8 @@ def _simulated(
     """The mean as compressing found it."""
     values = coded.last
     assert values is not None
-    row = _measured(crop, values, len(coded.data), lpips)
-    evaluations = _evaluations(coded.index, crop, MEAN)
+    row = measured(crop, values, len(coded.data), lpips)
+    evaluations = evaluations_of(coded.index, crop, MEAN)
     yield (
         Restoration(crop.name, MEAN, "", len(coded.data), evaluations=evaluations,
                     seconds=0.0, contradictions=0, **row),

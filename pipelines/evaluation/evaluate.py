@@ -111,14 +111,17 @@ def _evaluate_volume(
     progress: Progress,
     archives: Archives,
 ) -> VolumeResult:
-    """Measure one volume, which is read whole into memory.
+    """Measure one volume, or its middle, which is read into memory.
 
     Returns
     -------
     VolumeResult
         Without points when all measured values are equal.
     """
-    values = np.asarray(volume.array[tuple(slice(0, n) for n in volume.array.shape)])
+    box = _middle(volume.array.shape, options.middle)
+    values = np.asarray(volume.array[box])
+    spec = replace(variable.spec, shape=values.shape)
+    variable = replace(variable, spec=spec)
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     measured = ~special_mask(values, variable.spec.special_values)
     peak = data_range(values, measured)
@@ -155,6 +158,17 @@ def _evaluate_volume(
         methods=methods,
         notes=(*result.notes, *notes),
     )
+
+
+def _middle(shape: tuple[int, ...], extent: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box that is measured: all, or the middle of the last axes and the first of the others."""
+    if not extent:
+        return tuple(slice(0, n) for n in shape)
+    lead = max(len(shape) - 3, 0)
+    wanted = extent[3 - (len(shape) - lead) :]
+    starts = [max((n - m) // 2, 0) for n, m in zip(shape[lead:], wanted, strict=True)]
+    inner = [slice(a, a + min(m, n)) for a, m, n in zip(starts, wanted, shape[lead:], strict=True)]
+    return (*[slice(0, 1)] * lead, *inner)
 
 
 def _stack(values: NDArray[Any], measured: NDArray[np.bool_]) -> NDArray[Any]:

@@ -59,6 +59,9 @@ class EvaluateOptions:
         Lossy: also decode ours from its bytes, as proof and for times. The exact modes always do.
     jobs : int
         Processes.
+    middle : tuple of int
+        Extent of the box in the middle of every volume that is measured, (z, y, x), less where a
+        volume is smaller; of further axes the first place. Empty takes whole volumes.
     archive : ArchiveOptions
         Effort, setting, prior and device of our points.
 
@@ -77,6 +80,7 @@ class EvaluateOptions:
     wants_perception: bool = False
     decodes: bool = False
     jobs: int = 1
+    middle: tuple[int, ...] = ()
     archive: ArchiveOptions = field(default_factory=lambda: ArchiveOptions(mode="lossy"))
 
     def __post_init__(self) -> None:
@@ -97,8 +101,18 @@ class EvaluateOptions:
                 f"{self.bounds!r} and {self.jobs!r}",
                 kind="bad-number",
             )
+        if self.middle and (len(self.middle) != 3 or min(self.middle) < 1):
+            raise ParameterError(
+                f"expected three extents z,y,x of the middle, at least 1, found {self.middle!r}",
+                kind="bad-number",
+            )
         missing_peers(self.peers or (), _KNOWN[self.mode])
         for variant in self.variants:
+            if self.middle and variant.startswith(WHOLE):
+                raise ParameterError(
+                    f"a whole archive is of a whole volume, found {variant!r} with a middle",
+                    kind="bad-number",
+                )
             words, _, view = variant.removeprefix(WHOLE).partition("@")
             base, _, coders = words.partition(":")
             ViewRequest(view or MEAN)

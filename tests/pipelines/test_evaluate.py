@@ -141,6 +141,19 @@ def test_lossless_sizes_are_checked_and_drawn(sources, tmp_path, run):
     assert "Methods that our encoder chose" in tables.read_text("utf-8")
 
 
+def test_only_the_middle_is_measured(sources, run):
+    words = ["--mode", "lossless", "--ours", "none", "--peers", "zstd", "--json"]
+    outcome = run("evaluate", sources["nifti"], *TINY, *words, "--middle", "4,20,1000")
+    assert outcome.code == 0, outcome.err
+    (result,) = outcome.document["volumes"]
+    values = np.asanyarray(nibabel.load(sources["nifti"]).dataobj.get_unscaled()).T
+    z, y = (values.shape[0] - 4) // 2, (values.shape[1] - 20) // 2
+    middle = values[z : z + 4, y : y + 20]
+    assert result["shape"] == [*middle.shape]
+    assert result["peak"] == np.ptp(middle)
+    assert all(point["holds"] for point in result["points"])
+
+
 def test_bounded_integers_keep_the_bound(sources, tmp_path, run):
     words = ["--mode", "bounded", *TINY, "--max-error", "1,5", "--ours", "none,psc"]
     words += ["--plot", tmp_path / "b.png", "--markdown", tmp_path / "b.md", "--json"]
@@ -213,6 +226,9 @@ def test_text_for_people_keeps_its_columns_apart(sources, run):
         ("--jobs", "0"),
         ("--mode", "bounded", "--max-error", "0"),
         ("--plot", "curves.pdf"),
+        ("--middle", "4,20"),
+        ("--middle", "4,0,20"),
+        ("--middle", "4,20,20", "--mode", "lossless", "--ours", "archive/none"),
         ("--set", "mr"),
         ("--set", "nobody", "--data", "."),
     ],
