@@ -88,8 +88,10 @@ def train_autoencoder(folder: Path, sampler: PlaneSampler, minutes: float, repor
     _run(net, loss_of, minutes, save, folder, "vae", report)
 
 
-def train_network(folder: Path, sampler: PlaneSampler, minutes: float, report: Report) -> None:
-    """Train ``folder/unet`` on latents of ``folder/vae``, with words of its own."""
+def train_network(
+    folder: Path, sampler: PlaneSampler, minutes: float, report: Report, *, kept: int = KEPT
+) -> None:
+    """Train ``folder/unet`` on so many latents of ``folder/vae``, with words of its own."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
     torch.manual_seed(3)
@@ -98,7 +100,7 @@ def train_network(folder: Path, sampler: PlaneSampler, minutes: float, report: R
         write_words(folder, layers=1, merges=HEAD_MERGES)
         write_json(folder / "scheduler/scheduler_config.json", SCHEDULER)
     vae: Any = _opened(AutoencoderKL, folder / "vae").eval()
-    latents, said = _latents(vae, sampler, KEPT)
+    latents, said = _latents(vae, sampler, kept)
     told = text_of(folder)
     texts = {prompt: told(prompt) for prompt in sorted(set(said))}
     known = (place / "config.json").is_file()
@@ -213,7 +215,8 @@ def _run(
     began = reported = saved = time.monotonic()
     number, seen = 0, []
     while (now := time.monotonic()) - began < 60 * minutes or not number:
-        falling = 0.5 * (1 + math.cos(math.pi * (now - began) / (60 * minutes))) + 0.01
+        progress = min((now - began) / max(60 * minutes, 1e-9), 1.0)
+        falling = 0.5 * (1 + math.cos(math.pi * progress)) + 0.01
         for group in optimisers.groups():
             group["lr"] = RATE * min((number + 1) / WARMUP, 1.0) * falling
         loss = loss_of()
