@@ -3,7 +3,8 @@
 The functions are the same, in Python, and so are the bits. A wheel may hold libraries of the loops
 that read and write without a prior (`tools/loops`), which are loaded without numba. Where there is
 none for this machine and these sources, numba compiles each loop at its first call (some seconds of
-CPU time) and keeps it.
+CPU time) and keeps it, and so does `psc_volumetric.object_code`, from where later processes load it
+without numba.
 
 numba keeps machine code until the file of a function changes. Functions and constants from other
 files are part of that code, so a change there would go unnoticed: an encoder and a decoder of
@@ -21,12 +22,15 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from psc_volumetric.object_code import Entry, keep, kept_code
 
 __all__ = ["LOOPS", "Loop", "compiled", "library_name", "library_path", "source_stamp", "symbol"]
 
@@ -38,6 +42,8 @@ LEVELS = {
     "x86-64-v2": {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},
 }
 LOOPS_FROM = "PSC_ARCHIVE_LOOPS"  # environment: "numba", or the level of a library
+INTEGERS = (bool, int, np.bool, np.integer)
+RESULTS = {"none": "nothing", "float64": "float", "bool": "integer", "int64": "integer"}
 LOOPS: list[Loop] = []  # all that were defined, in order
 MAKING = threading.RLock()
 
@@ -107,7 +113,7 @@ def _flatten(value: Any, kinds: list[str], numbers: list[int]) -> None:
         kinds.append(f"{value.dtype.kind}{value.dtype.itemsize} {value.ndim} {layout}")
         numbers.append(value.__array_interface__["data"][0])
         numbers.extend(value.shape)
-    elif isinstance(value, (bool, int, np.bool, np.integer)):
+    elif isinstance(value, INTEGERS):
         kinds.append("integer")
         numbers.append(int(value))
     elif isinstance(value, (float, np.floating)):
@@ -115,6 +121,32 @@ def _flatten(value: Any, kinds: list[str], numbers: list[int]) -> None:
         numbers.append(struct.unpack("q", struct.pack("d", value))[0])
     else:
         kinds.append(type(value).__name__)
+
+
+def _numbers_of(value: Any, kinds: list[str], each: list[str], numbers: list[Any]) -> None:
+    """Append an argument's kind, and what numba hands a function for it, with the kind of each."""
+    if isinstance(value, tuple):
+        for part in value:
+            _numbers_of(part, kinds, each, numbers)
+        return
+    found: list[Any] = [value]
+    if isinstance(value, np.ndarray):
+        flags = value.flags
+        layout = "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"
+        kinds.append(f"{value.dtype.str} {value.ndim} {layout}{flags.writeable}{flags.aligned}")
+        address = value.__array_interface__["data"][0]
+        found = [0, 0, value.size, value.itemsize, address, *value.shape, *value.strides]
+    elif isinstance(value, float):
+        kinds.append("float")
+    elif isinstance(value, (bool, int)):
+        kinds.append(type(value).__name__)
+    elif isinstance(value, (np.bool, np.integer)):
+        kinds.append(str(value.dtype))
+        found = [int(value)]
+    else:
+        raise TypeError(f"expected arrays and numbers for a compiled loop, found {type(value)}")
+    each.extend(["float" if kinds[-1] == "float" else "integer"] * len(found))
+    numbers.extend(found)
 
 
 class Loop:
@@ -125,7 +157,8 @@ class Loop:
     function : callable
         Its source.
     **options
-        Of ``numba.njit``.
+        Of ``numba.njit``. A function that counts no references (``_nrt=False``) takes arrays and
+        numbers, gives a number or nothing, and is called as C would call it.
 
     Attributes
     ----------
@@ -137,7 +170,9 @@ class Loop:
         self.py_func, self.targetoptions = function, {"nogil": True, **options}
         self.name = f"{function.__module__}.{function.__name__}"
         self.made: Any = None
+        self.is_bare = self.targetoptions.get("_nrt") is False
         self._entries: dict[tuple[str, ...], Any] = {}
+        self._bare: dict[tuple[str, ...], Entry] = {}
         LOOPS.append(self)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -152,7 +187,46 @@ class Loop:
                 self._entries[key] = _entry(library, symbol(self.name, key))
             if self._entries[key] is not None:
                 return self._entries[key]((ctypes.c_int64 * len(numbers))(*numbers))
-        return self.dispatcher(*arguments)
+        return self._call_bare(arguments) if self.is_bare else self.dispatcher(*arguments)
+
+    def _call_bare(self, arguments: tuple[Any, ...]) -> Any:
+        kinds: list[str] = []
+        each: list[str] = []
+        numbers: list[Any] = []
+        _numbers_of(arguments, kinds, each, numbers)
+        key = tuple(kinds)
+        entry = self._bare.get(key)
+        if entry is None:
+            with MAKING:
+                is_kept = os.environ.get(LOOPS_FROM) is None
+                code = kept_code(self.name, key, self._stamp) if is_kept else None
+                address, result = code or self._made_for(key, arguments, is_kept=is_kept)
+                entry = self._bare[key] = Entry(address, result, each)
+        return entry.call(numbers)
+
+    def _made_for(
+        self, key: tuple[str, ...], arguments: tuple[Any, ...], *, is_kept: bool
+    ) -> tuple[int, str]:
+        """Address and kind of result of what numba makes for such arguments."""
+        dispatcher = self.dispatcher
+        import numba
+
+        signature = tuple(map(numba.typeof, arguments))
+        dispatcher.compile(signature)
+        made = dispatcher.overloads[signature]
+        given, symbol = str(made.signature.return_type), made.fndesc.llvm_func_name
+        result = RESULTS[given]
+        address = made.library.get_pointer_to_function(symbol)
+        code = _object_code(dispatcher, made, signature) if is_kept else None
+        if code is not None:
+            keep(self.name, key, self._stamp, symbol, result, code)
+        return int(address), result
+
+    @property
+    def _stamp(self) -> str:
+        """Of all sources that it may stand on, and its own, which may be of another package."""
+        status = Path(self.py_func.__code__.co_filename).stat()
+        return f"{source_stamp()} {status.st_size} {status.st_mtime_ns}"
 
     @property
     def dispatcher(self) -> Any:
@@ -172,10 +246,13 @@ class Loop:
             )
         import numba
 
-        dispatcher = numba.njit(cache=True, **self.targetoptions)(self.py_func)
+        options = self.targetoptions
+        if self.is_bare:  # what Python would call takes half of the time, and symbols of Python
+            options = {**options, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        dispatcher = numba.njit(cache=True, **options)(self.py_func)
         index = getattr(dispatcher._cache, "_cache_file", None)  # none if no folder is writable
         if index is not None:
-            index._source_stamp = (index._source_stamp, source_stamp())
+            index._source_stamp = (index._source_stamp, source_stamp(), self.is_bare)
             index._load_index = _forgiving(index._load_index)
         return dispatcher
 
@@ -183,6 +260,19 @@ class Loop:
     def _numba_type_(self) -> Any:
         """What it is to numba, inside another loop."""
         return self.dispatcher._numba_type_
+
+
+def _object_code(dispatcher: Any, made: Any, signature: Any) -> bytes | None:
+    """Object code of what numba made just now, or had kept; None where it has another way."""
+    with suppress(AttributeError, KeyError, IndexError, TypeError, ValueError):
+        code = made.library._compiled_object
+        if code is None:
+            cache, codegen = dispatcher._cache, made.target_context.codegen()
+            kept = cache._cache_file.load(cache._index_key(signature, codegen))
+            _, kind, (code, _) = kept[0]
+            return bytes(code) if kind == "object" else None
+        return bytes(code)
+    return None
 
 
 def _forgiving(load: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
