@@ -22,6 +22,7 @@ from pipelines.archiving.known_sources import index_path
 from pipelines.archiving.succession import predecessor_of
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.tombstones import read_tombstone, tombstones_in
+from pipelines.checking.verified import verified_when
 from pipelines.collection import archives_at, archives_in, folder_of
 from psc_volumetric.archive.companions import read_companion
 from psc_volumetric.archive.layout import MANIFEST_KEY
@@ -241,7 +242,7 @@ def _tombstone_rows(target: str) -> list[Row]:
 
 
 def _add_checks(target: str, rows: list[Row]) -> None:
-    """When each archive was last found whole, by the event log beside the folder."""
+    """When each archive was last found whole: by the event log, or by a ``verify`` of one's own."""
     names = {row["name"]: row for row in rows}
     for event in EventLog.of(target).events():
         if event.get("event") == "scrub" and event.get("outcome") == "ok":
@@ -251,6 +252,11 @@ def _add_checks(target: str, rows: list[Row]) -> None:
                 if row is not None:
                     row["checked"] = event.get("time")
                     break
+    base = target.rstrip("/")
+    asked = [(f"{base}/{row['name']}", row.get("manifest")) for row in rows]
+    for row, time in zip(rows, verified_when(asked), strict=True):
+        if time is not None and row["state"] == "sealed":
+            row["checked"] = max(time, row.get("checked") or "")
 
 
 def _read(path: Path) -> dict[str, Row]:

@@ -57,6 +57,7 @@ def verify(
         from pipelines.archiving.succession import digest_of_superseded
         from pipelines.checking.scrub import tell_checked
         from pipelines.checking.trust import Trust
+        from pipelines.checking.verified import note_verified
         from pipelines.checking.verify import reports_document, verify_all, verify_lines
         from pipelines.checking.verify import verify as verify_one
         from pipelines.commands.run_record import Recorded
@@ -73,6 +74,7 @@ def verify(
                     reports.append(verify_one(superseded, deep=deep, trust=old, progress=progress))
             damaged = sum(bool(report.findings) for report in reports)
             run.counts = {"ok": len(reports) - damaged, "damaged": damaged}
+            note_verified(reports)
             for report in reports:
                 tell_checked(report)
             session.result(

@@ -58,6 +58,27 @@ def test_rows_say_what_archives_are(folder: Path) -> None:
     assert "checked" not in rows["broken.psc.zarr"]
 
 
+def test_a_verify_of_ones_own_counts_and_writes_nothing_among_archives(
+    folder: Path, tmp_path: Path
+) -> None:
+    before = sorted(folder.parent.rglob("*"))
+    large, small = folder / "sub" / "large.psc.zarr", folder / "small.psc.zarr"
+    run_in_process("verify", large)
+    run_in_process("verify", small, "--sample", "50%")
+    run_in_process("verify", folder / "broken.psc.zarr")
+    checked = {row["name"]: row.get("checked") for row in catalogue(str(folder)) or ()}
+    assert (checked["sub/large.psc.zarr"] or "") >= "2026"
+    assert checked["small.psc.zarr"] is None and checked["broken.psc.zarr"] is None
+    assert sorted(folder.parent.rglob("*")) == before
+    rows = catalogue(str(folder / "sub"))  # the same archive, listed from nearer by
+    assert rows and rows[0]["checked"] == checked["sub/large.psc.zarr"]
+    shutil.copytree(large, folder / "copy.psc.zarr")
+    (copy,) = catalogue(str(folder), where=["name=copy.psc.zarr"]) or ()
+    assert "checked" not in copy  # nobody looked at that one
+    shown = run_in_process("ls", folder, "--where", "name=sub/large.psc.zarr").out
+    assert f"checked {(checked['sub/large.psc.zarr'] or '')[:10]}" in shown
+
+
 @pytest.mark.parametrize(
     ("where", "found"),
     [
