@@ -22,7 +22,7 @@ from pipelines.restoring.proof import PROMISES
 from psc_volumetric.archive.journal import BrickRecord
 from psc_volumetric.archive.layout import PARTIAL_KEY, VariableSpec, chunk_key
 from psc_volumetric.archive.manifest import Entry, Manifest
-from psc_volumetric.archive.preview import DOCUMENT, SHARE
+from psc_volumetric.archive.preview import DOCUMENT, preview_room
 from psc_volumetric.archive.sealing import consolidate
 from psc_volumetric.archive.skeleton import Beside
 from psc_volumetric.archive.stores import ArchiveStore, Target, open_store
@@ -165,5 +165,5 @@ def preview_bytes(item: ItemPlan, nbytes: float) -> float:
     The smallest level may just fit, or nearly the next one: half of the room, if there is any.
     """
     given = item.options.preview_size
-    room = SHARE * nbytes if given is None else float(given)
+    room = preview_room(nbytes) if given is None else float(given)
     return room / 2 if room > 2 * DOCUMENT else 0.0

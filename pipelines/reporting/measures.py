@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.reporting.decoded import Decoded
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.looks import is_labels
 
 __all__ = [
     "BINS",
@@ -54,12 +55,6 @@ def palette_of(spec: VariableSpec) -> str:
     """Grey for scans, photographs and what telescopes saw; colours for maps of other fields."""
     pictures = spec.attrs.get("format") in PICTURES or "WCSAXES" in spec.attrs
     return "grey" if spec.affine is not None or pictures else "field"
-
-
-def is_labels(spec: VariableSpec) -> bool:
-    """Whether values are names of things, to be told apart and not to be compared."""
-    reason = str(spec.parameters.get("reason") or "")
-    return "label" in reason or "mask" in reason or "flag_values" in spec.attrs
 
 
 @dataclass

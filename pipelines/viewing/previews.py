@@ -34,6 +34,10 @@ class Preview:
         Voxels in a block.
     first : (z, y, x)
         Voxel at which the first block begins.
+    slices : list of int
+        Whole slices along the axis before the last two, which are all it has; empty of a volume.
+    inside : list of int
+        Indices of the axes before z at which slices were taken; empty where ``picks`` say it.
     picks : list of list of int
         Indices of the axes before z, y, x that are shown; empty without such axes.
     scale, offset : float
@@ -46,6 +50,8 @@ class Preview:
     shape: tuple[int, ...]
     steps: tuple[float, float, float]
     first: tuple[float, float, float]
+    slices: list[int]
+    inside: list[int]
     picks: list[list[int]]
     scale: float
     offset: float
@@ -117,18 +123,23 @@ def _preview(reader: ArchiveReader, spec: VariableSpec, group: str) -> Preview:
             for t, w, step in zip(shift[-3:], spacing, steps, strict=True)
         ]
         values = level["attributes"]
-        found = about["attributes"]["psc_archive"]["leading_indices"]
-        picks = [[int(n) for n in pick] for pick in found]
+        said = about["attributes"]["psc_archive"]
+        picks = [[int(n) for n in pick] for pick in said["leading_indices"]]
+        slices, inside = _taken(spec, group, said)
         shape = tuple(int(n) for n in level["shape"])
         if shape[:-3] != ((len(picks),) if picks else ()) or len(shape) < 3:
             raise ValueError(f"{len(picks)} indices for the shape {shape}")
-        if any(len(pick) != spec.lead for pick in picks):
+        if any(len(pick) != spec.lead for pick in (*picks, *([inside] if inside else []))):
             raise ValueError(f"indices of other axes than the {spec.lead} before z")
+        if slices and len(slices) != shape[-3]:
+            raise ValueError(f"{len(slices)} slices for the shape {shape}")
         return Preview(
             f"{group}/0",
             shape,
             (steps[0], steps[1], steps[2]),
             (starts[0], starts[1], starts[2]),
+            slices,
+            inside,
             picks,
             float(values["scale_factor"]),
             float(values["add_offset"]),
@@ -138,3 +149,16 @@ def _preview(reader: ArchiveReader, spec: VariableSpec, group: str) -> Preview:
         raise FormatError(
             f"{reader.name}: {group}: no preview that can be shown ({error!r})", kind="bad-metadata"
         ) from error
+
+
+def _taken(spec: VariableSpec, group: str, said: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Slices of an image of whole slices, and where they are along the axes before.
+
+    Archives of before show the middle slice and do not say so.
+    """
+    if not group.endswith("/middle"):
+        return [], []
+    middle = [size // 2 for size in spec.shape[:-2]]
+    slices = said.get("slices") or middle[-1:] or [0]
+    inside = [] if said["leading_indices"] else said.get("inside") or middle[: spec.lead]
+    return [int(n) for n in slices], [int(n) for n in inside]

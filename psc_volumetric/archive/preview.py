@@ -1,15 +1,16 @@
-"""A small plain pyramid beside the coded data: OME-Zarr 0.5, readable without this package.
+"""A small plain picture beside the coded data: OME-Zarr 0.5, readable without this package.
 
-The values are block means of the source, taken brick by brick while archiving, in 8 bits: stored =
-value * ``scale_factor`` + ``add_offset``. Blocks divide a brick, so a brick's part depends on that
-brick alone and memory stays bounded by the pyramid, which is at most a 64th of a volume. Of the
-pyramid those levels are written, coarsest first, that together are small beside the bricks.
+Two images of a variable: whole slices, few and wide, and the volume, small along all axes. Values
+are block means of the source, of labels one of each block, taken brick by brick while archiving, in
+8 bits or in fewer grey levels: stored = value * ``scale_factor`` + ``add_offset``. Blocks divide a
+brick, so a brick's part depends on that brick alone and memory stays bounded. What is written is
+what fits beside the bricks: the wide slices first, then the finest volume for what they leave.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,19 +19,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.archive.preview_values import NOTHING, Scale, block_means, small_shape
+from psc_volumetric.archive.looks import PRIMARIES, colours_of, has_labels
+from psc_volumetric.archive.preview_ome import axes_of, image_attributes, value_attributes
+from psc_volumetric.archive.preview_values import (
+    STEPS,
+    Scale,
+    block_means,
+    middle_values,
+    packed_bytes,
+    small_shape,
+)
+from psc_volumetric.archive.preview_wide import (
+    Wide,
+    fitting_wide,
+    wide_factor,
+    wide_leads,
+    wide_slices,
+)
 from psc_volumetric.archive.stage import Stage
-from psc_volumetric.bitstream.frames import pack_frame
 
 __all__ = [
     "DOCUMENT",
     "MIDDLE",
-    "SHARE",
     "Parts",
     "PreviewPlan",
-    "middle_factor",
     "plan_preview",
     "preview_part",
+    "preview_room",
     "read_parts",
     "write_preview",
 ]
@@ -40,14 +55,31 @@ PLANE_FACTOR = 4
 LONGEST = 128  # of one volume; of several half as many
 LEADING = 16
 SMALLEST = 16
-MAX_LEVELS = 4
+FLATTEST = 3.0  # a block's extent along z over that along y; more is no volume
+LEVELS = (STEPS, 127)  # grey levels, and
+FEWEST = 63  # where nothing else fits
 SHARE = 0.015  # of the bytes of the bricks
-DOCUMENT = 1000  # bytes of a level besides its values, about: metadata and lines of the manifest
-LISTS = 1500  # bytes that list the images, about
+WITHIN, SMALL_MOST = 0.0275, 60_000  # of small bricks, and bytes; see `preview_room`
+USUAL_BESIDE, LISTED = 2300, 3000  # bytes of an archive of one scan: about; root and manifest
+DOCUMENT = 1000  # bytes of the volume besides its values, about: metadata and lines of the manifest
+LISTS = 1200  # bytes that list the images, about
 MIDDLE = "middle"
-WIDE = 256  # pixels of the middle slice
-MIDDLE_SHARE = 0.6  # of the room of a preview
-OME = "0.5"
+
+
+def preview_room(nbytes: float, beside: float = USUAL_BESIDE) -> float:
+    """Bytes that the preview of a variable may have, whose bricks have ``nbytes``.
+
+    1.5 % of them; where that is less than a slice takes, what else is left of 2.75 % by the other
+    objects, so that an archive without loss stays within 1.03 of its bricks.
+
+    Parameters
+    ----------
+    beside : float
+        Bytes of the objects that are neither bricks nor previews, nor the root's metadata and the
+        manifest; or the variable's share of them.
+    """
+    left = WITHIN * nbytes - beside - LISTED
+    return max(SHARE * nbytes, min(left, SMALL_MOST))
 
 
 @dataclass(frozen=True)
@@ -80,12 +112,19 @@ def plan_preview(spec: VariableSpec) -> PreviewPlan:
         while -(-size // factor) > longest and brick % (2 * factor) == 0:
             factor *= 2
         factors.append(factor)
-    lead = spec.shape[: spec.lead]
-    every = list(np.ndindex(*lead))
-    picks = tuple(every[:: -(-len(every) // LEADING)])
     kinds: dict[str, np.dtype[Any]] = {"f": np.dtype("f4"), "b": np.dtype("u1")}
     dtype = kinds.get(spec.dtype.kind, spec.dtype)
-    return PreviewPlan((factors[0], factors[1], factors[2]), picks, dtype)
+    return PreviewPlan((factors[0], factors[1], factors[2]), _picks(spec), dtype)
+
+
+def _picks(spec: VariableSpec) -> tuple[tuple[int, ...], ...]:
+    """Every so many places along the leading axes; of colours the samples of each."""
+    if spec.lead == 0 or colours_of(spec) is None:
+        every = list(np.ndindex(*spec.shape[: spec.lead]))
+        return tuple(every[:: -(-len(every) // LEADING)])
+    rest = list(np.ndindex(*spec.shape[1 : spec.lead]))
+    rest = rest[:: -(-PRIMARIES * len(rest) // LEADING)]
+    return tuple((sample, *place) for sample in range(PRIMARIES) for place in rest)
 
 
 Part = Callable[[tuple[int, ...]], Values | None]
@@ -99,81 +138,75 @@ class Parts:
     ----------
     means : callable
         Chunk grid index -> block means (z, y, x).
-    middle : callable
-        Chunk grid index of the bricks of the middle slice -> block means (1, y, x) of it.
+    wide : callable
+        Chunk grid index -> means (n, y, x) of the wide slices that are in the brick.
     """
 
     means: Part
-    middle: Part
-
-
-def middle_index(spec: VariableSpec) -> tuple[int, ...]:
-    """Index of the middle slice along all axes but the last two."""
-    return tuple(size // 2 for size in spec.shape[:-2])
-
-
-def middle_factor(spec: VariableSpec) -> int:
-    """Voxels averaged along y and x of the middle slice, a power of two that divides the brick."""
-    factor, longest = 1, max(spec.shape[-2:])
-    _, brick_y, brick_x = spec.brick_shape
-    while longest // (2 * factor) >= WIDE and not (
-        brick_y % (2 * factor) or brick_x % (2 * factor)
-    ):
-        factor *= 2
-    return factor
+    wide: Part
 
 
 def preview_part(spec: VariableSpec, position: tuple[int, ...], values: Values) -> bytes:
-    """What is kept of a brick for the preview: its block means, then those of the middle slice.
+    """What is kept of a brick for the preview: its block means, then those of its wide slices.
 
     Nothing where the brick shows in neither. Read by `read_parts`.
     """
     plan, kept = plan_preview(spec), b""
     if position[: spec.lead] in plan.picks:
-        kept = _means(spec, values, plan.factors, plan.dtype)
-    at = _inside(spec, position)
-    if at is not None:
-        factor = middle_factor(spec)
-        kept += _means(spec, values[at : at + 1], (1, factor, factor), plan.dtype)
+        kept = _small(spec, values, plan.factors, plan.dtype)
+    inside = _inside(spec, position)
+    if inside:
+        factor = wide_factor(spec)
+        kept += _small(spec, values[inside], (1, factor, factor), plan.dtype)
     return kept
 
 
 def read_parts(spec: VariableSpec, kept: Callable[[tuple[int, ...]], bytes | None]) -> Parts:
     """The parts of bricks again; ``kept`` is what `preview_part` gave for a position."""
-    plan, factor = plan_preview(spec), middle_factor(spec)
+    plan, factor = plan_preview(spec), wide_factor(spec)
 
-    def cut(position: tuple[int, ...], *, middle: bool) -> Values | None:
+    def cut(position: tuple[int, ...], *, wide: bool) -> Values | None:
         data, valid = kept(position), spec.valid(position)
         shapes = (
             [] if position[: spec.lead] not in plan.picks else [small_shape(valid, plan.factors)]
         )
-        if _inside(spec, position) is not None:
-            shapes.append(small_shape((1, *valid[1:]), (1, factor, factor)))
+        inside = _inside(spec, position)
+        if inside:
+            shapes.append(small_shape((len(inside), *valid[1:]), (1, factor, factor)))
         sizes = [math.prod(shape) * plan.dtype.itemsize for shape in shapes]
         if data is None or len(data) != sum(sizes):
             return None
-        start = len(data) - sizes[-1] if middle else 0
-        shape = shapes[-1 if middle else 0]
+        start = len(data) - sizes[-1] if wide else 0
+        shape = shapes[-1 if wide else 0]
         found = np.frombuffer(data, plan.dtype.newbyteorder("<"), math.prod(shape), start)
         return found.reshape(shape)
 
-    return Parts(partial(cut, middle=False), partial(cut, middle=True))
+    return Parts(partial(cut, wide=False), partial(cut, wide=True))
 
 
-def _means(
+def _small(
     spec: VariableSpec, values: Values, factors: Sequence[int], dtype: np.dtype[Any]
 ) -> bytes:
-    small = block_means(values, factors, special=spec.special_values, dtype=dtype)
+    small = _reduced(spec, values, factors, dtype)
     return small.astype(dtype.newbyteorder("<")).tobytes()
 
 
-def _inside(spec: VariableSpec, position: tuple[int, ...]) -> int | None:
-    """Where the middle slice is in a brick, along its first axis; None where it is not."""
-    index = middle_index(spec)
-    box = spec.box(position)
-    if not all(part.start <= at < part.stop for part, at in zip(box, index, strict=False)):
-        return None
-    return index[-1] - box[-3].start if spec.ndim > 2 else 0
+def _reduced(
+    spec: VariableSpec, values: Values, factors: Sequence[int], dtype: np.dtype[Any]
+) -> Values:
+    if has_labels(spec, values):
+        return middle_values(values, factors).astype(dtype)
+    return block_means(values, factors, special=spec.special_values, dtype=dtype)
+
+
+def _inside(spec: VariableSpec, position: tuple[int, ...]) -> list[int]:
+    """Where wide slices are in a brick, along its first axis."""
+    if position[: spec.lead] not in wide_leads(spec):
+        return []
+    if spec.ndim < 3:
+        return [0]
+    along = spec.box(position)[-3]
+    return [index - along.start for index in wide_slices(spec) if along.start <= index < along.stop]
 
 
 def write_preview(spec: VariableSpec, parts: Parts, stage: Stage, *, limit: float) -> list[str]:
@@ -186,7 +219,7 @@ def write_preview(spec: VariableSpec, parts: Parts, stage: Stage, *, limit: floa
     stage : Stage
         Not flushed here.
     limit : float
-        Bytes that it may have; levels that go beyond are left out.
+        Bytes that it may have.
 
     Returns
     -------
@@ -197,111 +230,111 @@ def write_preview(spec: VariableSpec, parts: Parts, stage: Stage, *, limit: floa
     level = _assemble(spec, plan, parts.means)
     if level is None:
         return []
-    room = limit - LISTS - DOCUMENT  # the pyramid's own group
-    middle = _fitting_middle(spec, parts.middle, MIDDLE_SHARE * room)
-    if middle is not None and middle[0].shape[-1] <= level.shape[-1]:
-        middle = None
-    left = room - (0 if middle is None else middle[1])
-    lead, names = _axes(spec, plan)
-    levels, factors = _pyramid(level, plan, spec.special_values, lead)
-    scale = Scale.of(level, spec.special_values)
-    shown = [scale.apply(values) for values in levels]
-    chosen = 0
-    for values in reversed(shown):
-        left -= len(pack_frame(values.tobytes())) + DOCUMENT
-        if left < 0:
-            break
-        chosen += 1
-    if not chosen:
-        return []
-    path = f"preview/{spec.node}"
-    about = _ome_attributes(spec, plan.picks if lead else (), names, factors[-chosen:])
-    stage.group(path, about)
-    for number, values in enumerate(shown[-chosen:]):
-        _fill(stage, f"{path}/{number}", values, scale, names)
-    if middle is None:
-        return [path]
-    values, _, factor = middle
-    _write_middle(spec, values, factor, stage)
-    return [f"{path}/{MIDDLE}", path]
+    room = limit - LISTS
+    wide = fitting_wide(spec, parts.wide, room - DOCUMENT)
+    found = _fitting_volume(spec, plan, level, room - (0 if wide is None else wide.nbytes))
+    if wide is not None and found is not None and wide.values.shape[-1] <= found.shape[-1]:
+        wide, found = None, _fitting_volume(spec, plan, level, room)
+    path, images = f"preview/{spec.node}", []
+    if found is not None:
+        axes = axes_of(spec)
+        picks = plan.picks if spec.lead else ()
+        stage.group(path, image_attributes(spec, picks, axes, found.factors))
+        _fill(stage, f"{path}/0", found.shown, found.scale, axes)
+        images.append(path)
+    if wide is not None:
+        _write_wide(spec, wide, stage)
+        images.insert(0, f"{path}/{MIDDLE}")
+    return images
 
 
-def _fitting_middle(
-    spec: VariableSpec, part: Part, room: float
-) -> tuple[Values, float, int] | None:
-    """The middle slice, its bytes and its factor; half as wide if need be; None without room."""
-    factor = middle_factor(spec)
-    values = _middle(spec, part)
-    for _ in range(2):
-        if values is None:
-            return None
-        shown = Scale.of(values, spec.special_values).apply(values)
-        nbytes = len(pack_frame(shown.tobytes())) + 2 * DOCUMENT
-        if nbytes <= room:
-            return values, nbytes, factor
-        steps = (1, 2, 2)
-        values = block_means(values, steps, special=spec.special_values, dtype=values.dtype)
-        factor *= 2
-    return None
-
-
-def _middle(spec: VariableSpec, part: Part) -> Values | None:
-    """Block means (1, y, x) of the middle slice; None unless every brick of it has its part."""
-    index = middle_index(spec)
-    rows: list[list[Values]] = []
-    for row in range(spec.grid_shape[-2]):
-        rows.append([])
-        for column in range(spec.grid_shape[-1]):
-            chunk = zip(index, spec.chunk_shape, strict=False)
-            found = part((*(at // size for at, size in chunk), row, column))
-            if found is None:
-                return None
-            rows[-1].append(found)
-    return np.concatenate([np.concatenate(line, axis=-1) for line in rows], axis=-2)
-
-
-def _write_middle(spec: VariableSpec, values: Values, factor: int, stage: Stage) -> None:
+def _write_wide(spec: VariableSpec, wide: Wide, stage: Stage) -> None:
     path = f"preview/{spec.node}/{MIDDLE}"
-    unit = {} if spec.spacing_mm is None else {"unit": "millimeter"}
-    axes = [{"name": name, "type": "space", **unit} for name in "zyx"]
-    first = middle_index(spec)[-1] if spec.ndim > 2 else 0
-    about = _ome_attributes(spec, (), axes, [(1, factor, factor)], first=first)
+    leads = wide_leads(spec)
+    several = len(leads) > 1
+    axes = axes_of(spec) if several else axes_of(spec)[-3:]
+    apart = wide.slices[1] - wide.slices[0] if len(wide.slices) > 1 else 1
+    about = image_attributes(
+        spec,
+        leads if several else (),
+        axes,
+        (apart, wide.factor, wide.factor),
+        slices=wide.slices,
+    )
     stage.group(path, about)
-    scale = Scale.of(values, spec.special_values)
-    _fill(stage, f"{path}/0", scale.apply(values), scale, axes)
+    shown = wide.scale.apply(wide.values)
+    _fill(stage, f"{path}/0", shown if several else shown[0], wide.scale, axes)
 
 
 def _fill(
-    stage: Stage, path: str, shown: Values, scale: Scale, axes: Sequence[Mapping[str, str]]
+    stage: Stage, path: str, shown: Values, scale: Scale, axes: Sequence[dict[str, str]]
 ) -> None:
-    stage.fill(
-        path,
-        shown,
-        dims=[axis["name"] for axis in axes],
-        attributes={
-            "scale_factor": scale.factor,
-            "add_offset": scale.offset,
-            "_FillValue": NOTHING,
-        },
-    )
+    names = [axis["name"] for axis in axes]
+    stage.fill(path, shown, dims=names, attributes=value_attributes(scale))
 
 
-def _pyramid(
-    level: Values, plan: PreviewPlan, special: Sequence[float], lead: int
-) -> tuple[list[Values], list[tuple[int, int, int]]]:
-    """Block means of block means, and the factors of each level against the volume."""
-    levels, factors = [level], [plan.factors]
-    while len(levels) < MAX_LEVELS and max(levels[-1].shape[-3:]) > SMALLEST:
-        step = tuple(2 if n > 1 else 1 for n in levels[-1].shape[-3:])
-        steps = (*(1,) * lead, *step)
-        levels.append(block_means(levels[-1], steps, special=special, dtype=plan.dtype))
-        z, y, x = (f * s for f, s in zip(factors[-1], step, strict=True))
-        factors.append((z, y, x))
-    return levels, factors
+@dataclass(frozen=True)
+class _Volume:
+    """A volume as it is written: shown values, their scale, and voxels in a block."""
+
+    shown: Values
+    scale: Scale
+    factors: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.shown.shape
+
+
+def _fitting_volume(
+    spec: VariableSpec, plan: PreviewPlan, level: Values, room: float
+) -> _Volume | None:
+    """The finest volume for so many bytes; None where the coarsest is too large."""
+    smaller: dict[tuple[int, int, int], Values] = {(1, 1, 1): level}
+    for more, steps in _coarser(spec, plan, level):
+        if more not in smaller:
+            along = (*(1,) * (level.ndim - 3), *more)
+            smaller[more] = _reduced(spec, level, along, level.dtype)
+        scale = Scale.of(smaller[more], spec.special_values, steps)
+        shown = scale.apply(smaller[more])
+        if packed_bytes(shown, room - DOCUMENT) is not None:
+            z, y, x = (a * b for a, b in zip(plan.factors, more, strict=True))
+            return _Volume(shown, scale, (z, y, x))
+    return None
+
+
+def _coarser(
+    spec: VariableSpec, plan: PreviewPlan, level: Values
+) -> Iterator[tuple[tuple[int, int, int], int]]:
+    """Blocks of the finest volume, and grey levels, the best first: wide before deep."""
+    z, y, x = level.shape[-3:]
+    in_plane, smallest, labels = 1, False, has_labels(spec, level)
+    while not smallest:
+        across = tuple(in_plane if size > 1 else 1 for size in (y, x))
+        smallest = max(-(-y // in_plane), -(-x // in_plane)) <= SMALLEST
+        deep = [(n, *across) for n in _depths(spec, plan, z, in_plane)]
+        for more in deep:
+            for steps in LEVELS[:1] if labels else LEVELS:
+                yield (more[0], more[1], more[2]), steps
+        for more in [] if labels else deep:
+            yield (more[0], more[1], more[2]), FEWEST
+        in_plane *= 2
+
+
+def _depths(spec: VariableSpec, plan: PreviewPlan, size: int, in_plane: int) -> list[int]:
+    """Slices that are averaged, while blocks are no slabs; colours along z are never mixed."""
+    if spec.lead == 0 and colours_of(spec) is not None:
+        return [1]
+    high, wide = (1.0, 1.0) if spec.spacing_mm is None else spec.spacing_mm[:2]
+    most = FLATTEST * wide * plan.factors[1] * in_plane / (high * plan.factors[0])
+    found = [1]
+    while 2 * found[-1] <= most and found[-1] < size:
+        found.append(2 * found[-1])
+    return found
 
 
 def _assemble(spec: VariableSpec, plan: PreviewPlan, part: Part) -> Values | None:
-    """Level 0, (picks,) z, y, x; None unless every brick of it has its part."""
+    """The finest volume, (picks,) z, y, x; None unless every brick of it has its part."""
     shape = (1, 1, 1, *spec.shape)[-3:] if spec.ndim > 2 else (1, *spec.shape)
     small = [-(-n // f) for n, f in zip(shape, plan.factors, strict=True)]
     result = np.zeros((len(plan.picks), *small), plan.dtype)
@@ -319,51 +352,3 @@ def _assemble(spec: VariableSpec, plan: PreviewPlan, part: Part) -> Values | Non
             )
             result[number][at] = block
     return result if spec.lead else result[0]
-
-
-def _axes(spec: VariableSpec, plan: PreviewPlan) -> tuple[int, list[dict[str, str]]]:
-    """Number of leading axes of the preview (0 or 1), and the OME axes."""
-    unit = {} if spec.spacing_mm is None else {"unit": "millimeter"}
-    space = [{"name": name, "type": "space", **unit} for name in "zyx"]
-    if not spec.lead:
-        return 0, space
-    in_time = spec.lead == 1 and spec.dims[0].lower() in ("t", "time")
-    first = {"name": "t", "type": "time"} if in_time else {"name": "c", "type": "channel"}
-    return 1, [first, *space]
-
-
-def _ome_attributes(
-    spec: VariableSpec,
-    picks: Sequence[tuple[int, ...]],
-    axes: list[dict[str, str]],
-    factors: list[tuple[int, int, int]],
-    *,
-    first: int = 0,
-) -> dict[str, Any]:
-    """Attributes of a pyramid whose first block begins at slice ``first``."""
-    spacing = spec.spacing_mm or (1.0, 1.0, 1.0)
-    lead = len(axes) - 3
-    datasets = []
-    for number, steps in enumerate(factors):
-        scale = [1.0] * lead + [s * f for s, f in zip(spacing, steps, strict=True)]
-        shift = [0.0] * lead + [s * (f - 1) / 2 for s, f in zip(spacing, steps, strict=True)]
-        shift[lead] += spacing[0] * first
-        datasets.append(
-            {
-                "path": str(number),
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": scale},
-                    {"type": "translation", "translation": shift},
-                ],
-            }
-        )
-    return {
-        "ome": {
-            "version": OME,
-            "multiscales": [{"name": spec.name, "axes": axes, "datasets": datasets}],
-        },
-        "psc_archive": {
-            "what": "block means; for looking, not for measuring",
-            "leading_indices": [list(pick) for pick in picks],
-        },
-    }

@@ -9,11 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NOTHING", "Scale", "block_means", "small_shape"]
+from psc_volumetric.bitstream.frames import pack_frame
+
+__all__ = [
+    "NOTHING",
+    "STEPS",
+    "Scale",
+    "block_means",
+    "middle_values",
+    "packed_bytes",
+    "small_shape",
+]
 
 Values = NDArray[Any]
 STEPS = 254  # between the least and the largest value
 NOTHING = 255  # no measurement
+PACKED_BEST, PACKED_FAST = 19, 1  # levels of Zstandard; arrays of a preview have the former
+LEAST_FAST = 0.6  # of what the fast level takes, the best one takes at least
 
 
 def block_means(
@@ -48,6 +60,18 @@ def block_means(
         return _whole(means, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         return means.astype(dtype)
+
+
+def middle_values(values: Values, factors: Sequence[int]) -> Values:
+    """One value out of each block, for names of things: there is no thing between two others.
+
+    Parameters and shape as of `block_means`.
+    """
+    for axis, factor in enumerate(factors):
+        size = values.shape[axis]
+        places = np.minimum(np.arange(0, size, factor) + factor // 2, size - 1)
+        values = values.take(places, axis)
+    return values
 
 
 def _slab_sums(
@@ -90,28 +114,53 @@ def _whole(means: Values, dtype: np.dtype[Any]) -> Values:
 
 @dataclass(frozen=True)
 class Scale:
-    """Stored values as 8 bits: stored = shown * factor + offset; `STEPS` + 1 is no measurement."""
+    """Stored values as 8 bits: stored = shown * factor + offset; `NOTHING` is no measurement.
+
+    Of fewer grey levels every ``every``-th number is used, so that white is as bright to viewers
+    that look at the numbers alone.
+    """
 
     factor: float
     offset: float
     special: tuple[float, ...]
+    every: int = 1
 
     @classmethod
-    def of(cls, values: Values, special: Sequence[float]) -> Scale:
-        """The scale that spans all measured values; a whole one where they are few integers."""
+    def of(cls, values: Values, special: Sequence[float], steps: int = STEPS) -> Scale:
+        """The scale that spans all measured values; a whole one where they are few integers.
+
+        Parameters
+        ----------
+        steps : int
+            At most `STEPS`; fewer take fewer bytes.
+        """
         numbers = values.astype(np.float64)
         inside = numbers[np.isfinite(numbers) & ~np.isin(numbers, list(special))]
         low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
-        if values.dtype.kind in "iu" and high - low <= STEPS:
+        every = STEPS // steps
+        if values.dtype.kind in "iu" and high - low <= STEPS and steps == STEPS:
             return cls(1.0, low, tuple(special))
-        span = high / STEPS - low / STEPS
-        return cls(span if span > 0 else 1.0, low, tuple(special))
+        span = (high / steps - low / steps) / every
+        return cls(span if span > 0 else 1.0, low, tuple(special), every)
 
     def apply(self, values: Values) -> Values:
         """Values as uint8."""
         numbers = values.astype(np.float64)
         measured = np.isfinite(numbers) & ~np.isin(numbers, self.special)
-        scaled = np.rint((np.where(measured, numbers, self.offset) - self.offset) / self.factor)
-        shown: Values = np.clip(scaled, 0, STEPS).astype(np.uint8)
+        scaled = (np.where(measured, numbers, self.offset) - self.offset) / self.factor
+        whole = np.rint(scaled / self.every) * self.every
+        shown: Values = np.clip(whole, 0, STEPS).astype(np.uint8)
         shown[~measured] = NOTHING
         return shown
+
+
+def packed_bytes(shown: Values, room: float) -> int | None:
+    """Bytes that values take in an archive; None where they are more than ``room``.
+
+    What is far too large is not packed as well as can be, which takes a second for a million.
+    """
+    data = np.ascontiguousarray(shown).tobytes()
+    if room <= 0 or LEAST_FAST * len(pack_frame(data, PACKED_FAST)) > room:
+        return None
+    nbytes = len(pack_frame(data, PACKED_BEST))
+    return nbytes if nbytes <= room else None

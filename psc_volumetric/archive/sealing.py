@@ -23,7 +23,7 @@ from psc_volumetric.archive.layout import (
     encode_json,
 )
 from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
-from psc_volumetric.archive.preview import SHARE, read_parts, write_preview
+from psc_volumetric.archive.preview import preview_room, read_parts, write_preview
 from psc_volumetric.archive.priors import prior_prefix
 from psc_volumetric.archive.series import write_series
 from psc_volumetric.archive.stage import Stage
@@ -54,11 +54,11 @@ def prepare(
         what was written), ``"foreign-key"``.
     """
     bricks: dict[str, Entry] = {}
-    images: list[str] = []
-    for spec in sorted(variables, key=lambda spec: -spec.nbytes):
-        images += _complete_variable(store, spec, bricks, preview_bytes)
-    for one in sorted(pictured, key=lambda one: -one.spec.nbytes):
-        images += _previewed(store, one.spec, one.nbytes, preview_bytes)
+    coded = sorted(variables, key=lambda spec: -spec.nbytes)
+    sizes = [(spec, _complete_variable(store, spec, bricks)) for spec in coded]
+    files = [(one.spec, one.nbytes) for one in sorted(pictured, key=lambda one: -one.spec.nbytes)]
+    others = _bytes_beside(store, bricks) - sum(nbytes for _, nbytes in files)
+    images = _write_previews(store, sizes + files, preview_bytes, max(0, others))
     write_series(images, store, Stage(store))
     consolidate(store, [*(spec.node for spec in variables), *beside])
     _remove_leftovers(store)
@@ -172,13 +172,8 @@ def _reader(store: ArchiveStore, spec: VariableSpec) -> Callable[[tuple[int, ...
     return record
 
 
-def _complete_variable(
-    store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry], preview_bytes: int | None
-) -> list[str]:
-    """Check that all bricks are there, then write ``tiles/`` and ``preview/`` of a variable.
-
-    Returns the groups of its preview.
-    """
+def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry]) -> int:
+    """Check that all bricks are there, then write ``tiles/`` of a variable; bytes of its bricks."""
     record = _reader(store, spec)
     levels, priors, methods = 1, set(), set()
     bases: set[str] = set()
@@ -207,15 +202,43 @@ def _complete_variable(
             hint="call write_prior before seal",
         )
     write_tile_table(spec, record, store.put, levels=levels, methods=methods, bases=bases)
-    return _previewed(store, spec, nbytes, preview_bytes)
+    return nbytes
 
 
-def _previewed(
-    store: ArchiveStore, spec: VariableSpec, nbytes: int, preview_bytes: int | None
+def _bytes_beside(store: ArchiveStore, bricks: Container[str]) -> int:
+    """Bytes of all objects but bricks, previews, and what follows from them.
+
+    The same in a run that goes on after a kill, so that it writes the same previews.
+    """
+    return sum(
+        store.size(key) or 0
+        for key in store.listing()
+        if not (
+            key in bricks or key.startswith("preview/") or is_journal(key) or key == METADATA_KEY
+        )
+    )
+
+
+def _write_previews(
+    store: ArchiveStore,
+    sizes: Sequence[tuple[VariableSpec, int]],
+    preview_bytes: int | None,
+    beside: int,
 ) -> list[str]:
-    """Write ``preview/`` of a variable of so many stored bytes; gives its groups."""
+    """Write ``preview/`` of variables with so many stored bytes each; gives the groups."""
+    total = sum(nbytes for _, nbytes in sizes) or 1
+    images: list[str] = []
+    for spec, nbytes in sizes:
+        limit = preview_bytes
+        if limit is None:
+            limit = int(preview_room(nbytes, beside * nbytes / total))
+        images += _previewed(store, spec, limit)
+    return images
+
+
+def _previewed(store: ArchiveStore, spec: VariableSpec, limit: int) -> list[str]:
+    """Write ``preview/`` of a variable, in so many bytes; gives its groups."""
     stage = Stage(store)
-    limit = SHARE * nbytes if preview_bytes is None else preview_bytes
     parts = read_parts(spec, lambda position: store.get(preview_key(spec.name, position)))
     images = write_preview(spec, parts, stage, limit=limit)
     stage.flush()

@@ -14,7 +14,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from psc_volumetric.archive.layout import METADATA_KEY, encode_json
-from psc_volumetric.archive.preview import OME
+from psc_volumetric.archive.preview_ome import OME
 from psc_volumetric.archive.stage import Stage
 from psc_volumetric.archive.stores import ArchiveStore
 

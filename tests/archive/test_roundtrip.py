@@ -1,14 +1,12 @@
-"""What goes into an archive comes out: values, regions, metadata, source, preview."""
+"""What goes into an archive comes out: values, regions, metadata, source."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -173,100 +171,6 @@ def test_no_identifier_leaves_source(kept: Path) -> None:
     for path in kept.rglob("*"):
         if path.is_file() and "source" not in path.relative_to(kept).parts:
             assert b"Doe" not in path.read_bytes()
-
-
-def test_preview_is_ome_zarr_of_block_means(kept: Path, values: np.ndarray) -> None:
-    group = zarr.open_group(kept / "preview" / "volume", mode="r")
-    (scales,) = group.attrs["ome"]["multiscales"]
-    assert group.attrs["ome"]["version"] == "0.5"
-    assert [axis["name"] for axis in scales["axes"]] == ["z", "y", "x"]
-    assert {axis["unit"] for axis in scales["axes"]} == {"millimeter"}
-    first = group[scales["datasets"][0]["path"]]
-    assert first.metadata.dimension_names == ("z", "y", "x")
-    assert first.shape == (11, 10, 18)
-    means = values[:, :, :68].reshape(11, 10, 4, 17, 4).mean(axis=(2, 4))
-    step, low = first.attrs["scale_factor"], first.attrs["add_offset"]
-    np.testing.assert_allclose(first[...][:, :, :17] * step + low, np.rint(means), atol=step / 2)
-    assert first.dtype == np.uint8 and step < (values.max() - values.min()) / 200
-    scale, shift = scales["datasets"][0]["coordinateTransformations"]
-    assert scale == {"type": "scale", "scale": [4.0, 6.0, 8.0]}
-    assert shift == {"type": "translation", "translation": [0.0, 2.25, 3.0]}
-
-
-def test_preview_leaves_special_values_out(tmp_path: Path, make: SimpleNamespace) -> None:
-    values = np.full((4, 32, 32), 10, np.int16)
-    values[:, :, :2] = -1000
-    values[:, 16:, 16:] = -1000
-    make.build(tmp_path / "a.psc.zarr", values, special_values=(-1000,))
-    shown = zarr.open_array(tmp_path / "a.psc.zarr" / "preview" / "volume" / "0", mode="r")
-    assert shown.attrs["_FillValue"] == 255
-    preview = shown[...]
-    assert (preview[:, :4] * shown.attrs["scale_factor"] + shown.attrs["add_offset"] == 10).all()
-    assert (preview[:, 4:, 4:] == 255).all()
-
-
-def test_the_middle_slice_is_an_image_of_its_own(tmp_path: Path, make: SimpleNamespace) -> None:
-    values = make.values((9, 560, 600))
-    make.build(tmp_path / "a.psc.zarr", values, spacing_mm=(3.0, 2.0, 1.0))
-    group = zarr.open_group(tmp_path / "a.psc.zarr" / "preview" / "volume" / "middle", mode="r")
-    shown = group["0"]
-    assert shown.shape == (1, 280, 300)
-    means = values[4].reshape(280, 2, 300, 2).mean(axis=(1, 3))
-    step, low = shown.attrs["scale_factor"], shown.attrs["add_offset"]
-    np.testing.assert_allclose(shown[0] * step + low, np.rint(means), atol=step / 2)
-    (image,) = group.attrs["ome"]["multiscales"]
-    scale, shift = image["datasets"][0]["coordinateTransformations"]
-    assert scale["scale"] == [3.0, 4.0, 2.0]
-    assert shift["translation"] == [12.0, 1.0, 0.5]
-
-
-def test_root_and_previews_are_images_of_ome_zarr(tmp_path: Path, make: SimpleNamespace) -> None:
-    """By the models of the specification: root and `preview/` are images, and that lists all."""
-    from ome_zarr_models.v05 import BioFormats2Raw, Image
-
-    path = tmp_path / "a.psc.zarr"
-    make.build(path, make.values((9, 300, 320)))
-    listed = zarr.open_group(path / "preview", mode="r")
-    BioFormats2Raw.from_zarr(listed)
-    assert listed.attrs["ome"]["bioformats2raw.layout"] == 3
-    series = listed["OME"].attrs["ome"]["series"]
-    assert series == ["volume/middle", "volume"]
-    document = ElementTree.parse(path / "preview" / "OME" / "METADATA.ome.xml").getroot()
-    named = [image.attrib["ID"].removeprefix("Image:") for image in document]
-    assert named == series and document.tag.endswith("}OME")  # as napari-ome-zarr reads them
-    sizes = [dict(image[0].attrib) for image in document]
-    for name, size in zip(series, sizes, strict=True):
-        shape = listed[f"{name}/0"].shape
-        assert tuple(int(size[f"Size{axis}"]) for axis in "ZYX") == shape[-3:]
-    root = zarr.open_group(path, mode="r", use_consolidated=False)  # the copies leave previews out
-    for group in (root, listed, *(listed[name] for name in series)):
-        image = Image.from_zarr(group)
-        (scales,) = image.ome_attributes.multiscales
-        assert group[scales.datasets[0].path][...].max() > 0
-    with ArchiveReader.open(path) as reader:
-        assert "ome" not in reader.attrs  # which are the source's
-    text = (path / "zarr.json").read_text()
-    (path / "zarr.json").write_text(text.replace('"psc_archive.psc"', '"nobody.knows"'))
-    with pytest.raises(ValueError, match=r"nobody\.knows"):  # decision 0058, until Zarr waits
-        zarr.open_group(path, mode="r")
-
-
-def test_a_preview_is_small_beside_its_bricks(tmp_path: Path, make: SimpleNamespace) -> None:
-    """Levels are left out, finest first, until the rest is small; none where none is."""
-    values = make.values((32, 128, 128))
-    make.write_bricks(make.begin(tmp_path / "begun.psc.zarr", values), {"volume": values})
-    shapes = {}
-    for limit in (None, 0, 6_500, 1 << 20):
-        target = shutil.copytree(tmp_path / "begun.psc.zarr", tmp_path / f"{limit}.psc.zarr")
-        ArchiveWriter.open_partial(target).seal(preview_bytes=limit)
-        level = tmp_path / f"{limit}.psc.zarr" / "preview" / "volume" / "0"
-        with ArchiveReader.open(tmp_path / f"{limit}.psc.zarr") as reader:
-            sizes = reader.info()["bytes"]
-        most = 0.015 * sizes["bricks"] if limit is None else limit
-        assert sizes["preview"] <= most
-        shapes[limit] = zarr.open_array(level, mode="r").shape if sizes["preview"] else None
-    assert shapes[0] is None and shapes[1 << 20] == (32, 32, 32)
-    assert shapes[6_500] is not None and max(shapes[6_500]) < 32
 
 
 def test_readme_names_format_mode_and_specification(kept: Path) -> None:
