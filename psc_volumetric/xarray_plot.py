@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from psc_volumetric.archive.looks import PRIMARIES, colours_along
 from psc_volumetric.archive.orientation import TITLES, upright, world_axes
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.extras import require
@@ -37,6 +38,9 @@ def plot(
             f"{[str(one) for one in dataset.data_vars]!r}",
             kind="unknown-variable",
         )
+    mixed = _in_colour(dataset[name], at)
+    if mixed is not None:
+        return mixed
     arrays = [dataset[name]]
     if sigma and f"{name}{SIGMA}" in dataset.data_vars:
         arrays.append(dataset[f"{name}{SIGMA}"])
@@ -58,6 +62,25 @@ def plot(
             if extent is None:
                 place.set_axis_off()
             figure.colorbar(image, ax=place, shrink=0.8, label=str(unit))
+    return figure
+
+
+def _in_colour(array: xr.DataArray, at: Mapping[str, int]) -> Figure | None:
+    """The middle of a photograph in colour; None where it is none, or one sample is asked for."""
+    from matplotlib.figure import Figure
+
+    dims = [str(dim) for dim in array.dims]
+    colours = colours_along(dims, array.shape, array.dtype, array.attrs)
+    if colours is None or dims[0] in at:
+        return None
+    places = {dim: at.get(dim, array.sizes[dim] // 2) for dim in dims[1:-2]}
+    samples = array.isel({dims[0]: slice(0, PRIMARIES), **places}).values
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    place = figure.subplots()
+    place.imshow(colours.mixed(samples), interpolation="nearest")
+    title = ", ".join(f"{dim} = {index}" for dim, index in places.items())
+    place.set_title(f"{array.name}: {title}" if title else str(array.name), fontsize=9)
+    place.set_axis_off()
     return figure
 
 

@@ -164,6 +164,7 @@ def _volume(
         axes.insert(0, f"sample{own}")
     names = np.array([page.path.name for page in array.pages])
     kind = "PNG" if format_of(first.path) == PNG else "TIFF"
+    other = {} if first.other is None else {"photometric_interpretation": first.other}
     return Volume(
         name=name,
         array=array,
@@ -175,7 +176,7 @@ def _volume(
         intercept=None,
         special_values=(),
         coordinates=(Coordinate("file", ("file",), names, {}),) if stacked else (),
-        attrs={"format": kind},
+        attrs={"format": kind, **other},
         exact_only=first.exact,
         kept=None if numbers is None else _kept(array.pages, numbers, kind),
     )

@@ -22,6 +22,7 @@ TIFF = (".tif", ".tiff")
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; palettes are shown as colours
+_RED_GREEN_BLUE = ("RGB", "YCBCR")  # the latter is RGB once decoded
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _LARGE = 1 << 30
 _MOST_RATIO = 1100  # times the bytes of the file are more than deflate can hold
@@ -56,12 +57,13 @@ class Picture:
     file_dtype: str
     offset: int | None
     exact: str | None = None
+    other: str | None = None  # what several samples are where they are not red, green and blue
 
     @property
     def alike(self) -> tuple[Any, ...]:
         """What pages of one volume have in common."""
         dtype = np.dtype(self.file_dtype).newbyteorder("=").str
-        return (self.rows, self.columns, self.samples, dtype, self.exact)
+        return (self.rows, self.columns, self.samples, dtype, self.exact, self.other)
 
     @property
     def nbytes(self) -> int:
@@ -184,6 +186,7 @@ def _page(path: Path, number: int, page: Any) -> Picture:
     sizes = dict(zip(axes, shape, strict=True))
     lies = page.is_contiguous and page.is_memmappable and dtype.kind != "b"
     stored = dtype.newbyteorder(page.parent.byteorder) if lies else dtype
+    colours = getattr(page.photometric, "name", str(page.photometric))
     exact = None
     if dtype.kind == "b" or page.photometric == 3:
         exact = "bits and numbers of a palette are kept exactly"
@@ -197,6 +200,7 @@ def _page(path: Path, number: int, page: Any) -> Picture:
         np.dtype("u1" if dtype.kind == "b" else stored).str,
         int(page.dataoffsets[0]) if lies else None,
         exact,
+        colours if "S" in sizes and colours not in _RED_GREEN_BLUE else None,
     )
     if lies and (picture.offset or 0) + picture.nbytes > path.stat().st_size:
         raise SourceError(

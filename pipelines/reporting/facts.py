@@ -21,11 +21,12 @@ from pipelines.reporting.measures import (
     scan_errors,
     unit_of,
 )
-from pipelines.reporting.pictures import Picture, Scale, draw, scale_of
+from pipelines.reporting.pictures import Picture, Scale, draw, draw_colours, scale_of
 from pipelines.reporting.planes import Plane, planes_of
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.damage import Surveyor
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.looks import Colours, colours_of, has_labels
 from psc_volumetric.archive.reader import DecodedRegion
 from psc_volumetric.archive.tiles import TileTable
 from psc_volumetric.errors import PscError
@@ -146,15 +147,23 @@ def _draw_all(decoded: Decoded, facts: VariableFacts, reference: Reference | Non
     planes: list[Plane] = []
     with _Noting(facts):
         planes = planes_of(decoded.reader, spec)
-    labels = is_labels(spec)
+    colours = colours_of(spec)
+    if colours is not None:
+        _draw_colours(decoded, facts, reference, planes, colours)
+        return
     palette = palette_of(spec)
     scales: dict[int, Scale] = {}
     truth: dict[int, Values] = {}
     row: list[Shown] = []
+    stored: dict[int, Values] = {}
     for n, plane in enumerate(planes if reference else []):
         with _Noting(facts):
             assert reference is not None
-            truth[n] = plane.picture(physical(reference(plane.selection), spec))
+            stored[n] = reference(plane.selection)
+    labels = is_labels(spec) or (bool(stored) and _are_labels(spec, list(stored.values())))
+    for n, plane in enumerate(planes):
+        if n in stored:
+            truth[n] = plane.picture(physical(stored[n], spec))
             scales[n] = scale_of(truth[n])
             row.append(_shown(plane.title, truth[n], plane, scales[n], palette, labels=labels))
     if row:
@@ -173,6 +182,52 @@ def _draw_all(decoded: Decoded, facts: VariableFacts, reference: Reference | Non
                 groups.append(group)
         if groups:
             facts.rows.append((f"{level_name(level)}, {level['bpv']:.3g} bits per voxel", groups))
+
+
+def _are_labels(spec: VariableSpec, slices: list[Values]) -> bool:
+    """Whether exact slices have so few values that these are labels."""
+    return has_labels(spec, np.concatenate([values.ravel() for values in slices]))
+
+
+def _draw_colours(
+    decoded: Decoded,
+    facts: VariableFacts,
+    reference: Reference | None,
+    planes: list[Plane],
+    colours: Colours,
+) -> None:
+    """As `_draw_all`; errors are the largest of the three samples."""
+    truth: dict[int, Values] = {}
+    for n, plane in enumerate(planes if reference else []):
+        with _Noting(facts):
+            assert reference is not None
+            truth[n] = reference(plane.in_colour)
+    if truth:
+        row = [_in_colour(planes[n], values, colours) for n, values in truth.items()]
+        facts.rows.append((facts.reference, [row]))
+    for level in facts.entry["levels"]:
+        if level["max_error"] == 0 and reference is not None:
+            continue
+        groups = []
+        for n, plane in enumerate(planes):
+            with _Noting(facts):
+                values = decoded.region(plane.in_colour, level["level"]).values
+                group = [_in_colour(plane, values, colours)]
+                if n in truth:
+                    off = np.abs(values.astype(np.float64) - truth[n]).max(0, keepdims=True)
+                    error, title = plane.picture(off), f"error, {plane.title}"
+                    if error.any():
+                        scale = scale_of(error, zero=True)
+                        group.append(_shown(title, error, plane, scale, "heat"))
+                groups.append(group)
+        if groups:
+            facts.rows.append((f"{level_name(level)}, {level['bpv']:.3g} bits per voxel", groups))
+
+
+def _in_colour(plane: Plane, values: Values, colours: Colours) -> Shown:
+    said = "; how much is covered (alpha) is not shown" if colours.alpha else ""
+    picture = draw_colours(plane.coloured(values, colours), plane.pitch)
+    return Shown(f"{plane.title}, in colour{said}", picture, plane, None, "colours")
 
 
 def level_name(level: dict[str, Any]) -> str:
@@ -199,6 +254,9 @@ def _shown(
     title: str, values: Values, plane: Plane, scale: Scale, palette: str, *, labels: bool = False
 ) -> Shown:
     picture = draw(values, scale, palette, plane.pitch, labels=labels)
+    missing = np.isnan(values)
+    if missing.any():
+        title += "; nothing was measured" + ("" if missing.all() else " where it is plain grey")
     return Shown(title, picture, plane, None if labels else scale, palette)
 
 

@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Palette", "Picture", "Scale", "draw", "scale_of"]
+__all__ = ["Palette", "Picture", "Scale", "draw", "draw_colours", "scale_of"]
 
 Values = NDArray[Any]
 Doubles = NDArray[np.float64]
@@ -103,9 +103,19 @@ def draw(
     pixels[np.isnan(small)] = NOT_A_NUMBER
     if palette == "grey" and not labels and not np.isnan(small).any():
         pixels = np.ascontiguousarray(pixels[..., 0])
+    return Picture(_uri(pixels), *_extent(values.shape, pitch))
+
+
+def draw_colours(mixed: Doubles, pitch: tuple[float, float]) -> Picture:
+    """Draw rows and columns of red, green and blue, which are from 0 to 1."""
+    samples = [_reduced(mixed[..., n], largest=False, labels=False) for n in range(mixed.shape[-1])]
+    pixels = np.rint(np.stack(samples, -1) * 255).astype(np.uint8)
+    return Picture(_uri(pixels), *_extent(mixed.shape[:2], pitch))
+
+
+def _uri(pixels: NDArray[np.uint8]) -> str:
     data = bytes(imagecodecs.png_encode(pixels, level=9))
-    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(uri, *_extent(values.shape, pitch))
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
 def _extent(shape: tuple[int, ...], pitch: tuple[float, float]) -> tuple[int, int]:

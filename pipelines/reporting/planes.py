@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.looks import PRIMARIES, Colours, colours_of
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.errors import PscError
 
@@ -63,6 +64,16 @@ class Plane:
         flat = values.transpose(*others, down, right).reshape(values.shape[down], -1)
         rows = slice(None, None, -1 if self.flips[0] else 1)
         return np.ascontiguousarray(flat[rows, :: -1 if self.flips[1] else 1])
+
+    @property
+    def in_colour(self) -> tuple[slice, ...]:
+        """The selection with all samples of colours."""
+        return (slice(0, PRIMARIES), *self.selection[1:])
+
+    def coloured(self, values: NDArray[Any], colours: Colours) -> NDArray[np.float64]:
+        """Turn the stored values of `in_colour` into rows, columns and red, green, blue."""
+        samples = [self.picture(values[n : n + 1]) for n in range(PRIMARIES)]
+        return colours.mixed(np.stack(samples))
 
 
 def planes_of(
@@ -110,12 +121,13 @@ def _anatomical(spec: VariableSpec, affine: NDArray[np.float64]) -> list[Plane]:
             continue
         middle = spec.shape[array_axis[world][0]] // 2
         selection = _middle(spec, {array_axis[world][0]: middle})
+        along = f"{spec.dims[array_axis[world][0]]} = {middle}"
         # downwards the world falls (superior, anterior above); to the right it rises for A, and
         # falls for R, which puts the patient's right on the left
         left_is_high = right == 0
         planes.append(
             Plane(
-                f"{TITLES[world]}, {spec.dims[array_axis[world][0]]} = {middle}",
+                f"{TITLES[world]}, {', '.join([*_before(spec, lead), along])}",
                 _open(selection, spec, (array_axis[down][0], array_axis[right][0])),
                 (array_axis[down][0], array_axis[right][0]),
                 (not array_axis[down][1], array_axis[right][1] != left_is_high),
@@ -142,14 +154,20 @@ def _open(selection: list[slice], spec: VariableSpec, axes: Sequence[int]) -> tu
     )
 
 
+def _before(spec: VariableSpec, axes: int) -> list[str]:
+    """Where the middle of the first axes is; all samples of colours are seen at once."""
+    first = 0 if colours_of(spec) is None else 1
+    return [
+        f"{spec.dims[axis]} = {spec.shape[axis] // 2}"
+        for axis in range(first, axes)
+        if spec.shape[axis] > 1
+    ]
+
+
 def _plain(spec: VariableSpec) -> Plane:
     axes = (spec.ndim - 2, spec.ndim - 1)
     selection = _open(_middle(spec, {}), spec, axes)
-    at = [
-        f"{spec.dims[axis]} = {selection[axis].start}"
-        for axis in range(spec.ndim - 2)
-        if spec.shape[axis] > 1
-    ]
+    at = _before(spec, spec.ndim - 2)
     return Plane(", ".join(at) or "slice", selection, axes, (False, False), (1.0, 1.0), ("",) * 4)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from pipelines.checking.info import reader_info, shown_entries
 from pipelines.reporting.measures import is_labels, palette_of, unit_of
@@ -14,6 +13,7 @@ from pipelines.reporting.promises import promises
 from pipelines.viewing.previews import previews_of
 from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.looks import colours_of
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.errors import PscError
 
@@ -58,6 +58,7 @@ def variable_text(shown: Shown, name: str) -> dict[str, Any]:
     coordinates = coordinates_of(reader, spec, damage)
     planes = planes_of(reader, spec, coordinates)
     labels = is_labels(spec)
+    colours = colours_of(spec)
     hounsfield = spec.unit == "HU" or spec.attrs.get("modality") == "CT"
     return {
         "name": name,
@@ -72,6 +73,7 @@ def variable_text(shown: Shown, name: str) -> dict[str, Any]:
         "labels": labels,
         "meanings": _meanings(spec) if labels else {},
         "palette": palette_of(spec),
+        "colours": None if colours is None else vars(colours),
         "affine": None if spec.affine is None else np.asarray(spec.affine).tolist(),
         "windows": WINDOWS if hounsfield else {},
         "planes": [_plane(plane, spec) for plane in planes],
@@ -166,6 +168,8 @@ def _axis(spec: VariableSpec, axis: int, found: PlainCoordinate | None) -> dict[
 
 def _dates(found: PlainCoordinate) -> list[str] | None:
     """Times as people write them; None where the calendar is not known."""
+    import xarray as xr  # takes half a second, which an address is not waited for
+
     attrs = {key: found.attrs[key] for key in ("units", "calendar") if key in found.attrs}
     try:
         variable = xr.Variable(("t",), np.asarray(found.values), attrs)

@@ -8,8 +8,9 @@ the archive does not take are left alone: they would be waited for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,19 @@ from psc_volumetric.codec import (
 from psc_volumetric.errors import ParameterError, PscError
 from psc_volumetric.layers.guarantee import LOSSY
 
-__all__ = ["make_ready"]
+__all__ = ["SLOW", "import_all", "make_ready"]
 
 SHAPE = (4, 12, 16)  # deep enough for all axes of a wavelet
+SLOW = ("xarray", "nibabel")
 BRICK = (8, 64, 64)
 LOSSY_BASE = "wavelet"  # whose stream the posterior has, too, and most of whose loops foresight has
 LAYER = re.compile(r"\+(bounded|lossless):([a-z0-9-]+)")
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Have packages at hand: what dates and volumes in 3-D take is a second of work, or two."""
+    for name in names:
+        import_module(name)
 
 
 def make_ready(target: str) -> None:

@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive.layout import VariableSpec
+from psc_volumetric.archive.looks import PRIMARIES, colours_of
 from psc_volumetric.archive.reader import Selection
 from psc_volumetric.errors import (
     FormatError,
@@ -21,9 +20,10 @@ from psc_volumetric.errors import (
     UnsupportedVersionError,
 )
 
-__all__ = ["Region", "nifti_of", "parse_box", "read_shown"]
+__all__ = ["Region", "coloured_nifti", "nifti_of", "parse_box", "read_shown"]
 
 MOST_VOXELS = 1 << 24  # of a region that is sent at once
+RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 MOST_IN_SPACE = 1 << 26  # of a volume that is drawn in 3-D
 
 
@@ -73,9 +73,10 @@ def parse_box(text: str, spec: VariableSpec) -> Selection:
             f"{text[:80]!r}",
             kind="bad-roi",
         )
-    if math.prod(part.stop - part.start for part in box) > MOST_VOXELS:
+    most = MOST_VOXELS if colours_of(spec) is None else PRIMARIES * MOST_VOXELS
+    if math.prod(part.stop - part.start for part in box) > most:
         raise ParameterError(
-            f"{spec.name}: {text[:80]} has more than {MOST_VOXELS} voxels",
+            f"{spec.name}: {text[:80]} has more than {most} voxels",
             kind="roi-too-large",
             hint="ask for part of it",
         )
@@ -128,6 +129,21 @@ def nifti_of(spec: VariableSpec, values: NDArray[Any], steps: tuple[float, ...])
     ParameterError : NIfTI has no such volume (kind ``"not-in-space"``), of axes that are too long.
     """
     data = values if values.dtype.name in ("uint8", "int16", "float32") else values.astype("f4")
+    return _nifti(spec, data, steps)
+
+
+def coloured_nifti(spec: VariableSpec, samples: NDArray[Any], steps: tuple[float, ...]) -> bytes:
+    """The same of (3, z, y, x) stored samples of colours, as RGB24."""
+    colours = colours_of(spec)
+    assert colours is not None
+    mixed = np.rint(colours.mixed(samples) * 255).astype(np.uint8)
+    return _nifti(spec, np.ascontiguousarray(mixed).view(RGB24)[..., 0], steps)
+
+
+def _nifti(spec: VariableSpec, data: NDArray[Any], steps: tuple[float, ...]) -> bytes:
+    import nibabel  # takes a second, which an address is not waited for
+    from nibabel.spatialimages import HeaderDataError
+
     affine = np.asarray(spec.affine, np.float64)
     affine = affine[:, [2, 1, 0, 3]]  # of (x, y, z, 1)
     affine[:3, 3] += affine[:3, :3] @ ((np.array(steps[::-1]) - 1) / 2)

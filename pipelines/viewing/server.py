@@ -24,9 +24,16 @@ import numpy as np
 from pipelines.viewing.ahead import SlicesAhead
 from pipelines.viewing.describe import archive_text, levels_of, variable_text
 from pipelines.viewing.previews import preview_values, previews_of
-from pipelines.viewing.readiness import make_ready
-from pipelines.viewing.regions import MOST_IN_SPACE, nifti_of, parse_box, read_shown
+from pipelines.viewing.readiness import SLOW, import_all, make_ready
+from pipelines.viewing.regions import (
+    MOST_IN_SPACE,
+    coloured_nifti,
+    nifti_of,
+    parse_box,
+    read_shown,
+)
 from pipelines.viewing.shelf import Shelf, Shown
+from psc_volumetric.archive.looks import PRIMARIES, colours_of
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.extras import require
 from psc_volumetric.threads import Crew
@@ -110,8 +117,6 @@ class ViewServer:
 
     def __enter__(self) -> ViewServer:
         self._thread.start()
-        if not self.shelf.is_collection:
-            self._crew.begin(copy_context(), make_ready, self.shelf.target)
         started = self._ready.wait(START_TIMEOUT)
         if self._failure is not None or not started:
             self.close()
@@ -120,6 +125,9 @@ class ViewServer:
                 kind="cannot-listen",
                 hint="choose another --port or --host",
             ) from self._failure
+        if not self.shelf.is_collection:  # what follows, nobody waits for
+            self._crew.begin(copy_context(), make_ready, self.shelf.target)
+        self._crew.begin(copy_context(), import_all, SLOW)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -314,8 +322,12 @@ class ViewServer:
                     kind="roi-too-large",
                 )
             box = (*(slice(n, n + 1) for n in lead), *(slice(0, n) for n in spec.shape[-3:]))
+            mixed = lead and colours_of(spec) is not None
+            box = (slice(0, PRIMARIES), *box[1:]) if mixed else box
             region = read_shown(shown, spec.name, box, _whole_number(request, "level"))
-            body = nifti_of(spec, region.values.reshape(spec.shape[-3:]), (1.0, 1.0, 1.0))
+            values = region.values.reshape(-1, *spec.shape[-3:])
+            make, values = (coloured_nifti, values) if mixed else (nifti_of, values[0])
+            body = make(spec, values, (1.0, 1.0, 1.0))
         return body, {"X-Bytes-Read": str(shown.bytes_read)}
 
 
@@ -333,17 +345,29 @@ def _request_log() -> logging.Logger:
 
 def _small_volume(shown: Shown, lead: list[int], name: str) -> bytes:
     spec = shown.reader.described(name)
-    found = [p for p in previews_of(shown.reader, spec, []) if min(p.shape[-3:]) > 1]
+    found = [
+        p for p in previews_of(shown.reader, spec, []) if not p.slices and min(p.shape[-3:]) > 1
+    ]
     if not found:
         raise ParameterError(f"{name}: no preview in space", kind="no-preview")
     preview = found[0]
     values = preview_values(shown.reader, spec, preview.path)
+    mixed = colours_of(spec) is not None and len(preview.picks) >= PRIMARIES
+    leads = [[n, *lead[1:]] for n in range(PRIMARIES)] if mixed else [lead]
     if preview.picks:
-        away = [sum(abs(a - b) for a, b in zip(pick, lead, strict=True)) for pick in preview.picks]
-        values = values[int(np.argmin(away))]
+        values = values[[_nearest(preview.picks, wanted) for wanted in leads]]
     stored = values.astype(np.float32) * preview.scale + preview.offset
     stored[values == preview.nothing] = stored[values != preview.nothing].min(initial=np.inf)
-    return nifti_of(spec, np.nan_to_num(stored, posinf=0.0), preview.steps)
+    stored = np.nan_to_num(stored, posinf=0.0)
+    if mixed:
+        return coloured_nifti(spec, stored, preview.steps)
+    return nifti_of(spec, stored.reshape(stored.shape[-3:]), preview.steps)
+
+
+def _nearest(picks: list[list[int]], wanted: list[int]) -> int:
+    """Which of the places that a preview shows is nearest to one."""
+    away = [sum(abs(a - b) for a, b in zip(pick, wanted, strict=True)) for pick in picks]
+    return int(np.argmin(away))
 
 
 def _whole_number(request: web.Request, name: str) -> int:

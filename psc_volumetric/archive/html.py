@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 
 from psc_volumetric.archive.layout import METADATA_KEY, VariableSpec
+from psc_volumetric.archive.looks import PRIMARIES, colours_of
 from psc_volumetric.archive.opened import OpenArchive
 from psc_volumetric.archive.orientation import upright, world_axes
 from psc_volumetric.errors import PscError
@@ -87,20 +89,59 @@ def _thumbnail(archive: OpenArchive, spec: VariableSpec) -> str:
         if f"{group}/0/{METADATA_KEY}" not in archive.manifest.entries:
             continue
         try:
-            values = archive.sealed.array(f"{group}/0")
-        except PscError:
+            about = archive.sealed.read_json(f"{group}/{METADATA_KEY}")
+            level = archive.sealed.read_json(f"{group}/0/{METADATA_KEY}")
+            pixels = _pixels(spec, archive.sealed.array(f"{group}/0"), about, level)
+        except (PscError, LookupError, TypeError, ValueError, ArithmeticError):
             continue  # a notebook shows the rest
-        values = values[tuple(size // 2 for size in values.shape[:-2])]
-        axes = None if spec.affine is None else world_axes(spec.affine)
-        if axes is not None and spec.ndim > 2:
-            values = upright(values, axes[1], axes[2])
-        values = np.where(values == NOTHING, 0, values).astype(np.uint8)
-        data = base64.b64encode(
-            bytes(imagecodecs.png_encode(np.ascontiguousarray(values), level=9))
-        )
-        unit = PIXELS / max(values.shape)
+        data = base64.b64encode(bytes(imagecodecs.png_encode(pixels, level=9)))
+        height, width = pixels.shape[:2]
+        unit = PIXELS / max(height, width)
         return (
-            f'<img alt="{escape(spec.name)}, preview" width="{round(values.shape[1] * unit)}" '
+            f'<img alt="{escape(spec.name)}, preview" width="{round(width * unit)}" '
             f'src="data:image/png;base64,{data.decode("ascii")}">'
         )
     return ""
+
+
+def _pixels(
+    spec: VariableSpec,
+    values: NDArray[np.uint8],
+    about: Mapping[str, Any],
+    level: Mapping[str, Any],
+) -> NDArray[np.uint8]:
+    """Rows and columns of a preview's middle, upright; grey, or red, green and blue."""
+    colours = colours_of(spec)
+    picks = about["attributes"]["psc_archive"]["leading_indices"]
+    samples = None if colours is None else _samples(spec, values, picks)
+    if colours is None or samples is None:
+        return _upright(spec, values[tuple(size // 2 for size in values.shape[:-2])])
+    scale = level["attributes"]
+    factor, offset = float(scale["scale_factor"]), float(scale["add_offset"])
+    shown = np.stack([_upright(spec, sample) for sample in samples])
+    mixed = colours.mixed(shown * factor + offset)
+    return np.rint(mixed * 255).astype(np.uint8)
+
+
+def _samples(
+    spec: VariableSpec, values: NDArray[np.uint8], picks: Sequence[Sequence[int]]
+) -> list[NDArray[np.uint8]] | None:
+    """The middle of each sample; None where a preview has not all of them."""
+    found = []
+    for sample in range(PRIMARIES):
+        if spec.lead == 0:
+            numbers = [sample] if values.shape[0] >= PRIMARIES else []
+        else:
+            numbers = [n for n, pick in enumerate(picks) if pick[0] == sample]
+        if not numbers:
+            return None
+        each = values[numbers[len(numbers) // 2]]
+        found.append(each[tuple(size // 2 for size in each.shape[:-2])])
+    return found
+
+
+def _upright(spec: VariableSpec, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    axes = None if spec.affine is None else world_axes(spec.affine)
+    if axes is not None and spec.ndim > 2:
+        values = upright(values, axes[1], axes[2])
+    return np.ascontiguousarray(np.where(values == NOTHING, 0, values).astype(np.uint8))

@@ -155,16 +155,30 @@ def test_pages_of_dicom_files_name_nobody(name: str, tmp_path: Path) -> None:
     assert person.lower() not in page.lower()
 
 
-def test_labels_get_colours_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [ArchiveOptions(mode="lossy", base="wavelet"), QUICK])
+def test_labels_get_colours_of_their_own(tmp_path: Path, options: ArchiveOptions) -> None:
+    """Also without loss, where nobody judged them when they were archived."""
     labels = np.zeros((12, 14, 6), np.uint8)
     labels[3:9, 4:10, 1:5], labels[5:7, 5:8, 2:4] = 3, 7
     source = tmp_path / "labels.nii"
     nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), source)
-    page = report_page(archived(tmp_path, source, ArchiveOptions(mode="lossy", base="wavelet")))
+    page = report_page(archived(tmp_path, source, options))
     assert "each colour is a label" in page
     colours = {tuple(pixel) for pixel in uris(page)[0].reshape(-1, 3)}
     assert len(colours) == 3
     assert (0, 0, 0) in colours
+
+
+def test_captions_say_which_time_it_is_and_where_nothing_was_measured(tmp_path: Path) -> None:
+    values = np.random.default_rng(4).normal(100, 9, (14, 12, 6, 5)).astype(np.float32)
+    values[:5] = np.nan
+    source = tmp_path / "four.nii"
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), source)
+    page = report_page(archived(tmp_path, source, QUICK))
+    assert "axial, t = 2, z = 3; nothing was measured where it is plain grey" in page
+    nibabel.save(nibabel.Nifti1Image(values[:5, ..., 0], np.eye(4)), tmp_path / "none.nii")
+    page = report_page(archived(tmp_path, tmp_path / "none.nii", QUICK))
+    assert "axial, z = 3; nothing was measured<" in page
 
 
 def test_large_slices_are_drawn_from_blocks() -> None:

@@ -59,11 +59,21 @@ export function usualRange(arrays) {
   return high > low ? { low, high } : { low, high: low + 1 };
 }
 
+/** Red, green and blue of a pixel, 0 to 255, of its samples; colours: { luma, top }. */
+export function mixed(samples, n, { luma, top }) {
+  let [r, g, b] = samples.map((sample) => sample[n] / top);
+  if (luma) { // Y, Cb and Cr of DICOM
+    const [y, blue, red] = [r, g - 0.5, b - 0.5];
+    [r, g, b] = [y + 1.402 * red, y - 0.344136 * blue - 0.714136 * red, y + 1.772 * blue];
+  }
+  return [r, g, b].map((share) => Math.round(255 * Math.min(1, Math.max(0, share))));
+}
+
 /**
  * Fill the pixels (RGBA) of a picture.
  *
- * picture: rows, columns, values (NaN: nothing was measured), lost (1: cannot be read)
- * style: palette, window, labels, and over: { values, top, strength } or null
+ * picture: rows, columns, values (NaN: nothing was measured), lost (1: cannot be read), samples of colours
+ * style: palette, window, labels, colours, and over: { values, top, strength } or null
  */
 export function paint(pixels, picture, style) {
   const colours = palette(style.palette);
@@ -76,6 +86,8 @@ export function paint(pixels, picture, style) {
       [r, g, b] = LOST[dark];
     } else if (Number.isNaN(values[n])) {
       [r, g, b] = NOT_A_NUMBER;
+    } else if (style.colours && picture.samples) {
+      [r, g, b] = mixed(picture.samples, n, style.colours);
     } else if (style.labels) {
       [r, g, b] = category(values[n]);
     } else {

@@ -38,13 +38,18 @@ export class Controls {
       this.showLevel();
       viewer.load();
     });
-    parts.preset.addEventListener("change", () => this.choosePreset());
+    parts.preset.addEventListener("change", () => {
+      this.choosePreset();
+      if (this.variable.colours) this.showSamples();
+    });
     for (const part of [parts.low, parts.high]) {
       part.addEventListener("input", () => {
         if (!Number.isFinite(part.valueAsNumber)) return;
+        const mixed = this.colours;
         parts.preset.value = "own";
         this.setWindow({ low: parts.low.valueAsNumber, high: parts.high.valueAsNumber });
-        viewer.redraw();
+        if (mixed) this.showSamples();
+        else viewer.redraw();
       });
     }
     parts.overlay.addEventListener("change", () => viewer.load());
@@ -60,6 +65,11 @@ export class Controls {
   /** Whether values are names of things, each with a colour of its own. */
   get labels() {
     return this.parts.preset.value === "labels";
+  }
+
+  /** Whether all samples of a colour are drawn at once. */
+  get colours() {
+    return this.parts.preset.value === "colours";
   }
 
   get strength() {
@@ -78,8 +88,9 @@ export class Controls {
     byId("scale").className = `scale ${variable.palette}`;
     const presets = [option("auto", "usual range"), ...Object.keys(variable.windows).map((name) => option(name))];
     if (!variable.dtype.startsWith("float")) presets.push(option("labels", "a colour for each label"));
+    if (variable.colours) presets.unshift(option("colours", variable.colours.alpha ? "colours, without alpha" : "colours"));
     parts.preset.replaceChildren(...presets, option("own", "your own"));
-    parts.preset.value = variable.labels ? "labels" : "soft tissue" in variable.windows ? "soft tissue" : "auto";
+    parts.preset.value = variable.colours ? "colours" : variable.labels ? "labels" : "soft tissue" in variable.windows ? "soft tissue" : "auto";
     if (parts.preset.value !== "auto") this.choosePreset();
     this.showOverlay("", null);
     this.setZoom(1);
@@ -103,6 +114,7 @@ export class Controls {
       return { label, input, text };
     });
     byId("sliders").replaceChildren(...this.sliders.filter(Boolean).map((slider) => slider.label));
+    if (variable.colours && this.sliders[0]) this.sliders[0].label.hidden = this.colours;
     this.setPosition(this.viewer.position);
   }
 
@@ -144,10 +156,20 @@ export class Controls {
     this.parts.level.setAttribute("aria-valuetext", text);
   }
 
+  /** Colours, or one sample of them: both are read anew, since they are other slices. */
+  showSamples() {
+    const slider = this.sliders[0];
+    if (slider && this.variable.colours) slider.label.hidden = this.colours;
+    this.viewer.settled = false;
+    for (const pane of this.viewer.panes) pane.place();
+    this.viewer.load();
+  }
+
   choosePreset() {
     const { preset } = this.parts;
     const found = this.variable.windows[preset.value];
     if (found) this.setWindow({ low: found[0], high: found[1] });
+    if (preset.value === "colours") this.setWindow({ low: 0, high: this.variable.colours.top });
     if (preset.value === "auto") this.viewer.fitWindow();
     else this.viewer.redraw();
   }

@@ -1,7 +1,7 @@
 // One picture: a canvas with one pixel for each value, its edges, cross-hair and keys.
 
 import { paint } from "./colour.js";
-import { boxText, fromPreview, indicesAt, inSight, oriented, physical, shareOf } from "./planes.js";
+import { boxText, coloursFromPreview, fromPreview, indicesAt, inSight, oriented, physical, SAMPLES, shareOf } from "./planes.js";
 
 const TICKS = 5;
 
@@ -98,7 +98,8 @@ export class Pane {
   /** The axis that a slice is cut across: the last one with several places that is not in it. */
   get through() {
     const { shape } = this.viewer.variable;
-    for (let axis = shape.length - 1; axis >= 0; axis--) {
+    const first = this.viewer.controls.colours ? 1 : 0;
+    for (let axis = shape.length - 1; axis >= first; axis--) {
       if (!this.plane.axes.includes(axis) && shape[axis] > 1) return axis;
     }
     return null;
@@ -120,7 +121,7 @@ export class Pane {
   }
 
   get boxText() {
-    return boxText(this.plane, this.viewer.position, this.sight);
+    return boxText(this.plane, this.viewer.position, this.sight, this.viewer.controls.colours);
   }
 
   positionAt(shares) {
@@ -134,6 +135,7 @@ export class Pane {
   fromValues(found, level) {
     const { variable } = this.viewer;
     const [down, right] = this.plane.axes;
+    if (this.viewer.controls.colours) return this.fromSamples(found, level);
     const turn = (flat) => flat && oriented(flat, found.shape, this.plane);
     const sigma = found.sigma && Float64Array.from(found.sigma, (s) => s * Math.abs(variable.slope));
     return {
@@ -142,12 +144,27 @@ export class Pane {
     };
   }
 
+  /** The same of colours, whose samples came one after another. */
+  fromSamples({ values, lost, shape }, level) {
+    const size = values.length / SAMPLES.length;
+    const one = [1, ...shape.slice(1)];
+    const of = (flat, n) => oriented(flat.subarray(n * size, (n + 1) * size), one, this.plane);
+    const samples = SAMPLES.map((n) => physical(of(values, n), this.viewer.variable));
+    const missing = lost && SAMPLES.map((n) => of(lost, n));
+    const [down, right] = this.plane.axes;
+    return {
+      rows: shape[down], columns: shape[right], level, samples, values: samples[1], sigma: null,
+      lost: missing && missing[0].map((flag, n) => flag | missing[1][n] | missing[2][n]),
+    };
+  }
+
   /** Draw the finest preview that has this slice; whether there is one. */
   showPreview(previews) {
     const { variable, position } = this.viewer;
     for (const preview of previews) {
       if (!preview.values) continue;
-      const picture = fromPreview(preview, variable, this.plane, position, this.sight);
+      const cut = this.viewer.controls.colours ? coloursFromPreview : fromPreview;
+      const picture = cut(preview, variable, this.plane, position, this.sight);
       if (picture) {
         this.show(picture, "preview");
         return true;
@@ -189,7 +206,7 @@ export class Pane {
     const { sight, plane } = this;
     const [height, width] = sight.map(([start, stop], n) => (stop - start) * plane.pitch[n]);
     this.box.style.aspectRatio = `${width} / ${height}`;
-    this.box.style.maxWidth = `${(65 * width) / height}vh`;
+    this.frame.style.maxWidth = `calc(${(65 * width) / height}vh + ${this.ticks ? 6 : 3}em)`; // with what is at its edges
     this.cross[1].style.top = `${100 * shareOf(plane, sight, 0, position[plane.axes[0]])}%`;
     this.cross[0].style.left = `${100 * shareOf(plane, sight, 1, position[plane.axes[1]])}%`;
     for (const line of this.cross) line.hidden = variable.affine === null;

@@ -39,9 +39,11 @@ export function inSight(variable, plane, position, zoom) {
   });
 }
 
+export const SAMPLES = [0, 1, 2]; // of colours, along the first axis
+
 /** A box of the array as the server takes it: the slice at a position, cut to what is in sight. */
-export function boxText(plane, position, sight) {
-  const ranges = position.map((at) => [at, at + 1]);
+export function boxText(plane, position, sight, inColour) {
+  const ranges = position.map((at, axis) => (inColour && axis === 0 ? [0, SAMPLES.length] : [at, at + 1]));
   plane.axes.forEach((axis, n) => { ranges[axis] = sight[n]; });
   return ranges.map(([start, stop]) => `${start}:${stop}`).join(",");
 }
@@ -78,12 +80,21 @@ export function fromPreview(preview, variable, plane, position, sight) {
   const lead = Math.max(0, ndim - 3);
   const small = preview.shape.slice(-3);
   const size = small[0] * small[1] * small[2];
-  const pick = preview.picks.length ? nearest(preview.picks, position.slice(0, lead)) : 0;
+  const wanted = position.slice(0, lead);
+  const pick = preview.picks.length ? nearest(preview.picks, wanted) : 0;
+  if (preview.picks.length && preview.slices.length && preview.picks[pick].some((at, axis) => at !== wanted[axis])) return null;
+  const through = ndim - 3; // axis of the array that whole slices are cut across
+  if (preview.slices.length && plane.axes.includes(through)) return null;
+  if (preview.inside.some((at, axis) => at !== position[axis])) return null;
   const ranges = [0, 1, 2].map((axis) => {
     const own = axis - 3 + ndim; // axis of the array
     const at = own < 0 ? 0 : position[own];
     const n = plane.axes.indexOf(own);
     const [start, stop] = n < 0 ? [at, at + 1] : sight[n];
+    if (axis === 0 && preview.slices.length) {
+      const number = own < 0 ? 0 : preview.slices.indexOf(at);
+      return [number, number + 1];
+    }
     const first = Math.floor((start - preview.first[axis]) / preview.steps[axis]);
     const last = Math.ceil((stop - preview.first[axis]) / preview.steps[axis]);
     return n < 0 ? [first, first + 1] : [first, Math.min(last, small[axis])];
@@ -105,6 +116,13 @@ export function fromPreview(preview, variable, plane, position, sight) {
     rows: shape[axes[0]], columns: shape[axes[1]], values: oriented(cut, shape, turned),
     sigma: null, lost: null, level: null,
   };
+}
+
+/** All samples of a slice of a preview as a picture; null where it does not have them. */
+export function coloursFromPreview(preview, variable, plane, position, sight) {
+  const pictures = SAMPLES.map((sample) => fromPreview(preview, variable, plane, [sample, ...position.slice(1)], sight));
+  if (pictures.includes(null)) return null;
+  return { ...pictures[1], samples: pictures.map((picture) => picture.values) };
 }
 
 function nearest(picks, wanted) {

@@ -5,6 +5,7 @@ import { category } from "./colour.js";
 
 const SMALL = 1 << 21; // voxels of a volume that is drawn without being asked for
 const MOST_LABELS = 4096; // that have a colour of their own in 3-D
+const FAINTEST = 4; // of 255, how opaque the largest label is
 const CROSS = [1, 0.8, 0.2, 0.8]; // as on the slices
 
 const byId = (id) => document.getElementById(id);
@@ -15,6 +16,20 @@ function hasWebGL2() {
   } catch {
     return false;
   }
+}
+
+/** 0 to 255 for each label: the smallest hides what is behind it, the largest hardly does. */
+function opacities(values, count) {
+  const sizes = new Array(count).fill(0);
+  for (const value of values) sizes[value] += 1;
+  const there = sizes.slice(1).filter(Boolean);
+  if (there.length < 2) return sizes.map((_, n) => (n ? 255 : 0));
+  const [least, most] = [Math.min(...there), Math.max(...there)].map(Math.log);
+  return sizes.map((size, n) => {
+    if (!n || !size) return 0;
+    const share = most > least ? (Math.log(size) - least) / (most - least) : 0;
+    return Math.max(1, Math.round(255 * (FAINTEST / 255) ** share));
+  });
 }
 
 export class Space {
@@ -40,7 +55,7 @@ export class Space {
     if (!variable.solid) return;
     delete this.canvas.dataset.shown;
     if (!(await this.start())) return;
-    const small = variable.previews.some((preview) => Math.min(...preview.shape.slice(-3)) > 1);
+    const small = variable.previews.some((preview) => !preview.slices.length && Math.min(...preview.shape.slice(-3)) > 1);
     const voxels = variable.shape.slice(-3).reduce((product, size) => product * size, 1);
     if (small) await this.load(null);
     else if (voxels <= SMALL) await this.load(this.viewer.level);
@@ -104,13 +119,16 @@ export class Space {
     this.text.textContent = level === null ? "From the preview; nothing more was read." : `From ${this.viewer.levelText(level)}.`;
   }
 
-  /** Give labels the colours that they have on the slices; 0 is not drawn. */
+  /**
+   * Give labels the colours that they have on the slices; 0 is not drawn. What is large is seen
+   * through, so that it does not hide what is inside.
+   */
   colourLabels() {
     const volume = this.niivue.volumes[0];
     if (!this.viewer.controls.labels || volume.global_min < 0 || volume.global_max >= MOST_LABELS) return;
     const numbers = Array.from({ length: volume.global_max + 1 }, (_, n) => n);
     const [R, G, B] = [0, 1, 2].map((part) => numbers.map((n) => category(n)[part]));
-    volume.setColormapLabel({ R, G, B, A: numbers.map((n) => (n ? 255 : 0)), I: numbers });
+    volume.setColormapLabel({ R, G, B, A: opacities(volume.img, numbers.length), I: numbers });
     this.niivue.updateGLVolume();
   }
 

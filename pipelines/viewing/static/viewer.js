@@ -227,6 +227,7 @@ export class Viewer {
     const over = this.overlayOf(picture);
     return {
       palette: variable.palette, labels: controls.labels, window: controls.window,
+      colours: controls.colours ? variable.colours : null,
       over: over && this.over ? { values: over, top: this.over.top, strength: controls.strength } : null,
     };
   }
@@ -264,7 +265,7 @@ export class Viewer {
   }
 
   redraw() {
-    document.getElementById("scale").hidden = this.controls.labels; // which run from no low to no high
+    document.getElementById("scale").hidden = this.controls.labels || this.controls.colours; // which run from no low to no high
     for (const pane of this.panes) pane.draw();
     this.space.setWindow(this.controls.window);
   }
@@ -296,7 +297,8 @@ export class Viewer {
   pointed(pane, position) {
     const { variable } = this;
     this.pointer = [pane, position];
-    const parts = [variable.dims.map((dim, axis) => this.controls.placeText(axis, position[axis])).join(", ")];
+    const places = variable.dims.map((dim, axis) => this.controls.placeText(axis, position[axis]));
+    const parts = [places.slice(this.controls.colours ? 1 : 0).join(", ")];
     const mm = world(variable, position);
     if (mm) parts.push(`x ${mm[0].toFixed(1)}, y ${mm[1].toFixed(1)}, z ${mm[2].toFixed(1)} mm (RAS+)`);
     parts.push(this.valueText(pane, position));
@@ -317,6 +319,11 @@ export class Viewer {
     if (!(row >= 0 && row < picture.rows && column >= 0 && column < picture.columns)) return "";
     if (picture.lost?.[at]) return "damaged: cannot be read";
     if (Number.isNaN(picture.values[at])) return "nothing was measured here";
+    if (picture.samples) {
+      const names = variable.colours.luma ? ["Y", "Cb", "Cr"] : ["red", "green", "blue"];
+      const said = names.map((name, n) => `${name} ${number(picture.samples[n][at])}`).join(", ");
+      return picture.level === null ? `about ${said} (preview)` : `${said}${this.levels[picture.level]?.max_error === 0 ? " (exact)" : ""}`;
+    }
     const value = number(picture.values[at]);
     if (this.controls.labels) {
       const meaning = variable.meanings[value];

@@ -1,0 +1,184 @@
+"""Photographs and other colours are seen in colour: pages, viewer, previews, notebooks, plots."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import xarray as xr
+from PIL import Image
+from view_page import Page
+
+from pipelines.archive import ArchiveOptions, archive, plan
+from pipelines.reporting.page import report_page
+from pipelines.viewing.server import ViewServer
+from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.archive.looks import colours_along
+from psc_volumetric.errors import FormatError
+
+pytest.importorskip("aiohttp")
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+ROWS, COLUMNS = 90, 120
+FAR = 9  # grey levels by which a preview may be off
+
+
+def scene() -> Pixels:
+    """Smooth colours, and a corner that is red, green and blue beside one another."""
+    y, x = np.indices((ROWS, COLUMNS))
+    found = np.stack([y * 2, 255 - x * 2, (x + y) % 200], axis=-1)
+    for n in range(3):
+        found[:30, 30 * n : 30 * n + 30] = 255 * np.eye(3)[n]
+    return found.astype(np.uint8)
+
+
+def archived(folder: Path, source: str) -> str:
+    target = str(folder / f"{source}.psc.zarr")
+    archive(plan(folder / source, target, ArchiveOptions(coders="zstd", preview_size=80_000)))
+    return target
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("photos")
+    covered = np.full((ROWS, COLUMNS, 1), 77, np.uint8)
+    Image.fromarray(scene()).save(folder / "plain.png")
+    Image.fromarray(np.concatenate([scene(), covered], -1)).save(folder / "alpha.png")
+    tifffile.imwrite(folder / "deep.tif", scene().astype(np.uint16) * 257, photometric="rgb")
+    names = ("plain.png", "alpha.png", "deep.tif")
+    return {name.split(".")[0]: archived(folder, name) for name in names}
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Callable[[str], Page]]:
+    servers = []
+
+    def open_page(target: str) -> Page:
+        browser.set_window_size(1200, 900)
+        servers.append(ViewServer(target).__enter__())
+        return Page(browser, servers[-1].url)
+
+    yield open_page
+    browser.get("about:blank")
+    for server in servers:
+        server.close()
+
+
+@pytest.mark.parametrize("name", ["plain", "alpha", "deep"])
+def test_the_viewer_draws_all_samples_at_once(
+    photos: dict[str, str], page: Callable[[str], Page], name: str
+) -> None:
+    seen = page(photos[name]).settled(0)
+    np.testing.assert_array_equal(seen.canvas("map"), scene())
+    preset = "return document.getElementById('controls').elements.preset.selectedOptions[0].text"
+    wanted = "colours, without alpha" if name == "alpha" else "colours"
+    assert seen.run(preset) == wanted
+    assert not seen.run("return document.getElementById('scale').checkVisibility()")
+    assert not seen.run("return document.querySelector('[name=axis-0]').checkVisibility()")
+    seen.run("document.querySelector('canvas[data-plane]').focus()")
+    times = 257 if name == "deep" else 1
+    y, x = ROWS // 2, COLUMNS // 2
+    red, green, blue = (int(v) * times for v in scene()[y, x])
+    assert f"red {red}, green {green}, blue {blue} (exact)" in seen.text("value")
+    seen.set("preset", "own")
+    seen.set("axis-0", 2)
+    seen.set("low", 0)
+    seen.set("high", 255 * times)
+    seen.settled(0)
+    grey = np.repeat(scene()[..., 2:], 3, -1)
+    seen.until(lambda: np.array_equal(seen.canvas("map"), grey))
+    seen.set("preset", "colours")
+    seen.until(lambda: np.array_equal(seen.canvas("map"), scene()))
+    seen.quiet()
+
+
+def test_the_first_picture_is_in_colour_too(
+    photos: dict[str, str], page: Callable[[str], Page]
+) -> None:
+    """What the preview alone shows, since no level can be had."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_: object) -> None:
+            raise FormatError("no level", kind="bad-payload")
+
+        patch.setattr("pipelines.viewing.server.read_shown", refuse)
+        seen = page(photos["plain"])
+        level = "return document.querySelector('canvas[data-plane]')?.dataset.level"
+        seen.until(
+            lambda: seen.run(level) == "preview" and "cannot be shown" in seen.text("status")
+        )
+        drawn = seen.canvas("map").astype(int)
+    assert drawn.shape[:2] == (ROWS, COLUMNS)
+    assert np.abs(drawn - scene()).max() <= FAR
+
+
+@pytest.mark.parametrize("name", ["plain", "alpha"])
+def test_pages_and_notebooks_show_it(photos: dict[str, str], name: str) -> None:
+    text = report_page(photos[name])
+    (picture,) = re.findall(r"data:image/png;base64,([^\"]+)", text)
+    np.testing.assert_array_equal(imagecodecs.png_decode(base64.b64decode(picture)), scene())
+    assert ("alpha) is not shown" in text) == (name == "alpha")
+    assert "each colour is a label" not in text
+    with ArchiveReader.open(photos[name]) as reader:
+        shown = reader._repr_html_()
+    (picture,) = re.findall(r"data:image/png;base64,([^\"]+)", shown)
+    small = imagecodecs.png_decode(base64.b64decode(picture)).astype(int)
+    assert np.abs(small - scene()).max() <= FAR
+    with xr.open_dataset(photos[name], engine="psc") as dataset:
+        figure = dataset.psc.plot()
+        (axes,) = figure.axes
+        np.testing.assert_allclose(axes.images[0].get_array(), scene() / 255, atol=1 / 255)
+        figure = dataset.psc.plot(at={"sample": 1})
+        assert figure.axes[0].images[0].get_array().ndim == 2
+
+
+def test_a_volume_of_colours_has_three_planes(tmp_path: Path, page: Callable[[str], Page]) -> None:
+    rng = np.random.default_rng(5)
+    rgb = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    samples = rng.integers(0, 256, (16, 20, 12, 3)).astype(np.uint8)
+    volume = samples.view(rgb)[..., 0]
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1, 1, 1, 1.0])), tmp_path / "c.nii")
+    seen = page(archived(tmp_path, "c.nii")).settled(0)
+    axial = samples[:, :, 6].transpose(1, 0, 2)[::-1]
+    np.testing.assert_array_equal(seen.canvas("axial"), axial)
+    seen.quiet()
+
+
+def test_what_is_luma_is_mixed_and_what_is_no_colour_is_not() -> None:
+    byte, shape = np.dtype("u1"), (3, 4, 5)
+    luma = colours_along(
+        ("sample", "y", "x"), shape, byte, {"photometric_interpretation": "YBR_FULL"}
+    )
+    assert luma is not None and luma.luma
+    mixed = luma.mixed(np.array([[[76]], [[85]], [[255]]], np.uint8))
+    np.testing.assert_allclose(mixed[0, 0] * 255, [254, 0, 0], atol=2)  # as JPEG says red
+    dims = ("sample", "y", "x")
+    for named, size, stated in (
+        (dims, (4, 4, 5), "SEPARATED"),
+        (dims, (4, 4, 5), "CMYK"),
+        (dims, (3, 4, 5), "HSV"),
+        (dims, (3, 4, 5), "MINISBLACK"),
+        (dims, (2, 4, 5), ""),
+        (dims, (5, 4, 5), ""),
+        (("time", "y", "x"), (3, 4, 5), ""),
+    ):
+        attrs = {"photometric_interpretation": stated}
+        assert colours_along(named, size, byte, attrs) is None
+    twelve = colours_along(dims, shape, np.dtype("u2"), {"bits_stored": 12})
+    assert twelve is not None and twelve.top == 4095
+
+
+def test_channels_of_a_tiff_that_are_no_colours_stay_grey(tmp_path: Path) -> None:
+    channels = np.moveaxis(scene(), -1, 0)
+    options = {"photometric": "minisblack", "planarconfig": "separate"}
+    tifffile.imwrite(tmp_path / "cells.tif", channels, **options)
+    text = report_page(archived(tmp_path, "cells.tif"))
+    assert "in colour" not in text and "sample = 1" in text
