@@ -239,6 +239,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         notes.append(passed_over)
     if name is None:
         decided = [(volume, replace(kept, needs_prior=False)) for volume, kept in decided]
+        options = _without_prompt(item, options)
     else:
         options = _with_prompt(item, options, brick_prior(name))
         prior = brick_prior(name, options.prompt)
@@ -278,6 +279,28 @@ def _with_prompt(item: SourceItem, options: ArchiveOptions, prior: Prior) -> Arc
     """
     if item.words is None or prior.kind != LATENT:
         return options
+    _refuse_typed_words(options)
+    reads = prior.space is not None and prior.space.words is not None
+    return replace(options, prompt=item.words if reads else None)
+
+
+def _without_prompt(item: SourceItem, options: ArchiveOptions) -> ArchiveOptions:
+    """Options without a prompt that nothing is coded by; it is refused for what others are.
+
+    Raises
+    ------
+    ParameterError : typed for DICOM, too long, or for a prior that reads none.
+    """
+    if options.prompt is None:
+        return options
+    if item.words is not None:
+        _refuse_typed_words(options)
+    if options.prior is not None:
+        brick_prior(options.prior, options.prompt)
+    return replace(options, prompt=None)
+
+
+def _refuse_typed_words(options: ArchiveOptions) -> None:
     if options.prompt is not None:
         raise ParameterError(
             "a prompt for DICOM is made of its headers, in words of a closed list, so that nothing "
@@ -285,8 +308,6 @@ def _with_prompt(item: SourceItem, options: ArchiveOptions, prior: Prior) -> Arc
             kind="bad-prompt",
             hint="leave --prompt out",
         )
-    reads = prior.space is not None and prior.space.words is not None
-    return replace(options, prompt=item.words if reads else None)
 
 
 def _exact_region(

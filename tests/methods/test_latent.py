@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -158,7 +159,7 @@ def test_a_prompt_is_for_the_base_latent() -> None:
     assert ArchiveOptions(mode="lossy", base="latent", prompt="head").prompt == "head"
 
 
-def dicom_file(folder: Path) -> Path:
+def dicom_file(folder: Path, rows: int = 20, columns: int = 30) -> Path:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -168,10 +169,10 @@ def dicom_file(folder: Path) -> Path:
     ds.PatientName, ds.InstanceNumber = "Doe^Jane", 1
     ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
     ds.PixelSpacing, ds.SliceThickness = [1, 1], 1
-    ds.Rows, ds.Columns, ds.SamplesPerPixel = 20, 30, 1
+    ds.Rows, ds.Columns, ds.SamplesPerPixel = rows, columns, 1
     ds.PhotometricInterpretation, ds.PixelRepresentation = "MONOCHROME2", 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    ds.PixelData = (np.arange(600) % 97 * 20).astype("<u2").tobytes()
+    ds.PixelData = (np.arange(rows * columns) % 97 * 20).astype("<u2").tobytes()
     ds["PixelData"].VR = "OW"
     folder.mkdir()
     ds.save_as(folder / "a.dcm", enforce_file_format=True)
@@ -179,6 +180,26 @@ def dicom_file(folder: Path) -> Path:
 
 
 LATENT = ("--mode", "lossy", "--base", "latent", "--prior", "test-tiny-latent", "--effort", "1")
+
+
+def test_a_prompt_that_nothing_is_coded_by_is_held_to_its_rules_and_not_kept(
+    tmp_path: Path,
+) -> None:
+    """Planes smaller than lossy methods take are kept exactly; what was typed stays out."""
+    small, target = tmp_path / "small.nii", tmp_path / "a.psc.zarr"
+    values = np.arange(90, dtype=np.int16).reshape(6, 5, 3) * 7
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), small)
+    series = dicom_file(tmp_path / "series", 5, 6)
+    for source, prompt in ((small, "head " * 2000), (series, "Jane Doe")):
+        told = CliRunner().invoke(
+            app, ["archive", str(source), str(target), *LATENT, "--prompt", prompt]
+        )
+        assert told.exit_code and "bad-prompt" in told.stderr and not target.exists()
+    words = ["archive", str(small), str(target), *LATENT, "--prompt", "unsaid words"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    held = [path.read_bytes() for path in target.rglob("*") if path.is_file()]
+    assert held and not any(b"unsaid" in content for content in held)
 
 
 def test_dicom_says_its_own_prompt_and_takes_no_other(tmp_path: Path) -> None:
