@@ -371,6 +371,13 @@ class Ahead(Generic[A, R]):
         self._group = _Group(function)
         self._next = self._begun = 0
 
+    def start(self) -> None:
+        """Begin the first ones before they are asked for, unless there is one core."""
+        if self._group.room > 1:
+            for number in range(self._begun, min(self._group.room, len(self._items))):
+                self._group.begin(number, self._items[number])
+                self._begun = number + 1
+
     def __call__(self, item: A) -> R:
         """The result for one of the items."""
         number = self._numbers[item]

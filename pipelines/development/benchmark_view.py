@@ -1,8 +1,9 @@
 """What a step in the viewer costs: ``python -m pipelines.development.benchmark_view ARCHIVE``.
 
 Slices are decoded as `psc-archive view` does it, in one process, after the loops are ready: the
-middle slice at every level, coarse to fine, then its neighbour, then the first one. Seconds of CPU
-time and by the clock, which depends on what else the machine does.
+middle slice at every level, coarse to fine, then its neighbour, the first one and the last one.
+Nothing is decoded in between, as it is behind the page. Seconds of CPU time and by the clock, which
+depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ def main(
         index = shown.reader.brick_index(spec.name, next(iter(spec.positions())))
         typer.echo(f"{spec.name} {spec.shape} {', '.join(shown.reader.codings(spec.name))}")
         depth = spec.shape[-3] if spec.ndim > 2 else 1
-        for what, z in (("middle", depth // 2), ("next", depth // 2 + 1), ("first", 0)):
+        for what, z in (
+            ("middle", depth // 2),
+            ("next", depth // 2 + 1),
+            ("first", 0),
+            ("last", depth - 1),
+        ):
             for level in range(index.levels):
                 clock, work = step(shown, spec, min(z, depth - 1), level)
                 typer.echo(f"{what:6} slice, level {level}: {work:.3f} s of CPU, {clock:.3f} s")

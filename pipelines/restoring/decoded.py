@@ -84,6 +84,10 @@ class DecodedArray:
         source = self.reader if self.instead is None else self.instead
         return source.read(self.spec.name, self._within(position), level=self.level)
 
+    def start(self) -> None:
+        """Begin to decode, while what writes the file is being loaded."""
+        self._ahead.start()
+
     def close(self) -> None:
         """Decode nothing more."""
         self._ahead.close()
@@ -196,13 +200,16 @@ def restored_volumes(
         beside = [FilledArray(array) for array in beside if isinstance(array, PlainArray)]
     arrays = [RestoredVolume(a.name, a, (0,) * len(a.shape), a.shape) for a in beside]
     with ExitStack() as opened:
-        decoded: dict[str, DecodedArray | OriginalArray] = {
+        coded = {
             name: opened.enter_context(
                 closing(DecodedArray(reader, reader.variables[name], box, level, told, instead))
             )
             for name, box in boxes.items()
             if name not in reader.kept
         }
+        for array in list(coded.values())[:1]:
+            array.start()
+        decoded: dict[str, DecodedArray | OriginalArray] = {**coded}
         if reader.kept:
             originals = opened.enter_context(closing(Originals(reader.source())))
             for name in filter(reader.kept.__contains__, boxes):

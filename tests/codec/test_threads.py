@@ -166,6 +166,28 @@ def test_ahead_makes_the_next_ones_meanwhile_and_takes_any_order() -> None:
         assert alone("a") == "A" and made == ["a"]
 
 
+@pytest.mark.parametrize("jobs", JOBS)
+def test_the_first_ones_are_begun_before_they_are_asked_for(jobs: int) -> None:
+    made: list[str] = []
+
+    def make(word: str) -> str:
+        made.append(word)
+        return word.upper()
+
+    with at_most(jobs):
+        ahead = Ahead(make, "abcdefgh")
+        ahead.start()
+        ahead.start()
+        wanted = 0 if jobs == 1 else jobs + 1
+        deadline = time.monotonic() + LIMIT_S
+        while len(made) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert sorted(made) == list("abcdefgh")[:wanted]
+        assert [ahead(word) for word in "abcdefgh"] == list("ABCDEFGH")
+        assert sorted(made) == list("abcdefgh")
+        ahead.close()
+
+
 def test_jobs_are_one_or_more_and_all_cores_without_being_asked() -> None:
     with pytest.raises(ParameterError) as caught, at_most(0):
         pass
