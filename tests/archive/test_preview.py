@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import zarr
+from ome_zarr_models.v05 import BioFormats2Raw, Image
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter
 from psc_volumetric.archive.preview import preview_room
@@ -140,6 +141,8 @@ def test_colours_are_channels(
     assert wide["0"].shape == samples.shape
     np.testing.assert_allclose(stored_of(wide["0"]), samples, atol=0.51)
     assert volume["0"].shape[0] == shape[0]
+    for group in (wide, volume):
+        Image.from_zarr(group)
 
 
 def test_the_room_leaves_archives_within_three_hundredths_of_their_bricks() -> None:
@@ -155,8 +158,6 @@ def test_the_room_leaves_archives_within_three_hundredths_of_their_bricks() -> N
 
 def test_root_and_previews_are_images_of_ome_zarr(tmp_path: Path, make: SimpleNamespace) -> None:
     """By the models of the specification: root and `preview/` are images, and that lists all."""
-    from ome_zarr_models.v05 import BioFormats2Raw, Image
-
     path = tmp_path / "a.psc.zarr"
     make.build(path, make.values((9, 300, 320)))
     listed = zarr.open_group(path / "preview", mode="r")
