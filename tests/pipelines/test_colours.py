@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipelines.viewing.server import ViewServer
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.looks import colours_along
 from psc_volumetric.errors import FormatError
+from tests.pipelines.conftest import start_browser
 
 pytest.importorskip("aiohttp")
 
@@ -182,3 +184,28 @@ def test_channels_of_a_tiff_that_are_no_colours_stay_grey(tmp_path: Path) -> Non
     tifffile.imwrite(tmp_path / "cells.tif", channels, **options)
     text = report_page(archived(tmp_path, "cells.tif"))
     assert "in colour" not in text and "sample = 1" in text
+
+
+@pytest.mark.slow
+def test_labels_inside_others_are_seen_in_three_dimensions(tmp_path: Path) -> None:
+    """A blue label in a brown one in a green one: all of them colour some of the pixels."""
+    labels = np.zeros((48, 48, 32), np.uint8)
+    labels[6:42, 6:42, 4:28], labels[14:34, 14:34, 10:22], labels[20:28, 20:28, 13:19] = 2, 5, 9
+    nibabel.save(nibabel.Nifti1Image(labels, np.diag([-2, 2, 2, 1.0])), tmp_path / "l.nii")
+    words = ("use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader")
+    driver = start_browser(*words)
+    try:
+        with ViewServer(archived(tmp_path, "l.nii")) as server:
+            seen = Page(driver, server.url).settled(0)
+            shown = "return document.getElementById('space-canvas').dataset.shown"
+            seen.until(lambda: bool(seen.run(shown)))
+            time.sleep(1)
+            picture = driver.find_element("id", "space-canvas").screenshot_as_png
+            red, green, blue = np.moveaxis(
+                imagecodecs.png_decode(picture)[..., :3].astype(int), -1, 0
+            )
+            assert ((blue > 0.9 * green) & (blue > 60) & (red < green)).sum() > 30
+            assert ((red > 0.9 * green) & (red > 60) & (blue < 0.8 * red)).sum() > 30
+            assert ((green > 1.2 * red) & (green > 1.2 * blue) & (green > 40)).sum() > 30
+    finally:
+        driver.quit()

@@ -5,7 +5,7 @@ import { category } from "./colour.js";
 
 const SMALL = 1 << 21; // voxels of a volume that is drawn without being asked for
 const MOST_LABELS = 4096; // that have a colour of their own in 3-D
-const FAINTEST = 4; // of 255, how opaque the largest label is
+const FAINTEST = 8; // of 255, how opaque the largest label is
 const CROSS = [1, 0.8, 0.2, 0.8]; // as on the slices
 
 const byId = (id) => document.getElementById(id);
