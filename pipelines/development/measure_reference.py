@@ -54,7 +54,7 @@ def measure(
                 continue
             job = replace(
                 jobs_of(item, variable, (0,) * variable.spec.ndim),
-                box=_middle(variable.spec.shape, crop),
+                box=middle(variable.spec.shape, crop),
             )
             values, tile = voxels(job), brick_prior(item.prior).tile_shape
             shape = tuple(-(-n // t) * t for n, t in zip(values.shape, tile, strict=True))
@@ -77,7 +77,7 @@ def measure(
                 )
 
 
-def _middle(shape: Sequence[int], crop: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def middle(shape: Sequence[int], crop: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Box of at most ``crop`` voxels in the middle; leading axes take one index."""
     lead = len(shape) - 3
     wanted = [*[1] * lead, *crop]
