@@ -1,9 +1,10 @@
 """What a lossy base below a bounded or lossless layer costs and saves, in bytes.
 
-    python -m pipelines.development.measure_bases SOURCE ... [--bases wavelet,posterior] [--max-error 0,2,5,10]
+    python -m pipelines.development.measure_bases SOURCE ... [--bases wavelet,posterior]
 
-Codes the middle of every variable without a base, and on every base at quantiser steps that are multiples of the layer's step;
-layers refer to the base. The first table of decision 0060 comes from here.
+Codes the middle of every variable without a base, and on every base at quantiser steps that are
+multiples of the layer's own; the layer refers to the base. The first table of decision 0060 comes
+from here.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def parts(
 def code(part: Part, bound: float, base: str, step: float) -> tuple[EncodedBrick, float]:
     """A brick with a bounded layer (lossless for 0) over a base at a step in stored units.
 
-    Also CPU seconds.
+    Also gives CPU seconds.
     """
     z, y, x = part.values.shape
     low, high = part.range

@@ -20,6 +20,7 @@ TOOLS = {
     "pipelines.development.benchmark_view": ("ARCHIVE",),
     "pipelines.development.coverage": ("--every", "auto|psc|av1|wavelet|posterior"),
     "pipelines.development.fit_scales": ("RECIPE=FOLDER",),
+    "pipelines.development.measure_bases": ("--bases", "--max-error"),
     "pipelines.development.measure_reference": ("--bounds", "--crop"),
     "pipelines.development.paper_setting": ("--ddrm-steps", "--weights"),
     "pipelines.development.parity": ("--weights", "1..9"),
