@@ -86,7 +86,9 @@ class _Recorder(Reference):
         return super().point(size, decoded, bound)
 
 
-def rows_of(crop: Crop, bpv: float, latent: Crop | None) -> Iterator[Row]:
+def rows_of(
+    crop: Crop, bpv: float, latent: Crop | None, wanted: Sequence[str] = (*VIEWS, *PEER_NAMES)
+) -> Iterator[Row]:
     """Every system on a crop, ours first.
 
     Parameters
@@ -96,9 +98,11 @@ def rows_of(crop: Crop, bpv: float, latent: Crop | None) -> Iterator[Row]:
         Rate to come near to.
     latent : Crop, optional
         The same with a latent prior, told its prompt.
+    wanted : sequence of str
+        Methods of ours and names of peers.
     """
     domain = domain_of(crop.prior.name)
-    for base in VIEWS:
+    for base in (base for base in VIEWS if base in wanted):
         for name in _priors(base, domain, latent):
             own = crop if latent is None or base != "latent" else latent
             prior = own.prior if base in ("latent", "psc") else name and brick_prior(name)
@@ -107,7 +111,7 @@ def rows_of(crop: Crop, bpv: float, latent: Crop | None) -> Iterator[Row]:
             except PscError as error:
                 sys.stderr.write(f"{base}: {error}\n")
     absent = missing_peers(PEER_NAMES)
-    for name in (n for n in PEER_NAMES if n not in absent):
+    for name in (n for n in PEER_NAMES if n in wanted and n not in absent):
         yield _peer(crop, name, bpv)
 
 
@@ -223,9 +227,11 @@ def main(
     size: Annotated[int, typer.Option(help="Rows and columns of the middle part.")] = 64,
     latent: Annotated[str | None, typer.Option(help="A latent prior, name or folder.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What it is told.")] = None,
+    systems: Annotated[str | None, typer.Option(help="Only these, with commas.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw into this file; one volume.")] = None,
 ) -> None:
     """Print a table of all systems on the middle of every volume."""
+    wanted = (*VIEWS, *PEER_NAMES) if systems is None else tuple(systems.split(","))
     told = [None] if latent is None else list(crops_of(folder, size, latent, prompt))
     for number, crop in enumerate(crops_of(folder, size)):
         own = told[min(number, len(told) - 1)]
@@ -237,7 +243,7 @@ def main(
             "evaluations | CPU s |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         )
         rows = []
-        for row in rows_of(crop, bpv, own):
+        for row in rows_of(crop, bpv, own, wanted):
             rows.append(row)
             sys.stdout.write(f"| {' | '.join(row.cells())} |\n")
             sys.stdout.flush()
