@@ -88,6 +88,8 @@ def _draw(path: Path, volumes: Sequence[dict[str, Any]]) -> None:
                 if line:
                     axis.plot(*zip(*line, strict=True), style, label=TITLES[codec], markersize=3)
             axis.set_xscale("log")
+            axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+            axis.minorticks_off()
             axis.grid(visible=True, alpha=0.3)
             axis.tick_params(labelsize=6)
             if row == 0:
@@ -101,6 +103,7 @@ def _draw(path: Path, volumes: Sequence[dict[str, Any]]) -> None:
 
 
 LARGEST = 0.2  # bits per voxel that are drawn
+TICKS = (0.01, 0.02, 0.05, 0.1)
 
 
 def main(

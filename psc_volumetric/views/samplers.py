@@ -138,7 +138,9 @@ def nested(task: Task) -> Tensor:
     """DDRM of 50 steps around an ODE solver of 10: the sampler of PSC's published code.
 
     Where DDRM denoises, this solves the probability-flow ODE from the noise level to 0, so that
-    what is projected is a sharp tile instead of a mean of tiles.
+    what is projected is a sharp tile instead of a mean of tiles. The published code solves in
+    single steps, the last two of first order; what it draws is as far from the source
+    (docs/systems.md).
     """
     x0 = task.nothing()
     for number, level in enumerate(_falling(task.levels, OUTER_STEPS)):
