@@ -9,6 +9,7 @@ was tabulated per noise level and is fitted again.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +17,20 @@ from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import SAMPLE_FRACTION_BITS
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.prior.bundle import CONDITION_BITS
 from psc_volumetric.prior.making.networks import Architecture, build_network
 
 if TYPE_CHECKING:
     import torch
 
     from psc_volumetric.prior import Prior
+    from psc_volumetric.prior.making.posterior_net import PosteriorNet
 
-__all__ = ["float_network"]
+__all__ = ["float_network", "posterior_network"]
 
+DEPTH_SPREAD = 0.5  # of what is added to the waves of a step, whose power is a half
 RIDGE = 1e-4  # share of the features' power; keeps times between the tabulated levels smooth
+LITTLE_RIDGE = 1e-6  # where levels are pairs of few steps and depths
 
 Floats = NDArray[np.float64]
 
@@ -56,10 +61,64 @@ def float_network(prior: Prior, architecture: Architecture) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the time embedding stays as it begins; what follows is fitted to it
         net: Any = build_network(architecture)
+    stamps = torch.tensor([1000.0 * (i + 1) / prior.levels for i in range(prior.levels)])
+    trained: torch.nn.Module = _filled(net, prior, (stamps,))
+    return trained
+
+
+def posterior_network(prior: Prior) -> PosteriorNet:
+    """Build the float network that a posterior network was converted from.
+
+    Parameters
+    ----------
+    prior : Prior
+        Made by ``convert`` of `pipelines.training.posterior`; its card tells its shape.
+
+    Returns
+    -------
+    PosteriorNet
+        Training mode.
+
+    Raises
+    ------
+    ParameterError : it is not one (kind ``"bad-start"``).
+    """
+    import torch
+
+    from psc_volumetric.prior.making.posterior_net import (
+        DEPTHS,
+        FORESEEN,
+        PosteriorNet,
+        PosteriorShape,
+    )
+
+    told = prior.metadata.get("training", {}).get("shape")
+    if prior.kind != "posterior" or told is None:
+        raise _not_this("a posterior network with its shape", f"{prior.name!r}, {prior.kind}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = PosteriorNet(PosteriorShape.from_dict(told))
+        torch.nn.init.normal_(net.depth.weight, std=DEPTH_SPREAD)  # or all depths were one
+    steps = torch.from_numpy(prior.steps / 2.0**CONDITION_BITS).float()
+    if not net.shape.foresees:  # coarser planes are told apart from now on, and seen alike at first
+        net.shape = replace(net.shape, foresees=True)
+        steps = torch.cat([steps, FORESEEN * steps])
+    depths = torch.arange(DEPTHS).repeat(len(steps))
+    filled: PosteriorNet = _filled(
+        net, prior, (steps.repeat_interleave(DEPTHS), depths), LITTLE_RIDGE
+    )
+    return filled
+
+
+def _filled(
+    net: Any, prior: Prior, conditions: tuple[torch.Tensor, ...], ridge: float = RIDGE
+) -> Any:
+    """The network with weights of a prior, whose levels are these conditions."""
+    import torch
+
     reader = _Reader(prior)
     with torch.no_grad():
-        stamps = torch.tensor([1000.0 * (i + 1) / prior.levels for i in range(prior.levels)])
-        embedded = net.embedding(stamps).double().numpy()
+        embedded = net.embedding(*conditions).double().numpy()
         for step in prior.program.steps:
             if step.op in ("fold", "unfold"):
                 continue
@@ -71,9 +130,9 @@ def float_network(prior: Prior, architecture: Architecture) -> torch.nn.Module:
                 _copy(module, (weight, bias[0]))
             else:
                 _copy(module, (weight, np.zeros(bias.shape[1])))
-                _copy(time, _fit(embedded, bias))
-    trained: torch.nn.Module = net
-    return trained
+                tables = np.tile(bias, (len(embedded) // len(bias), 1))
+                _copy(time, _fit(embedded, tables, ridge))
+    return net
 
 
 class _Reader:
@@ -135,12 +194,12 @@ def _modules(net: Any, name: str) -> tuple[Any, Any]:
         raise _not_this("a prior of the recipe's architecture", f"a layer {name!r}") from error
 
 
-def _fit(embedded: Floats, table: Floats) -> tuple[Floats, Floats]:
+def _fit(embedded: Floats, table: Floats, ridge: float) -> tuple[Floats, Floats]:
     """Weights (O, features) and bias (O,) of the linear layer nearest to a (levels, O) table."""
     centre, target = embedded.mean(0), table.mean(0)
     x, y = embedded - centre, table - target
     kernel = x @ x.T
-    kernel += RIDGE * np.trace(kernel) / len(x) * np.eye(len(x))
+    kernel += ridge * np.trace(kernel) / len(x) * np.eye(len(x))
     weight = (x.T @ np.linalg.solve(kernel, y)).T
     return weight, target - weight @ centre
 

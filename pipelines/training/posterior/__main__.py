@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.training.posterior.bricks import Shares
 from pipelines.training.posterior.domains import ALL, DOMAINS
 from pipelines.training.posterior.runs import Run, run
 from psc_volumetric.errors import PscError
@@ -36,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     train.add_argument("--held-out-slices", type=int, default=0, help="of a volume; 0: all")
     train.add_argument("--checkpoint-seconds", type=float, help="between checkpoints")
+    train.add_argument("--shipped", action="store_true", help="start from networks that ship")
+    train.add_argument("--learning-rate", type=float, help="falls from the start of the run on")
+    train.add_argument("--foreseen", type=float, default=0.0, help="share of bricks that show "
+                       "coarser planes, as the method foresight does")  # fmt: skip
+    train.add_argument("--refined", type=float, default=0.0, help="share of bricks with numbers of "
+                       "a thorough encoder; needs numba")  # fmt: skip
     train.add_argument("--no-checks", action="store_true", help="no conformance, no timings")
     convert = commands.add_parser("convert", help="a checkpoint to a network of integers")
     convert.add_argument("checkpoint", type=Path)
@@ -76,6 +83,9 @@ def _train(options: argparse.Namespace) -> None:
             checks=not options.no_checks,
             held_out_slices=options.held_out_slices,
             checkpoint_seconds=options.checkpoint_seconds,
+            learning_rate=options.learning_rate,
+            shipped=options.shipped,
+            shares=Shares(foreseen=options.foreseen, refined=options.refined),
         )
     )
 

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pipelines.training.posterior.domains import Domain
+from pipelines.training.posterior.glimpses import glimpsed, times_finer
 from pipelines.training.posterior.packs import Packed
-from pipelines.training.posterior.wavelet import code
+from pipelines.training.posterior.wavelet import analyse, dequantise, quantise, synthesise
+from psc_volumetric.prior.making.posterior_net import FORESEEN
 
-__all__ = ["Batch", "Brick", "BrickPool", "Changes", "PoolSize"]
+__all__ = ["Batch", "Brick", "BrickPool", "Changes", "PoolSize", "Shares"]
 
 Tensor = torch.Tensor
 
@@ -29,6 +31,8 @@ BLOCK = 8  # pixels a side of what activity is measured on
 CONTESTANTS = 3  # places that are drawn for a patch; the one with most error is taken
 LEAST_ERROR = 0.06  # of a step: pieces with hardly anything in them weigh no more than others
 SMALLEST = 16  # pixels a side of a brick
+SCALES = {1: 0.2, 2: 0.4, 3: 0.4}  # that are foreseen, and how often each
+DETAILS = (1.0, 0.5)  # as encoders of `foresight` try them
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,22 @@ class Changes:
     noise: float = 0.0
     rescaled: float = 0.0
     rescale: tuple[float, float] = (0.8, 1.25)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of the bricks of a pool.
+
+    Attributes
+    ----------
+    foreseen : float
+        Show coarser planes before a scale is known, as the method ``foresight`` does.
+    refined : float
+        Have numbers of steps that a thorough encoder chooses; that needs numba.
+    """
+
+    foreseen: float = 0.0
+    refined: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,7 @@ class PoolSize:
         """Large bricks on a GPU, where coding one takes a moment."""
         if device.type == "cuda":
             return cls(64, (32, 256, 256), 1024)
-        return cls(12, (24, 192, 192), 160)
+        return cls(24, (24, 192, 192), 40)
 
 
 @dataclass(frozen=True)
@@ -68,8 +88,8 @@ class Brick:
         First and last slices repeated; at least a patch in y and x.
     original, inside : (z, y, x), (1, y, x) float32
         ``inside`` is 0 where the piece was extended.
-    step, depth
-        As coded.
+    step, told, depth
+        As coded; what a network is told of the step.
     error : float
         Mean squared error, shares of the intensity range.
     activity : (z, n, m) float32
@@ -80,6 +100,7 @@ class Brick:
     original: Tensor
     inside: Tensor
     step: float
+    told: float
     depth: int
     error: float
     activity: NDArray[np.float32]
@@ -93,6 +114,7 @@ class Batch:
     original: Tensor
     inside: Tensor
     step: Tensor
+    told: Tensor
     depth: Tensor
     error: Tensor
 
@@ -109,6 +131,8 @@ class BrickPool:
     device : torch.device
         Where bricks are coded and kept.
     seed : int
+    shares : Shares
+        Of bricks that are more than a piece and its first coding; none by default.
     """
 
     def __init__(
@@ -119,11 +143,13 @@ class BrickPool:
         size: PoolSize,
         device: torch.device,
         seed: int,
+        shares: Shares | None = None,
     ) -> None:
         self.volumes, self.domain, self.changes, self.size = list(volumes), domain, changes, size
         self.device, self.rng = device, np.random.default_rng(seed)
         roots = np.array([math.sqrt(volume.samples.size) for volume in volumes])
-        self.shares = roots / roots.sum()
+        self.chances = roots / roots.sum()
+        self.shares = shares or Shares()
         self.bricks: list[Brick] = []
         self.drawn = 0
 
@@ -135,12 +161,14 @@ class BrickPool:
         while self.drawn >= self.size.patches:
             self.drawn -= self.size.patches
             self.bricks = [*self.bricks[1:], self._brick()]
-        picked = [self.bricks[i] for i in self.rng.integers(len(self.bricks), size=n)]
+        roots = np.array([math.sqrt(brick.original.numel()) for brick in self.bricks])
+        chosen = self.rng.choice(len(roots), size=n, p=roots / roots.sum())  # small ones less
+        picked = [self.bricks[i] for i in chosen]
         cuts = [self._cut(brick) for brick in picked]
         decoded, original, inside = (torch.stack(part) for part in zip(*cuts, strict=True))
-        facts = np.array([[b.step, b.depth, b.error] for b in picked], np.float32)
-        step, depth, error = torch.from_numpy(facts).to(self.device).unbind(1)
-        return Batch(decoded, original, inside, step, depth.long(), error)
+        facts = np.array([[b.step, b.told, b.depth, b.error] for b in picked], np.float32)
+        step, told, depth, error = torch.from_numpy(facts).to(self.device).unbind(1)
+        return Batch(decoded, original, inside, step, told, depth.long(), error)
 
     def _cut(self, brick: Brick) -> tuple[Tensor, Tensor, Tensor]:
         """The one of a few patches in which the wavelet erred most."""
@@ -160,14 +188,41 @@ class BrickPool:
     def _brick(self) -> Brick:
         """Cut, change and code a piece of a volume."""
         rng, domain = self.rng, self.domain
-        original = self._changed(self._piece())
+        splits, finer = 0, 1.0
+        if rng.random() < self.shares.foreseen:
+            splits = int(rng.choice(list(SCALES), p=list(SCALES.values())))
+            finer = times_finer(splits, float(rng.choice(DETAILS)))
+        original = self._changed(self._piece(max(splits - 1, 0)))
         low, high = (math.log(step) for step in domain.steps)
-        step = math.exp(rng.uniform(low, high))
+        step = math.exp(rng.uniform(min(low + math.log(finer), high), high))
         depth = int(rng.choice(len(domain.depths), p=domain.depths))
         depth = min(depth, len(original).bit_length() - 1)
-        decoded = code(original, step, depth)
+        numbers = self._numbers(original, step, depth)
+        if splits:
+            decoded, original = glimpsed(original, numbers, step, depth, splits)
+            known = FORESEEN if domain.shape.foresees else 1.0
+            return self._ready(decoded, original, step / finer, depth, known)
+        middle = original.mean()
+        decoded = synthesise(dequantise(numbers, step, depth), depth) + middle
+        return self._ready(decoded, original, step, depth)
+
+    def _numbers(self, values: Tensor, step: float, depth: int) -> Tensor:
+        """Numbers of quantiser steps, as one of the encoders chooses them."""
+        coefficients = analyse(values - values.mean(), depth)
+        numbers = quantise(coefficients, step, depth)
+        if self.rng.random() >= self.shares.refined:
+            return numbers
+        from psc_volumetric.methods.wavelet.refine import refined
+
+        first, exact = numbers.cpu().numpy(), coefficients.cpu().numpy().astype(np.float64)
+        again = refined(first.astype(np.int32), exact, step, depth)
+        return torch.from_numpy(again.astype(np.float32)).to(values.device)
+
+    def _ready(
+        self, decoded: Tensor, original: Tensor, step: float, depth: int, known: float = 1.0
+    ) -> Brick:
         error = float(((decoded - original) ** 2).mean())
-        margin, patch = domain.shape.slices // 2, domain.patch
+        margin, patch = self.domain.shape.slices // 2, self.domain.patch
         inside = _extended(torch.ones_like(original[:1]), patch, 0.0)
         away = _extended((decoded - original).abs(), patch, 0.0)[:, None]
         blocks = F.avg_pool2d(away, BLOCK, ceil_mode=True)
@@ -176,15 +231,18 @@ class BrickPool:
             original=_extended(original, patch),
             inside=inside,
             step=step,
+            told=known * step,
             depth=depth,
             error=max(error, (LEAST_ERROR * step) ** 2),
             activity=F.avg_pool2d(blocks, patch // BLOCK, 1)[:, 0].cpu().numpy(),
         )
 
-    def _piece(self) -> NDArray[np.float32]:
-        """A piece of a volume in one of its orientations."""
+    def _piece(self, halvings: int) -> NDArray[np.float32]:
+        """A piece of a volume in one of its orientations; wide, if planes are to be halved."""
         rng = self.rng
-        volume = self.volumes[rng.choice(len(self.volumes), p=self.shares)]
+        slices, *extents = self.size.extents
+        slices, wide = max(slices >> halvings, 1), [extent << halvings for extent in extents]
+        volume = self.volumes[rng.choice(len(self.volumes), p=self.chances)]
         samples = volume.samples
         if volume.isotropic:
             turned = samples.transpose(rng.permutation(3))
@@ -195,7 +253,7 @@ class BrickPool:
             if rng.random() < 0.5:
                 samples = np.flip(samples, axis)
         spans = []
-        for n, most in zip(samples.shape, self.size.extents, strict=True):
+        for n, most in zip(samples.shape, (slices, *wide), strict=True):
             first = int(rng.integers(max(n - most, 0) + 1))
             spans.append(slice(first, first + most))
         values = samples[tuple(spans)].astype(np.float32)

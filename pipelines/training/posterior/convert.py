@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize
+from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize, Shares
 from pipelines.training.posterior.domains import Domain
 from pipelines.training.posterior.held_out import HeldOut, planes_of
 from pipelines.training.posterior.packs import (
@@ -32,7 +32,7 @@ from psc_volumetric.prior import Prior
 from psc_volumetric.prior.bundle import DEPTHS, README
 from psc_volumetric.prior.making.build import build_posterior
 from psc_volumetric.prior.making.convert import convert, observe
-from psc_volumetric.prior.making.posterior_net import PosteriorNet
+from psc_volumetric.prior.making.posterior_net import FORESEEN, PosteriorNet
 from psc_volumetric.prior.making.residual_steps import from_posterior
 from psc_volumetric.values.mapping import UNIT
 
@@ -57,11 +57,12 @@ class Cost:
     integer_db: float
 
 
-def tabulated_steps(domain: Domain) -> list[float]:
-    """Quantiser steps that the network's biases are tabulated for: even in octaves."""
+def tabulated_steps(domain: Domain, *, foresees: bool = False) -> list[float]:
+    """What a network's biases are tabulated for: steps even in octaves, then those foreseen."""
     finest, coarsest = domain.steps
     count = math.ceil(math.log2(coarsest / finest) * STEPS_PER_OCTAVE) + 1
-    return [float(step) for step in np.geomspace(finest, coarsest, count)]
+    steps = [float(step) for step in np.geomspace(finest, coarsest, count)]
+    return steps + [FORESEEN * step for step in steps] if foresees else steps
 
 
 def convert_checkpoint(
@@ -88,12 +89,15 @@ def convert_checkpoint(
             f"{out} exists already", kind="target-exists", hint="choose a new folder"
         )
     state = Checkpoint.load(checkpoint)
-    net, steps = state.net.eval(), tabulated_steps(domain)
+    net = state.net.eval()
+    domain = replace(domain, shape=net.shape)
+    steps = tabulated_steps(domain, foresees=net.shape.foresees)
     floats = from_posterior(net, steps, tile=TILE)
     training = read_pack(training_file(pack, domain.name))
     pool = BrickPool(
-        training, domain, Changes(), PoolSize.on(torch.device("cpu")), torch.device("cpu"), seed=5
-    )
+        training, domain, Changes(), PoolSize.on(torch.device("cpu")), torch.device("cpu"), seed=5,
+        shares=Shares(foreseen=0.4 if net.shape.foresees else 0.0),
+    )  # fmt: skip
     report(f"{len(floats.steps)} steps of {len(steps)} x {DEPTHS} levels")
     program = convert(floats, observe(floats, _seen(net, pool, steps)), out_bits=OUT_BITS)
     held_out = read_pack(held_out_file(pack, domain.name))
@@ -124,7 +128,7 @@ def _seen(
         batch = pool.batch(BATCH)
         for k in range(BATCH):
             step, depth = batch.step[k : k + 1], int(batch.depth[k])
-            row = int(np.abs(logs - math.log(float(step))).argmin())
+            row = int(np.abs(logs - math.log(float(batch.told[k]))).argmin())
             x = net.features(batch.decoded[k : k + 1], step)[..., :TILE, :TILE]
             yield x, DEPTHS * row + min(depth, DEPTHS - 1)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize
+from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize, Shares
 from pipelines.training.posterior.checks import run_checks
 from pipelines.training.posterior.domains import DOMAINS, Domain
 from pipelines.training.posterior.held_out import Score, measure, score_table
@@ -32,6 +32,7 @@ CHECKS_SHARE = 0.18  # of the whole time, at most
 CHECKS_SECONDS = 100.0
 MEASURING_SHARE = 0.12  # of a domain's time, for its held-out scores
 MEASURING_SECONDS = 10.0  # at least, if that is no more than half of it
+SHORT_EMA = 0.99  # of weights that hardly move at the end
 MARGIN = 0.02  # of the whole time, left unused
 
 
@@ -60,6 +61,12 @@ class Run:
         Most steps of a domain, if there is time for more.
     checkpoint_seconds : float, optional
         Between checkpoints, instead of what suits the device.
+    learning_rate : float, optional
+        Instead of that for first weights; it then falls from the beginning, and not at the end.
+    shipped : bool
+        Start from the networks that ship where there is no checkpoint.
+    shares : Shares
+        Of bricks.
     seed : int
     """
 
@@ -74,6 +81,9 @@ class Run:
     held_out_slices: int = 0
     steps: int | None = None
     checkpoint_seconds: float | None = None
+    learning_rate: float | None = None
+    shipped: bool = False
+    shares: Shares = field(default_factory=Shares)
     seed: int = 0
 
 
@@ -143,12 +153,15 @@ def _one(
         f"{sum(p.numel() for p in state.net.parameters())} parameters"
     )
     seed = todo.seed + state.steps
+    domain = replace(domain, shape=state.net.shape)
     pool = BrickPool(
-        volumes, domain, _changes(domain), PoolSize.on(device), device, seed
+        volumes, domain, _changes(domain), PoolSize.on(device), device, seed, todo.shares
     )  # a run that goes on sees other bricks
     path, pace = checkpoint_file(todo.out, domain.name), Pace.on(device)
     if todo.checkpoint_seconds is not None:
         pace = replace(pace, checkpoint_seconds=todo.checkpoint_seconds)
+    if todo.learning_rate is not None:
+        pace = replace(pace, learning_rate=todo.learning_rate, rest=1.0, ema_decay=SHORT_EMA)
     torch.backends.cudnn.benchmark = True  # patches are all of one size, held-out slices are not
     train(
         state,
@@ -178,6 +191,11 @@ def _start(todo: Run, domain: Domain) -> tuple[Checkpoint, str]:
         if path is not None and path.is_file():
             state = Checkpoint.load(path)
             return state, f"from {path} after {state.steps} steps"
+    if todo.shipped:
+        from pipelines.training.posterior.shipped import shipped_checkpoint
+
+        state, name = shipped_checkpoint(domain.name)
+        return state, f"from the network {name} after {state.steps} steps"
     return Checkpoint.new(domain.shape, todo.seed), "from first weights"
 
 

@@ -94,8 +94,12 @@ class Checkpoint:
     def new(cls, shape: PosteriorShape, seed: int) -> Checkpoint:
         """First weights."""
         torch.manual_seed(seed)
-        net = PosteriorNet(shape)
-        return cls(net, copy.deepcopy(net))
+        return cls.of(PosteriorNet(shape))
+
+    @classmethod
+    def of(cls, net: PosteriorNet, steps: int = 0, seconds: float = 0.0) -> Checkpoint:
+        """A network that training starts from, and how long it was trained."""
+        return cls(net, copy.deepcopy(net), steps, seconds)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -116,8 +120,7 @@ class Checkpoint:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         net = PosteriorNet(PosteriorShape.from_dict(json.loads(metadata["shape"])))
         net.load_state_dict(tensors)
-        steps, seconds = int(metadata["steps"]), float(metadata["seconds"])
-        return cls(net, copy.deepcopy(net), steps, seconds)
+        return cls.of(net, int(metadata["steps"]), float(metadata["seconds"]))
 
     def save(self, path: Path) -> None:
         """Write a checkpoint in one move, so that a process killed now leaves the last one."""
@@ -150,7 +153,7 @@ class Losses:
 
 def losses(net: PosteriorNet, batch: Batch) -> Losses:
     """Losses of a network; no gradient flows from the variance's to the mean."""
-    mean, log_variance = net.posterior(batch.decoded, batch.step, batch.depth)
+    mean, log_variance = net.posterior(batch.decoded, batch.step, batch.depth, batch.told)
     middle = batch.decoded.shape[1] // 2
     share = batch.inside / batch.inside.sum().clamp(min=1)
     squared = (mean - batch.original) ** 2

@@ -131,7 +131,7 @@ def glimpses_for(
     found = []
     for splits in FORESEEN:
         finer = max(detail * 2.0 ** (splits - 1), 1.0)  # the step over that of the planes
-        level = level_of_step(prior, share / finer, depth)
+        level = level_of_step(prior, share / finer, depth, foreseen=True)
         zoom = round(finer / GROWTH ** (2 * splits - 2) * 2**ZOOM_BITS)
         scale = round(view.scale / finer)
         if splits <= most and level is not None and 1 <= scale <= MOST_SCALE:

@@ -41,9 +41,10 @@ from psc_volumetric.methods.wavelet.synthesis import synthesise
 from psc_volumetric.methods.wavelet.transform import UNITS, dequantise
 from psc_volumetric.prior.runtime import one_thread
 
-__all__ = ["ROUNDS", "Refiner", "Slopes"]
+__all__ = ["ROUNDS", "SWEEPS", "Refiner", "Slopes"]
 
 ROUNDS = 2  # more gain nothing on CT, and lose on heads
+SWEEPS = 2  # over all coefficients, each time: they cost little beside the network
 WINDOW = 384  # rows and columns at once: what torch keeps for the slopes is some 40 times as much
 MOST_SHARE = 2.0  # of the correction
 
@@ -99,7 +100,7 @@ class Refiner:
             for _ in range(ROUNDS):
                 found = self.slopes(synthesise(dequantise(chooser.steps, depth), depth), share)
                 share, slope = found.share, found.by_sample
-                for number in range(COLOURS):
+                for number in range(SWEEPS * COLOURS):
                     changes = chooser.choose(slopes(slope, depth) * inverse, number)
                     slope += 2 * decoded(changes, depth)
         return source.coded(self.step, chooser.steps)

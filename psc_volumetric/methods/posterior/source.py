@@ -43,6 +43,7 @@ from psc_volumetric.values.mapping import UNIT
 __all__ = ["PosteriorAttempt", "PosteriorSource", "level_of_step"]
 
 NAME = "posterior"
+FORESEEN = 2.0**-6  # as in `psc_volumetric.prior.making.posterior_net`
 STEP = 256  # samples of a quantiser step
 FIRST_EXCESS = 1.35  # of the wavelet's error over the one wanted, tried first
 SLOPE = 1.2  # of the logarithm of the squared error over that of the quantiser step
@@ -208,9 +209,19 @@ class PosteriorAttempt:
         )
 
 
-def level_of_step(prior: Prior, share: float, depth: int) -> int | None:
-    """The level made for the nearest step, a share of the intensity range; None if all are far."""
+def level_of_step(prior: Prior, share: float, depth: int, *, foreseen: bool = False) -> int | None:
+    """The level made for the nearest step, a share of the intensity range; None if all are far.
+
+    A network may have levels of its own for coarser planes before a scale is known: those whose
+    steps are below the first of all, `FORESEEN` times what they are made for.
+    """
     away = np.abs(np.log2(prior.steps / 2.0**CONDITION_BITS) - math.log2(share))
+    own = prior.steps < prior.steps[0]
+    if foreseen and own.any():
+        away = np.abs(np.log2(prior.steps / 2.0**CONDITION_BITS) - math.log2(FORESEEN * share))
+        away[~own] = math.inf
+    else:
+        away[own] = math.inf
     if away.min() > FARTHEST:
         return None
     return DEPTHS * int(away.argmin()) + min(depth, DEPTHS - 1)

@@ -20,12 +20,13 @@ from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior.bundle import DEPTHS
 from psc_volumetric.prior.making.residual_unet import FREQUENCIES, ResidualTrunk
 
-__all__ = ["DEPTHS", "OUTPUTS", "PosteriorNet", "PosteriorShape", "step_time"]
+__all__ = ["DEPTHS", "FORESEEN", "OUTPUTS", "PosteriorNet", "PosteriorShape", "step_time"]
 
 OCTAVES = 12  # of the quantiser step, up to the whole range
 FIRST_LOG_VARIANCE = -2.5  # in squared steps, about what the wavelet leaves
 OUTPUTS = 2
 STEPS_PER_UNIT = 4  # quantiser steps that are 1 for the network, so that its inputs are about 1
+FORESEEN = 2.0**-6  # of the step that is told, where planes are coarser ones before a scale
 REACH = 4  # pixels to each side that the local mean is taken over
 
 
@@ -39,11 +40,14 @@ class PosteriorShape:
         Decoded slices it sees, odd; the middle one is corrected.
     channels, blocks : tuple of int
         As in `psc_volumetric.prior.making.networks.Architecture`.
+    foresees : bool
+        Whether it has levels of its own for coarser planes before a scale is known.
     """
 
     slices: int = 5
     channels: tuple[int, ...] = (16, 32, 48)
     blocks: tuple[int, ...] = (2, 2, 2)
+    foresees: bool = False
 
     def __post_init__(self) -> None:
         if self.slices < 1 or self.slices % 2 == 0 or len(self.channels) != len(self.blocks):
@@ -121,7 +125,11 @@ class PosteriorNet(ResidualTrunk):
         return torch.cat([steps, 2 * decoded - 1], 1)
 
     def posterior(
-        self, decoded: torch.Tensor, step: torch.Tensor, depth: torch.Tensor
+        self,
+        decoded: torch.Tensor,
+        step: torch.Tensor,
+        depth: torch.Tensor,
+        told: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance (b, 1, h, w) of the middle one of decoded slices.
 
@@ -133,9 +141,12 @@ class PosteriorNet(ResidualTrunk):
             Quantiser steps, shares of the range.
         depth : (b,) int64
             Splits of z.
+        told : (b,), optional
+            `FORESEEN` times the step where planes are coarser ones before a scale; else the step.
         """
         scale = step.view(-1, 1, 1, 1)
-        out = self(self.features(decoded, step), step, depth).float()
+        condition = step if told is None else told
+        out = self(self.features(decoded, step), condition, depth).float()
         middle = decoded.shape[1] // 2
         mean = decoded[:, middle : middle + 1] + scale * out[:, :1]
         return mean, out[:, 1:] + 2 * torch.log(scale)
