@@ -11,8 +11,7 @@ import torch
 
 from pipelines.training.posterior import __main__ as command
 from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize, Shares
-from pipelines.training.posterior.convert import tabulated_steps
-from pipelines.training.posterior.domains import TINY
+from pipelines.training.posterior.domains import TINY, nearest_step, tabulated_steps
 from pipelines.training.posterior.glimpses import GROWTH, glimpsed, times_finer
 from pipelines.training.posterior.packs import Packed
 from pipelines.training.posterior.train import Checkpoint
@@ -105,12 +104,14 @@ def test_coarser_planes_are_told_apart_by_networks_that_foresee() -> None:
     shape = replace(TINY.shape, foresees=True)
     pool = pool_of(Shares(foreseen=1.0), shape=shape)
     batch = pool.batch(2)
-    assert torch.equal(batch.told, FORESEEN * batch.step)
+    table = tabulated_steps(TINY)
+    told = [FORESEEN * nearest_step(table, float(step)) for step in batch.step]
+    assert torch.allclose(batch.told, torch.tensor(told))
     steps = tabulated_steps(TINY, foresees=True)
     assert steps[: len(steps) // 2] == tabulated_steps(TINY)
     prior = load_prior("test-tiny-posterior")
-    table = np.rint(np.array(steps) * 2.0**CONDITION_BITS).astype(np.int64)
-    able, half = replace(prior, steps=table), len(steps) // 2
+    integers = np.rint(np.array(steps) * 2.0**CONDITION_BITS).astype(np.int64)
+    able, half = replace(prior, steps=integers), len(steps) // 2
     for share in (0.02, 0.1, 0.3, 0.7):
         plain = level_of_step(prior, share, 1)
         assert plain is not None and level_of_step(able, share, 1) == plain

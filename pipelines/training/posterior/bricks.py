@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pipelines.training.posterior.domains import Domain
+from pipelines.training.posterior.domains import Domain, nearest_step, tabulated_steps
 from pipelines.training.posterior.glimpses import glimpsed, times_finer
 from pipelines.training.posterior.packs import Packed
 from pipelines.training.posterior.wavelet import analyse, dequantise, quantise, synthesise
@@ -150,6 +150,7 @@ class BrickPool:
         roots = np.array([math.sqrt(volume.samples.size) for volume in volumes])
         self.chances = roots / roots.sum()
         self.shares = shares or Shares()
+        self.steps = tabulated_steps(domain)
         self.bricks: list[Brick] = []
         self.drawn = 0
 
@@ -231,7 +232,7 @@ class BrickPool:
             original=_extended(original, patch),
             inside=inside,
             step=step,
-            told=known * step,
+            told=known * nearest_step(self.steps, step),
             depth=depth,
             error=max(error, (LEAST_ERROR * step) ** 2),
             activity=F.avg_pool2d(blocks, patch // BLOCK, 1)[:, 0].cpu().numpy(),

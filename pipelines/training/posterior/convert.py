@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize, Shares
-from pipelines.training.posterior.domains import Domain
+from pipelines.training.posterior.domains import Domain, nearest_step, tabulated_steps
 from pipelines.training.posterior.held_out import HeldOut, planes_of
 from pipelines.training.posterior.packs import (
     Coded,
@@ -29,16 +29,15 @@ from psc_volumetric.methods.posterior.moments import SCALE_BITS, UNIT_BITS, mome
 from psc_volumetric.methods.posterior.network import Estimator
 from psc_volumetric.methods.wavelet.transform import dequantise, synthesise
 from psc_volumetric.prior import Prior
-from psc_volumetric.prior.bundle import DEPTHS, README
+from psc_volumetric.prior.bundle import CONDITION_BITS, DEPTHS, README
 from psc_volumetric.prior.making.build import build_posterior
 from psc_volumetric.prior.making.convert import convert, observe
-from psc_volumetric.prior.making.posterior_net import FORESEEN, PosteriorNet
+from psc_volumetric.prior.making.posterior_net import PosteriorNet
 from psc_volumetric.prior.making.residual_steps import from_posterior
 from psc_volumetric.values.mapping import UNIT
 
-__all__ = ["Cost", "convert_checkpoint", "measure_cost", "tabulated_steps", "write_folder"]
+__all__ = ["Cost", "convert_checkpoint", "measure_cost", "write_folder"]
 
-STEPS_PER_OCTAVE = 2
 OUT_BITS = 11
 TILE = 64  # extent that bounds are proven on and inputs are seen on
 BATCHES, BATCH = 32, 2
@@ -55,14 +54,6 @@ class Cost:
     wavelet_db: float
     float_db: float
     integer_db: float
-
-
-def tabulated_steps(domain: Domain, *, foresees: bool = False) -> list[float]:
-    """What a network's biases are tabulated for: steps even in octaves, then those foreseen."""
-    finest, coarsest = domain.steps
-    count = math.ceil(math.log2(coarsest / finest) * STEPS_PER_OCTAVE) + 1
-    steps = [float(step) for step in np.geomspace(finest, coarsest, count)]
-    return steps + [FORESEEN * step for step in steps] if foresees else steps
 
 
 def convert_checkpoint(
@@ -154,10 +145,12 @@ def _cost(
     view = view_of(coded, estimator.prior)
     rows, columns = pair.original.shape[1:]
     step, depth = torch.full((1,), pair.step), torch.full((1,), pair.depth, dtype=torch.long)
+    steps = estimator.prior.steps * 2.0**-CONDITION_BITS
+    told = torch.full((1,), nearest_step(steps[steps >= steps[0]].tolist(), pair.step))
     sums = np.zeros(3)
     for z in map(int, chosen):
         decoded, original = planes_of(net, pair, [z], torch.device("cpu"))
-        mean = net.posterior(decoded, step, depth)[0][..., :rows, :columns]
+        mean = net.posterior(decoded, step, depth, told)[0][..., :rows, :columns]
         box = (slice(z, z + 1), slice(0, rows), slice(0, columns))
         found = moments(samples, box, view, estimator)
         correction = found.correction * (coded.step * 2.0**-estimator.prior.program.out_bits)

@@ -5,11 +5,17 @@ And a tiny one for the tests, on volumes that are made.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from psc_volumetric.prior.making.posterior_net import PosteriorShape
+import numpy as np
 
-__all__ = ["ALL", "DOMAINS", "Domain"]
+from psc_volumetric.prior.making.posterior_net import FORESEEN, PosteriorShape
+
+__all__ = ["ALL", "DOMAINS", "Domain", "nearest_step", "tabulated_steps"]
+
+STEPS_PER_OCTAVE = 2
 
 
 @dataclass(frozen=True)
@@ -88,3 +94,19 @@ TINY = Domain(
     shape=PosteriorShape(slices=3, channels=(8, 16), blocks=(1, 1)),
 )
 ALL = DOMAINS | {TINY.name: TINY}
+
+
+def tabulated_steps(domain: Domain, *, foresees: bool = False) -> list[float]:
+    """What a network's biases are tabulated for: steps even in octaves, then those foreseen."""
+    finest, coarsest = domain.steps
+    count = math.ceil(math.log2(coarsest / finest) * STEPS_PER_OCTAVE) + 1
+    steps = [float(step) for step in np.geomspace(finest, coarsest, count)]
+    return steps + [FORESEEN * step for step in steps] if foresees else steps
+
+
+def nearest_step(steps: Sequence[float], step: float) -> float:
+    """The tabulated step that a network is told for a step, as encoders and readers tell it.
+
+    Between these a network says nothing that anybody asks for.
+    """
+    return min(steps, key=lambda one: abs(math.log(one / step)))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipelines.training.posterior.domains import nearest_step
 from pipelines.training.posterior.packs import Coded, Packed
 from psc_volumetric.prior.making.posterior_net import PosteriorNet
 
@@ -80,7 +81,12 @@ class HeldOut:
 
 
 def measure(
-    net: PosteriorNet, volumes: Sequence[Packed], *, slices: int, seconds: float
+    net: PosteriorNet,
+    volumes: Sequence[Packed],
+    *,
+    slices: int,
+    seconds: float,
+    steps: Sequence[float] = (),
 ) -> list[Score]:
     """Scores of all codings, or of as many as there is time for; all volumes at one step first.
 
@@ -94,6 +100,8 @@ def measure(
         Slices of a volume to look at, evenly spread; 0 means all.
     seconds : float
         Nothing new is begun after these.
+    steps : sequence of float
+        That the network is told, the nearest of them; by default it is told any.
     """
     began, scores = time.monotonic(), []
     most = max((len(volume.coded) for volume in volumes), default=0)
@@ -103,12 +111,13 @@ def measure(
             if time.monotonic() - began > seconds:
                 workers.shutdown(wait=False, cancel_futures=True)
                 break
-            scores.append(_score(net, pair, slices))
+            told = nearest_step(steps, pair.step) if steps else pair.step
+            scores.append(_score(net, pair, slices, told))
     return scores
 
 
 @torch.no_grad()
-def _score(net: PosteriorNet, pair: HeldOut, slices: int) -> Score:
+def _score(net: PosteriorNet, pair: HeldOut, slices: int, told: float) -> Score:
     device = next(net.parameters()).device
     count = len(pair.original)
     chosen = np.unique(np.linspace(0, count - 1, min(slices or count, count)).round().astype(int))
@@ -120,7 +129,8 @@ def _score(net: PosteriorNet, pair: HeldOut, slices: int) -> Score:
         depth = torch.full((len(group),), pair.depth, dtype=torch.long, device=device)
         rows, columns = original.shape[-2:]
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            mean, log_variance = net.posterior(decoded, step, depth)
+            told_each = torch.full_like(step, told)
+            mean, log_variance = net.posterior(decoded, step, depth, told_each)
         middle = decoded.shape[1] // 2
         mean, log_variance = mean[..., :rows, :columns], log_variance[..., :rows, :columns]
         before = (decoded[:, middle : middle + 1, :rows, :columns] - original) ** 2

@@ -19,7 +19,7 @@ import torch
 
 from pipelines.training.posterior.bricks import BrickPool, Changes, PoolSize, Shares
 from pipelines.training.posterior.checks import run_checks
-from pipelines.training.posterior.domains import DOMAINS, Domain
+from pipelines.training.posterior.domains import DOMAINS, Domain, tabulated_steps
 from pipelines.training.posterior.held_out import Score, measure, score_table
 from pipelines.training.posterior.packs import held_out_file, read_pack, training_file
 from pipelines.training.posterior.train import Checkpoint, Pace, train
@@ -202,7 +202,8 @@ def _start(todo: Run, domain: Domain) -> tuple[Checkpoint, str]:
 def _scores(todo: Run, domain: Domain, net: PosteriorNet, end: float) -> list[Score]:
     held_out = read_pack(held_out_file(todo.pack, domain.name))
     left = end - time.monotonic()
-    return measure(net, held_out, slices=todo.held_out_slices, seconds=left)
+    steps = tabulated_steps(domain)
+    return measure(net, held_out, slices=todo.held_out_slices, seconds=left, steps=steps)
 
 
 def _summary(domain: Domain, scores: Sequence[Score]) -> str:
