@@ -62,6 +62,8 @@ class VariableFacts:
         Tiles with the largest error.
     damage : list of str
         What could not be read.
+    instead : str
+        The preview as HTML, where there are no rows.
     """
 
     name: str
@@ -76,6 +78,7 @@ class VariableFacts:
     compared: list[Bar] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     reference: str = ""
+    instead: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,7 @@ from pipelines.reporting.promises import promises
 from pipelines.reporting.source import references_of
 from psc_volumetric import extras
 from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.archive.html import thumbnail
 from psc_volumetric.errors import PscError, StorageError
 
 __all__ = ["MOST_BYTES", "page_name", "report_page", "write_page"]
@@ -64,6 +65,7 @@ def report_page(archive: str, source: Path | None = None, *, peers: bool = False
             found = variable_facts(reader, entries[name], name, given.get(name))
             if sum(f.nbytes for f in (*facts, found)) > MOST_BYTES * 9 // 10:
                 found.rows = []
+            found.instead = "" if found.rows else thumbnail(reader, specs[name])
             facts.append(found)
         sizes = {name: peer_sizes(reader, specs[name]) if peers else [] for name in names}
         attributes = {name: _attributes(specs[name].attrs) for name in names}

@@ -17,7 +17,7 @@ from psc_volumetric.archive.opened import OpenArchive
 from psc_volumetric.archive.orientation import upright, world_axes
 from psc_volumetric.errors import PscError
 
-__all__ = ["archive_html"]
+__all__ = ["archive_html", "thumbnail"]
 
 SHOWN = 8  # variables
 PIXELS = 256
@@ -36,7 +36,7 @@ def archive_html(archive: OpenArchive, info: Mapping[str, Any]) -> str:
     kept = [one.spec for one in archive.kept.values()]
     specs = sorted([*archive.variables.values(), *kept], key=lambda spec: -spec.nbytes)
     entries = info["variables"] | info["kept"]
-    picture = next(filter(None, (_thumbnail(archive, spec) for spec in specs[:1])), "")
+    picture = next(filter(None, (thumbnail(archive, spec) for spec in specs[:1])), "")
     size = info["bytes"]["total"]
     head = f"<b>{escape(archive.name)}</b><br>{escape(archive.mode)}, {size:,} bytes"
     if info["bpv"] is not None:
@@ -83,7 +83,7 @@ def _promise(entry: Mapping[str, Any], mode: str) -> str:
     return "; ".join(said) or "no single value has a bound; errors were measured"
 
 
-def _thumbnail(archive: OpenArchive, spec: VariableSpec) -> str:
+def thumbnail(archive: OpenArchive, spec: VariableSpec) -> str:
     """The middle of the preview as an image; nothing where there is none that can be read."""
     for group in (f"preview/{spec.node}/middle", f"preview/{spec.node}"):
         if f"{group}/0/{METADATA_KEY}" not in archive.manifest.entries:
@@ -115,7 +115,9 @@ def _pixels(
     picks = about["attributes"]["psc_archive"]["leading_indices"]
     samples = None if colours is None else _samples(spec, values, picks)
     if colours is None or samples is None:
-        return _upright(spec, values[tuple(size // 2 for size in values.shape[:-2])])
+        grey = _upright(spec, values[tuple(size // 2 for size in values.shape[:-2])])
+        stretched = np.rint(grey * (255 / max(1, int(grey.max()))))  # few values are not dark
+        return np.asarray(stretched, np.uint8)
     scale = level["attributes"]
     factor, offset = float(scale["scale_factor"]), float(scale["add_offset"])
     shown = np.stack([_upright(spec, sample) for sample in samples])

@@ -145,6 +145,20 @@ def test_damage_is_shown_and_the_rest_is_there(head: tuple[str, Path], tmp_path:
     assert not list(tmp_path.glob(".page.html*"))
 
 
+def test_where_nothing_can_be_decoded_the_preview_is_shown(tmp_path: Path) -> None:
+    values = np.random.default_rng(6).integers(0, 60, (40, 48, 10)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "all.nii")
+    options = ArchiveOptions(coders="fast", preview_size=20_000)
+    target = archived(tmp_path, tmp_path / "all.nii", options)
+    brick = Path(target) / "image" / "c" / "0" / "0" / "0"
+    brick.write_bytes(b"\0" * brick.stat().st_size)
+    page = report_page(target)
+    assert "nothing could be decoded. This is the preview" in page
+    (picture,) = uris(page)
+    assert picture.shape == (48, 40)
+    assert np.ptp(picture) > 200
+
+
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "SC_rgb_small_odd.dcm"])
 def test_pages_of_dicom_files_name_nobody(name: str, tmp_path: Path) -> None:
     source = Path(str(pydicom.data.get_testdata_file(name)))
