@@ -12,10 +12,12 @@ from typing import Any
 import imagecodecs
 import nibabel
 import numpy as np
+import pydicom.data
 import pytest
 import tifffile
 import xarray as xr
 from PIL import Image
+from pydicom.pixels import pixel_array
 from view_page import Page
 
 from pipelines.archive import ArchiveOptions, archive, plan
@@ -152,6 +154,16 @@ def test_a_volume_of_colours_has_three_planes(tmp_path: Path, page: Callable[[st
     axial = samples[:, :, 6].transpose(1, 0, 2)[::-1]
     np.testing.assert_array_equal(seen.canvas("axial"), axial)
     seen.quiet()
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_small_odd.dcm", "SC_ybr_full_422_uncompressed.dcm"])
+def test_dicom_is_mixed_as_pydicom_does(tmp_path: Path, name: str) -> None:
+    source = Path(str(pydicom.data.get_testdata_file(name)))
+    target = str(tmp_path / "a.psc.zarr")
+    archive(plan(source, target, ArchiveOptions(coders="zstd")))
+    (picture,) = re.findall(r"data:image/png;base64,([^\"]+)", report_page(target))
+    drawn = imagecodecs.png_decode(base64.b64decode(picture)).astype(int)
+    assert np.abs(drawn - pixel_array(source)).max() <= 1  # which makes RGB of YBR
 
 
 def test_what_is_luma_is_mixed_and_what_is_no_colour_is_not() -> None:
