@@ -23,7 +23,7 @@ import numpy as np
 
 from pipelines.viewing.ahead import SlicesAhead
 from pipelines.viewing.describe import archive_text, levels_of, variable_text
-from pipelines.viewing.previews import preview_values, previews_of
+from pipelines.viewing.previews import preview_values
 from pipelines.viewing.readiness import SLOW, import_all, make_ready
 from pipelines.viewing.regions import (
     MOST_IN_SPACE,
@@ -33,6 +33,7 @@ from pipelines.viewing.regions import (
     read_shown,
 )
 from pipelines.viewing.shelf import Shelf, Shown
+from pipelines.viewing.volumes import small_volume
 from psc_volumetric.archive.looks import PRIMARIES, colours_of
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.extras import require
@@ -313,7 +314,7 @@ class ViewServer:
         if spec.affine is None or spec.ndim < 3 or len(lead) != spec.lead:
             raise ParameterError(f"{spec.name}: not in space", kind="not-in-space")
         if "level" not in request.query:
-            body = _small_volume(shown, lead, spec.name)
+            body = small_volume(shown, lead, spec.name)
         else:
             voxels = int(np.prod(spec.shape[-3:]))
             if voxels > MOST_IN_SPACE:
@@ -341,33 +342,6 @@ def _request_log() -> logging.Logger:
     found = log.getChild("requests")
     found.filters = [is_ours]
     return found
-
-
-def _small_volume(shown: Shown, lead: list[int], name: str) -> bytes:
-    spec = shown.reader.described(name)
-    found = [
-        p for p in previews_of(shown.reader, spec, []) if not p.slices and min(p.shape[-3:]) > 1
-    ]
-    if not found:
-        raise ParameterError(f"{name}: no preview in space", kind="no-preview")
-    preview = found[0]
-    values = preview_values(shown.reader, spec, preview.path)
-    mixed = colours_of(spec) is not None and len(preview.picks) >= PRIMARIES
-    leads = [[n, *lead[1:]] for n in range(PRIMARIES)] if mixed else [lead]
-    if preview.picks:
-        values = values[[_nearest(preview.picks, wanted) for wanted in leads]]
-    stored = values.astype(np.float32) * preview.scale + preview.offset
-    stored[values == preview.nothing] = stored[values != preview.nothing].min(initial=np.inf)
-    stored = np.nan_to_num(stored, posinf=0.0)
-    if mixed:
-        return coloured_nifti(spec, stored, preview.steps)
-    return nifti_of(spec, stored.reshape(stored.shape[-3:]), preview.steps)
-
-
-def _nearest(picks: list[list[int]], wanted: list[int]) -> int:
-    """Which of the places that a preview shows is nearest to one."""
-    away = [sum(abs(a - b) for a, b in zip(pick, wanted, strict=True)) for pick in picks]
-    return int(np.argmin(away))
 
 
 def _whole_number(request: web.Request, name: str) -> int:
