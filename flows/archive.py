@@ -115,8 +115,8 @@ def archive_folder(
 
     Notes
     -----
-    Prefect stores the parameters, so `source` and `target` should not name patients. Names of
-    files and archives below them stay out of Prefect; see `flows.telling`.
+    Prefect stores the parameters, so `source`, `target` and a prompt should not name patients.
+    Names of files and archives below them stay out of Prefect; see `flows.telling`.
     """
     _refuse_places(source, target, intake)
     if intake.pages is not None:

@@ -50,7 +50,7 @@ def run_details(
     source: str, options: ArchiveOptions, intake: Intake, stamp: str | None
 ) -> dict[str, Any]:
     """What `psc-archive status` needs to find what is missing; nothing where names are secret."""
-    details: dict[str, Any] = {"options": options.chosen(), "quiet_s": intake.quiet_s}
+    details: dict[str, Any] = {**options.logged(), "quiet_s": intake.quiet_s}
     if stamp is not None:
         details["deidentified"] = stamp
     return details if intake.pseudonyms is not None else {**details, "source": source}

@@ -307,6 +307,18 @@ class ArchiveOptions:
         usual = ArchiveOptions().to_dict()
         return {name: value for name, value in self.to_dict().items() if value != usual[name]}
 
+    def logged(self) -> dict[str, Any]:
+        """What a log of runs has of them: `chosen`, and of a prompt only that there was one.
+
+        Returns
+        -------
+        dict
+            ``"options"`` without ``"prompt"``; ``"prompted"``: True, where there was one.
+        """
+        chosen = self.chosen()
+        prompted = chosen.pop("prompt", None) is not None
+        return {"options": chosen, **({"prompted": True} if prompted else {})}
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ArchiveOptions:
         """Rebuild from `to_dict` or `chosen`; unknown keys are a ``TypeError``."""

@@ -310,6 +310,8 @@ def _variable(
     own = attributes[ATTRIBUTE]
     own["coordinates"] = [name for name in own.get("coordinates", ()) if name in coordinates]
     own["parameters"] = {**own["parameters"], "volume": derived.volumes[spec.name]}
+    if own["parameters"].pop("prompt", None) is not None:  # free text
+        made.left_out.append(f"{spec.name}:prompt")
     document["attributes"] = attributes
     return document
 

@@ -89,7 +89,7 @@ def archive(
                 return
             log = _event_log(target, event_log)
             with at_most(jobs), Recorded("archive", target, event_log=log, metrics=metrics) as run:
-                run.details = {"options": options.chosen()}
+                run.details = options.logged()
                 if cleaner is not None:
                     run.details["deidentified"] = cleaner.stamp
                 if key is None:

@@ -207,7 +207,10 @@ PriorName = Annotated[
 ]
 Prompt = Annotated[
     str | None,
-    typer.Option(help="What the image shows, for --base latent; DICOM says it by its headers."),
+    typer.Option(
+        help="What the image shows, for --base latent; the archive keeps it, so no names. DICOM says "
+        "it by its headers."
+    ),
 ]
 PseudonymKey = Annotated[
     Path | None,

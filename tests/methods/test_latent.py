@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import subprocess
 import sys
@@ -200,6 +201,27 @@ def test_a_prompt_that_nothing_is_coded_by_is_held_to_its_rules_and_not_kept(
     assert done.exit_code == 0, done.stderr
     held = [path.read_bytes() for path in target.rglob("*") if path.is_file()]
     assert held and not any(b"unsaid" in content for content in held)
+
+
+def test_a_typed_prompt_is_in_no_log_and_no_text_of_a_stripped_copy(tmp_path: Path) -> None:
+    """The log says that there was one, and `status` still finds the source archived."""
+    scans, target = tmp_path / "scans", tmp_path / "archives"
+    scans.mkdir()
+    values = (np.arange(20 * 30 * 2, dtype=np.int16) % 97 * 20).reshape(30, 20, 2)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), scans / "a.nii")
+    words = ["archive", str(scans), str(target), *LATENT, "--prompt", "head of zacharias"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    log = (tmp_path / "archives.events.jsonl").read_text()
+    (event,) = map(json.loads, log.splitlines())
+    assert "zacharias" not in log and event["prompted"] and event["options"]["base"] == "latent"
+    told = CliRunner().invoke(app, ["status", str(target), "--json"])
+    assert told.exit_code == 0 and json.loads(told.stdout)["missing"] == [], told.output
+    copy = tmp_path / "share.psc.zarr"
+    done = CliRunner().invoke(app, ["strip", str(target / "a.psc.zarr"), str(copy), "--json"])
+    assert done.exit_code == 0 and "image:prompt" in json.loads(done.stdout)["left_out"]
+    texts = [path.read_bytes() for path in copy.rglob("*.json")]
+    assert texts and not any(b"zacharias" in text for text in texts)
 
 
 def test_dicom_says_its_own_prompt_and_takes_no_other(tmp_path: Path) -> None:
