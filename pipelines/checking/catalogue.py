@@ -13,23 +13,23 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import closing, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.archiving.known_sources import index_path
 from pipelines.archiving.succession import predecessor_of
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.tombstones import read_tombstone, tombstones_in
-from pipelines.checking.verified import verified_when
+from pipelines.checking.verified import seen_before, verified_when
 from pipelines.collection import archives_at, archives_in, folder_of
 from psc_volumetric.archive.companions import read_companion
 from psc_volumetric.archive.layout import MANIFEST_KEY
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.errors import ParameterError, PscError
 
-__all__ = ["COLUMNS", "Condition", "catalogue"]
+__all__ = ["COLUMNS", "Condition", "archive_named", "catalogue", "own_checks"]
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -246,17 +246,43 @@ def _add_checks(target: str, rows: list[Row]) -> None:
     names = {row["name"]: row for row in rows}
     for event in EventLog.of(target).events():
         if event.get("event") == "scrub" and event.get("outcome") == "ok":
-            parts = Path(str(event.get("archive", ""))).parts
-            for start in range(len(parts)):
-                row = names.get("/".join(parts[start:]))
-                if row is not None:
-                    row["checked"] = event.get("time")
-                    break
+            name = archive_named(str(event.get("archive", "")), names)
+            if name is not None:
+                names[name]["checked"] = event.get("time")
     base = target.rstrip("/")
     asked = [(f"{base}/{row['name']}", row.get("manifest")) for row in rows]
     for row, time in zip(rows, verified_when(asked), strict=True):
         if time is not None and row["state"] == "sealed":
             row["checked"] = max(time, row.get("checked") or "")
+
+
+def archive_named(recorded: str, names: Container[str]) -> str | None:
+    """The archive of a folder that a line of its log is about; it may have had another path."""
+    parts = PurePosixPath(recorded).parts
+    tails = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((tail for tail in tails if tail in names), None)
+
+
+def own_checks(target: str, names: Iterable[str]) -> dict[str, str]:
+    """When a ``verify`` of one's own last found archives whole; no others are opened.
+
+    Parameters
+    ----------
+    target : str
+        Folder or bucket.
+    names : iterable of str
+        Of archives, relative to it.
+    """
+    base, folder = target.rstrip("/"), folder_of(target)
+    seen = seen_before(f"{base}/{name}" for name in names)
+    index = _read(index_path(folder).with_suffix(".sqlite")) if seen and folder else {}
+    asked = []
+    for archive in seen:
+        key = _fingerprint(folder / archive.removeprefix(f"{base}/")) if folder else None
+        row = index.get(key or "") or _opened(archive)
+        asked.append((archive, row.get("manifest")))
+    times = zip(seen, verified_when(asked), strict=True)
+    return {one.removeprefix(f"{base}/"): time for one, time in times if time is not None}
 
 
 def _read(path: Path) -> dict[str, Row]:

@@ -1,18 +1,20 @@
 """How a folder of archives is: its last run, its last checks, what is damaged, what is missing.
 
-All of it comes from the event log beside the archives, the record of refused sources, the lock, and
-the archives themselves; nothing is written, and no brick is read.
+All of it comes from the event log beside the archives, what the user's own ``verify`` found whole,
+the record of refused sources, the lock, and the archives themselves; nothing is written, and no
+brick is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pipelines.archiving.locking import Owner, owner_of
 from pipelines.archiving.refused import Refused, RefusedSources
+from pipelines.checking.catalogue import archive_named, own_checks
 from pipelines.checking.event_log import EventLog, who
 from pipelines.checking.missing import Missing, missing_sources
 from pipelines.checking.runs import OK
@@ -54,7 +56,7 @@ class Status:
     last_run, last_scrub : mapping or None
         Their lines of the event log; of a scrub that of the last archive.
     unchecked : int
-        Sealed archives that no check of the log names.
+        Sealed archives that neither the log nor a `verify` of one's own has a check of.
     oldest_check : str or None
         When the archive was checked whose check is the longest ago.
     damaged : tuple of Damage
@@ -115,7 +117,7 @@ class _Log:
             self.last_run = event
         elif event["event"] == "scrub":
             self.last_scrub = event
-            name = self._name(str(event["archive"]))
+            name = archive_named(str(event["archive"]), self.names)
             if name is not None and event["outcome"] in ("ok", "damaged"):
                 self._take_check(name, event)
 
@@ -128,11 +130,10 @@ class _Log:
         elif name in self.damaged and _is_as_thorough(event, self.damaged[name]):
             del self.damaged[name]
 
-    def _name(self, recorded: str) -> str | None:
-        """The archive that a line is about: folders may have other paths elsewhere."""
-        parts = PurePosixPath(recorded).parts
-        tails = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((tail for tail in tails if tail in self.names), None)
+    def take_own(self, checks: Mapping[str, str]) -> None:
+        """Add what a ``verify`` found whole; damage stays until a scrub unsays it."""
+        for name, time in checks.items():
+            self.checked[name] = max(time, self.checked.get(name, ""))
 
 
 def _is_as_thorough(check: Event, other: Event) -> bool:
@@ -189,6 +190,7 @@ def status_of(
     log = _Log(frozenset(path.removeprefix(base) for path in found))
     for event in EventLog.of(target, event_log).events():
         log.take(event)
+    log.take_own(own_checks(target, log.names))
     owner, alive = owner_of(target)
     refused = RefusedSources.load(target, keyfile).rows
     given = source or _recorded_source(log.last_run, target)

@@ -1,9 +1,9 @@
 """When somebody's own ``verify`` last found an archive whole, for the catalogue.
 
 Archives are written once, and folders may be read-only, so it is kept in the user's cache, beside
-the indexes of folders: a digest of where the archive is and of its manifest, and the time. Another
-archive at the same place, or a copy elsewhere, is not known by it. It holds neither names nor
-paths, and is a cache: without it, nobody remembers.
+the indexes of folders: a digest of where the archive is, the digest of its manifest, and the time.
+Another archive at the same place, or a copy elsewhere, is not known by it. It holds neither names
+nor paths, and is a cache: without it, nobody remembers.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from psc_volumetric.archive.stores import is_url
 if TYPE_CHECKING:
     from pipelines.checking.verify import VerifyReport
 
-__all__ = ["note_verified", "verified_when"]
+__all__ = ["note_verified", "seen_before", "verified_when"]
 
 NAME = "verified.sqlite"
-MAKE = "CREATE TABLE IF NOT EXISTS verified (key TEXT PRIMARY KEY, time TEXT NOT NULL)"
+MAKE = (
+    "CREATE TABLE IF NOT EXISTS whole "
+    "(place TEXT PRIMARY KEY, manifest TEXT NOT NULL, time TEXT NOT NULL)"
+)
 WAIT_S = 2.0  # for another process that writes
 
 
@@ -38,7 +41,7 @@ def note_verified(reports: Iterable[VerifyReport]) -> None:
     """
     now = utc_now()
     found = [
-        (_key(report.archive, report.manifest), now)
+        (_place(report.archive), report.manifest, now)
         for report in reports
         if report.manifest and not report.findings and Sample.of(report.sample) == Sample()
     ]
@@ -49,7 +52,7 @@ def note_verified(reports: Iterable[VerifyReport]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=WAIT_S)) as cache, cache:
             cache.execute(MAKE)
-            cache.executemany("INSERT OR REPLACE INTO verified VALUES (?, ?)", found)
+            cache.executemany("INSERT OR REPLACE INTO whole VALUES (?, ?, ?)", found)
 
 
 def verified_when(archives: Sequence[tuple[str, str | None]]) -> list[str | None]:
@@ -60,24 +63,39 @@ def verified_when(archives: Sequence[tuple[str, str | None]]) -> list[str | None
     archives : sequence of (str, str or None)
         Path or URL, and the digest of the manifest.
     """
+    known = _known()
+    found = [known.get(_place(archive)) if known else None for archive, _ in archives]
+    return [
+        one[1] if one is not None and one[0] == manifest else None
+        for one, (_, manifest) in zip(found, archives, strict=True)
+    ]
+
+
+def seen_before(archives: Iterable[str]) -> list[str]:
+    """Those that are where one was found whole; whether it is the same, its manifest says."""
+    known = _known()
+    return [archive for archive in archives if _place(archive) in known] if known else []
+
+
+def _known() -> dict[str, tuple[str, str]]:
+    """Manifest and time by place; nothing where the cache cannot be read."""
     path = _path()
-    if not archives or not path.is_file():
-        return [None] * len(archives)
+    if not path.is_file():
+        return {}
     with suppress(OSError, sqlite3.Error):
         where = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(where, uri=True, timeout=WAIT_S)) as cache:
-            times = dict(cache.execute("SELECT key, time FROM verified").fetchall())
-        known = [None if m is None else times.get(_key(a, m)) for a, m in archives]
-        return [time if isinstance(time, str) else None for time in known]
-    return [None] * len(archives)
+            rows = cache.execute("SELECT place, manifest, time FROM whole").fetchall()
+        return {str(place): (str(manifest), str(time)) for place, manifest, time in rows}
+    return {}
 
 
 def _path() -> Path:
     return index_path(Path()).with_name(NAME)
 
 
-def _key(archive: str, manifest: str) -> str:
+def _place(archive: str) -> str:
     place = archive.removeprefix("file://")
     if not is_url(place):
         place = os.path.realpath(place)
-    return hashlib.sha256(os.fsencode(f"{place.rstrip('/')}\n{manifest}")).hexdigest()
+    return hashlib.sha256(os.fsencode(place.rstrip("/"))).hexdigest()

@@ -118,14 +118,14 @@ def _run_line(run: Any) -> str:
 
 
 def _check_lines(found: Status) -> list[str]:
-    if found.last_scrub is None:
-        return ["last scrub   none in the event log"]
-    lines = [f"last scrub   {found.last_scrub['time']}"]
+    scrub = "none in the event log" if found.last_scrub is None else found.last_scrub["time"]
+    lines = [f"last scrub   {scrub}"]
+    if found.oldest_check is None:
+        return lines
     if found.unchecked:
         lines.append(f"             {found.unchecked} archive(s) were never checked")
-    if found.oldest_check is not None:
-        who = "the others" if found.unchecked else "all"
-        lines.append(f"             {who} were checked since {found.oldest_check}")
+    who = "the others" if found.unchecked else "all"
+    lines.append(f"             {who} were checked since {found.oldest_check}")
     return lines
 
 

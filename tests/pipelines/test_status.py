@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -95,6 +96,38 @@ def test_status_knows_sources_without_the_cache_and_folders_by_other_paths(
     log = tmp_path / "out.events.jsonl"
     code, found = status(tmp_path / "mnt" / "archives", "--event-log", log, "--source", inbox)
     assert (code, found["unchecked"], found["missing"]) == (EXIT_OK, 0, [])
+
+
+@pytest.mark.usefixtures("cache")
+def test_status_and_ls_know_a_verify_of_ones_own(inbox: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (inbox / "cut.nii").unlink()
+    image(inbox / "new.nii", 5)
+    archive(inbox)
+    run("verify", out / "good.psc.zarr", "--sample", "50%")
+    assert status(out)[1]["unchecked"] == 2, "part of an archive is not all of it"
+    run("verify", out / "good.psc.zarr")
+    code, found = status(out)
+    assert (code, found["unchecked"], found["last_scrub"]) == (EXIT_OK, 1, None)
+    rows = {row["name"]: row.get("checked") for row in json.loads(run("ls", out, "--json")[1])}
+    assert rows == {"good.psc.zarr": found["oldest_check"], "new.psc.zarr": None}
+    text = run("status", out)[1]
+    assert "1 archive(s) were never checked" in text
+    assert f"the others were checked since {found['oldest_check']}" in text
+    assert status(out)[1] == found  # also from the index that `ls` made
+
+    brick = next(out.glob("good.psc.zarr/*/c/0/0/0"))
+    whole = brick.read_bytes()
+    brick.write_bytes(whole[:-1])
+    run("scrub", out)
+    brick.write_bytes(whole)
+    run("verify", out)
+    code, found = status(out)
+    assert (code, found["unchecked"]) == (EXIT_DAMAGE, 0), "a scrub tells of damage, and unsays it"
+    shutil.rmtree(out / "new.psc.zarr")
+    shutil.copytree(out / "good.psc.zarr", out / "new.psc.zarr")
+    (tmp_path / "out.events.jsonl").unlink()
+    assert status(out)[1]["unchecked"] == 1, "another archive at that place was not verified"
 
 
 @pytest.mark.usefixtures("cache")
