@@ -208,7 +208,7 @@ PriorName = Annotated[
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help="What the image shows, for --base latent; the archive keeps it, so no names. DICOM says "
+        help="What the image shows, for --base latent; the archive keeps it: no names. DICOM says "
         "it by its headers."
     ),
 ]

@@ -102,7 +102,7 @@ def draw(
         pixels = _palette(palette)[np.rint(at).astype(np.int64)]
     pixels[np.isnan(small)] = NOT_A_NUMBER
     if palette == "grey" and not labels and not np.isnan(small).any():
-        pixels = np.ascontiguousarray(pixels[..., 0])
+        pixels = pixels[..., 0].copy()  # of one pixel, too, whose strides are else those of colours
     return Picture(_uri(pixels), *_extent(values.shape, pitch))
 
 

@@ -195,6 +195,16 @@ def test_captions_say_which_time_it_is_and_where_nothing_was_measured(tmp_path: 
     assert "axial, z = 3; nothing was measured<" in page
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (1, 5, 1), (1, 1, 4)])
+def test_one_voxel_has_a_page_and_so_have_few(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    source = tmp_path / "one.nii"
+    nibabel.save(nibabel.Nifti1Image(np.full(shape, 7, np.int16), np.eye(4)), source)
+    text = report_page(archived(tmp_path, source, QUICK), source, peers=True)
+    data = base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", text)[0])
+    assert imagecodecs.png_decode(data).size
+    assert "the last level is the source, bit for bit" in text
+
+
 def test_large_slices_are_drawn_from_blocks() -> None:
     values = np.zeros((1300, 900))
     values[1299, 899] = 5.0
