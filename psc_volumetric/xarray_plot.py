@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from psc_volumetric.archive.looks import PRIMARIES, colours_along
+from psc_volumetric.archive.looks import PRIMARIES, SOFT_TISSUE, colours_along
 from psc_volumetric.archive.orientation import TITLES, upright, world_axes
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.extras import require
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["plot"]
 
 SIGMA = "_sigma"
-SOFT_TISSUE = (-160.0, 240.0)  # Hounsfield units
 Cut = tuple[str, NDArray[Any], tuple[float, float, float, float] | None, float | str]
 
 

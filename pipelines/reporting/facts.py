@@ -26,7 +26,13 @@ from pipelines.reporting.planes import Plane, planes_of
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.damage import Surveyor
 from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.archive.looks import Colours, colours_of, has_labels
+from psc_volumetric.archive.looks import (
+    SOFT_TISSUE,
+    Colours,
+    colours_of,
+    has_labels,
+    is_hounsfield,
+)
 from psc_volumetric.archive.reader import DecodedRegion
 from psc_volumetric.archive.tiles import TileTable
 from psc_volumetric.errors import PscError
@@ -155,9 +161,7 @@ def _draw_all(decoded: Decoded, facts: VariableFacts, reference: Reference | Non
         _draw_colours(decoded, facts, reference, planes, colours)
         return
     palette = palette_of(spec)
-    scales: dict[int, Scale] = {}
     truth: dict[int, Values] = {}
-    row: list[Shown] = []
     stored: dict[int, Values] = {}
     for n, plane in enumerate(planes if reference else []):
         with _Noting(facts):
@@ -167,24 +171,36 @@ def _draw_all(decoded: Decoded, facts: VariableFacts, reference: Reference | Non
     for n, plane in enumerate(planes):
         if n in stored:
             truth[n] = plane.picture(physical(stored[n], spec))
-            scales[n] = scale_of(truth[n])
-            row.append(_shown(plane.title, truth[n], plane, scales[n], palette, labels=labels))
-    if row:
+    window = _window_of(spec, list(truth.values())) if truth else None
+    if window is not None:
+        row = [_shown(planes[n].title, truth[n], planes[n], window, palette, labels=labels)
+               for n in truth]  # fmt: skip
         facts.rows.append((facts.reference, [row]))
     for level in facts.entry["levels"]:
         if level["max_error"] == 0 and reference is not None:
             continue  # it looks like the reference
-        groups = []
+        found: dict[int, tuple[DecodedRegion, Values]] = {}
         for n, plane in enumerate(planes):
             with _Noting(facts):
                 region = decoded.region(plane.selection, level["level"])
-                values = plane.picture(physical(region.values, spec))
-                scale = scales.setdefault(n, scale_of(values))
-                group = [_shown(plane.title, values, plane, scale, palette, labels=labels)]
-                group += _errors_and_sigma(region, values, truth.get(n), plane, spec)
-                groups.append(group)
+                found[n] = region, plane.picture(physical(region.values, spec))
+        if found and window is None:
+            window = _window_of(spec, [values for _, values in found.values()])
+        groups = []
+        for n, (region, values) in found.items():
+            assert window is not None
+            group = [_shown(planes[n].title, values, planes[n], window, palette, labels=labels)]
+            group += _errors_and_sigma(region, values, truth.get(n), planes[n], spec)
+            groups.append(group)
         if groups:
             facts.rows.append((f"{level_name(level)}, {level['bpv']:.3g} bits per voxel", groups))
+
+
+def _window_of(spec: VariableSpec, pictures: list[Values]) -> Scale:
+    """One window for all planes, as in the viewer and in plots; that of soft tissue for CT."""
+    if is_hounsfield(spec):
+        return Scale(*SOFT_TISSUE)
+    return scale_of(np.concatenate([values.ravel() for values in pictures]))
 
 
 def _are_labels(spec: VariableSpec, slices: list[Values]) -> bool:

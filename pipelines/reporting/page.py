@@ -117,11 +117,12 @@ def write_page(text: str, path: Path) -> None:
 
 
 def _parts(info: dict[str, Any]) -> list[Bar]:
+    is_whole = info["kept"] or info["provenance"].get("source_kind") == "original"
     names = {
         "bricks": "voxels (bricks)",
         "tiles": "records of tiles",
         "preview": "preview",
-        "source": "the source files" if info["kept"] else "headers of the source",
+        "source": "the source files" if is_whole else "headers of the source",
         "priors": "priors",
         "other": "metadata, coordinates, manifest",
     }

@@ -12,6 +12,8 @@ def promises(info: dict[str, Any]) -> list[tuple[bool, str]]:
     said: list[tuple[bool, str]] = []
     for name, entry in info["variables"].items():
         said += _of_variable(name, entry["parameters"], entry["levels"])
+    if info["provenance"].get("source_kind") == "original":
+        said.append((True, "The source is kept as it was; no values can be read out of it."))
     for name in info["kept"]:
         said.append(
             (True, f"{name}: values are those of the source file, which is kept as it was.")

@@ -13,7 +13,7 @@ from pipelines.reporting.promises import promises
 from pipelines.viewing.previews import previews_of
 from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.archive.looks import colours_of
+from psc_volumetric.archive.looks import SOFT_TISSUE, colours_of, is_hounsfield
 from psc_volumetric.archive.skeleton import PlainCoordinate
 from psc_volumetric.errors import PscError
 
@@ -23,7 +23,7 @@ MOST_LABELS = 20_000  # of one axis
 WINDOWS = {
     "lung": (-1350.0, 150.0),
     "bone": (-500.0, 1300.0),
-    "soft tissue": (-160.0, 240.0),
+    "soft tissue": SOFT_TISSUE,
 }
 """Windows of Hounsfield units as radiologists name them: lowest and highest value told apart."""
 
@@ -59,7 +59,6 @@ def variable_text(shown: Shown, name: str) -> dict[str, Any]:
     planes = planes_of(reader, spec, coordinates)
     labels = is_labels(spec)
     colours = colours_of(spec)
-    hounsfield = spec.unit == "HU" or spec.attrs.get("modality") == "CT"
     return {
         "name": name,
         "title": _title(spec),
@@ -75,7 +74,7 @@ def variable_text(shown: Shown, name: str) -> dict[str, Any]:
         "palette": palette_of(spec),
         "colours": None if colours is None else vars(colours),
         "affine": None if spec.affine is None else np.asarray(spec.affine).tolist(),
-        "windows": WINDOWS if hounsfield else {},
+        "windows": WINDOWS if is_hounsfield(spec) else {},
         "planes": [_plane(plane, spec) for plane in planes],
         "axes": [_axis(spec, axis, coordinates.get(dim)) for axis, dim in enumerate(spec.dims)],
         "previews": [preview.text() for preview in previews_of(reader, spec, damage)],

@@ -14,10 +14,20 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive.layout import VariableSpec
 
-__all__ = ["PRIMARIES", "Colours", "colours_along", "colours_of", "has_labels", "is_labels"]
+__all__ = [
+    "PRIMARIES",
+    "SOFT_TISSUE",
+    "Colours",
+    "colours_along",
+    "colours_of",
+    "has_labels",
+    "is_hounsfield",
+    "is_labels",
+]
 
 Values = NDArray[Any]
 PRIMARIES = 3
+SOFT_TISSUE = (-160.0, 240.0)  # Hounsfield units: the window of CT where none is asked for
 MOST_LABELS = 32  # different values; the page of ``view`` has the same number
 SAMPLE = 10_000  # values that are looked at first
 RGB = frozenset(("", "RGB", "YBR_ICT", "YBR_RCT"))  # the last two are RGB again once decoded
@@ -93,6 +103,11 @@ def _white(dtype: np.dtype[Any], bits: Any) -> float:
     if isinstance(bits, int) and 0 < bits <= 8 * dtype.itemsize:
         return float(2**bits - 1)
     return float(np.iinfo(dtype).max)
+
+
+def is_hounsfield(spec: VariableSpec) -> bool:
+    """Whether physical values are Hounsfield units, which have windows of their own."""
+    return spec.unit == "HU" or spec.attrs.get("modality") == "CT"
 
 
 def is_labels(spec: VariableSpec) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import pydicom.data
 import pytest
 import xarray as xr
+from PIL import Image
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.reporting.page import MOST_BYTES, report_page
@@ -257,9 +258,10 @@ def test_pixels_in_the_browser_are_the_decoded_values(
     page.write_text(report_page(head[0], head[1]), "utf-8")
     browser.get(page.as_uri())
     with ArchiveReader.open(head[0]) as reader:
-        plane = planes_of(reader, reader.spec("image"))[0]
-        values = plane.picture(reader.read("image", plane.selection)).astype(np.float64)
-    scale = scale_of(values)
+        planes = planes_of(reader, reader.spec("image"))
+        pictures = [plane.picture(reader.read("image", plane.selection)) for plane in planes]
+    values = pictures[0].astype(np.float64)
+    scale = scale_of(np.concatenate([picture.ravel() for picture in pictures]))  # of all planes
     wanted = np.rint(np.clip((values - scale.low) / (scale.high - scale.low) * 255, 0, 255))
     pixels = np.array(browser.execute_script(PIXEL)).reshape(*values.shape, 4)
     np.testing.assert_array_equal(pixels[..., 0], wanted)
@@ -276,3 +278,25 @@ def test_pictures_are_left_out_of_a_page_that_would_be_too_large(
     assert len(small) < len(whole) - 1000
     for text in ("Where the bytes are", "All 4,800 voxels are equal"):
         assert text in whole and text in small
+
+
+GREY = r'<span>([^<]+)</span><i class="grey"></i><span>([^<]+)</span>'
+
+
+def test_all_planes_have_one_window(head: tuple[str, Path], tmp_path: Path) -> None:
+    """That of soft tissue for CT, as in the viewer and in plots."""
+    for source in (head[1], None):
+        found = re.findall(GREY, report_page(head[0], source))
+        assert len(found) >= 3 and len(set(found)) == 1
+    source = Path(str(pydicom.data.get_testdata_file("CT_small.dcm")))
+    assert set(re.findall(GREY, report_page(archived(tmp_path, source, QUICK)))) == {
+        ("-160", "240 HU")
+    }
+
+
+def test_a_source_without_values_is_said_to_be_kept(tmp_path: Path) -> None:
+    inks = np.zeros((20, 30, 4), np.uint8)
+    Image.fromarray(inks, "CMYK").save(tmp_path / "inks.jpg")
+    page = report_page(archived(tmp_path, tmp_path / "inks.jpg", QUICK))
+    assert "The source is kept as it was; no values can be read out of it." in page
+    assert "the source files" in page and "headers of the source" not in page
