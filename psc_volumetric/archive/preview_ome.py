@@ -12,7 +12,7 @@ from psc_volumetric.archive.preview_values import NOTHING, STEPS, Scale
 __all__ = ["OME", "axes_of", "image_attributes", "value_attributes"]
 
 OME = "0.5"
-CHANNELS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+CHANNELS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("alpha", "FFFFFF"))
 
 
 def axes_of(spec: VariableSpec) -> list[dict[str, str]]:
@@ -73,25 +73,26 @@ def image_attributes(
         about["slices"] = list(slices)
         if not picks and spec.lead:
             about["inside"] = [size // 2 for size in spec.shape[: spec.lead]]
+    samples = [pick[0] for pick in picks] or slices or range(spec.shape[0])
     return {
-        "ome": {"version": OME, "multiscales": [image], **_channels(spec, axes, picks)},
+        "ome": {"version": OME, "multiscales": [image], **_channels(spec, axes, samples)},
         "psc_archive": about,
     }
 
 
 def _channels(
-    spec: VariableSpec, axes: Sequence[dict[str, str]], picks: Sequence[tuple[int, ...]]
+    spec: VariableSpec, axes: Sequence[dict[str, str]], samples: Sequence[int]
 ) -> dict[str, Any]:
-    """How viewers mix samples of red, green and blue; nothing for other axes."""
+    """How viewers mix samples of red, green and blue, each of which is a channel; else nothing."""
     colours = colours_of(spec)
     if colours is None or colours.luma or axes[0]["name"] != "c":
         return {}
-    if picks and len(picks) != PRIMARIES:
+    if list(samples) not in (list(range(PRIMARIES)), list(range(len(CHANNELS)))):
         return {}
     window = {"min": 0, "max": NOTHING, "start": 0, "end": STEPS}
     channels = [
-        {"label": label, "color": colour, "window": window, "active": True}
-        for label, colour in CHANNELS
+        {"label": label, "color": colour, "window": window, "active": n < PRIMARIES}
+        for n, (label, colour) in enumerate(CHANNELS[: len(samples)])
     ]
     return {"omero": {"channels": channels}}
 

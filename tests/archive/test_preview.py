@@ -143,6 +143,10 @@ def test_colours_are_channels(
     assert volume["0"].shape[0] == shape[0]
     for group in (wide, volume):
         Image.from_zarr(group)
+        channels = group.attrs["ome"]["omero"]["channels"]
+        assert len(channels) == group["0"].shape[0]  # napari takes no other number
+        seen = [channel["label"] for channel in channels if channel["active"]]
+        assert seen == ["red", "green", "blue"]  # and not how much is covered
 
 
 def test_the_room_leaves_archives_within_three_hundredths_of_their_bricks() -> None:
