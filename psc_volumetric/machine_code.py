@@ -32,7 +32,16 @@ import numpy as np
 
 from psc_volumetric.object_code import Entry, keep, kept_code
 
-__all__ = ["LOOPS", "Loop", "compiled", "library_name", "library_path", "source_stamp", "symbol"]
+__all__ = [
+    "BEING_MADE",
+    "LOOPS",
+    "Loop",
+    "compiled",
+    "library_name",
+    "library_path",
+    "source_stamp",
+    "symbol",
+]
 
 HERE = Path(__file__).parent
 FOLDERS = ("coders", "entropy", "methods", "prior")
@@ -46,6 +55,7 @@ INTEGERS = (bool, int, np.bool, np.integer)
 RESULTS = {"none": "nothing", "float64": "float", "bool": "integer", "int64": "integer"}
 LOOPS: list[Loop] = []  # all that were defined, in order
 MAKING = threading.RLock()
+BEING_MADE: list[str] = []  # loops that numba compiles just now; who waits may be told
 
 
 def _sources() -> list[Path]:
@@ -200,9 +210,16 @@ class Loop:
             with MAKING:
                 is_kept = os.environ.get(LOOPS_FROM) is None
                 code = kept_code(self.name, key, self._stamp) if is_kept else None
-                address, result = code or self._made_for(key, arguments, is_kept=is_kept)
+                address, result = code or self._made(key, arguments, is_kept=is_kept)
                 entry = self._bare[key] = Entry(address, result, each)
         return entry.call(numbers)
+
+    def _made(self, key: tuple[str, ...], arguments: Any, *, is_kept: bool) -> tuple[int, str]:
+        BEING_MADE.append(self.name)
+        try:
+            return self._made_for(key, arguments, is_kept=is_kept)
+        finally:
+            BEING_MADE.remove(self.name)
 
     def _made_for(
         self, key: tuple[str, ...], arguments: tuple[Any, ...], *, is_kept: bool

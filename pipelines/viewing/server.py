@@ -37,6 +37,7 @@ from pipelines.viewing.volumes import small_volume
 from psc_volumetric.archive.looks import PRIMARIES, colours_of
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.extras import require
+from psc_volumetric.machine_code import BEING_MADE
 from psc_volumetric.threads import Crew
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class ViewServer:
         app = web.Application(middlewares=[self._guard()])
         app.router.add_get("/{token}/", self._page)
         app.router.add_get("/{token}/{name}", self._page)
+        app.router.add_get("/{token}/api/work", self._work)
         for name, work in {
             "list": self._list,
             "archive": self._archive,
@@ -227,6 +229,12 @@ class ViewServer:
         if page is None or not page.is_file():
             raise web.HTTPNotFound(text="there is no such page")
         return web.Response(body=page.read_bytes(), content_type=PAGES[name], charset="utf-8")
+
+    async def _work(self, _: web.Request) -> web.StreamResponse:
+        """What is waited for, told at once, however busy the crew is."""
+        from aiohttp import web
+
+        return web.json_response({"compiling": bool(BEING_MADE)})
 
     async def _worked(self, work: Callable[[web.Request], R], request: web.Request) -> R:
         """Let the crew work; it ends with the process, however long a decode would take."""

@@ -33,6 +33,7 @@ pytest.importorskip("aiohttp")
 Pixels = np.ndarray[Any, np.dtype[Any]]
 ROWS, COLUMNS = 90, 120
 FAR = 9  # grey levels by which a preview may be off
+OFF = 3  # and decoders of JPEG and H.264 from one another
 
 
 def scene() -> Pixels:
@@ -59,6 +60,34 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tifffile.imwrite(folder / "deep.tif", scene().astype(np.uint16) * 257, photometric="rgb")
     names = ("plain.png", "alpha.png", "deep.tif")
     return {name.split(".")[0]: archived(folder, name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Pixels]:
+    """A JPEG, whose values are read out of the file itself, and what another decoder has."""
+    folder = tmp_path_factory.mktemp("jpeg")
+    Image.fromarray(scene()).save(folder / "photo.jpg", quality=95, subsampling=0)
+    return archived(folder, "photo.jpg"), np.asarray(Image.open(folder / "photo.jpg"))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Pixels]:
+    """A video whose three key frames are red, green and blue; what FFmpeg has of the middle one."""
+    av = pytest.importorskip("av")
+    folder = tmp_path_factory.mktemp("video")
+    frames = np.zeros((3, 48, 64, 3), np.uint8)
+    frames[:, :, 40:] = (20, 60, 200)  # to the right of what changes
+    for n in range(3):
+        frames[n, :, :40, n] = 230
+    with av.open(str(folder / "film.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(folder / "film.mp4")) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return archived(folder, "film.mp4"), decoded[1]
 
 
 @pytest.fixture
@@ -101,6 +130,26 @@ def test_the_viewer_draws_all_samples_at_once(
     seen.until(lambda: np.array_equal(seen.canvas("map"), grey))
     seen.set("preset", "colours")
     seen.until(lambda: np.array_equal(seen.canvas("map"), scene()))
+    seen.quiet()
+
+
+@pytest.mark.parametrize("which", ["photograph", "film"])
+def test_colours_of_jpegs_and_videos_are_seen(
+    which: str, request: pytest.FixtureRequest, page: Callable[[str], Page]
+) -> None:
+    """In the viewer and in a report, within what decoders differ by."""
+    target, wanted = request.getfixturevalue(which)
+    seen = page(target).settled(0)
+    drawn = seen.canvas("map")
+    off = np.abs(drawn.astype(int) - wanted)
+    assert off.mean() < 1 and (off > OFF).mean() < 0.005  # edges differ in libjpeg
+    (picture,) = re.findall(r"data:image/png;base64,([^\"]+)", report_page(target))
+    np.testing.assert_array_equal(imagecodecs.png_decode(base64.b64decode(picture)), drawn)
+    if which == "photograph":
+        assert np.abs(wanted.astype(int) - scene()).mean() < 3
+    else:  # the middle frame: green, and something bluish beside it
+        assert (drawn[:, :36, 1] > 180).all() and (drawn[:, :36, ::2] < 60).all()
+        assert (drawn[:, 44:, 2] > 150).all() and (drawn[:, 44:, 0] < 70).all()
     seen.quiet()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ import nibabel
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 from view_page import Page
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.reporting.measures import physical
 from pipelines.reporting.pictures import _categories, _palette
 from pipelines.reporting.planes import planes_of
+from pipelines.viewing.regions import read_shown
 from pipelines.viewing.server import ViewServer
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.methods.registry import REGISTRY
@@ -371,3 +374,69 @@ def test_niivue_shows_the_volume_in_three_dimensions(head: str) -> None:
             seen.quiet()
     finally:
         driver.quit()
+
+
+def test_the_page_says_that_a_decoder_is_compiled(
+    head: str, page: Callable[[str], Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which nothing else can be told from, and which comes but once."""
+    may_go, read = threading.Event(), read_shown
+
+    def slow(*words: Any, **named: Any) -> Any:
+        assert may_go.wait(60)
+        return read(*words, **named)
+
+    monkeypatch.setattr("pipelines.viewing.server.read_shown", slow)
+    monkeypatch.setattr("pipelines.viewing.server.BEING_MADE", making := ["loop"])
+    seen = page(head)
+    seen.until(lambda: "compiling the decoder for this machine" in seen.text("status"))
+    assert seen.text("status").startswith("loading level 0")
+    making.clear()
+    seen.until(lambda: "compiling" not in seen.text("status"))
+    may_go.set()
+    seen.settled(1).quiet()
+
+
+def test_a_slice_that_is_too_large_keeps_its_preview_until_a_part_is_looked_at(
+    head: str, page: Callable[[str], Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.viewing.regions.MOST_VOXELS", 1000)  # of 40 x 48
+    seen = page(head)
+    seen.until(lambda: "shown in part" in seen.text("status"))
+    said = "[...document.querySelectorAll('.pane .state')].map(e => e.textContent)"
+    texts = seen.run(f"return {said}")
+    assert (
+        "40 × 48 is too large to be decoded at once, this is the preview; zoom in to see a part "
+        "decoded" in texts
+    )
+    assert "level 1 of 1 (lossless)" in texts  # the other planes are small enough
+    assert seen.canvas("axial").max() > 0
+    seen.run("document.querySelector('#controls [name=in]').click()")
+    seen.settled(1)
+    assert not seen.run("return document.getElementById('trouble').checkVisibility()")
+
+
+def test_a_line_of_pixels_is_drawn_so_that_it_can_be_seen(
+    tmp_path: Path, page: Callable[[str], Page]
+) -> None:
+    Image.fromarray(np.arange(3000, dtype=np.uint8).reshape(1000, 3)).save(tmp_path / "l.png")
+    target = str(tmp_path / "l.psc.zarr")
+    archive(plan(tmp_path / "l.png", target, ArchiveOptions(coders="fast")))
+    seen = page(target).settled(0)
+    wide, high = seen.run(
+        "const { width, height } = document.querySelector('canvas[data-plane]')"
+        ".getBoundingClientRect(); return [width, height]"
+    )
+    assert wide > 20 and high < 900
+    assert "not to scale" in seen.run("return document.querySelector('.names').textContent")
+
+
+def test_an_archive_without_values_says_so_and_no_more(
+    tmp_path: Path, page: Callable[[str], Page]
+) -> None:
+    Image.fromarray(np.zeros((9, 9, 4), np.uint8), "CMYK").save(tmp_path / "inks.jpg")
+    target = str(tmp_path / "inks.psc.zarr")
+    archive(plan(tmp_path / "inks.jpg", target, ArchiveOptions()))
+    seen = page(target)
+    seen.until(lambda: "holds no volume" in seen.text("status"))
+    assert not seen.run("return document.getElementById('controls').checkVisibility()")

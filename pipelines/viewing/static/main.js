@@ -1,9 +1,11 @@
 // The page: a list of archives or one of them, what was read, and what is wrong.
 
-import { onBytesRead } from "./api.js";
+import { getJson, onBytesRead } from "./api.js";
 import { List, sizeText } from "./list.js";
 import { Viewer } from "./viewer.js";
 
+const PATIENCE_MS = 1000;
+const COMPILING = "compiling the decoder for this machine, once after an installation; that may take a minute or two";
 const byId = (id) => document.getElementById(id);
 
 const page = {
@@ -18,7 +20,9 @@ const page = {
     byId("bytes").textContent = `${sizeText(read)} read${this.total === null ? "" : `, the archive has ${sizeText(this.total)}`}`;
     byId("bytes").dataset.read = read;
   },
+  said: "",
   say(text) {
+    this.said = text;
     byId("status").textContent = text;
   },
   trouble(error) {
@@ -37,6 +41,14 @@ const page = {
 const list = new List(page);
 const viewer = new Viewer(page);
 let isCollection = false;
+
+/** Say why it takes long, where the server is at what it does but once. */
+async function explain() {
+  const text = page.said;
+  if (!text.endsWith("…")) return;
+  const { compiling } = await getJson("work", {}).catch(() => ({ compiling: false }));
+  if (text === page.said) byId("status").textContent = compiling ? `${text} ${COMPILING}` : text;
+}
 
 async function go() {
   const at = decodeURIComponent(location.hash.slice(1));
@@ -60,6 +72,8 @@ async function go() {
 }
 
 onBytesRead((count) => page.bytes(count));
+page.say("opening …");
+setInterval(explain, PATIENCE_MS);
 isCollection = await list.show();
 addEventListener("hashchange", go);
 await go();

@@ -4,6 +4,7 @@ import { paint } from "./colour.js";
 import { boxText, coloursFromPreview, fromPreview, indicesAt, inSight, oriented, physical, SAMPLES, shareOf } from "./planes.js";
 
 const TICKS = 5;
+const LONGEST = 20; // times as long as wide, on the screen
 
 /** What is written at an index of an axis: its name or its coordinate, else its number. */
 function tickText({ labels, values, unit }, index) {
@@ -187,6 +188,13 @@ export class Pane {
     this.state.classList.toggle("bad", bad);
   }
 
+  /** More values than come at once: the preview stays until part of it is looked at. */
+  sayTooLarge() {
+    const [rows, columns] = this.sight.map(([start, stop]) => stop - start);
+    const shown = this.picture ? "this is the preview" : "there is no preview";
+    this.say(`${columns} × ${rows} is too large to be decoded at once, ${shown}; zoom in to see a part decoded`, !this.picture);
+  }
+
   draw() {
     const { picture, canvas } = this;
     if (!picture) return;
@@ -205,8 +213,11 @@ export class Pane {
     const { variable, position } = this.viewer;
     const { sight, plane } = this;
     const [height, width] = sight.map(([start, stop], n) => (stop - start) * plane.pitch[n]);
-    this.box.style.aspectRatio = `${width} / ${height}`;
-    this.frame.style.maxWidth = `calc(${(65 * width) / height}vh + ${this.ticks ? 6 : 3}em)`; // with what is at its edges
+    const ratio = Math.min(LONGEST, Math.max(1 / LONGEST, width / height));
+    const scale = ratio === width / height ? "" : "not to scale";
+    this.names.textContent = [this.axesText(), scale].filter(Boolean).join("; ");
+    this.box.style.aspectRatio = `${ratio}`;
+    this.frame.style.maxWidth = `calc(${65 * ratio}vh + ${this.ticks ? 6 : 3}em)`; // with what is at its edges
     this.cross[1].style.top = `${100 * shareOf(plane, sight, 0, position[plane.axes[0]])}%`;
     this.cross[0].style.left = `${100 * shareOf(plane, sight, 1, position[plane.axes[1]])}%`;
     for (const line of this.cross) line.hidden = variable.affine === null;

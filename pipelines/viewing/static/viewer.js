@@ -54,6 +54,7 @@ export class Viewer {
     this.archive = archive;
     this.page.title(archive.name, archive.bytes);
     if (!archive.variables.length) {
+      document.getElementById("viewer").hidden = true;
       this.page.say("the archive holds no volume; `psc-archive restore` gives its files back");
       return;
     }
@@ -188,7 +189,8 @@ export class Viewer {
       if (level === this.level) this.settled = true;
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      pane.say(error.message, true);
+      if (error.kind === "roi-too-large") pane.sayTooLarge();
+      else pane.say(error.message, true);
       pane.canvas.dataset.failed = error.kind;
     }
   }
@@ -209,7 +211,10 @@ export class Viewer {
     this.zoom = 1;
     const whole = { boxText: pane.boxText };
     this.zoom = zoom;
-    if (!signal.aborted) await this.fetch(whole, this.level, signal);
+    if (signal.aborted) return;
+    await this.fetch(whole, this.level, signal).catch((error) => {
+      if (error.kind !== "roi-too-large") throw error; // it is shown in parts alone
+    });
   }
 
   levelText(level) {
