@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from flows.records import (
     ItemsFailedError,
     ItemTaskError,
 )
+from flows.run_record import run_details
 from flows.tasks import ToldByNumber, begin_item, find_items, worth_retrying
 from pipelines.archiving.archive import ArchiveOptions
 from pipelines.archiving.targets import Naming
@@ -100,3 +102,11 @@ def test_file_that_is_no_nifti_is_told_by_number(tmp_path: Path) -> None:
     assert caught.value.lasting
     assert "jane-doe" not in str(caught.value)
     assert "jane-doe" in caught.value.detail
+
+
+def test_what_a_flow_logs_has_no_prompt() -> None:
+    """Only that there was one; without one not even that."""
+    options = ArchiveOptions(mode="lossy", base="latent", prompt="head of zacharias")
+    told = run_details("scans", options, Intake(), None)
+    assert "zacharias" not in str(told) and told["prompted"] and told["source"] == "scans"
+    assert "prompted" not in run_details("scans", replace(options, prompt=None), Intake(), None)
