@@ -266,9 +266,12 @@ class Loop:
         options = self.targetoptions
         if self.is_bare:  # what Python would call takes half of the time, and symbols of Python
             options = {**options, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        dispatcher = numba.njit(cache=True, **options)(self.py_func)
-        index = getattr(dispatcher._cache, "_cache_file", None)  # none if no folder is writable
+        dispatcher = numba.njit(**options)(self.py_func)
+        with suppress(RuntimeError):  # no folder can be written to: it is made for this process
+            dispatcher.enable_caching()
+        index = getattr(dispatcher._cache, "_cache_file", None)
         if index is not None:
+            dispatcher._cache.save_overload = _sparing(dispatcher._cache.save_overload)
             index._source_stamp = (index._source_stamp, source_stamp(), self.is_bare)
             index._load_index = _forgiving(index._load_index)
         return dispatcher
@@ -302,6 +305,16 @@ def _forgiving(load: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any
             return {}
 
     return loaded
+
+
+def _sparing(save: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """A loop runs whether or not there is room to keep it."""
+
+    def saved(signature: Any, made: Any) -> None:
+        with suppress(OSError):
+            save(signature, made)
+
+    return saved
 
 
 def _entry(library: ctypes.CDLL, name: str) -> Any:

@@ -67,9 +67,9 @@ def folders() -> Iterator[Path]:
         yield Path(os.environ["NUMBA_CACHE_DIR"])
         return
     yield HERE / "__pycache__"
-    home = os.environ.get("XDG_CACHE_HOME")
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     with suppress(RuntimeError):  # nobody's home
-        yield (Path(home) if home else Path.home() / ".cache") / "psc-archive"
+        yield (home if home.is_absolute() else Path.home() / ".cache") / "psc-archive"
 
 
 @cache
@@ -119,6 +119,12 @@ def kept_code(loop: str, kinds: Sequence[str], stamp: str) -> tuple[int, str] | 
     return None
 
 
+def _digest(name: str, symbol: str, result: str, code: bytes) -> str:
+    """Of all that a file says, and of its name, which says what it is for."""
+    head = json.dumps([name, symbol, result]).encode()
+    return hashlib.sha256(head + b"\n" + code).hexdigest()
+
+
 def _read(path: Path) -> tuple[str, str, bytes] | None:
     """Symbol, kind of result and code; None if it is not whole, or others could have written it."""
     try:
@@ -128,11 +134,11 @@ def _read(path: Path) -> tuple[str, str, bytes] | None:
             if status.st_uid not in owners or status.st_mode & OTHERS_MAY_WRITE:
                 return None
             head, code = json.loads(stream.readline()), stream.read()
-        if head["sha256"] != hashlib.sha256(code).hexdigest():
-            return None
-        return str(head["symbol"]), str(head["result"]), code
-    except (OSError, ValueError, LookupError, TypeError):
+        symbol, result = str(head["symbol"]), str(head["result"])
+        is_whole = head["sha256"] == _digest(path.name, symbol, result, code)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+    return (symbol, result, code) if is_whole else None
 
 
 def _loaded(symbol: str, code: bytes) -> int:
@@ -156,18 +162,30 @@ def keep(
     needed = needed_symbols(code)
     if needed is None or not needed <= ALLOWED:
         return
-    head = {"symbol": symbol, "result": result, "sha256": hashlib.sha256(code).hexdigest()}
+    name = _name(loop, kinds, stamp)
+    digest = _digest(name, symbol, result, code)
+    head = {"symbol": symbol, "result": result, "sha256": digest}
     for folder in folders():
         with suppress(OSError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path = folder / _name(loop, kinds, stamp)
-            handle, part = tempfile.mkstemp(dir=folder, prefix=path.name)  # nobody else's
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(json.dumps(head).encode() + b"\n" + code)
-            Path(part).chmod(0o644)
-            Path(part).replace(path)
-            _drop_old(path)
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _write(folder / name, json.dumps(head).encode() + b"\n" + code)
+            with suppress(OSError):  # another process drops them, too
+                _drop_old(folder / name)
             return
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all; OSError leaves nothing."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # nobody else's
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        part.chmod(0o644)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _drop_old(path: Path) -> None:

@@ -8,7 +8,6 @@ open, through whichever way of reading.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.errors import FormatError, PriorMismatchError
+from psc_volumetric.of_process import of_this_process
 
 __all__ = ["LIMIT", "DecodedRegion", "DecodedRegions", "decoded_regions", "new_owner"]
 
@@ -60,11 +60,7 @@ def new_owner() -> int:
 
 def decoded_regions() -> DecodedRegions:
     """Those of this process."""
-    pid = os.getpid()
-    if pid not in _of_process:
-        _of_process.clear()  # a parent's, whose locks may be held by threads that are not here
-        _of_process[pid] = DecodedRegions()
-    return _of_process[pid]
+    return of_this_process(_of_process, DecodedRegions)
 
 
 class DecodedRegions:

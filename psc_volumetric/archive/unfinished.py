@@ -7,11 +7,12 @@ that a process has open.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
+
+from psc_volumetric.of_process import of_this_process
 
 if TYPE_CHECKING:
     from psc_volumetric.bitstream.index import BrickIndex
@@ -27,11 +28,7 @@ _of_process: dict[int, UnfinishedSegments] = {}
 
 def unfinished_segments() -> UnfinishedSegments:
     """Those of this process."""
-    pid = os.getpid()
-    if pid not in _of_process:
-        _of_process.clear()  # a parent's, whose locks may be held by threads that are not here
-        _of_process[pid] = UnfinishedSegments()
-    return _of_process[pid]
+    return of_this_process(_of_process, UnfinishedSegments)
 
 
 class UnfinishedSegments:
@@ -80,9 +77,13 @@ class UnfinishedSegments:
     def trim(self) -> None:
         """Drop what is too much."""
         with self._lock:
-            nbytes = sum(decoder.nbytes for decoder in self._kept.values())
-            while nbytes > self.limit:
-                nbytes -= self._kept.popitem(last=False)[1].nbytes
+            sizes = {key: decoder.nbytes for key, decoder in self._kept.items()}  # others go on
+            nbytes = sum(sizes.values())
+            for key, size in sizes.items():
+                if nbytes <= self.limit:
+                    break
+                del self._kept[key]
+                nbytes -= size
 
 
 class BrickSegments:

@@ -242,7 +242,8 @@ def decode_layer(
         values[...], under_sigma = below(selection, spread)
         if sigma is not None and under_sigma is not None:
             sigma[...] = under_sigma
-    done = {n: one.done for n, one in decoders.items() if one.done < part.end(n)}
+    begun = {n: one.done for n, one in decoders.items()}  # once: other threads go on with them
+    done = {n: slices for n, slices in begun.items() if slices < part.end(n)}
     near = part.near(done) if layer.on_base and done else None
     under = None
     if near is not None:

@@ -56,6 +56,8 @@ class SegmentDecoder:
         example, is compared with it.
     error : BaseException or None
         Why it cannot go on.
+    nbytes : int
+        Bytes in memory when the last call ended.
 
     Raises
     ------
@@ -90,10 +92,10 @@ class SegmentDecoder:
             self.exact.reshape(-1)[self._places] = True
         self._data = data
         self._slices: SliceDecoder | None = None
+        self.nbytes = self._measured()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
+    def _measured(self) -> int:
+        """Bytes in memory, while no other thread decodes."""
         exact = 0 if self._fields.grid is None else self.exact.nbytes
         coder = 0 if self._slices is None else self._slices.nbytes
         return self.values.nbytes + exact + len(self._data) + coder
@@ -123,6 +125,7 @@ class SegmentDecoder:
             except BaseException as error:
                 self.error = error
                 raise
+            self.nbytes = self._measured()
 
     def _decode_slices(self, end: int, reference: Values | None, first: int) -> None:
         grid, shape = self._fields.grid, self._shape

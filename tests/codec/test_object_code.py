@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from psc_volumetric import machine_code
-from psc_volumetric.object_code import SUFFIX, needed_symbols
+from psc_volumetric.object_code import SUFFIX, folders, needed_symbols
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="code is kept as ELF files")
 
@@ -117,20 +119,95 @@ def test_what_numba_had_kept_is_taken_over(place: Path) -> None:
     assert run(place) == (False, EXPECTED)
 
 
-@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "head", "others may write"])
+def changed(data: bytearray, key: str, value: str) -> bytes:
+    """The first line says something else."""
+    head, _, code = bytes(data).partition(b"\n")
+    return json.dumps({**json.loads(head), key: value}).encode() + b"\n" + code
+
+
+@pytest.mark.parametrize(
+    "damage", ["bit", "cut", "empty", "head", "symbol", "result", "name", "others may write"]
+)
 def test_what_is_not_whole_is_not_run(place: Path, damage: str) -> None:
     run(place)
     for path in kept(place):
         data = bytearray(path.read_bytes())
         if damage == "bit":
             data[len(data) // 2] ^= 4
-        path.write_bytes(
-            bytes({"cut": data[:-9], "empty": b"", "head": b"[]\n" + data}.get(damage, data))
-        )
+        damaged = {
+            "cut": data[:-9],
+            "empty": b"",
+            "head": b"[]\n" + data,
+            "symbol": changed(data, "symbol", "another"),
+            "result": changed(data, "result", "float"),
+            "name": kept(place)[0].read_bytes(),  # of another loop, and once its own
+        }
+        path.write_bytes(bytes(damaged.get(damage, data)))
         if damage == "others may write":
             path.chmod(0o664)
     assert run(place) == (True, EXPECTED)
     assert run(place) == (False, EXPECTED)  # it was made anew
+
+
+def test_two_processes_at_once(place: Path) -> None:
+    with ThreadPoolExecutor(2) as both:
+        assert list(both.map(run, [place] * 2)) == [(True, EXPECTED)] * 2
+    assert run(place) == (False, EXPECTED)
+    files = [path for path in (place / "kept").iterdir() if path.is_file()]
+    assert sorted(files) == kept(place)  # numba's lie in folders
+
+
+FULL = """
+import json, resource, sys
+from pathlib import Path
+from psc_volumetric import object_code
+
+head, _, code = Path(sys.argv[1]).read_bytes().partition(b"\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(code) // 2,) * 2)
+object_code.keep("loop", ("i8",), "stamp", "symbol", "integer", code)
+"""
+
+
+def test_a_full_disk_holds_no_half_of_a_file(place: Path) -> None:
+    run(place)
+    empty = place / "full"
+    subprocess.run(
+        [sys.executable, "-c", FULL, kept(place)[0]],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(empty)}, check=True,
+    )  # fmt: skip
+    assert list(empty.iterdir()) == []
+
+
+def test_no_room_to_keep_anything(place: Path) -> None:
+    command = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", command + "runpy.run_path('loops.py', run_name='__main__')"],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(place / "kept")},
+            cwd=place, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == f"True {EXPECTED}"
+
+
+def test_no_folder_to_keep_anything_in(place: Path) -> None:
+    (place / "__pycache__").write_text("no folder")
+    nowhere = {"NUMBA_CACHE_DIR": "/dev/null/x", "XDG_CACHE_HOME": "/dev/null/y"}
+    assert run(place, HOME="/dev/null", **nowhere) == (True, EXPECTED)
+
+
+@pytest.mark.parametrize("chosen", [None, "", "cache", "/var/cache/x"])
+def test_folders_of_a_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str | None
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", chosen)
+    _, of_user = folders()
+    # what is not absolute is ignored, as the rules for such folders say
+    above = Path(chosen) if chosen == "/var/cache/x" else tmp_path / ".cache"
+    assert of_user == above / "psc-archive"
 
 
 def test_symbols_of_object_code() -> None:

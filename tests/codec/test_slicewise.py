@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -17,8 +21,10 @@ from psc_volumetric.coders.registry import EXACT_CODERS, LIGHT_CODERS
 from psc_volumetric.coders.slicewise import SLICEWISE, SliceDecoder
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import FormatError
+from psc_volumetric.layers import brick as layers_of_a_brick
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.registry import read_index
+from psc_volumetric.of_process import of_this_process
 
 SHAPE = (7, 21, 30)
 DTYPES = ["u1", "i2", "u4", "i8", "u8", "f4", "f8"]
@@ -126,6 +132,96 @@ def test_every_region_equals_the_slice_of_the_whole(guarantee: Guarantee, limit:
         np.testing.assert_array_equal(found.spread, wholes[level].spread[box])
         assert kept.nbytes <= limit
     assert (limit == 0) == (kept.nbytes == 0)
+
+
+def test_others_may_go_on_with_a_segment_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = field("i2", (22, 12, 30))
+    data = brick(values, REFINED)
+    kept = UnfinishedSegments().of("brick")
+
+    def decode(z: int) -> None:
+        box = (slice(z, z + 1), slice(0, 12), slice(0, 30))
+        found = decode_with(
+            lambda at, n: data[at : at + n], Resources(), selection=box, kept=kept
+        ).values
+        np.testing.assert_array_equal(found, values[box])
+
+    decode(2)
+    end = layers_of_a_brick._Part.end
+
+    def overtaken(part: layers_of_a_brick._Part, segment: int) -> int:
+        """What another thread may do in between."""
+        monkeypatch.setattr(layers_of_a_brick._Part, "end", end)
+        decode(19)
+        return end(part, segment)
+
+    monkeypatch.setattr(layers_of_a_brick._Part, "end", overtaken)
+    decode(5)
+
+
+@pytest.mark.parametrize("guarantee", [REFINED, Guarantee("bounded", 2.0, coders=("context",))])
+@pytest.mark.parametrize("limit", [0, 60_000, 1 << 27])
+def test_many_threads_in_any_order(guarantee: Guarantee, limit: int) -> None:
+    values = field("i2", (22, 30, 40))
+    data, every = brick(values, guarantee), (slice(None),) * 3
+
+    def read(at: int, n: int) -> bytes:
+        return data[at : at + n]
+
+    levels = read_index(read, len(data)).levels
+    wholes = [decode_brick(read, selection=every, level=n, spread=True) for n in range(levels)]
+    kept = UnfinishedSegments(limit)
+
+    def look(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        found = boxes(values.shape)
+        for number in random.permutation(len(found)):
+            box, level = found[number], int(random.integers(0, levels))
+            one = decode_with(
+                read, Resources(), selection=box, level=level, spread=True, kept=kept.of("brick")
+            )
+            np.testing.assert_array_equal(one.values, wholes[level].values[box])
+            np.testing.assert_array_equal(one.spread, wholes[level].spread[box])
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(look, range(6)))
+    finally:
+        sys.setswitchinterval(before)
+    assert kept.nbytes <= limit
+
+
+class Shrinking:
+    """What is kept of a segment that another thread comes to the end of."""
+
+    error = None
+    sizes = 100
+
+    @property
+    def nbytes(self) -> int:
+        self.sizes -= 10
+        return self.sizes
+
+
+def test_what_others_go_on_with_can_be_dropped() -> None:
+    kept = UnfinishedSegments(0)
+    for segment in range(3):
+        kept.keep(("brick", 0, segment), Shrinking())  # type: ignore[arg-type]
+    kept.trim()
+    assert kept.nbytes == 0
+
+
+def test_threads_of_a_process_share_what_is_kept() -> None:
+    known = {os.getpid() + 1: "a parent's"}
+
+    def make() -> str:
+        known[os.getpid()] = "of another thread"  # which came first
+        return "mine"
+
+    assert of_this_process(known, make) == "of another thread"
+    assert known == {os.getpid(): "of another thread"}
 
 
 def test_the_next_slice_takes_no_bytes_and_one_slice() -> None:
