@@ -25,6 +25,7 @@ from pipelines.commands.completion import (
 from pipelines.commands.failures import EXIT_CODES, EXIT_USAGE
 from pipelines.commands.session import Session, drop_unwritten
 from pipelines.log_lines import JsonLines
+from pipelines.stopping import Leaving
 from psc_volumetric.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -154,7 +155,16 @@ def main(arguments: list[str] | None = None) -> None:
     arguments : list of str, optional
         Without the program's name; None takes those of the process.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    leaving = Leaving() if arguments is None else None
+    code = _run(sys.argv[1:] if arguments is None else arguments)
+    drop_unwritten()
+    if leaving is not None:
+        leaving.code = code
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    """Run a command; returns its exit code."""
     prepare_completion()
     known = words and (words[0] in _COMMANDS or words[0] in _GROUPS)
     command = typer.main.get_command(_made(words[0] if known else None))
@@ -164,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         message = error.format_message()
         if message.startswith("Usage:"):  # no command was named
             typer.echo(message, err=True)
-            sys.exit(EXIT_USAGE)
+            return EXIT_USAGE
         hint = "`psc-archive --help`, or --help after a command, shows what is possible"
         lines = JsonLines() if "--log-json" in words else None
         as_json = "--json" in words
@@ -174,8 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         ):
             raise ParameterError(message, kind="usage", hint=hint) from None
         code = EXIT_USAGE
-    drop_unwritten()
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -105,3 +105,27 @@ def test_ignored_signals_stay_ignored() -> None:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+PROGRAM_WITH_THREAD = """
+import atexit, sys, threading, time
+from pipelines.stopping import Leaving
+
+leaving = Leaving()
+atexit.register(print, "put in order")
+if sys.argv[1] == "busy":
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+leaving.code = 7
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("what", "code"), [("busy", 7), ("idle", 3)])
+def test_a_program_ends_by_itself_where_threads_are_at_work(what: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM_WITH_THREAD, what],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "put in order\n", "")
