@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import netCDF4
 import nibabel
@@ -19,6 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.viewing.server import ViewServer
+
+if TYPE_CHECKING:
+    from view_page import Page
 
 sys.path.insert(0, str(Path(__file__).parent))  # makes ``netcdf_makers`` importable
 
@@ -232,3 +236,21 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "s3://events"
     s3fs.S3FileSystem.clear_instance_cache()
     running.stop()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Callable[[str], Page]]:
+    """Opens the page of `psc-archive view` for a target, in a browser."""
+    from view_page import Page
+
+    servers = []
+
+    def open_page(target: str) -> Page:
+        browser.set_window_size(1200, 900)
+        servers.append(ViewServer(target).__enter__())
+        return Page(browser, servers[-1].url)
+
+    yield open_page
+    browser.get("about:blank")
+    for server in servers:
+        server.close()

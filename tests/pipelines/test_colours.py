@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +88,6 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Pixels]:
     with av.open(str(folder / "film.mp4")) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     return archived(folder, "film.mp4"), decoded[1]
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Callable[[str], Page]]:
-    servers = []
-
-    def open_page(target: str) -> Page:
-        browser.set_window_size(1200, 900)
-        servers.append(ViewServer(target).__enter__())
-        return Page(browser, servers[-1].url)
-
-    yield open_page
-    browser.get("about:blank")
-    for server in servers:
-        server.close()
 
 
 @pytest.mark.parametrize("name", ["plain", "alpha", "deep"])

@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +98,6 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> str:
         )
     )
     return target
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Callable[[str], Page]]:
-    servers = []
-
-    def open_page(target: str) -> Page:
-        browser.set_window_size(1200, 900)
-        servers.append(ViewServer(target).__enter__())
-        return Page(browser, servers[-1].url)
-
-    yield open_page
-    browser.get("about:blank")
-    for server in servers:
-        server.close()
 
 
 def test_pixels_are_the_decoded_values_at_every_level_slice_and_window(
