@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from psc_volumetric.arrays import Mask, Triple, Values
 from psc_volumetric.bitstream import constants as c
@@ -22,8 +21,9 @@ from psc_volumetric.bitstream.index import BrickIndex, write_brick
 from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.errors import FormatError, ParameterError
-from psc_volumetric.layers.brick import KeptSegments, decode_layer, encode_layers
+from psc_volumetric.layers.brick import encode_layers
 from psc_volumetric.layers.guarantee import LOSSY, Guarantee
+from psc_volumetric.layers.reading import KeptSegments, Known, Region, read_level
 from psc_volumetric.layers.segments import Below, EncodedLayer
 from psc_volumetric.methods.choice import AUTO, encode_base
 from psc_volumetric.methods.parameters import CodecParameters
@@ -56,7 +56,6 @@ __all__ = [
 NO_BASE = "none"
 RECORDED = 512  # bytes of a brick for each record; with fewer, and without tiles, it has one
 Denoisers = Callable[["Prior", str], Any]
-Known = Callable[[int, Box, bool], DecodedBrick | None]
 
 
 def base_names() -> tuple[str, ...]:
@@ -332,24 +331,15 @@ def decode_with(
         values: Values = np.full(shape, np.frombuffer(index.constant, index.dtype)[0], index.dtype)
         return DecodedBrick(values, np.zeros(shape, np.float32) if spread else None)
 
-    def decoded(level: int, box: Box, spread: bool) -> DecodedBrick:
-        """A level that the brick has; those below it only where a layer refers to them."""
-        if level < index.base_levels:
-            return REGISTRY.method(index.method).decode(
-                read, index, box=box, level=level, resources=resources, spread=spread
-            )
-
-        def below(box: Box, spread: bool) -> tuple[Values, NDArray[np.float32] | None]:
-            found = None if known is None else known(level - 1, box, spread)
-            found = decoded(level - 1, box, spread) if found is None else found
-            return found.values, found.spread
-
-        number = level - index.base_levels
-        return DecodedBrick(
-            *decode_layer(read, index, number, selection=box, spread=spread, below=below, kept=kept)
+    def base(level: int, box: Box, spread: bool) -> Region:
+        found = REGISTRY.method(index.method).decode(
+            read, index, box=box, level=level, resources=resources, spread=spread
         )
+        return found.values, found.spread
 
-    return decoded(wanted, selection, spread)
+    return DecodedBrick(
+        *read_level(read, index, wanted, selection, spread, base=base, known=known, kept=kept)
+    )
 
 
 def _check_arguments(

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ByteRange
-from psc_volumetric.layers.brick import layer_ranges
+from psc_volumetric.layers.planning import layer_ranges
 from psc_volumetric.tiling import Box
 
 __all__ = ["byte_ranges", "whole_units"]

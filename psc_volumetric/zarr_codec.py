@@ -177,7 +177,7 @@ def _decode_listed(
 ) -> NDArray[Any]:
     """Values of a box of a brick that the manifest lists; zeros past the array's edge."""
     from psc_volumetric.codec import decode_with
-    from psc_volumetric.layers.brick import decodes_slicewise
+    from psc_volumetric.layers.planning import decodes_slicewise
     from psc_volumetric.methods.protocol import Resources
     from psc_volumetric.needed import byte_ranges, whole_units
 

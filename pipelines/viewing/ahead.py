@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive.reader import Selection
 from psc_volumetric.errors import PscError
-from psc_volumetric.layers.brick import segments_of
+from psc_volumetric.layers.planning import segments_of
 
 __all__ = ["SlicesAhead"]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ from psc_volumetric.errors import (
     UnsupportedVersionError,
 )
 from psc_volumetric.threads import in_order
+
+if TYPE_CHECKING:
+    from psc_volumetric.layers.reading import Region
 
 __all__ = ["ArchiveReader", "DecodedRegion"]
 
@@ -198,7 +201,7 @@ class ArchiveReader(OpenArchive):
         goes_on : bool
             Whether decoders that were left in the middle go on, and are kept for the next time.
         """
-        from psc_volumetric.codec import DecodedBrick, decode_with
+        from psc_volumetric.codec import decode_with
         from psc_volumetric.methods.protocol import Resources
 
         spec = self.spec(variable)
@@ -207,12 +210,12 @@ class ArchiveReader(OpenArchive):
         box = (slice(0, valid[0]), slice(0, valid[1]), slice(0, valid[2]))
         box = box if selection is None else selection
 
-        def known(level: int, box: Box, spread: bool) -> DecodedBrick | None:
+        def known(level: int, box: Box, spread: bool) -> Region | None:
             kept, place = decoded_regions(), (self._owner, variable, position, level)
             found = kept.find((*place, True), box) or kept.find((*place, spread), box)
             if found is None:
                 return None
-            return DecodedBrick(found.values, found.spread if spread else None)
+            return found.values, found.spread if spread else None
 
         kept = unfinished_segments().of((self._owner, variable, position)) if goes_on else None
         with self._placing(spec, position, box):
@@ -293,7 +296,7 @@ class ArchiveReader(OpenArchive):
         self, wanted: Wanted, of_bricks: Mapping[tuple[int, ...], Fetched], part: _Part
     ) -> tuple[Selection, DecodedRegion]:
         """Part of one brick, from memory where it, or what it lies in, was decoded before."""
-        from psc_volumetric.layers.brick import decodes_slicewise
+        from psc_volumetric.layers.planning import decodes_slicewise
 
         wanted.clock.check()
         position, inside, target = part

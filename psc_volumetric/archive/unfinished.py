@@ -87,7 +87,7 @@ class UnfinishedSegments:
 
 
 class BrickSegments:
-    """Those of one brick, as `psc_volumetric.layers.brick.KeptSegments`."""
+    """Those of one brick, as `psc_volumetric.layers.reading.KeptSegments`."""
 
     def __init__(self, all_of_them: UnfinishedSegments, brick: Hashable) -> None:
         self._all, self._brick = all_of_them, brick
@@ -105,10 +105,7 @@ class BrickSegments:
         self._all.trim()
 
     def has(self, index: BrickIndex, level: int, box: Box) -> bool:
-        """Whether decoders are here for a region of a level, so that none of its bytes is read."""
-        from psc_volumetric.layers.brick import decodes_slicewise, segments_of
+        """Whether all that a region of a level takes was begun, so that no byte is read for it."""
+        from psc_volumetric.layers.planning import has_all
 
-        if not decodes_slicewise(index, level):
-            return False
-        layer, segments = segments_of(index, level, box)
-        return all(self.find(layer, segment) is not None for segment in segments)
+        return has_all(index, level, box, self.find)

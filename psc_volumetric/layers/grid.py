@@ -156,14 +156,14 @@ def cells_around(values: Values, exact: NDArray[np.bool_], bound: float) -> Valu
                 end[...] = np.nextafter(edge, dtype.type(sign * np.inf))
         else:
             end[...] = _moved(values, sign * int(bound))
-    cells[:, exact] = values[exact]
+    np.copyto(cells, values, where=exact)
     return cells
 
 
 def _moved(values: Values, distance: int) -> Values:
     """Integers moved up or down, no farther than their dtype reaches."""
     info = np.iinfo(values.dtype.str)
-    if values.dtype.itemsize < 8:
+    if abs(distance) > info.max:
         wide = values.astype(np.int64) + distance
         return np.clip(wide, info.min, info.max).astype(values.dtype)
     size = values.dtype.type(abs(distance))

@@ -16,6 +16,7 @@ from psc_volumetric.coders.registry import EXACT_CODERS
 from psc_volumetric.coders.slicewise import SLICEWISE, SliceDecoder
 from psc_volumetric.layers.grid import INDEX, nearest_indices, restore
 from psc_volumetric.layers.interpolated import decode_interpolated_values
+from psc_volumetric.values.special import SpecialMap
 
 __all__ = ["SegmentDecoder", "slices_seen"]
 
@@ -42,6 +43,8 @@ class SegmentDecoder:
         Stored dtype.
     limits : ValueLimits or None
         Of the brick.
+    special : SpecialMap or None
+        Of the segment, where a bounded layer has voxels that are no measurements.
     what : str
         For messages.
 
@@ -76,13 +79,14 @@ class SegmentDecoder:
         dtype: np.dtype[np.generic],
         *,
         limits: ValueLimits | None,
+        special: SpecialMap | None,
         what: str,
     ) -> None:
         self.values: Values = np.empty(shape, dtype)
         self.exact: Mask = np.broadcast_to(np.True_, shape)
         self.done = 0
         self.error: BaseException | None = None
-        self._fields, self._limits, self._what = fields, limits, what
+        self._fields, self._limits, self._special, self._what = fields, limits, special, what
         self._lock = threading.Lock()
         if fields.grid is not None:
             stored = FieldReader(data, what=what)
@@ -90,6 +94,8 @@ class SegmentDecoder:
             data = stored.raw(len(data) - stored.offset)
             self.exact = np.zeros(shape, bool)
             self.exact.reshape(-1)[self._places] = True
+        if special is not None:
+            self.exact |= special.index > 0
         self._data = data
         self._slices: SliceDecoder | None = None
         self.nbytes = self._measured()
@@ -98,7 +104,8 @@ class SegmentDecoder:
         """Bytes in memory, while no other thread decodes."""
         exact = 0 if self._fields.grid is None else self.exact.nbytes
         coder = 0 if self._slices is None else self._slices.nbytes
-        return self.values.nbytes + exact + len(self._data) + coder
+        special = 0 if self._special is None else self._special.index.nbytes
+        return self.values.nbytes + exact + len(self._data) + coder + special
 
     def decode(self, end: int, reference: Values | None, first: int) -> None:
         """Go on to slice ``end``, at least; nothing where that is done.
@@ -170,6 +177,11 @@ class SegmentDecoder:
             plane = math.prod(self._shape[1:])
             begin, stop = np.searchsorted(self._places, (self.done * plane, end * plane))
             self.values.reshape(-1)[self._places[begin:stop]] = self._listed[begin:stop]
+        if self._special is not None:
+            new = slice(self.done, end)
+            self._special.apply(self.values[new], (new, slice(None), slice(None)))
+            if end == len(self.values):
+                self._special = None
         self.done = end
 
     @property

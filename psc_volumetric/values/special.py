@@ -51,9 +51,9 @@ class SpecialMap:
         return len(np.unique(_bits(special))) <= c.MAX_SPECIAL_VALUES
 
     def part(self, box: tuple[slice, slice, slice]) -> SpecialMap | None:
-        """The map of a part of the voxels; None when there is none among them."""
+        """The map of a part of the voxels, a copy; None when there is none among them."""
         index = self.index[box]
-        return SpecialMap(self.patterns, index) if index.any() else None
+        return SpecialMap(self.patterns, index.copy()) if index.any() else None
 
     @classmethod
     def find(

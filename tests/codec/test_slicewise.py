@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from psc_volumetric.coders.registry import EXACT_CODERS, LIGHT_CODERS
 from psc_volumetric.coders.slicewise import SLICEWISE, SliceDecoder
 from psc_volumetric.conformance.damage import split
 from psc_volumetric.errors import FormatError
-from psc_volumetric.layers import brick as layers_of_a_brick
+from psc_volumetric.layers import planning
+from psc_volumetric.layers.segment_decoder import SegmentDecoder
 from psc_volumetric.methods.protocol import Resources
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.of_process import of_this_process
@@ -109,8 +111,11 @@ def boxes(shape: tuple[int, int, int]) -> list[tuple[slice, slice, slice]]:
     ],
 )
 @pytest.mark.parametrize("limit", [0, 2_000_000, 1 << 27])
-def test_every_region_equals_the_slice_of_the_whole(guarantee: Guarantee, limit: int) -> None:
-    values = field("i2", (22, 30, 200))  # two segments
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+def test_every_region_equals_the_slice_of_the_whole(
+    guarantee: Guarantee, limit: int, dtype: str
+) -> None:
+    values = field(dtype, (22, 30, 200))  # two segments
     values[3:5, 6:9, 60:70] = 32000  # which a bounded level keeps exactly
     data = brick(values, guarantee)
 
@@ -147,15 +152,15 @@ def test_others_may_go_on_with_a_segment_at_any_moment(monkeypatch: pytest.Monke
         np.testing.assert_array_equal(found, values[box])
 
     decode(2)
-    end = layers_of_a_brick._Part.end
+    end = planning.Part.end
 
-    def overtaken(part: layers_of_a_brick._Part, segment: int) -> int:
+    def overtaken(part: planning.Part, segment: int) -> int:
         """What another thread may do in between."""
-        monkeypatch.setattr(layers_of_a_brick._Part, "end", end)
+        monkeypatch.setattr(planning.Part, "end", end)
         decode(19)
         return end(part, segment)
 
-    monkeypatch.setattr(layers_of_a_brick._Part, "end", overtaken)
+    monkeypatch.setattr(planning.Part, "end", overtaken)
     decode(5)
 
 
@@ -270,3 +275,107 @@ def test_damage_behind_a_region_is_found_when_the_rest_is_decoded() -> None:
         with pytest.raises(FormatError, match="check bits"):
             decode(22)
     np.testing.assert_array_equal(decode(4), values[:4])
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Layer, first slice and end of all that is decoded of a segment."""
+    found: list[tuple[str, int, int]] = []
+    real = SegmentDecoder._decode_slices
+
+    def counting(self: SegmentDecoder, end: int, reference: Any, first: int) -> None:
+        found.append((self._fields.kind, self.done, end))
+        real(self, end, reference, first)
+
+    monkeypatch.setattr(SegmentDecoder, "_decode_slices", counting)
+    return found
+
+
+def plane(values: np.ndarray, z: int) -> tuple[slice, slice, slice]:
+    return slice(z, z + 1), slice(0, values.shape[1]), slice(0, values.shape[2])
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+def test_levels_of_a_slice_decode_no_slice_twice(dtype: str, decoded: list) -> None:
+    values = field(dtype, (22, 40, 300))  # two segments
+    values[3:5, 6:9, 60:70] = 32000
+    data, reads = brick(values, REFINED), []
+    index = read_index(lambda at, n: data[at : at + n], len(data))
+    assert [layer.coder for layer in index.layers] == ["context", "refinement"]
+    assert len(index.layers[0].sizes) == 2
+    assert (index.section("special").nbytes > 0) == (dtype == "f4")
+
+    def read(at: int, n: int) -> bytes:
+        reads.append(n)
+        return data[at : at + n]
+
+    kept, seen = UnfinishedSegments().of("brick"), []
+    for z in (12, 13, 20, 21, 3):  # the last but one takes all of the level below
+        for level in (0, 1):
+            found = decode_with(
+                read, Resources(), selection=plane(values, z), level=level, index=index, kept=kept,
+                spread=True,
+            )  # fmt: skip
+            off = found.values.astype(float) - values[plane(values, z)]
+            assert np.nanmax(np.abs(off)) <= (2 if level == 0 else 0)
+            special = ~np.isfinite(values[plane(values, z)])
+            np.testing.assert_array_equal(~np.isfinite(found.values), special)
+            assert found.spread is not None and not found.spread[special].any()
+            seen.append((z, level, [n for n in reads if n], sorted(decoded)))
+            reads.clear()
+            decoded.clear()
+    steps = {(z, level): rest for z, level, *rest in seen}
+    assert steps[12, 0][1] == [("bounded", 0, 13)] * 2
+    assert steps[12, 1][1] == [("bounded", 13, 14)] * 2 + [("lossless", 0, 13)] * 2
+    assert steps[13, 1][1] == [("bounded", 14, 15)] * 2 + [("lossless", 13, 14)] * 2
+    assert steps[20, 1][1] == [("bounded", 21, 22)] * 2 + [("lossless", 14, 21)] * 2
+    assert steps[21, 1][1] == [("lossless", 21, 22)] * 2
+    assert all(not steps[z, level][1] for z, level in ((13, 0), (21, 0), (3, 0), (3, 1)))
+    assert [place for place, (taken, _) in steps.items() if taken] == [(12, 0), (12, 1)]
+
+
+def test_a_jump_to_the_last_slice_but_one_keeps_the_level_below(decoded: list) -> None:
+    values = field("i2", (22, 40, 50))
+    data, reads = brick(values, REFINED), []
+    index = read_index(lambda at, n: data[at : at + n], len(data))
+
+    def read(at: int, n: int) -> bytes:
+        reads.append(n)
+        return data[at : at + n]
+
+    kept = UnfinishedSegments().of("brick")
+    for z, level in ((20, 1), (21, 1), (21, 0), (3, 0)):
+        decode_with(
+            read, Resources(), selection=plane(values, z), level=level, index=index, kept=kept
+        )
+        assert kept.has(index, 0, plane(values, 0)) and kept.has(index, 1, plane(values, 21))
+    assert decoded == [("bounded", 0, 22), ("lossless", 0, 21), ("lossless", 21, 22)]
+    assert len(reads) == 2  # a segment of each level
+
+
+def test_whole_reads_decode_each_slice_once_and_keep_nothing(decoded: list) -> None:
+    values = field("i2", (22, 40, 300))
+    data = brick(values, REFINED)
+    every = (slice(0, 22), slice(0, 40), slice(0, 300))
+    kept = UnfinishedSegments()
+    found = decode_with(
+        lambda at, n: data[at : at + n], Resources(), selection=every, kept=kept.of("brick")
+    )
+    np.testing.assert_array_equal(found.values, values)
+    assert sorted(decoded) == [("bounded", 0, 22)] * 2 + [("lossless", 0, 22)] * 2
+    assert kept.nbytes == 0
+
+
+def test_what_is_kept_without_the_level_below_takes_bytes() -> None:
+    values = field("i2", (22, 40, 50))
+    data = brick(values, REFINED)
+    index = read_index(lambda at, n: data[at : at + n], len(data))
+    kept = UnfinishedSegments()
+    decode_with(
+        lambda at, n: data[at : at + n], Resources(), selection=plane(values, 5), index=index,
+        kept=kept.of("brick"),
+    )  # fmt: skip
+    assert kept.of("brick").has(index, 1, plane(values, 9))
+    del kept._kept["brick", 0, 0]  # as if others needed the room
+    assert kept.of("brick").has(index, 1, plane(values, 5))
+    assert not kept.of("brick").has(index, 1, plane(values, 6))

@@ -16,6 +16,7 @@ from pipelines.viewing.regions import read_shown
 from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.reader import Selection
+from psc_volumetric.archive.unfinished import unfinished_segments
 
 SHAPE = (24, 64, 48)
 
@@ -81,3 +82,24 @@ def test_only_slices_are_gone_on_with(path: Path) -> None:
         assert not list(slices_after(shown, "image", plane(23), 1))
         slab = (slice(0, 2), *across[1:])
         assert not list(slices_after(shown, "image", slab, 1))
+
+
+def test_the_last_slice_but_one_leaves_all_that_the_last_takes(path: Path) -> None:
+    with ArchiveReader.open(path) as reader:
+        shown = Shown("scan", reader)
+        read_shown(shown, "image", plane(22), 1)
+        read = shown.bytes_read
+        (last,) = slices_after(shown, "image", plane(22), 1)
+        reader.read_region("image", last, level=1)
+        read_shown(shown, "image", plane(23), 0)
+        assert shown.bytes_read == read
+
+
+def test_nothing_is_read_for_slices_of_which_the_level_below_is_gone(path: Path) -> None:
+    with ArchiveReader.open(path) as reader:
+        shown, kept = Shown("scan", reader), unfinished_segments()
+        read_shown(shown, "image", plane(5), 1)
+        assert list(slices_after(shown, "image", plane(5), 1))
+        for place in [key for key in kept._kept if key[1] == 0]:
+            del kept._kept[place]  # as if others needed the room
+        assert not list(slices_after(shown, "image", plane(5), 1))
