@@ -23,7 +23,7 @@ from psc_volumetric.entropy.binary import (
 )
 from psc_volumetric.entropy.binary_tables import COUNT_LIMIT, ENDS, FRACTION, LOGIT_LIMIT
 
-__all__ = ["INPUTS", "NODES", "bit_length", "code_value"]
+__all__ = ["INPUTS", "NODES", "bit_length", "code_value", "digits_of"]
 
 INPUTS = 6  # three distributions, two counters, a constant
 
@@ -45,6 +45,12 @@ def bit_length(value):  # type: ignore[no-untyped-def]
             value >>= step
             count += step
     return count + value
+
+
+@inlined
+def digits_of(value):  # type: ignore[no-untyped-def]
+    """Number of binary digits of a non-negative integer below 2^53: the exponent of a double."""
+    return max((np.float64(value).view(np.int64) >> 52) - 1022, 0)
 
 
 @inlined
@@ -155,13 +161,13 @@ def code_value(m, value, least, most, means, scale, voxel, group, is_light):  # 
     the counters of both contexts begin and how fast weights learn.
     """
     # long: what is known of the last two edges stays in local variables
-    down = max(bit_length(scale) - 14, 0)
+    down = max(digits_of(scale) - 14, 0)
     inverse = quotient(1 << 30, scale >> down)
     second = _distance(means[0] - means[1], down, inverse)
     third = _distance(means[0] - means[2], down, inverse)
     view = means[0] + HALF, second, third, down, inverse, is_light
     low, high = _edge(m, least, view), _edge(m, most + 1, view)
-    width, digits = bit_length((scale * WIDTH) >> (FRACTION + 4)), bit_length(most - least)
+    width, digits = digits_of((scale * WIDTH) >> (FRACTION + 4)), digits_of(most - least)
     side, mixer = 1, 3 * group
     if digits > width:
         centre = min(max((means[0] >> FRACTION) + 1, least + 1), most)

@@ -31,6 +31,7 @@ from psc_volumetric.coders.context.layout import (
     ROOM,
     SLOW_AT,
 )
+from psc_volumetric.coders.context.learning import learn_online
 from psc_volumetric.entropy.binary import (
     FAILED,
     compiled,
@@ -43,13 +44,11 @@ from psc_volumetric.entropy.binary import (
     start,
 )
 from psc_volumetric.entropy.binary_tables import FRACTION
-from psc_volumetric.entropy.decisions import NODES, bit_length, code_value
+from psc_volumetric.entropy.decisions import NODES, code_value, digits_of
 
 __all__ = ["BIAS_CONTEXTS", "CONTEXTS", "WEIGHT_SETS", "code_segment"]
 
 ADAPTIVE_BITS = 20
-ADAPTIVE_LIMIT = 1 << 24
-FAST, SLOW = 12, 17  # shifts of the two online predictors; smaller learns faster
 CLAMP = 1 << 15
 ERROR_LIMIT = 1 << 26
 CONTEXTS = (1024, 256)  # of each counter
@@ -224,34 +223,11 @@ def _learn_bias(m, context, error):  # type: ignore[no-untyped-def]
 def _slots(mean, level, texture):  # type: ignore[no-untyped-def]
     """Where the counters begin in both contexts of the voxel's decisions."""
     whole = (mean + (1 << (FRACTION - 1))) >> FRACTION
-    digits = bit_length(whole)
+    digits = digits_of(whole)
     if digits >= 8:
         whole = 8 * (digits + 8) + ((whole << 3 >> (digits - 1)) & 7)
     first = texture * 8 + min(level >> 1, 7)
     return first * NODES, (CONTEXTS[0] + min(whole, 255)) * NODES
-
-
-@inlined
-def _learn_lanes(w, fast, slow, begin, end):  # type: ignore[no-untyped-def]
-    for j in range(begin, end):
-        part = w[np.uint64(j)]
-        weight = w[np.uint64(FAST_AT + j)] + ((fast * part) >> FAST)
-        w[np.uint64(FAST_AT + j)] = min(max(weight, -ADAPTIVE_LIMIT), ADAPTIVE_LIMIT)
-        weight = w[np.uint64(SLOW_AT + j)] + ((slow * part) >> SLOW)
-        w[np.uint64(SLOW_AT + j)] = min(max(weight, -ADAPTIVE_LIMIT), ADAPTIVE_LIMIT)
-
-
-@inlined
-def _learn_online(m, exact, fitted, shift, energy, lanes, given):  # type: ignore[no-untyped-def]
-    """Normalised least mean squares for both online predictors."""
-    size = energy * 128 + 4096
-    limit = 1 << 24
-    off = min(max((exact - m.guesses[fitted]) >> shift, -limit), limit)
-    fast = floor_quotient(off << 28, size)
-    off = min(max((exact - m.guesses[fitted + 1]) >> shift, -limit), limit)
-    slow = floor_quotient(off << 28, size)
-    _learn_lanes(m.work, fast, slow, 0, lanes)
-    _learn_lanes(m.work, fast, slow, LANES, LANES + given)
 
 
 @inner
@@ -330,7 +306,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, line, index, f
             m.guesses[np.uint64(k)] = min(max(guess, 0), limit)
         blended = _blend(m, base, here, there, row, experts)
         spread = _recent_error(m, here, there, row, z == 0)
-        level = bit_length(spread)
+        level = digits_of(spread)
         texture = _texture(m, at, row, plane, blended, z == 0)
         one = texture * 16 + min(level, 15)
         two = _error_signs(m, here, there, row, spread)
@@ -358,7 +334,7 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, line, index, f
         _learn_bias(m, one, exact - blended)
         _learn_bias(m, two, exact - blended)
         if not is_light:
-            _learn_online(m, exact, fitted, shift, energy, lanes, given)
+            learn_online(m, exact, fitted, shift, energy, lanes, given)
     for k in range(PAD):
         m.volume[line + nx + k] = m.volume[line + nx - 1]
 
