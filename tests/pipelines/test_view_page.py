@@ -86,7 +86,11 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> str:
     xr.DataArray(
         values.astype(np.float32),
         dims=("time", "lat", "lon"),
-        coords={"time": dates, "lat": latitude, "lon": longitude},
+        coords={
+            "time": dates,
+            "lat": latitude,
+            "lon": ("lon", longitude, {"units": "degrees_east"}),
+        },
         attrs={"units": "<b>K</b>", "long_name": "<script>document.title='taken'</script>"},
     ).to_dataset(name="warm").to_netcdf(folder / "field.nc")
     target = str(folder / "field.psc.zarr")
@@ -197,8 +201,16 @@ def test_maps_have_axes_dates_north_above_and_nothing_that_runs(
     np.testing.assert_array_equal(seen.canvas("map"), wanted)
     assert tuple(wanted[25 - 1 - 3, 4]) == (120, 120, 120)
     assert wanted[0, :, 0].mean() > wanted[-1, :, 0].mean()
-    ticks = seen.run("return [...document.querySelectorAll('.ticks span')].map(s => s.textContent)")
-    assert {"60", "-60", "0", "350"} <= {tick.rstrip("°") for tick in ticks}
+    ticks = seen.run(
+        "return ['down', 'across'].map(way => [...document.querySelectorAll(`.ticks.${way} span`)]"
+        ".map(s => [s.textContent, s.style.top || s.style.left]))"
+    )
+    down, across = ({text: float(at.rstrip("%")) / 100 for text, at in way} for way in ticks)
+    assert set(down) == {"50", "0", "-50"}
+    assert set(across) == {"0°", "90°", "180°", "270°"}  # round, whatever the last place is
+    assert across["90°"] == pytest.approx(9.5 / 36, abs=1e-4)  # of 36 places, ten degrees apart
+    assert down["0"] == pytest.approx(0.5, abs=1e-4)
+    assert down["50"] == pytest.approx((2 + 0.5) / 25, abs=1e-4)  # north is above
     assert seen.run("return document.querySelector('.names').textContent") == "↑ lat, → lon"
     seen.set("axis-0", 1)
     seen.settled(0)

@@ -1,16 +1,27 @@
 // One picture: a canvas with one pixel for each value, its edges, cross-hair and keys.
 
 import { paint } from "./colour.js";
-import { boxText, coloursFromPreview, fromPreview, indicesAt, inSight, oriented, physical, SAMPLES, shareOf } from "./planes.js";
+import { boxText, coloursFromPreview, fromPreview, indicesAt, inSight, oriented, physical, roundTicks, SAMPLES, shareOf } from "./planes.js";
 
 const TICKS = 5;
 const LONGEST = 20; // times as long as wide, on the screen
 
-/** What is written at an index of an axis: its name or its coordinate, else its number. */
-function tickText({ labels, values, unit }, index) {
-  if (labels) return labels[index];
-  if (!values) return String(index);
-  return `${Number(values[index].toPrecision(5))}${unit.startsWith("degrees") ? "°" : ""}`;
+/** What is written at a coordinate of an axis. */
+function coordinateText(value, unit) {
+  return `${Number(value.toPrecision(5))}${unit.startsWith("degrees") ? "°" : ""}`;
+}
+
+/** Places along an axis in sight, as indices, and what is written there: round coordinates, else names or numbers. */
+function ticksOf(axis, sight) {
+  const { labels, values, unit } = axis;
+  const round = labels ? null : roundTicks(axis, sight, TICKS);
+  if (round) return round.map(([at, value]) => [at, coordinateText(value, unit)]);
+  const [start, stop] = sight;
+  const count = Math.min(TICKS, stop - start);
+  const places = [...Array(count).keys()].map((k) => start + Math.round((k * (stop - start - 1)) / Math.max(1, count - 1)));
+  if (labels) return places.map((index) => [index, labels[index]]);
+  if (!values) return places.map((index) => [index, String(index)]);
+  return places.filter((index) => values[index] !== null).map((index) => [index, coordinateText(values[index], unit)]);
 }
 
 function make(tag, properties = {}, ...children) {
@@ -231,17 +242,11 @@ export class Pane {
   placeTicks(sight) {
     ["down", "across"].forEach((way, n) => {
       const axis = this.viewer.variable.axes[this.plane.axes[n]];
-      const [start, stop] = sight[n];
-      const marks = [];
-      for (let k = 0; k < Math.min(TICKS, stop - start); k++) {
-        const steps = Math.max(1, Math.min(TICKS, stop - start) - 1);
-        const index = Math.min(stop - 1, start + Math.round((k * (stop - start - 1)) / steps));
-        if (axis.values && axis.values[index] === null) continue;
-        const mark = make("span", { textContent: tickText(axis, index) });
-        const share = 100 * shareOf(this.plane, sight, n, index);
-        mark.style[n ? "left" : "top"] = `${share}%`;
-        marks.push(mark);
-      }
+      const marks = ticksOf(axis, sight[n]).map(([at, text]) => {
+        const mark = make("span", { textContent: text });
+        mark.style[n ? "left" : "top"] = `${100 * shareOf(this.plane, sight, n, at)}%`;
+        return mark;
+      });
       this.ticks[way].replaceChildren(...marks);
       this.ticks[way].title = `${axis.dim}${axis.unit ? `, ${axis.unit}` : ""}`;
     });

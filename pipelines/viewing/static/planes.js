@@ -39,6 +39,9 @@ export function inSight(variable, plane, position, zoom) {
   });
 }
 
+const DEGREES = [2, 5, 10, 15, 30, 45, 60, 90, 180]; // between lines of a map
+const NEARLY = 1e-9; // of a step, that coordinates may be off
+
 export const SAMPLES = [0, 1, 2]; // of colours, along the first axis
 
 /** A box of the array as the server takes it: the slice at a position, cut to what is in sight. */
@@ -62,6 +65,33 @@ export function shareOf(plane, sight, n, index) {
   const [start, stop] = sight[n];
   const along = (index + 0.5 - start) / (stop - start);
   return plane.flips[n] ? 1 - along : along;
+}
+
+/** The smallest round number that is not below one. */
+function roundStep(least, unit) {
+  const known = unit.startsWith("degrees") && least > 1 ? DEGREES.find((step) => step >= least) : undefined;
+  const power = 10 ** Math.floor(Math.log10(least));
+  return known ?? power * [1, 2, 5, 10].find((n) => n * power >= least * (1 - NEARLY));
+}
+
+/**
+ * Round coordinates of an axis in sight, at most so many: where (in indices, with fractions) and what.
+ * Null where the axis has no numbers, they neither rise nor fall, or fewer than two round ones are in sight.
+ */
+export function roundTicks({ values, unit }, [start, stop], most) {
+  const seen = values ? values.slice(start, stop) : [];
+  const apart = seen.slice(1).map((value, n) => value - seen[n]);
+  const way = Math.sign(apart[0]);
+  if (!way || !seen.every(Number.isFinite) || apart.some((step) => Math.sign(step) !== way)) return null;
+  const [low, high] = way > 0 ? [seen[0], seen.at(-1)] : [seen.at(-1), seen[0]];
+  const step = roundStep((high - low) / (most - 1), unit);
+  const ticks = [];
+  for (let n = Math.ceil(low / step - NEARLY); n * step <= high + NEARLY * step; n++) {
+    const value = Math.min(high, Math.max(low, n * step));
+    const after = Math.max(1, seen.findIndex((other) => way * other >= way * value));
+    ticks.push([start + after + (value - seen[after]) / apart[after - 1], n * step]);
+  }
+  return ticks.length > 1 ? ticks : null;
 }
 
 /** World coordinates in mm of an array position; null for what is not in space. */
