@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+import xarray as xr
 
 from pipelines.archive import ArchiveOptions, archive, plan
 from pipelines.viewing.ahead import SlicesAhead, slices_after
@@ -17,6 +19,7 @@ from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.reader import Selection
 from psc_volumetric.archive.unfinished import unfinished_segments
+from psc_volumetric.layers.segment_decoder import SegmentDecoder
 
 SHAPE = (24, 64, 48)
 
@@ -103,3 +106,39 @@ def test_nothing_is_read_for_slices_of_which_the_level_below_is_gone(path: Path)
         for place in [key for key in kept._kept if key[1] == 0]:
             del kept._kept[place]  # as if others needed the room
         assert not list(slices_after(shown, "image", plane(5), 1))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Layer, first slice and end of all that is decoded of the one segment."""
+    found: list[tuple[str, int, int]] = []
+    real = SegmentDecoder._decode_slices
+
+    def counting(self: SegmentDecoder, end: int, *rest: Any) -> None:
+        found.append((self._fields.kind, self.done, end))
+        real(self, end, *rest)
+
+    monkeypatch.setattr(SegmentDecoder, "_decode_slices", counting)
+    return found
+
+
+def test_a_slice_at_one_level_after_the_other_decodes_nothing_twice(
+    path: Path, values: np.ndarray, decoded: list[tuple[str, int, int]]
+) -> None:
+    with ArchiveReader.open(path) as reader:
+        shown = Shown("scan", reader)
+        read_shown(shown, "image", plane(12), 0)
+        assert decoded == [("bounded", 0, 13)]
+        found = read_shown(shown, "image", plane(12), 1).values[0]
+        np.testing.assert_array_equal(found, values[12])
+        assert decoded[1:] == [("bounded", 13, 14), ("lossless", 0, 13)]
+
+
+def test_slices_through_xarray_decode_nothing_twice(
+    path: Path, values: np.ndarray, decoded: list[tuple[str, int, int]]
+) -> None:
+    with xr.open_dataset(path, engine="psc", mask_and_scale=False) as dataset:
+        image = dataset["image"].transpose("z", "y", "x")
+        for z in (22, 23, 22, 3):  # the last but one takes all of the level below
+            np.testing.assert_array_equal(image[z].values, values[z])
+    assert decoded == [("bounded", 0, 24), ("lossless", 0, 23), ("lossless", 23, 24)]
