@@ -77,6 +77,7 @@ def without_prior() -> None:
         there_and_back(values(code), Guarantee("lossless", coders=context))
         there_and_back(values(code), Guarantee("bounded", 3.0, coders=("interpolation",)))
         there_and_back(values(code), Guarantee("lossless", 2.0, coders=(*context, "refinement")))
+    there_and_back(values("<i2"), Guarantee("lossless", coders=("neural",)))
     there_and_back(wide(), Guarantee("lossless", coders=context))
     there_and_back(values("<i2"), Guarantee("lossless", 3.0, "base", context), base="wavelet")
     synthesise(np.zeros((4, 8, 8), np.int64), depth=1)  # the brick above may not be split in z

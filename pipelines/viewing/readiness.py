@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.stores import is_url
+from psc_volumetric.bitstream.constants import REFINEMENTS
 from psc_volumetric.codec import (
     BrickOptions,
     CodecParameters,
@@ -65,8 +66,8 @@ def _ways(coding: str) -> Iterator[tuple[str, Guarantee]]:
         yield LOSSY_BASE, LOSSY
     below = layers.get("bounded", "context")
     with suppress(ParameterError):  # a coder that is not known here
-        if layers.get("lossless") == "refinement":
-            yield "none", Guarantee("lossless", 2.0, coders=(below, "refinement"))
+        if layers.get("lossless") in REFINEMENTS:
+            yield "none", Guarantee("lossless", 2.0, coders=(below, layers["lossless"]))
         elif "lossless" in layers:
             yield "none", Guarantee("lossless", coders=(layers["lossless"],))
         if "bounded" in layers:

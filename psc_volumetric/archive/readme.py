@@ -16,7 +16,7 @@ from psc_volumetric.errors import StorageError
 __all__ = ["readme_text", "specification_digest", "specification_files"]
 
 SPECIFICATION = "SPEC-v1.md"
-TABLES = "tables.safetensors"
+TABLES = {"tables.safetensors": "entropy", "networks.safetensors": "coders.context"}
 
 TEXT = """\
 psc-archive, format {number}, {mode}: a Zarr v3 group. manifest.json lists every object; source/ may
@@ -33,7 +33,7 @@ or write a reader from its specification, {specification}, SHA-256
 WHERE_KEPT = "read out of the source file, which is in source/ as it was"
 WARNING = "Lossy: may show detail that was never there; not for primary diagnosis."
 INSIDE = f"""
-The specification and its tables are in {SPECIFICATION_PREFIX}, networks in priors/: with the
+The specification and its numbers are in {SPECIFICATION_PREFIX}, networks in priors/: with the
 standards it names, no other document or program is needed.
 """
 
@@ -47,23 +47,23 @@ def specification_digest() -> str:
 
 
 def specification_files() -> dict[str, bytes]:
-    """Key in an archive -> content, of the specification and of the tables that belong to it.
+    """Key in an archive -> content, of the specification and the numbers that belong to it.
 
     Raises
     ------
     StorageError : this copy of the package lacks one, or has other tables than the text says (kind
         ``"no-specification"``).
     """
-    text = files("psc_volumetric.bitstream").joinpath(SPECIFICATION)
-    tables = files("psc_volumetric.entropy").joinpath(TABLES)
-    found = {f"{SPECIFICATION_PREFIX}{p.name}": p for p in (text, tables)}
+    places = [files("psc_volumetric.bitstream").joinpath(SPECIFICATION)]
+    places += [files(f"psc_volumetric.{part}").joinpath(name) for name, part in TABLES.items()]
+    found = {f"{SPECIFICATION_PREFIX}{p.name}": p for p in places}
     lacking = [key for key, place in found.items() if not place.is_file()]
     contents = {key: place.read_bytes() for key, place in found.items() if key not in lacking}
     said = contents.get(SPECIFICATION_PREFIX + SPECIFICATION, b"")
-    stored = contents.get(SPECIFICATION_PREFIX + TABLES, b"")
-    if lacking or hashlib.sha256(stored).hexdigest().encode() not in said:
+    stored = [contents.get(SPECIFICATION_PREFIX + name, b"") for name in TABLES]
+    if lacking or any(hashlib.sha256(data).hexdigest().encode() not in said for data in stored):
         raise StorageError(
-            f"expected {SPECIFICATION} and the {TABLES} that it names in this installation, found "
+            f"expected {SPECIFICATION}, {' and '.join(TABLES)} that it names here, found "
             f"{'other tables' if not lacking else 'none of ' + ', '.join(lacking)}",
             kind="no-specification",
             hint="install psc-archive again",

@@ -38,6 +38,8 @@ __all__ = [
     "MAX_TILE_ROWS",
     "MAX_TILE_WORDS",
     "MIN_GRID_STEP",
+    "REFERRING",
+    "REFINEMENTS",
     "SAMPLE_FRACTION_BITS",
 ]
 
@@ -57,7 +59,11 @@ CODERS = {  # section 8.1: what codes the integers of a layer
     6: "pcodec",
     9: "interpolation",
     10: "refinement",
+    11: "neural",
+    12: "neural-refinement",
 }  # 7 (SZ3) and 8 (SPERR) are reserved
+REFINEMENTS = ("refinement", "neural-refinement")  # of a bounded level below, always
+REFERRING = ("zstd", "context", "neural", *REFINEMENTS)  # coders that can use the level below
 CODER_CODES = {name: code for code, name in CODERS.items()}
 
 DTYPES = {  # section 3; all little-endian

@@ -125,7 +125,7 @@ class LayerFields:
     @property
     def refines(self) -> bool:
         """Whether the layer says where in its cell of the bounded level below each value lies."""
-        return self.coder == "refinement"
+        return self.coder in c.REFINEMENTS
 
     @property
     def is_whole(self) -> bool:
@@ -223,9 +223,9 @@ def check_layers(layers: tuple[LayerFields, ...], *, base_levels: int) -> None:
             problems.append("a bounded layer has an empty segment")
         if layer.kind == "lossless" and layer.coder == "interpolation":
             problems.append("a lossless layer cannot be interpolated")
-        if layer.on_base and layer.coder not in ("zstd", "context", "refinement"):
+        if layer.on_base and layer.coder not in c.REFERRING:
             problems.append(f"differences coded with {layer.coder}")
-        if layer.coder == "refinement" and not (layer.on_base and kinds[:number] == [BOUNDED]):
+        if layer.refines and not (layer.on_base and kinds[:number] == [BOUNDED]):
             problems.append("a refinement without a bounded level that it refines")
     if not layers and base_levels == 0:
         problems.append("method none without a layer")

@@ -1,7 +1,7 @@
 """Coders of exact layers behind one registry: arrays to bytes and back. Part of the format.
 
-SPEC sections 8 and 8.9. Which coder an encoder takes is its own choice (it tries those that suit
-and keeps the smallest); a decoder needs the one that the layer names. Coders that come through
+SPEC sections 8, 8.9 and 8.10. Which coder an encoder takes is its own choice (it tries those that
+suit and keeps the smallest); a decoder needs the one that the layer names. Coders that come through
 imagecodecs are loaded when the first array needs them.
 """
 
@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.coders.context.way import FORESEEN, LIGHT, PLAIN, Way
 from psc_volumetric.coders.images import ImageCoder, PcodecCoder
 from psc_volumetric.coders.slicewise import SliceDecoder
 from psc_volumetric.coders.words import (
@@ -116,12 +117,14 @@ class ContextCoder:
 
     Parameters
     ----------
-    is_light : bool
-        Which model is written; both are read.
+    name : str
+        ``"context"``, or ``"neural"`` for one whose streams may name a network.
+    way : Way
+        Which model is written; all that the coder may have are read.
     """
 
-    def __init__(self, *, is_light: bool = False) -> None:
-        self._is_light = is_light
+    def __init__(self, name: str, way: Way = PLAIN) -> None:
+        self._name, self._way = name, way
 
     def suits(self, values: Values) -> bool:
         """Always."""
@@ -132,7 +135,7 @@ class ContextCoder:
         from psc_volumetric.coders.context.coder import encode_integers
 
         streams = [
-            encode_integers(word, reference=fixed_point(near), is_light=self._is_light)
+            encode_integers(word, reference=fixed_point(near), way=self._way)
             for word, near in zip(words_of(values), reference_words(reference), strict=False)
         ]
         return joined_streams(streams)
@@ -147,19 +150,16 @@ class ContextCoder:
         what: str,
     ) -> Values:
         """Inverse of :meth:`encode`."""
-        found = SliceDecoder(data, shape, dtype, refines=False, what=what)
+        found = SliceDecoder(data, shape, dtype, coder=self._name, what=what)
         return found.slices(shape[0], reference, 0)
 
 
-class RefinementCoder:
+class RefinementCoder(ContextCoder):
     """The context coder for values of which a level below says where they lie (SPEC section 8.9).
 
     The reference is (2, z, y, x): the least and the largest that each value can be. Parameters are
-    those of `ContextCoder`.
+    those of `ContextCoder`; the names are ``"refinement"`` and ``"neural-refinement"``.
     """
-
-    def __init__(self, *, is_light: bool = False) -> None:
-        self._is_light = is_light
 
     def suits(self, values: Values) -> bool:
         """Whether a level can be within a bound of ``values``."""
@@ -172,34 +172,23 @@ class RefinementCoder:
         words, streams = words_of(values), []
         for number, word in enumerate(words):
             cells = cells_of(reference, words[:number])
-            streams.append(encode_integers(word, cells=cells, is_light=self._is_light))
+            streams.append(encode_integers(word, cells=cells, way=self._way))
         return joined_streams(streams)
-
-    def decode(
-        self,
-        data: bytes,
-        shape: Triple,
-        dtype: np.dtype[np.generic],
-        reference: Values | None,
-        *,
-        what: str,
-    ) -> Values:
-        """Inverse of :meth:`encode`."""
-        found = SliceDecoder(data, shape, dtype, refines=True, what=what)
-        return found.slices(shape[0], reference, 0)
 
 
 EXACT_CODERS: dict[str, Coder] = {
     "zstd": ZstdCoder(),
-    "context": ContextCoder(),
+    "context": ContextCoder("context"),
     "jpegxl": ImageCoder("jpegxl"),
     "jpegls": ImageCoder("jpegls"),
     "htj2k": ImageCoder("htj2k"),
     "jpeg2000": ImageCoder("jpeg2000"),
     "pcodec": PcodecCoder(),
-    "refinement": RefinementCoder(),
+    "refinement": RefinementCoder("refinement"),
+    "neural": ContextCoder("neural", FORESEEN),
+    "neural-refinement": RefinementCoder("neural-refinement", FORESEEN),
 }
 LIGHT_CODERS: dict[str, Coder] = EXACT_CODERS | {
-    "context": ContextCoder(is_light=True),
-    "refinement": RefinementCoder(is_light=True),
+    "context": ContextCoder("context", LIGHT),
+    "refinement": RefinementCoder("refinement", LIGHT),
 }

@@ -1,6 +1,6 @@
 """Coders whose values can be read slice after slice, as far as they are wanted.
 
-Part of the format (SPEC section 8.9).
+Part of the format (SPEC sections 8.9 and 8.10).
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ Values = NDArray[np.generic]
 Integers = NDArray[np.int64]
 Triple = tuple[int, int, int]
 
-SLICEWISE = {"context": False, "refinement": True}  # name -> whether it refines
+SLICEWISE = {  # coder -> whether it refines, and whether its streams may name a network
+    "context": (False, False),
+    "refinement": (True, False),
+    "neural": (False, True),
+    "neural-refinement": (True, True),
+}
 
 
 class SliceDecoder:
-    """Values of an array of the coders `context` and `refinement`, as far as they are wanted.
+    """Values of an array of one of these coders, as far as they are wanted.
 
     Parameters
     ----------
     data, shape, dtype, what
         As for :meth:`Coder.decode`, which raises the same errors.
-    refines : bool
-        Whether the coder is `refinement`.
+    coder : str
+        One of `SLICEWISE`.
 
     Attributes
     ----------
@@ -51,14 +56,17 @@ class SliceDecoder:
     """
 
     def __init__(
-        self, data: bytes, shape: Triple, dtype: np.dtype[np.generic], *, refines: bool, what: str
+        self, data: bytes, shape: Triple, dtype: np.dtype[np.generic], *, coder: str, what: str
     ) -> None:
         from psc_volumetric.coders.context.decoder import IntegerDecoder
 
         self.done = 0
-        self._shape, self._dtype, self._refines, self._what = shape, dtype, refines, what
-        streams = parted_streams(data, dtype, what)
-        self._words = [IntegerDecoder(stream, shape, what=what) for stream in streams]
+        self._shape, self._dtype, self._what = shape, dtype, what
+        self._refines, may_foresee = SLICEWISE[coder]
+        self._words = [
+            IntegerDecoder(stream, shape, what=what, may_foresee=may_foresee)
+            for stream in parted_streams(data, dtype, what)
+        ]
         self._known: list[Integers] = []  # of words before the last, which the next one takes
 
     @property

@@ -126,6 +126,7 @@ def recipes() -> list[Recipe]:
         Recipe("lossless-uint64", "64-bit integers", small.astype("<u8") << np.uint64(50), 0, 1,
                network=False),
         *layered_recipes(i2, f4, small),
+        *neural_recipes(i2, f4),
         *av1_recipes(i2, f4, base),
         *wavelet_recipes(i2, f4, base),
         *limited_recipes(i2, f4, base),
@@ -311,6 +312,20 @@ def wavelet_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
         Recipe("wavelet-layers-int16", "both layers as differences over wavelet",
                crop[:3, :20, :20], -1000, 2000, base="wavelet",
                guarantee=Guarantee("lossless", 3.0, "base", ("zstd",))),
+    ]  # fmt: skip
+
+
+def neural_recipes(i2: Values, f4: Values) -> list[Recipe]:
+    """Good vectors whose streams name a network."""
+    crop, part, block = i2[:3, 8:28, 8:28], f4[:3, 8:28, 8:28], i2[:4, 8:40, 8:40]
+    return [
+        Recipe("lossless-neural-int16", "the stored bits, foreseen by a network", crop, 0, 1,
+               network=False, guarantee=Guarantee("lossless", coders=("neural",))),
+        Recipe("lossless-neural-float32", "float32 by its keys, foreseen; one slice", part[:1],
+               0, 1, network=False, guarantee=Guarantee("lossless", coders=("neural",))),
+        Recipe("refinement-neural-int16", "at most 2 away, then the place within, both foreseen",
+               block, 0, 1, network=False,
+               guarantee=Guarantee("lossless", 2.0, coders=("neural", "neural-refinement"))),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from psc_volumetric.arrays import Mask, Values
 from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.layers.guarantee import Guarantee
-from psc_volumetric.layers.progressive import BOUNDED_CODERS, REFINING_CODERS, keeps_budget
+from psc_volumetric.layers.progressive import bounding, keeps_budget, refining
 from psc_volumetric.layers.segments import (
     Below,
     EncodedLayer,
@@ -54,22 +54,22 @@ def encode_layers(
     """
     below = base
     layers: list[EncodedLayer] = []
-    bounded, bounding = None, guarantee
+    bounded, leveled = None, guarantee
     if guarantee.budget is not None:
         guarantee = replace(guarantee, max_error=None, budget=None)  # if there is to be no level
         if (
             lossless_only
             or base is not None
-            or not keeps_budget(values, bounding, special=special, limits=limits)
+            or not keeps_budget(values, leveled, special=special, limits=limits)
         ):
-            bounding = guarantee
-    if bounding.bound and not lossless_only:
-        first = bounding if bounding.budget is None else replace(bounding, coders=BOUNDED_CODERS)
+            leveled = guarantee
+    if leveled.bound and not lossless_only:
+        first = leveled if leveled.budget is None else bounding(leveled)
         bounded = encode_bounded(
             values, special=special, limits=limits, below=below, guarantee=first
         )
-    if bounded is not None and bounding.budget is not None:
-        guarantee = replace(bounding, coders=REFINING_CODERS)
+    if bounded is not None and leveled.budget is not None:
+        guarantee = refining(leveled)
     if bounded is not None:
         layers.append(bounded)
         below = Below.bounded(bounded)

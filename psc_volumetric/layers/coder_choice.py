@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psc_volumetric.arrays import Triple, Values
+from psc_volumetric.bitstream.constants import REFERRING, REFINEMENTS
 from psc_volumetric.coders.registry import EXACT_CODERS, LIGHT_CODERS
 from psc_volumetric.errors import FormatError, ParameterError
 from psc_volumetric.layers.guarantee import Guarantee
@@ -16,10 +17,10 @@ from psc_volumetric.tiling import Box, TileGrid
 
 __all__ = ["Coded", "CoderChoice", "extent_of"]
 
+NEURAL = {"neural": 1.02, "neural-refinement": 1.02}  # a network must save so much of the bytes,
+# since whoever reads waits for it: it takes half as much time again
 SAMPLED = 2  # segments on which coders are compared
-REFERRING = ("zstd", "context")  # coders that can use the level below
-REFINEMENT = "refinement"
-OWN = ("context", REFINEMENT)  # coders that no foreign library decides about
+OWN = ("context", "neural", *REFINEMENTS)  # coders that no foreign library decides about
 
 
 def extent_of(values: Values) -> Triple:
@@ -63,6 +64,7 @@ class CoderChoice:
         for order, ((coder, on_base), pieces) in enumerate(zip(candidates, tried, strict=True)):
             if pieces is not None:
                 size = sum(map(len, pieces)) * (penalty if on_base else 1.0)
+                size *= NEURAL.get(coder, 1.0)
                 scored.append((size, order, coder, on_base, pieces))
         for _, _, coder, on_base, pieces in sorted(scored, key=lambda item: item[:2]):
             known = dict(zip(sample, pieces, strict=True))
@@ -84,7 +86,7 @@ class CoderChoice:
     def _candidates(self, guarantee: Guarantee) -> Iterator[tuple[str, bool]]:
         possible, reference = self.below is not None, guarantee.reference
         for coder in guarantee.allowed:
-            if coder == REFINEMENT:
+            if coder in REFINEMENTS:
                 if reference != "none" and self.cells is not None:
                     yield coder, True
             elif coder in EXACT_CODERS:
@@ -130,7 +132,7 @@ class CoderChoice:
             return all(same)
 
     def _under(self, coder: str, on_base: bool, box: Box) -> Values | None:
-        found = self.cells if coder == REFINEMENT else self.below
+        found = self.cells if coder in REFINEMENTS else self.below
         return self._cut(found, box) if on_base and found is not None else None
 
     @staticmethod

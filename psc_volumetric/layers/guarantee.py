@@ -15,7 +15,8 @@ REFERENCES = ("auto", "none", "base")
 # Of this specification and of published standards. "pcodec" is for those who name it: its format
 # is what its library reads (decision 0035).
 DEFAULT_CODERS = (
-    "context", "refinement", "interpolation", "jpegxl", "jpegls", "htj2k", "jpeg2000", "zstd",
+    "context", "neural", "refinement", "neural-refinement", "interpolation",
+    "jpegxl", "jpegls", "htj2k", "jpeg2000", "zstd",
 )  # fmt: skip
 
 

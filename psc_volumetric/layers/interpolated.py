@@ -58,7 +58,7 @@ def interpolate(values: Values, grid: GridFields, *, rival: int | None) -> Inter
     grid : GridFields
         Of the layer.
     rival : int or None
-        Bytes that the coder `context` takes, if it is the best of the others.
+        Bytes that `context` or `neural` takes, if it is the best of the others.
     """
     fineness = _fineness(values, grid)
     limit = math.inf if rival is None else 8 * rival / values.size

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from psc_volumetric.arrays import Values
+from psc_volumetric.bitstream.constants import REFINEMENTS
 from psc_volumetric.bitstream.layer_fields import default_segment
 from psc_volumetric.bitstream.value_limits import ValueLimits
 from psc_volumetric.layers.coder_choice import extent_of
@@ -16,10 +17,8 @@ from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
-__all__ = ["BOUNDED_CODERS", "REFINING_CODERS", "keeps_budget"]
+__all__ = ["bounding", "keeps_budget", "refining"]
 
-BOUNDED_CODERS = ("context",)
-REFINING_CODERS = ("refinement", "zstd")  # the second only where the first cannot
 SAMPLED = (0.2, 0.5, 0.8)  # segments that are coded both ways: so rough among all
 HEADER = 64  # bytes that one more layer takes
 CERTAIN = 0.9  # of the budget: a sample is not the whole
@@ -49,8 +48,7 @@ def keeps_budget(
         return False
     segments = TileGrid(extent_of(values), default_segment(extent_of(values)))
     alone = replace(guarantee, is_proven_later=True)  # nothing of it is kept
-    bounding = replace(alone, coders=BOUNDED_CODERS)
-    refining = replace(alone, coders=REFINING_CODERS)
+    lower, upper = bounding(alone), refining(alone)
     boxes = _sample(values, segments)
 
     def nbytes(way: tuple[Box, bool]) -> int | None:
@@ -59,10 +57,10 @@ def keeps_budget(
         if not has_level:
             return encode_lossless(part, below=None, guarantee=alone).nbytes
         marks = None if special is None else special.part(box)
-        bounded = encode_bounded(part, special=marks, limits=limits, below=None, guarantee=bounding)
+        bounded = encode_bounded(part, special=marks, limits=limits, below=None, guarantee=lower)
         if bounded is None:
             return None
-        refined = encode_lossless(part, below=Below.bounded(bounded), guarantee=refining)
+        refined = encode_lossless(part, below=Below.bounded(bounded), guarantee=upper)
         return bounded.nbytes + refined.nbytes
 
     sizes = mapped(nbytes, [(box, has_level) for box in boxes for has_level in (True, False)])
@@ -72,6 +70,20 @@ def keeps_budget(
     beside = HEADER + (0 if special is None else len(special.pack()))
     beside = beside * sum(values[box].size for box in boxes) // values.size
     return sum(found[::2]) + beside <= (1 + CERTAIN * guarantee.budget) * sum(found[1::2])
+
+
+def bounding(guarantee: Guarantee) -> Guarantee:
+    """The same for the bounded level: coders that the level above can refine."""
+    return replace(guarantee, coders=_among(guarantee, ("context", "neural")))
+
+
+def refining(guarantee: Guarantee) -> Guarantee:
+    """The same for the level above it; Zstandard only where nothing can refine."""
+    return replace(guarantee, coders=(*_among(guarantee, REFINEMENTS), "zstd"))
+
+
+def _among(guarantee: Guarantee, coders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in guarantee.allowed if name in coders)
 
 
 def _sample(values: Values, segments: TileGrid) -> list[Box]:

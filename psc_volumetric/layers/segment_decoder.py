@@ -139,7 +139,7 @@ class SegmentDecoder:
         dtype = self.values.dtype if grid is None else INDEX
         if self._slices is None:
             self._slices = SliceDecoder(
-                self._data, shape, dtype, refines=self._fields.refines, what=self._what
+                self._data, shape, dtype, coder=self._fields.coder, what=self._what
             )
             self._data = b""
         if grid is not None and reference is not None:

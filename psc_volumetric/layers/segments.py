@@ -126,7 +126,7 @@ def encode_bounded(
     if set(guarantee.allowed) != {"interpolation"}:
         layer = _indexed(values, measured, special, limits, grid, below, guarantee)
     if "interpolation" in guarantee.allowed and guarantee.reference != "base":
-        by_context = layer is not None and layer.fields.coder == "context"
+        by_context = layer is not None and layer.fields.coder in ("context", "neural")
         fine = interpolate(measured, grid, rival=layer.nbytes if layer and by_context else None)
         if fine is not None:
             fields = LayerFields("bounded", False, "interpolation", fine.segments.tile, grid)

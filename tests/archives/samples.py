@@ -221,6 +221,9 @@ SAMPLES = {
     "image-lossless-jpeg2000": Sample(image, ("--coders", "jpeg2000"), files=True),
     "image-original": Sample(image, (*PLAIN, "--keep-original"), files=True),
     "image-bounded-below": Sample(image, (*PLAIN, "--max-error", "4"), files=True),
+    "image-neural": Sample(
+        image, ("--coders", "neural,neural-refinement,zstd", "--max-error", "4"), files=True
+    ),
     "nifti-bounded": Sample(nifti, (*PLAIN, "--mode", "bounded", "--max-error", "2")),
     "netcdf-bounded": Sample(netcdf, (*PLAIN, "--mode", "bounded", "--max-error", "0.5")),
     "image-wavelet": Sample(image, (*LOSSY, "--base", "wavelet", "--preview-size", "4000")),

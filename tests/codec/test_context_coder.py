@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from psc_volumetric.coders.context import state
 from psc_volumetric.coders.context.coder import decode_integers, encode_integers
-from psc_volumetric.errors import FormatError, ParameterError
+from psc_volumetric.coders.context.way import FORESEEN, LIGHT, PLAIN, Way
+from psc_volumetric.errors import FormatError, ParameterError, UnsupportedVersionError
 from psc_volumetric.values.ordered_floats import (
     float_keys,
     floats_from_keys,
@@ -46,9 +47,14 @@ def test_32_and_64_bits_of_memory_give_the_same_bytes(monkeypatch: pytest.Monkey
     values = np.random.default_rng(2).integers(0, 1 << 22, (3, 20, 30))
     values[:, 5:7, 7] = 0, (1 << 22) - 1  # the largest that is coded in 32 bits
     near = np.roll(values, 1, axis=0) << 4
-    narrow = [encode_integers(values), encode_integers(values, reference=near)]
+
+    def streams() -> list[bytes]:
+        alone = [encode_integers(values, way=way) for way in (PLAIN, FORESEEN)]
+        return [*alone, encode_integers(values, reference=near)]
+
+    narrow = streams()
     monkeypatch.setattr(state, "NARROW", 1)
-    assert narrow == [encode_integers(values), encode_integers(values, reference=near)]
+    assert narrow == streams()
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,11 +64,12 @@ def test_32_and_64_bits_of_memory_give_the_same_bytes(monkeypatch: pytest.Monkey
         hnp.array_shapes(min_dims=3, max_dims=3, max_side=6),
         elements=st.integers(I32.min, I32.max) | st.integers(-3, 3),
     ),
-    st.booleans(),
+    st.sampled_from([PLAIN, LIGHT, FORESEEN]),
 )
-def test_any_integers_come_back(values: Integers, is_light: bool) -> None:
-    data = encode_integers(values, is_light=is_light)
-    np.testing.assert_array_equal(decode_integers(data, values.shape, what="test"), values)
+def test_any_integers_come_back(values: Integers, way: Way) -> None:
+    data = encode_integers(values, way=way)
+    back = decode_integers(data, values.shape, what="test", may_foresee=True)
+    np.testing.assert_array_equal(back, values)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +106,37 @@ def test_a_scan_becomes_small() -> None:
 
 def test_the_light_model_costs_little() -> None:
     values = smooth((8, 64, 64))
-    data = encode_integers(values, is_light=True)
+    data = encode_integers(values, way=LIGHT)
     np.testing.assert_array_equal(decode_integers(data, values.shape, what="test"), values)
     assert len(data) < 1.05 * len(round_trip(values))
+
+
+def test_a_network_is_named_only_where_the_coder_may() -> None:
+    values = smooth((3, 24, 24))
+    data = encode_integers(values, way=FORESEEN)
+    with pytest.raises(FormatError, match="unknown context stream 9"):
+        decode_integers(data, values.shape, what="test")
+    back = decode_integers(data, values.shape, what="test", may_foresee=True)
+    np.testing.assert_array_equal(back, values)
+
+
+def test_an_unknown_network_is_of_a_newer_version() -> None:
+    values = smooth((3, 24, 24))
+    data = bytearray(encode_integers(values, way=FORESEEN))
+    plain = encode_integers(values)
+    place = 1 + next(i for i in range(1, 60) if data[i] != plain[i])
+    found = [at for at in range(1, place) if data[at] == 0]
+    data[found[-1]] = 7
+    with pytest.raises(UnsupportedVersionError, match="unknown network 7"):
+        decode_integers(bytes(data), values.shape, what="test", may_foresee=True)
+
+
+def test_a_network_without_a_model_is_refused() -> None:
+    values = smooth((3, 24, 24))
+    for variant in (8, 10, 13, 15):
+        data = bytes([variant]) + encode_integers(values, way=FORESEEN)[1:]
+        with pytest.raises(FormatError, match="unknown context stream"):
+            decode_integers(data, values.shape, what="test", may_foresee=True)
 
 
 def test_a_reference_helps() -> None:

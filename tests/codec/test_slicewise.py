@@ -31,6 +31,7 @@ from psc_volumetric.of_process import of_this_process
 SHAPE = (7, 21, 30)
 DTYPES = ["u1", "i2", "u4", "i8", "u8", "f4", "f8"]
 REFINED = Guarantee("lossless", 2.0, coders=("context", "refinement"))
+FORESEEN = Guarantee("lossless", 2.0, coders=("neural", "neural-refinement"))
 
 
 def field(dtype: str, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
@@ -49,7 +50,7 @@ def field(dtype: str, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
 
 def reference_of(name: str, values: np.ndarray) -> np.ndarray:
     """A level below: other values for the context coder, both ends for a refinement."""
-    if name == "context":
+    if name in ("context", "neural"):
         return np.roll(values, 1, axis=2)
     if values.dtype.kind == "f":
         ends = [np.where(np.isnan(values), values, values + off) for off in (-0.75, 0.5)]
@@ -60,12 +61,12 @@ def reference_of(name: str, values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("steps", [(7,), (1, 2, 3, 4, 5, 6, 7), (3, 4, 7), (6, 7)])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["context", "refinement"])
+@pytest.mark.parametrize("name", SLICEWISE)
 def test_in_steps_as_at_once(name: str, dtype: str, steps: tuple[int, ...]) -> None:
     values = field(dtype)
-    near, refines = reference_of(name, values), SLICEWISE[name]
+    near, refines = reference_of(name, values), SLICEWISE[name][0]
     data = EXACT_CODERS[name].encode(values, near)
-    decoder = SliceDecoder(data, SHAPE, values.dtype, refines=refines, what="test")
+    decoder = SliceDecoder(data, SHAPE, values.dtype, coder=name, what="test")
     found = []
     for end in steps:
         first = max(decoder.done - 1, 0)
@@ -75,12 +76,15 @@ def test_in_steps_as_at_once(name: str, dtype: str, steps: tuple[int, ...]) -> N
     assert decoder.nbytes <= 8 * values.size  # what coded it is gone
 
 
-@pytest.mark.parametrize("coders", [EXACT_CODERS, LIGHT_CODERS])
-def test_alone_in_steps(coders: dict) -> None:
+@pytest.mark.parametrize(
+    ("coders", "name"),
+    [(EXACT_CODERS, "context"), (LIGHT_CODERS, "context"), (EXACT_CODERS, "neural")],
+)
+def test_alone_in_steps(coders: dict, name: str) -> None:
     for dtype in DTYPES:
         values = field(dtype)
-        data = coders["context"].encode(values, None)
-        decoder = SliceDecoder(data, SHAPE, values.dtype, refines=False, what="test")
+        data = coders[name].encode(values, None)
+        decoder = SliceDecoder(data, SHAPE, values.dtype, coder=name, what="test")
         found = [decoder.slices(end, None, 0) for end in (2, 3, 7)]
         assert np.concatenate(found).tobytes() == values.tobytes()
 
@@ -106,6 +110,7 @@ def boxes(shape: tuple[int, int, int]) -> list[tuple[slice, slice, slice]]:
     "guarantee",
     [
         REFINED,
+        FORESEEN,
         Guarantee("lossless", coders=("context",)),
         Guarantee("bounded", 2.0, coders=("context",)),
     ],

@@ -15,16 +15,19 @@ from psc_volumetric.coders.context.decoder import (
     LIGHT,
     LISTED,
     MIXED,
+    NEURAL,
     IntegerDecoder,
     given_in,
     shape_problem,
 )
 from psc_volumetric.coders.context.fit import fit_predictors
 from psc_volumetric.coders.context.given import Cells, Given, Window, check_inside
+from psc_volumetric.coders.context.networks import NO_NETWORK, network
 from psc_volumetric.coders.context.occurring import Levels
 from psc_volumetric.coders.context.predictors import write_predictors
 from psc_volumetric.coders.context.state import Coding, Settings
 from psc_volumetric.coders.context.value_list import LevelTable
+from psc_volumetric.coders.context.way import PLAIN, Way
 from psc_volumetric.errors import ParameterError
 
 __all__ = ["decode_integers", "encode_integers"]
@@ -40,7 +43,7 @@ def encode_integers(
     *,
     reference: NDArray[np.integer] | None = None,
     cells: Cells | None = None,
-    is_light: bool = False,
+    way: Way = PLAIN,
 ) -> bytes:
     """Code a segment of integers without loss.
 
@@ -54,9 +57,7 @@ def encode_integers(
     cells : Cells, optional
         In place of a reference: the least and the largest that each value can be. The decoder needs
         the same.
-    is_light : bool
-        Leave out the parts of the model that cost most time for what they save; the stream says
-        so.
+    way : Way
 
     Returns
     -------
@@ -74,7 +75,7 @@ def encode_integers(
         raise ParameterError(problem, kind="bad-shape", hint="cut it into smaller segments")
     if cells is not None:
         check_inside(values, cells)
-    return _encode(values, reference, cells, may_list=True, is_light=is_light)
+    return _encode(values, reference, cells, way, may_list=True)
 
 
 def decode_integers(
@@ -83,6 +84,7 @@ def decode_integers(
     *,
     reference: NDArray[np.integer] | None = None,
     cells: Cells | None = None,
+    may_foresee: bool = False,
     what: str,
 ) -> Integers:
     """Inverse of :func:`encode_integers`.
@@ -95,6 +97,8 @@ def decode_integers(
         Extents (z, y, x), checked by the caller against its limits.
     reference, cells : optional
         As given to the encoder.
+    may_foresee : bool
+        Whether the stream may name a network.
     what : str
         Name of the segment in messages.
 
@@ -110,7 +114,7 @@ def decode_integers(
         ``bad-symbol``). Damage that leaves an intact stream of other values is for the caller's
         checksum to find.
     """
-    found = IntegerDecoder(data, shape, what=what)
+    found = IntegerDecoder(data, shape, what=what, may_foresee=may_foresee)
     return found.slices(shape[0], reference=reference, cells=cells)
 
 
@@ -118,9 +122,9 @@ def _encode(
     values: NDArray[np.integer],
     reference: NDArray[np.integer] | None,
     cells: Cells | None,
+    way: Way,
     *,
     may_list: bool,
-    is_light: bool,
 ) -> bytes:
     levels: AnyLevels
     levels, index = Levels.find(values)
@@ -129,16 +133,15 @@ def _encode(
         levels, index = listed
     window = Window.whole(len(values))
     given = given_in(levels, values.shape, window, reference, cells, "segment")
-    mixed = _encode_mixed(index, levels.top, given, is_light) if levels.top else b""
+    mixed = _encode_mixed(index, levels.top, given, way) if levels.top else b""
     width = (levels.top.bit_length() + 7) // 8
     is_mixed = 0 < len(mixed) < width * index.size
     out = FieldWriter()
-    light = LIGHT * (is_light and is_mixed)
-    out.pack("B", MIXED * is_mixed + LISTED * (listed is not None) + light)
+    model = LIGHT * way.is_light + NEURAL * (way.network is not None)
+    out.pack("B", (MIXED + model) * is_mixed + LISTED * (listed is not None))
     if isinstance(levels, LevelTable):
-        levels.write(
-            out, lambda steps: _encode(steps, None, None, may_list=False, is_light=is_light)
-        )
+        plain = way._replace(network=None)
+        levels.write(out, lambda steps: _encode(steps, None, None, plain, may_list=False))
     else:
         levels.write(out)
     if is_mixed:
@@ -149,15 +152,19 @@ def _encode(
     return out.getvalue()
 
 
-def _encode_mixed(index: Integers, top: int, given: Given, is_light: bool) -> bytes:
+def _encode_mixed(index: Integers, top: int, given: Given, way: Way) -> bytes:
     """Predictors and body of the model's stream; empty if longer than the packed integers."""
-    predictors = fit_predictors(index, given, is_light=is_light)
+    predictors = fit_predictors(index, given, is_light=way.is_light)
     shift = max(0, top.bit_length() - CLAMP_BITS)
     out = FieldWriter()
     out.pack("B", shift)
+    known = NO_NETWORK
+    if way.network is not None:
+        out.pack("B", way.network)
+        known = network(way.network)
     predictors = write_predictors(out, predictors, index.size)
     z, y, x = index.shape
-    settings = Settings((z, y, x), top, shift, predictors, is_light)
+    settings = Settings((z, y, x), top, shift, predictors, way.is_light, known)
     room = np.zeros(index.size * ((top.bit_length() + 7) // 8), np.uint8)
     coding = Coding(settings, room, given.offsets, decode=False)
     if coding.code(Window.whole(z), given, index) is None:

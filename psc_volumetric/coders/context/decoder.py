@@ -17,18 +17,24 @@ from psc_volumetric.coders.context.given import (
     given_reference,
 )
 from psc_volumetric.coders.context.layout import FRONT, MAX_PADDED, MAX_SHIFT, PAD
+from psc_volumetric.coders.context.networks import NO_NETWORK, known_networks, network
 from psc_volumetric.coders.context.occurring import Levels
 from psc_volumetric.coders.context.predictors import read_predictors
 from psc_volumetric.coders.context.state import Coding, Settings
 from psc_volumetric.coders.context.value_list import LevelTable
-from psc_volumetric.errors import FormatError, LimitExceededError, ParameterError
+from psc_volumetric.errors import (
+    FormatError,
+    LimitExceededError,
+    ParameterError,
+    UnsupportedVersionError,
+)
 
-__all__ = ["LIGHT", "LISTED", "MIXED", "IntegerDecoder", "given_in", "shape_problem"]
+__all__ = ["LIGHT", "LISTED", "MIXED", "NEURAL", "IntegerDecoder", "given_in", "shape_problem"]
 
 Integers = NDArray[np.int64]
 Shape = tuple[int, int, int]
 AnyLevels = Levels | LevelTable
-MIXED, LISTED, LIGHT = 1, 2, 4  # bits of the first byte
+MIXED, LISTED, LIGHT, NEURAL = 1, 2, 4, 8  # bits of the first byte
 
 
 class IntegerDecoder:
@@ -42,6 +48,8 @@ class IntegerDecoder:
         Checked by the caller against its limits.
     what : str
         Name of the segment in messages.
+    may_list, may_foresee : bool
+        Whether it may have a list of values, and name a network.
 
     Attributes
     ----------
@@ -58,7 +66,15 @@ class IntegerDecoder:
     Not for several threads at once. After an error it is of no use any more.
     """
 
-    def __init__(self, data: bytes, shape: Shape, *, what: str, may_list: bool = True) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        shape: Shape,
+        *,
+        what: str,
+        may_list: bool = True,
+        may_foresee: bool = False,
+    ) -> None:
         problem = shape_problem(shape)
         if problem is not None:
             raise LimitExceededError(f"{what}: {problem}", kind="limit")
@@ -66,8 +82,9 @@ class IntegerDecoder:
         self._shape, self._what = shape, what
         fields = FieldReader(data, what=what)
         (self._variant,) = fields.unpack("B")
-        known = MIXED + LISTED * may_list + LIGHT * (self._variant & MIXED)
-        if self._variant & ~known:
+        model = LIGHT | NEURAL * may_foresee if self._variant & MIXED else 0
+        is_both = self._variant & LIGHT and self._variant & NEURAL
+        if self._variant & ~(MIXED | LISTED * may_list | model) or is_both:
             raise FormatError(f"{what}: unknown context stream {self._variant}", kind="bad-payload")
         self._levels: AnyLevels
         if self._variant & LISTED:
@@ -141,10 +158,20 @@ class IntegerDecoder:
         (shift,) = fields.unpack("B")
         if shift > MAX_SHIFT or top == 0:
             raise FormatError(f"{what}: impossible header of a context stream", kind="bad-payload")
+        known = NO_NETWORK
+        if self._variant & NEURAL:
+            (number,) = fields.unpack("B")
+            if number >= known_networks():
+                raise UnsupportedVersionError(
+                    f"{what}: unknown network {number} in a context stream",
+                    kind="unknown-network",
+                    hint="the stream was written by a newer version or is damaged",
+                )
+            known = network(number)
         predictors = read_predictors(fields, len(given.offsets), depth > 1, is_light, what)
         body = np.frombuffer(fields.raw(len(self._rest) - fields.offset), np.uint8).copy()
         self._rest = b""
-        settings = Settings(self._shape, top, shift, predictors, is_light)
+        settings = Settings(self._shape, top, shift, predictors, is_light, known)
         return Coding(settings, body, given.offsets, decode=True)
 
     def _unpacked(self) -> Integers:

@@ -14,6 +14,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from psc_volumetric.coders.context.guesses import (
+    ADAPTIVE_BITS,
+    CLAMP,
+    gather,
+    guess_fitted,
+    guess_gradient,
+    guess_online,
+)
 from psc_volumetric.coders.context.layout import (
     COEFFICIENT_BITS,
     EXPERTS,
@@ -29,9 +37,9 @@ from psc_volumetric.coders.context.layout import (
     PAD,
     PREDICTORS_AT,
     ROOM,
-    SLOW_AT,
 )
 from psc_volumetric.coders.context.learning import learn_online
+from psc_volumetric.coders.context.network import INPUTS, foresee, look
 from psc_volumetric.entropy.binary import (
     FAILED,
     compiled,
@@ -48,83 +56,12 @@ from psc_volumetric.entropy.decisions import NODES, code_value, digits_of
 
 __all__ = ["BIAS_CONTEXTS", "CONTEXTS", "WEIGHT_SETS", "code_segment"]
 
-ADAPTIVE_BITS = 20
-CLAMP = 1 << 15
 ERROR_LIMIT = 1 << 26
 CONTEXTS = (1024, 256)  # of each counter
 WEIGHT_SETS = 24
 BIAS_CONTEXTS = 2048
 SMALLEST_SCALE = 16
 LARGEST = np.int32((1 << 31) - 1)
-
-
-@inlined
-def _gather(m, at, count):  # type: ignore[no-untyped-def]
-    """Differences of ``count`` neighbours, then of what is given, from the base neighbour."""
-    base = m.volume[np.uint64(at - 1)]
-    for j in range(count):
-        m.work[np.uint64(j)] = m.volume[np.uint64(at + m.offsets[np.uint64(j)])] - base
-    for j in range(m.places.shape[0]):
-        near = m.given[np.uint64(at + m.places[np.uint64(j)])]
-        m.work[np.uint64(LANES + j)] = near - (int(base) << FRACTION)
-
-
-@inlined
-def _guess_fitted(m, base, sets, lanes, given, is_small):  # type: ignore[no-untyped-def]
-    w = m.work
-    for k in range(sets):
-        row = PREDICTORS_AT + k * ROOM
-        total = 0
-        if is_small:
-            few = np.int32(0)
-            for j in range(lanes):
-                few = np.int32(few + np.int32(w[np.uint64(row + j)]) * np.int32(w[np.uint64(j)]))
-            total = int(few)
-        else:
-            for j in range(lanes):
-                total += w[np.uint64(row + j)] * w[np.uint64(j)]
-        total <<= FRACTION
-        for j in range(LANES, LANES + given):
-            total += w[np.uint64(row + j)] * w[np.uint64(j)]
-        m.guesses[k] = base + (total >> COEFFICIENT_BITS)
-
-
-@inlined
-def _guess_online(m, base, fitted, shift, is_wide, lanes, given):  # type: ignore[no-untyped-def]
-    """The two predictors that learn at every voxel; cuts differences, returns their energy."""
-    w = m.work
-    for j in range(LANES, LANES + given):
-        w[np.uint64(j)] >>= FRACTION
-    if is_wide:
-        for j in range(lanes):
-            w[np.uint64(j)] = min(max(w[np.uint64(j)] >> shift, -CLAMP), CLAMP - 1)
-        for j in range(LANES, LANES + given):
-            w[np.uint64(j)] = min(max(w[np.uint64(j)] >> shift, -CLAMP), CLAMP - 1)
-    fast, slow, energy = 0, 0, 0
-    for j in range(lanes):
-        part = w[np.uint64(j)]
-        fast += w[np.uint64(FAST_AT + j)] * part
-        slow += w[np.uint64(SLOW_AT + j)] * part
-        energy += part * part
-    for j in range(LANES, LANES + given):
-        part = w[np.uint64(j)]
-        fast += w[np.uint64(FAST_AT + j)] * part
-        slow += w[np.uint64(SLOW_AT + j)] * part
-        energy += part * part
-    m.guesses[fitted] = base + ((fast << shift) >> (ADAPTIVE_BITS - FRACTION))
-    m.guesses[fitted + 1] = m.guesses[0] + ((slow << shift) >> (ADAPTIVE_BITS - FRACTION))
-    return energy
-
-
-@inlined
-def _guess_gradient(m, at, row, plane, is_first):  # type: ignore[no-untyped-def]
-    v = m.volume
-    west, north = v[np.uint64(at - 1)], v[np.uint64(at - row)]
-    if is_first:
-        return (west + north) << (FRACTION - 1)
-    before = at - plane
-    gradient = west - v[np.uint64(before - 1)] + north - v[np.uint64(before - row)]
-    return (v[np.uint64(before)] << FRACTION) + (gradient << (FRACTION - 1))
 
 
 @inlined
@@ -230,6 +167,16 @@ def _slots(mean, level, texture):  # type: ignore[no-untyped-def]
     return first * NODES, (CONTEXTS[0] + min(whole, 255)) * NODES
 
 
+@inlined
+def _keep_seen(m, place, mean, scale, cell):  # type: ignore[no-untyped-def]
+    """Note what a network would be told, for training."""
+    for j in range(INPUTS):
+        m.network.seen[np.uint64(place), np.uint64(j)] = m.network.inputs[np.uint64(j)]
+    facts = m.network.facts
+    facts[np.uint64(place), 1], facts[np.uint64(place), 2] = mean, scale
+    facts[np.uint64(place), 3], facts[np.uint64(place), 4] = cell
+
+
 @inner
 def _begin_slice(m, z, origin, row, plane, predictors, count):  # type: ignore[no-untyped-def]
     """Clear this slice's errors; put the last slice's first row above it; place predictors."""
@@ -296,11 +243,11 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, line, index, f
     for x in range(nx):
         at, here, there = line + x, here_line + x, there_line + x
         base = int(m.volume[np.uint64(at - 1)]) << FRACTION
-        _gather(m, at, count)
-        _guess_fitted(m, base, fitted, lanes, given, is_small)
+        gather(m, at, count)
+        guess_fitted(m, base, fitted, lanes, given, is_small)
         if not is_light:
-            energy = _guess_online(m, base, fitted, shift, is_wide, lanes, given)
-        m.guesses[fitted + online] = _guess_gradient(m, at, row, plane, z == 0)
+            energy = guess_online(m, base, fitted, shift, is_wide, lanes, given)
+        m.guesses[fitted + online] = guess_gradient(m, at, row, plane, z == 0)
         for k in range(EXPERTS):
             guess = base if is_start else m.guesses[np.uint64(k)]
             m.guesses[np.uint64(k)] = min(max(guess, 0), limit)
@@ -312,21 +259,31 @@ def _code_row(m, z, y, nx, row, plane, top, shift, fitted, count, line, index, f
         two = _error_signs(m, here, there, row, spread)
         mean = blended + ((5 * (_bias(m, one) + _bias(m, two))) >> 3)
         mean = min(max(mean, 0), limit)
-        means = mean, m.guesses[fitted], blended
-        scale = max((spread * 46) >> 6, SMALLEST_SCALE)
-        slots = _slots(mean, level, texture)
-        voxel = slots[0], slots[1], 10 + (20 >> min((first + index + x) >> 13, 5))
-        group = min(level, WEIGHT_SETS - 1)
-        least, most = 0, top
+        centre, width = mean, max((spread * 46) >> 6, SMALLEST_SCALE)
+        rough, cell = level, (0, top)
         if m.least.shape[0]:
-            least, most = m.least[np.uint64(index + x)], m.most[np.uint64(index + x)]
+            cell = m.least[np.uint64(index + x)], m.most[np.uint64(index + x)]
+        least, most = cell
+        if m.network.inputs.shape[0] and spread and least < most:
+            look(m, at, here, there, row, plane, mean, blended, width, level, cell, fitted, z == 0)
+            if m.network.seen.shape[0]:
+                _keep_seen(m, index + x, mean, width, cell)
+            if m.network.weights.shape[0]:
+                centre, width = foresee(m, mean, width, limit)
+                rough = digits_of((width * 89) >> 6)
+        means = centre, m.guesses[fitted], blended
+        slots = _slots(centre, level, texture)
+        voxel = slots[0], slots[1], 10 + (20 >> min((first + index + x) >> 13, 5))
+        group = min(rough, WEIGHT_SETS - 1)
         value = least
         if least < most:
             known = int(m.volume[np.uint64(at)])
-            value = code_value(m, known, least, most, means, scale, voxel, group, is_light)
+            value = code_value(m, known, least, most, means, width, voxel, group, is_light)
         m.volume[np.uint64(at)] = value
         note(m.words, value)
         exact = value << FRACTION
+        if m.network.seen.shape[0]:
+            m.network.facts[np.uint64(index + x), 0] = value
         m.final[np.uint64(here)] = exact - mean
         for k in range(EXPERTS):
             error = min(abs(exact - m.guesses[np.uint64(k)]), ERROR_LIMIT)

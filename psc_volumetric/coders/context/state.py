@@ -23,6 +23,8 @@ from psc_volumetric.coders.context.layout import (
     WORK_SIZE,
     neighbours_of,
 )
+from psc_volumetric.coders.context.network import Network
+from psc_volumetric.coders.context.networks import NO_NETWORK
 from psc_volumetric.entropy import binary as coder
 from psc_volumetric.entropy import decisions
 from psc_volumetric.entropy.binary import Words
@@ -61,6 +63,7 @@ class Model(NamedTuple):
     bias_count: NDArray[np.int64]
     counters: NDArray[np.int32]
     weights: NDArray[np.int32]
+    network: Network
     squash: NDArray[np.int32]
     stretch: NDArray[np.int32]
     rate: NDArray[np.int32]
@@ -83,6 +86,8 @@ class Settings(NamedTuple):
         Fitted coefficients.
     is_light : bool
         Which model it is.
+    network : Network
+        With room of its own for this segment; an empty one where the stream names none.
     """
 
     shape: Shape
@@ -90,6 +95,7 @@ class Settings(NamedTuple):
     shift: int
     predictors: tuple[Integers, Integers]
     is_light: bool
+    network: Network = NO_NETWORK
 
     @property
     def dtype(self) -> np.dtype[np.signedinteger]:
@@ -140,7 +146,8 @@ class Coding:
             *settings.predictors, none, offsets @ strides, none, none,
             np.zeros(2 * plane * EXPERTS, np.int32), np.zeros(EXPERTS, np.int32),
             zeros(EXPERTS), zeros(2 * kernel.BIAS_CONTEXTS), zeros(2 * kernel.BIAS_CONTEXTS),
-            np.full(nodes, coder.NEW_COUNTER, np.int32), weights.reshape(-1), *decision_tables(),
+            np.full(nodes, coder.NEW_COUNTER, np.int32), weights.reshape(-1),
+            settings.network, *decision_tables(),
         )  # fmt: skip
 
     @property
