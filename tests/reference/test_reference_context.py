@@ -13,6 +13,7 @@ from reference_decoder.fields import Refused
 
 from psc_volumetric.coders.context.coder import decode_integers, encode_integers
 from psc_volumetric.coders.context.given import Cells
+from psc_volumetric.coders.context.way import LIGHT, PLAIN
 from psc_volumetric.errors import FormatError
 
 Integers = NDArray[np.int64]
@@ -79,7 +80,7 @@ def test_both_decoders_agree(name: str, given: str) -> None:
     if given == "reference":
         near = values * 16 + random.integers(-20, 21, values.shape)
         reference = np.clip(near, -(1 << 31), (1 << 31) - 1)
-    data = encode_integers(values, reference=reference, is_light=given == "light")
+    data = encode_integers(values, reference=reference, way=LIGHT if given == "light" else PLAIN)
     assert (data[0] & 2 > 0) == (name == "listed")
     assert (data[0] & 4 > 0) == (given == "light" and name not in ("packed", "constant"))
     np.testing.assert_array_equal(read(data, values.shape, reference), values)
@@ -95,7 +96,7 @@ def test_both_decoders_agree_on_cells(name: str, cells: tuple[int, bool]) -> Non
     values, random = CASES[name], np.random.default_rng(8)
     below, above = random.integers(0, width + 1, (2, *values.shape))
     known = Cells(values - below, values + above)
-    data = encode_integers(values, cells=known, is_light=is_light)
+    data = encode_integers(values, cells=known, way=LIGHT if is_light else PLAIN)
     np.testing.assert_array_equal(read(data, values.shape, cells=known), values)
     back = decode_integers(data, values.shape, cells=known, what="test")
     np.testing.assert_array_equal(back, values)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from reference_decoder.context import TABLES, clamp
+from reference_decoder.context_bits import TABLES
+from reference_decoder.context_levels import clamp
 from reference_decoder.exact import rshift
 from reference_decoder.fields import Fields, Header, require
 from reference_decoder.posterior import moments

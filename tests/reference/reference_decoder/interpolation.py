@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from reference_decoder.context import TABLES, BitDecoder, bits, clamp
+from reference_decoder.context_bits import TABLES, BitDecoder
+from reference_decoder.context_levels import bits, clamp
 from reference_decoder.fields import Fields, require
 
 
