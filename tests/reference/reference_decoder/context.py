@@ -9,6 +9,7 @@ import numpy as np
 
 from reference_decoder.context_bits import TABLES, BitDecoder
 from reference_decoder.context_levels import Levels, Listed, bits, clamp
+from reference_decoder.context_network import Network, Seen
 from reference_decoder.fields import Fields, require
 
 NEIGHBOURS = [
@@ -42,24 +43,30 @@ BEHIND = [
 TEXTURE = [(0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (-1, 0, 0), (-1, 0, 1), (-1, 1, 0)]
 
 
-def decode_integers(data: bytes, shape: tuple, reference=None, cells=None) -> np.ndarray:
+# variants: of the list of a stream, of coders without a network, of those that may name one
+OF_LISTS = {0, 1, 5}
+PLAIN = {0, 1, 2, 3, 5, 7}
+FORESEEN = PLAIN | {9, 11}
+
+
+def decode_integers(
+    data: bytes, shape: tuple, reference=None, cells=None, may_foresee: bool = False
+) -> np.ndarray:
     """Section 15; ``cells`` are the least and the largest number of each voxel."""
-    return _decode(data, shape, reference, cells, 3)
+    return _decode(data, shape, reference, cells, FORESEEN if may_foresee else PLAIN)
 
 
-def _decode(data: bytes, shape: tuple, reference, cells, last_variant: int) -> np.ndarray:
+def _decode(data: bytes, shape: tuple, reference, cells, variants: set) -> np.ndarray:
     """Section 15.1."""
     require(math.prod(n + p for n, p in zip(shape, (2, 6, 6), strict=True)) <= 1 << 23, "large")
     f = Fields(data)
     variant = f.number("B")
-    is_light = variant >= 4
-    require(variant & 3 <= last_variant and variant < 8, "variant")
-    require(not is_light or variant & 1, "light without a model")
-    levels = Listed(f, _decode) if variant & 2 else Levels(f)
+    require(variant in variants, "variant")
+    levels = Listed(f, _steps) if variant & 2 else Levels(f)
     top = levels.top
     if variant & 1:
         known = Known(levels, shape, reference, cells)
-        coded = Segment(f, shape, top, known, is_light).decode()
+        coded = Segment(f, shape, top, known, variant).decode()
     else:
         width, count = (bits(top) + 7) // 8, math.prod(shape)
         body = f.bytes(len(data) - f.at)
@@ -67,6 +74,10 @@ def _decode(data: bytes, shape: tuple, reference, cells, last_variant: int) -> n
         coded = [int.from_bytes(body[width * i : width * (i + 1)], "little") for i in range(count)]
         require(max(coded) <= top, "packed integer")
     return np.array([levels.value(i) for i in coded], np.int64).reshape(shape)
+
+
+def _steps(data: bytes, shape: tuple) -> np.ndarray:
+    return _decode(data, shape, None, None, OF_LISTS)
 
 
 class Known:
@@ -101,9 +112,11 @@ class Known:
 class Segment:
     """Sections 15.6 to 15.9."""
 
-    def __init__(self, f: Fields, shape: tuple, top: int, known: Known, is_light: bool) -> None:
-        self.shape, self.top, self.known, self.is_light = shape, top, known, is_light
+    def __init__(self, f: Fields, shape: tuple, top: int, known: Known, variant: int) -> None:
+        self.shape, self.top, self.known = shape, top, known
+        self.is_light = is_light = bool(variant & 4)
         self.clamp_shift = f.number("B")
+        self.network = Network(f.number("B")) if variant & 8 else None
         drop, first, others = f.number("B"), f.number("B"), f.number("B")
         require(top > 0 and self.clamp_shift <= 17 and drop <= 14, "header")
         require(1 <= first <= 5 and (shape[0] > 1) <= others <= 5, "predictor sets")
@@ -156,6 +169,10 @@ class Segment:
         z, y, x = place
         return sum(w * abs(self.final.get((z + a, y + b, x + c), 0)) for a, b, c, w in offsets)
 
+    def _error_from(self, place):
+        z, y, x = place
+        return lambda a, b, c: self.final.get((z + a, y + b, x + c), 0)
+
     def _voxel(self, z: int, y: int, x: int, number: int) -> int:
         place, west = (z, y, x), int(self.v[z + 2, y + 3, x + 2])
         base, top = west << 8, self.top << 8
@@ -185,7 +202,7 @@ class Segment:
         if z == 0 and y == 0 and not extra:
             guesses = [base] * len(guesses)
         guesses = [clamp(g, 0, top) for g in guesses]
-        blended = self._blend(place, base, guesses)
+        blended, smallest = self._blend(place, base, guesses)
 
         near, far = self._sum(place, NEAR), self._sum(place, FAR)
         if z:
@@ -208,16 +225,21 @@ class Segment:
         mean = clamp(blended + ((5 * shift) >> 3), 0, top)
 
         scale = max((error * 46) >> 6, 16)
-        centres = [mean] if self.is_light else [mean, guesses[-3], blended]
-        contexts = (
-            (texture, min(level >> 1, 7)),
-            _rough((mean + 128) >> 8),
-        )
-        speed = 10 + (20 >> min(number >> 13, 5))
         ends = (0, self.top) if self.known.ends is None else self.known.ends[number]
         value = ends[0]
         if ends[0] < ends[1]:
-            decisions = Decisions(self.decoder, centres, scale, contexts, min(level, 23), speed)
+            centre, width, group = mean, scale, min(level, 23)
+            if self.network:
+                seen = Seen(
+                    at, self._error_from(place), z == 0, guesses, blended, smallest,
+                    mean, level, scale, ends,
+                )  # fmt: skip
+                centre, width = self.network.foresee(seen, self.top)
+                group = min(bits((89 * width) >> 6), 23)
+            centres = [centre] if self.is_light else [centre, guesses[-3], blended]
+            contexts = (texture, min(level >> 1, 7)), _rough((centre + 128) >> 8)
+            speed = 10 + (20 >> min(number >> 13, 5))
+            decisions = Decisions(self.decoder, centres, width, contexts, group, speed)
             value = decisions.decode(*ends)
 
         exact = value << 8
@@ -237,7 +259,8 @@ class Segment:
                 weights[i] = clamp(weights[i] + ((step * a) >> rate), -(1 << 24), 1 << 24)
         return value
 
-    def _blend(self, place: tuple, base: int, guesses: list[int]) -> int:
+    def _blend(self, place: tuple, base: int, guesses: list[int]) -> tuple[int, int]:
+        """Section 15.7: blended, and the smallest sum."""
         z, y, x = place
         sums = [8] * len(guesses)
         for a, b, c, weight in BLEND:
@@ -249,7 +272,7 @@ class Segment:
             cube = (((ratio * ratio) >> 10) * ratio) >> 10
             weight = (cube * cube) >> 10
             total, mean = total + weight, mean + weight * (guess - base)
-        return base + mean // total
+        return base + mean // total, min(sums)
 
 
 def _rough(whole: int) -> int:

@@ -49,7 +49,7 @@ class Listed:
         self.top = f.varint((1 << 17) - 1)
         stream = f.bytes(f.varint(SPAN))
         require(self.top >= 2 and abs(lowest) <= 1 << 62, "list")
-        steps = decode(stream, (1, 1, self.top), None, None, 1).reshape(-1).tolist()
+        steps = decode(stream, (1, 1, self.top)).reshape(-1).tolist()
         require(min(steps) >= 1 and sum(steps) <= SPAN, "list")
         self.table = list(accumulate(steps, initial=lowest))
 

@@ -10,6 +10,7 @@ from numcodecs import Zstd
 
 from reference_decoder.fields import Fields, Header, Refused, crc32c, limited, require
 
+REFINEMENTS = (10, 12)  # the second may name a network, as coder 11 may
 FOREIGN = range(2, 7)  # coders of other libraries: parsed, not decoded here
 
 
@@ -38,10 +39,13 @@ def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
     require([layer.bounded for layer in layers] in ([], [True], [False], [True, False]), "order")
     for number, layer in enumerate(layers):
         below = base_levels + number > 0
-        refines = layer.coder == 10 and number == 1
-        refers = layer.coder < 2 or refines
+        refines = layer.coder in REFINEMENTS and number == 1
+        refers = layer.coder in (0, 1, 11) or refines
         require(not layer.reference or (below and refers), "reference of a layer")
-        require(layer.coder != 10 or (refines and layer.reference), "a refinement of nothing")
+        require(
+            layer.coder not in REFINEMENTS or (refines and layer.reference),
+            "a refinement of nothing",
+        )
         layer.refined = layers[0].bound
         empty = any(size == 0 for _, size, _ in layer.places) or layer.partial
         require(not empty or (below and not layer.bounded), "empty segment")
@@ -51,7 +55,8 @@ def read_layers(data: Fields, h: Header, base_levels: int) -> list[Layer]:
 def _read_layer(data: Fields, h: Header) -> Layer:
     kind, reference, coder = (data.number("B") for _ in range(3))
     require(kind in (1, 2) and reference in (0, 1), "layer")
-    require(coder <= 6 or (coder == 9 and kind == 1) or (coder == 10 and kind == 2), "coder")
+    known = coder <= 6 or coder == 11 or coder in ((9,), REFINEMENTS)[kind - 1]
+    require(known, "coder")
     bound = step = offset = 0.0
     if kind == 1:
         bound, step = data.number("d"), data.number("d")
@@ -137,9 +142,9 @@ def decode_layer(brick: bytes, h: Header, layer: Layer, below) -> tuple[np.ndarr
         data = brick[offset : offset + size]
         require(crc32c(data) == crc, f"CRC-32C of segment {number}")
         reference = np.ascontiguousarray(under[0][box]) if layer.reference else None
-        if layer.coder == 10:
+        if layer.coder in REFINEMENTS:
             cells = _cells(reference, under[1][box], layer.refined)
-            values[box], spread[box] = _refined(data, cells), 0
+            values[box], spread[box] = _refined(data, cells, layer.coder == 12), 0
             continue
         spread[box] = 0
         shape = values[box].shape
@@ -151,9 +156,9 @@ def decode_layer(brick: bytes, h: Header, layer: Layer, below) -> tuple[np.ndarr
 
 
 def _payload(coder: int, data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarray:
-    """Sections 8.2 and 8.3."""
-    if coder == 1:
-        return _context(data, shape, dtype, reference)
+    """Sections 8.2, 8.3 and 8.10."""
+    if coder in (1, 11):
+        return _context(data, shape, dtype, reference, coder == 11)
     if reference is None:
         return planes(data, shape, dtype)
     width = 8 * dtype.itemsize
@@ -165,13 +170,13 @@ def _payload(coder: int, data: bytes, shape: tuple, dtype: np.dtype, reference) 
     return np.array(sums, f"<u{dtype.itemsize}").view(dtype).reshape(shape)
 
 
-def _context(data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarray:
-    """Section 8.3."""
+def _context(data: bytes, shape: tuple, dtype: np.dtype, reference, foresees: bool) -> np.ndarray:
+    """Sections 8.3 and 8.10."""
     from reference_decoder.context import decode_integers
 
     given = [None, None] if reference is None else _numbers(reference)
     if dtype.itemsize < 8:
-        k = decode_integers(data, shape, _times_16(given[0]))
+        k = decode_integers(data, shape, _times_16(given[0]), may_foresee=foresees)
         low, high = -(1 << 31), (1 << 31) - 1
         if dtype.kind != "f":
             low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -180,7 +185,7 @@ def _context(data: bytes, shape: tuple, dtype: np.dtype, reference) -> np.ndarra
         fields = Fields(data)
         first = fields.bytes(fields.varint(len(data)))
         parts = [
-            decode_integers(stream, shape, _times_16(near))
+            decode_integers(stream, shape, _times_16(near), may_foresee=foresees)
             for stream, near in zip((first, data[fields.at :]), given, strict=True)
         ]
         require(all(p.min() >= -(1 << 31) and p.max() < 1 << 31 for p in parts), "32 bits")
@@ -287,20 +292,22 @@ def _cells(values: np.ndarray, spread: np.ndarray, bound: float) -> list[np.ndar
     return ends
 
 
-def _refined(data: bytes, cells: list[np.ndarray]) -> np.ndarray:
-    """Section 8.9: the payload."""
+def _refined(data: bytes, cells: list[np.ndarray], foresees: bool) -> np.ndarray:
+    """Sections 8.9 and 8.10: the payload."""
     from reference_decoder.context import decode_integers
 
     shape, dtype = cells[0].shape, cells[0].dtype
     least, most = (_numbers(end) for end in cells)
     if dtype.itemsize < 8:
-        return _stored(decode_integers(data, shape, cells=(least[0], most[0])), dtype)
+        return _stored(
+            decode_integers(data, shape, cells=(least[0], most[0]), may_foresee=foresees), dtype
+        )
     fields = Fields(data)
     first = fields.bytes(fields.varint(len(data)))
-    high = decode_integers(first, shape, cells=(least[0], most[0]))
+    high = decode_integers(first, shape, cells=(least[0], most[0]), may_foresee=foresees)
     ends = (
         np.where(high == least[0], least[1], -(1 << 31)),
         np.where(high == most[0], most[1], (1 << 31) - 1),
     )
-    low = decode_integers(data[fields.at :], shape, cells=ends)
+    low = decode_integers(data[fields.at :], shape, cells=ends, may_foresee=foresees)
     return _stored((high << 32) + (low + (1 << 31)), dtype)
