@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from reference_decoder.context import decode_integers as read
-from reference_decoder.fields import Refused
+from reference_decoder.fields import Fields, Refused
 
 from psc_volumetric.coders.context.coder import decode_integers, encode_integers
 from psc_volumetric.coders.context.given import Cells
-from psc_volumetric.coders.context.way import LIGHT, PLAIN
+from psc_volumetric.coders.context.way import FORESEEN, LIGHT, PLAIN, Way
 from psc_volumetric.errors import FormatError
 
 Integers = NDArray[np.int64]
@@ -136,3 +136,161 @@ def test_both_decoders_refuse_the_same_damage() -> None:
         else:
             np.testing.assert_array_equal(first, second)
     assert refused > len(GOLDEN) // 29 // 2
+
+
+def walk(shape: tuple[int, int, int], seed: int, step: float) -> Integers:
+    """A walk along the rows, as far as 32 bits go."""
+    moved = np.random.default_rng(seed).normal(0, step, shape)
+    return np.cumsum(moved, 2).clip(-(1 << 31), (1 << 31) - 1).astype(np.int64)
+
+
+def waves(shape: tuple[int, int, int], seed: int, noise: float = 9) -> Integers:
+    """Waves along all axes, with noise that is now and then loud."""
+    z, y, x = np.indices(shape)
+    smooth = 3000 * np.sin(x / 5 + y / 7 + z / 3)
+    loud = np.random.default_rng(seed).standard_t(2, shape) * noise
+    return np.rint(smooth + loud).astype(np.int64)
+
+
+FORESEEN_CASES = {
+    "one-slice": scan((1, 20, 20), 11),
+    "two-slices": scan((2, 14, 15), 12),
+    "five-slices": scan((5, 8, 11), 13),
+    "one-row-each": waves((8, 1, 31), 14),
+    "one-column-each": waves((4, 40, 1), 15),
+    "tall": waves((300, 1, 1), 16),
+    "long": waves((1, 1, 300), 17),
+    "two-by-two": waves((60, 2, 2), 18),
+    "constant-parts": np.where(np.indices((3, 12, 12))[1] % 6 > 2, 7, scan((3, 12, 12), 19)),
+    "binary": np.random.default_rng(20).integers(0, 2, (3, 9, 9)),
+    "listed": CASES["listed"],
+    "multiples": scan((2, 12, 12), 21) * 400003,
+    "loud": CASES["loud"],
+    # the package counts in 32 bits up to 2^22, then in 64
+    "to-2-22": (walk((2, 10, 12), 22, 5e5) >> 2).clip(0, (1 << 22) - 1),
+    "beyond-2-22": walk((2, 10, 12), 22, 3e6),
+    "to-2-31": np.where(
+        np.indices((2, 12, 14))[2] % 7 > 3,
+        (1 << 31) - 1 - abs(walk((2, 12, 14), 23, 1e5)),
+        abs(walk((2, 12, 14), 24, 1e3)) - (1 << 31),
+    ),
+}
+GIVEN = ("nothing", "reference", "narrow cells", "wide cells", "cells of one")
+
+
+def given_for(values: Integers, kind: str, random: np.random.Generator) -> dict[str, Any]:
+    if kind == "nothing":
+        return {}
+    if kind == "reference":
+        near = values * 16 + random.integers(-40, 41, values.shape)
+        return {"reference": np.clip(near, -(1 << 31), (1 << 31) - 1)}
+    width = {"narrow cells": 4, "wide cells": 900, "cells of one": 1}[kind]
+    below, above = random.integers(0, width + 1, (2, *values.shape))
+    return {"cells": Cells(values - below, values + above)}
+
+
+def foreseen(values: Integers, given: dict[str, Any]) -> int:
+    """Both decoders give the values back; returns the variant."""
+    data = encode_integers(values, way=FORESEEN, **given)
+    theirs = read(data, values.shape, may_foresee=True, **given)
+    np.testing.assert_array_equal(theirs, values)
+    ours = decode_integers(data, values.shape, may_foresee=True, what="test", **given)
+    np.testing.assert_array_equal(ours, values)
+    return data[0]
+
+
+@pytest.mark.parametrize(
+    "kind", [*GIVEN[:3], *(pytest.param(kind, marks=pytest.mark.slow) for kind in GIVEN[3:])]
+)
+def test_both_decoders_agree_on_networks(kind: str) -> None:
+    for number, (name, values) in enumerate(FORESEEN_CASES.items()):
+        variant = foreseen(values, given_for(values, kind, np.random.default_rng(number)))
+        assert variant in (9, 11), name
+
+
+def anything(random: np.random.Generator) -> Integers:
+    """A small array of one of five kinds."""
+    shape = tuple(int(n) for n in random.integers((1, 1, 3), (4, 8, 12), endpoint=True))
+    seed, kind = int(random.integers(1 << 30)), random.integers(5)
+    far = random.integers(-(1 << 31), 1 << 31, shape)
+    if kind == 0:  # one stands out
+        values = far >> random.integers(20, 32)
+        values.reshape(-1)[random.integers(values.size)] = far.reshape(-1)[0]
+        return values
+    if kind == 1:
+        return waves(shape, seed, 2.0 ** random.integers(8)) * int(random.integers(1, 1 << 14))
+    if kind == 2:
+        return walk(shape, seed, 2.0 ** random.integers(8, 30))
+    if kind == 3:  # nearly constant
+        return np.where(random.random(shape) < 0.2, far >> random.integers(32), 5)
+    return random.choice(far.reshape(-1)[:3], shape)
+
+
+def test_both_decoders_agree_on_networks_whatever_the_values() -> None:
+    variants = []
+    for seed in range(240):
+        random = np.random.default_rng(seed)
+        values = anything(random)
+        kind = str(random.choice(GIVEN))
+        variants.append(foreseen(values, given_for(values, kind, random)))
+    assert sum(variant in (9, 11) for variant in variants) > 60
+
+
+NETWORK = scan((3, 10, 11), 31)
+
+
+def both(data: bytes, may_foresee: bool = True, values: Integers = NETWORK) -> str:
+    """Kind of the package's error, "" for none; the other decoder refuses the same."""
+    try:
+        ours = decode_integers(data, values.shape, may_foresee=may_foresee, what="test")
+    except FormatError as error:
+        with pytest.raises(Refused):
+            read(data, values.shape, may_foresee=may_foresee)
+        return error.kind
+    np.testing.assert_array_equal(ours, values)
+    np.testing.assert_array_equal(read(data, values.shape, may_foresee=may_foresee), values)
+    return ""
+
+
+def test_a_network_is_refused_where_none_may_be_named() -> None:
+    plain, data = encode_integers(NETWORK), encode_integers(NETWORK, way=FORESEEN)
+    assert (plain[0], data[0]) == (1, 9)
+    assert both(data) == both(plain) == both(plain, may_foresee=False) == ""
+    assert both(data, may_foresee=False) == "bad-payload"
+
+
+@pytest.mark.parametrize("variant", [4, 6, 8, 10, 12, 13, 14, 15, 16, 25, 137])
+def test_other_variants_are_refused(variant: int) -> None:
+    data = encode_integers(NETWORK, way=FORESEEN)
+    assert both(bytes([variant]) + data[1:]) == "bad-payload"
+
+
+@pytest.mark.parametrize("network", [1, 2, 127, 255])
+def test_a_network_that_is_not_in_the_text_is_refused(network: int) -> None:
+    data = encode_integers(NETWORK, way=FORESEEN)
+    f = Fields(data[9:])  # divisor, top, gaps, cut
+    for _ in range(2):
+        f.varint(1 << 32)
+    for _ in range(2 * f.varint(64)):
+        f.varint(1 << 32)
+    place = 9 + f.at + 1
+    assert data[place] == 0
+    assert both(data[:place] + bytes([network]) + data[place + 1 :]) == "unknown-network"
+
+
+def leb128(number: int) -> bytes:
+    digits = [number >> shift & 127 for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+
+@pytest.mark.parametrize(("way", "expected"), [(LIGHT, ""), (PLAIN, ""), (FORESEEN, "bad-payload")])
+def test_the_list_of_a_stream_names_no_network(way: Way, expected: str) -> None:
+    """Each integer of the list once, without a model of their own."""
+    random = np.random.default_rng(33)
+    steps = random.integers(1, 4, (1, 1, 500)) + 5000 * (random.random(500) < 0.02)
+    values = np.cumsum([-7, *steps.reshape(-1)]).reshape(1, 1, -1)
+    listed = encode_integers(steps, way=way)
+    assert listed[0] == {LIGHT: 5, PLAIN: 1, FORESEEN: 9}[way]
+    data = b"\2" + (-7).to_bytes(8, "little", signed=True) + leb128(500) + leb128(len(listed))
+    data += listed + np.arange(501).astype("<u2").tobytes()
+    assert both(data, values=values) == expected
