@@ -66,7 +66,7 @@ QUICK = ("scan", "loud", "listed", "packed")
 
 def each(plain: object, *others: object) -> list[Any]:
     """Every case in the plain way; in the other ways few, unless slow tests are asked for."""
-    ways = [(name, plain) for name in CASES]
+    ways: list[Any] = [(name, plain) for name in CASES]
     for name in CASES:
         marks = () if name in QUICK else pytest.mark.slow
         ways += [pytest.param(name, way, marks=marks) for way in others]
@@ -138,18 +138,19 @@ def test_both_decoders_refuse_the_same_damage() -> None:
     assert refused > len(GOLDEN) // 29 // 2
 
 
-def walk(shape: tuple[int, int, int], seed: int, step: float) -> Integers:
+def walk(shape: tuple[int, ...], seed: int, step: float) -> Integers:
     """A walk along the rows, as far as 32 bits go."""
     moved = np.random.default_rng(seed).normal(0, step, shape)
     return np.cumsum(moved, 2).clip(-(1 << 31), (1 << 31) - 1).astype(np.int64)
 
 
-def waves(shape: tuple[int, int, int], seed: int, noise: float = 9) -> Integers:
+def waves(shape: tuple[int, ...], seed: int, noise: float = 9) -> Integers:
     """Waves along all axes, with noise that is now and then loud."""
     z, y, x = np.indices(shape)
     smooth = 3000 * np.sin(x / 5 + y / 7 + z / 3)
     loud = np.random.default_rng(seed).standard_t(2, shape) * noise
-    return np.rint(smooth + loud).astype(np.int64)
+    values: Integers = np.rint(smooth + loud).astype(np.int64)
+    return values
 
 
 FORESEEN_CASES = {

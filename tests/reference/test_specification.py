@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_decoder import decode
+from reference_decoder import context_network, decode
 from reference_decoder.exact import noise
 from reference_decoder.fields import crc32c
+from reference_decoder.tables import read_safetensors
 
 from psc_volumetric.bitstream import constants
 from psc_volumetric.bitstream import wire as package_wire
@@ -66,6 +67,17 @@ def test_limits_match() -> None:
 def test_tables_file_is_the_one_in_the_text() -> None:
     data = (ROOT / "psc_volumetric" / "entropy" / "tables.safetensors").read_bytes()
     assert hashlib.sha256(data).hexdigest() in section("7.2")
+
+
+def test_networks_file_is_the_one_in_the_text() -> None:
+    data = (ROOT / "psc_volumetric/coders/context/networks.safetensors").read_bytes()
+    text = section("15.11")
+    assert hashlib.sha256(data).hexdigest() == context_network.SHA256
+    assert context_network.SHA256 in text
+    assert f"{len(data)} bytes" in text
+    tensors = read_safetensors(data)
+    assert set(tensors) == {f"0.{name}" for name in ("first", "second", "last", "biases")}
+    assert all(str(tensors[f"0.{n}"].shape) in text for n in ("first", "second", "last"))
 
 
 def test_bases_match() -> None:
