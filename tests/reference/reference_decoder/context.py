@@ -229,7 +229,7 @@ class Segment:
         value = ends[0]
         if ends[0] < ends[1]:
             centre, width, group = mean, scale, min(level, 23)
-            if self.network:
+            if self.network and error:
                 seen = Seen(
                     at, self._error_from(place), z == 0, guesses, blended, smallest,
                     mean, level, scale, ends,
