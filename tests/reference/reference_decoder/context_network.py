@@ -16,7 +16,7 @@ from reference_decoder.tables import read_safetensors
 
 CODERS = Path(__file__).resolve().parents[3] / "psc_volumetric" / "coders"
 PATH = CODERS / "context" / "networks.safetensors"
-SHA256 = "9ce9a79ceb0a6b9657e02152d37b7f976de392cacec5174c0a65d710c04f5833"
+SHA256 = "7b98e6548846a4768416e872bff190dfec79eca1799f6fb63f08af14b697be36"
 # first input of each row that is looked at, and the row: slice and row from the voxel
 VALUES = {8 * k: (0, -k) for k in range(4)}
 VALUES |= {32 + 8 * k: (-1, k - 2) for k in range(5)} | {72 + 8 * k: (-2, k - 1) for k in range(3)}
