@@ -110,16 +110,19 @@ def test_the_stored_stream_decodes() -> None:
         assert hashlib.sha256(values.astype("<i8").tobytes()).hexdigest() == GOLDEN_DIGEST
 
 
-def ours(data: bytes) -> Integers | None:
+Extents = tuple[int, int, int]
+
+
+def ours(data: bytes, shape: Extents = (3, 14, 15), may_foresee: bool = False) -> Integers | None:
     try:
-        return decode_integers(data, (3, 14, 15), what="test")
+        return decode_integers(data, shape, may_foresee=may_foresee, what="test")
     except FormatError:
         return None
 
 
-def theirs(data: bytes) -> Integers | None:
+def theirs(data: bytes, shape: Extents = (3, 14, 15), may_foresee: bool = False) -> Integers | None:
     try:
-        return read(data, (3, 14, 15))
+        return read(data, shape, may_foresee=may_foresee)
     except Refused:
         return None
 
@@ -295,3 +298,15 @@ def test_the_list_of_a_stream_names_no_network(way: Way, expected: str) -> None:
     data = b"\2" + (-7).to_bytes(8, "little", signed=True) + leb128(500) + leb128(len(listed))
     data += listed + np.arange(501).astype("<u2").tobytes()
     assert both(data, values=values) == expected
+
+
+def test_both_decoders_refuse_the_same_damage_with_networks() -> None:
+    data, found = encode_integers(NETWORK, way=FORESEEN), []
+    for place in range(0, len(data), 13):
+        damaged = data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
+        first, second = (decoder(damaged, (3, 10, 11), True) for decoder in (ours, theirs))
+        assert (first is None) == (second is None)
+        if first is not None and second is not None:
+            np.testing.assert_array_equal(first, second)
+        found.append(first is None)
+    assert sum(found) > len(found) // 2
