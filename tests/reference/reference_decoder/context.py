@@ -228,19 +228,11 @@ class Segment:
         ends = (0, self.top) if self.known.ends is None else self.known.ends[number]
         value = ends[0]
         if ends[0] < ends[1]:
-            centre, width, group = mean, scale, min(level, 23)
-            if self.network and error:
-                seen = Seen(
-                    at, self._error_from(place), z == 0, guesses, blended, smallest,
-                    mean, level, scale, ends,
-                )  # fmt: skip
-                centre, width = self.network.foresee(seen, self.top)
-                group = min(bits((89 * width) >> 6), 23)
-            centres = [centre] if self.is_light else [centre, guesses[-3], blended]
-            contexts = (texture, min(level >> 1, 7)), _rough((centre + 128) >> 8)
-            speed = 10 + (20 >> min(number >> 13, 5))
-            decisions = Decisions(self.decoder, centres, width, contexts, group, speed)
-            value = decisions.decode(*ends)
+            seen = Seen(
+                at, self._error_from(place), z == 0, guesses, blended, smallest,
+                mean, level, scale, ends,
+            )  # fmt: skip
+            value = self._decide(seen, texture, number)
 
         exact = value << 8
         self.final[place] = exact - mean
@@ -258,6 +250,18 @@ class Segment:
             for i, a in enumerate(t):
                 weights[i] = clamp(weights[i] + ((step * a) >> rate), -(1 << 24), 1 << 24)
         return value
+
+    def _decide(self, seen: Seen, texture: int, number: int) -> int:
+        """Section 15.9, as a network foresees it if there is one."""
+        centre, width, group = seen.mean, seen.scale, min(seen.level, 23)
+        if self.network and seen.level:
+            centre, width = self.network.foresee(seen, self.top)
+            group = min(bits((89 * width) >> 6), 23)
+        centres = [centre] if self.is_light else [centre, seen.guesses[-3], seen.blended]
+        contexts = (texture, min(seen.level >> 1, 7)), _rough((centre + 128) >> 8)
+        speed = 10 + (20 >> min(number >> 13, 5))
+        decisions = Decisions(self.decoder, centres, width, contexts, group, speed)
+        return decisions.decode(*seen.ends)
 
     def _blend(self, place: tuple, base: int, guesses: list[int]) -> tuple[int, int]:
         """Section 15.7: blended, and the smallest sum."""
