@@ -107,12 +107,13 @@ def test_what_is_seen_is_of_the_stream_that_the_coder_writes(
     np.testing.assert_array_equal(segment.decode(code), values)
     least = 0 if segment.given.cells is None else segment.given.cells.least
     most = segment.settings.top if segment.given.cells is None else segment.given.cells.most
-    coded = np.broadcast_to(most > least, values.shape)
-    above = (segment.coded - least)[coded]
+    free = np.flatnonzero(np.broadcast_to(most > least, values.shape))
+    assert set(seen.places) <= set(free)  # but where nothing was off before
+    assert len(free) - 20 < len(seen.places)
+    above = (segment.coded - least).reshape(-1)[seen.places]
     np.testing.assert_array_equal(seen.facts[:, 0] - seen.facts[:, 1], above << 8)
-    np.testing.assert_array_equal(
-        seen.facts[:, 2] - seen.facts[:, 1], np.broadcast_to(most - least, values.shape)[coded] << 8
-    )
+    widths = np.broadcast_to(most - least, values.shape).reshape(-1)[seen.places]
+    np.testing.assert_array_equal(seen.facts[:, 2] - seen.facts[:, 1], widths << 8)
     assert not seen.inputs[:, ~USED].any()
     absent = GUESSES + np.arange(len(segment.settings.predictors[1]), MAX_SETS)
     looked = np.setdiff1d(np.flatnonzero(USED), absent)
@@ -124,14 +125,18 @@ def test_inputs_are_those_of_the_specification(values: NDArray[np.int64]) -> Non
     segment, seen = prepared(values, NO_NETWORK), seen_in(values)
     assert segment is not None and seen is not None
     whole = segment.coded << 8
-    facts, inputs = seen.facts.astype(np.int64), seen.inputs.reshape(*SHAPE, INPUTS)
-    mean, scale = (whole - facts[:, 0].reshape(SHAPE)), facts[:, 3].reshape(SHAPE)
+    at = np.unravel_index(seen.places, SHAPE)
+    facts, inputs = np.ones((*SHAPE, 4), np.int64), np.zeros((*SHAPE, INPUTS), np.int64)
+    facts[at], inputs[at] = seen.facts, seen.inputs
+    run = np.zeros(SHAPE, bool)
+    run[at] = True
+    mean, scale = whole - facts[..., 0], facts[..., 3]
     down = np.maximum(np.floor(np.log2(scale)).astype(np.int64) - 8, 0)
 
     def as_input(away: NDArray[np.int64], box: tuple[slice, ...]) -> NDArray[np.int64]:
         cut = np.clip(away >> down[box], -8191, 8191)
         scaled = (cut * (2**15 // (scale[box] >> down[box]))) >> 10
-        limited: NDArray[np.int64] = np.clip(scaled, -511, 511)
+        limited: NDArray[np.int64] = np.clip(scaled, -511, 511) * run[box]
         return limited
 
     below, later = (slice(None), slice(1, None)), (slice(1, None),)

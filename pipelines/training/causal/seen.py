@@ -50,7 +50,7 @@ USED = _used()
 
 
 class Seen(NamedTuple):
-    """Inputs and facts of the voxels of a segment that are coded at all, in the coder's order.
+    """Inputs and facts of the voxels of a segment that a network is run for, in the coder's order.
 
     Attributes
     ----------
@@ -59,10 +59,13 @@ class Seen(NamedTuple):
     facts : (n, 4) int32
         Value, least and largest possible value, all less the coder's prediction, and the scale
         that it expects without a network; 8 fraction bits.
+    places : (n,) int64
+        Of these voxels in the segment, in C order.
     """
 
     inputs: NDArray[np.int16]
     facts: NDArray[np.int32]
+    places: NDArray[np.int64]
 
 
 class Prepared(NamedTuple):
@@ -147,4 +150,4 @@ def seen_in(values: NDArray[np.integer], *, cells: Cells | None = None) -> Seen 
     coded = most > least
     parts = [(part << FRACTION) - mean for part in (value, least, most)]
     facts = np.stack([*parts, scale], axis=1)[coded]
-    return Seen(network.seen[coded] * USED, facts.astype(np.int32))
+    return Seen(network.seen[coded] * USED, facts.astype(np.int32), np.flatnonzero(coded))
