@@ -38,7 +38,7 @@ def record(
 @app.command()
 def train(
     folder: Folder,
-    minutes: Annotated[float, typer.Option(help="Of one core, by the clock.")],
+    minutes: Annotated[float, typer.Option(help="Of one core, by the clock.", min=0.01)],
     out: Annotated[Path, typer.Option(help="Checkpoint, kept up to date.")],
     resume: Annotated[Path | None, typer.Option(help="Checkpoint to begin with.")] = None,
     seed: Annotated[int, typer.Option(help="Of first weights and batches.")] = 0,
@@ -77,6 +77,8 @@ def measure(
 
     if crop is not None and middle is not None:
         raise typer.BadParameter("--crop and --middle exclude each other")
+    if crop is not None and min(crop) < 1:
+        raise typer.BadParameter(f"--crop: expected extents of 1 or more, found {crop}")
     try:
         errors = tuple(int(word) for word in max_error.split(","))
     except ValueError as error:
