@@ -17,8 +17,8 @@ from psc_volumetric.tiling import Box, TileGrid
 
 __all__ = ["Coded", "CoderChoice", "extent_of"]
 
-NEURAL = {"neural": 1.02, "neural-refinement": 1.02}  # a network must save so much of the bytes,
-# since whoever reads waits for it: it takes half as much time again
+NEURAL = ("neural", "neural-refinement")
+WAITED_FOR = 1.03  # a network must save so much: reading takes half as much time again with it
 SAMPLED = 2  # segments on which coders are compared
 OWN = ("context", "neural", *REFINEMENTS)  # coders that no foreign library decides about
 
@@ -64,7 +64,7 @@ class CoderChoice:
         for order, ((coder, on_base), pieces) in enumerate(zip(candidates, tried, strict=True)):
             if pieces is not None:
                 size = sum(map(len, pieces)) * (penalty if on_base else 1.0)
-                size *= NEURAL.get(coder, 1.0)
+                size *= WAITED_FOR if coder in NEURAL else 1.0
                 scored.append((size, order, coder, on_base, pieces))
         for _, _, coder, on_base, pieces in sorted(scored, key=lambda item: item[:2]):
             known = dict(zip(sample, pieces, strict=True))
