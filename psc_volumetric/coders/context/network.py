@@ -2,9 +2,9 @@
 
 All inputs are counted in the width that the coder expects without it, so nothing depends on the
 units of a volume, and one network serves all of them. Integers throughout: sums of products of 16
-bits fit into 32, which a test proves of each that ships. Rows have more numbers than the inputs that
-count; those may be voxels that a reader does not know yet, so weights of all others must be 0, which
-the command that makes networks proves.
+bits fit into 32, which a test proves of each that ships. Rows hold more numbers than those that are
+inputs, among them voxels that a reader does not know yet: their weights must be 0, which a test
+proves, too.
 """
 
 from __future__ import annotations
