@@ -17,8 +17,9 @@ from psc_volumetric.tiling import Box, TileGrid
 
 __all__ = ["Coded", "CoderChoice", "extent_of"]
 
-NEURAL = ("neural", "neural-refinement")
-WAITED_FOR = 1.03  # a network must save so much: reading takes half as much time again with it
+# A network must save so much, since reading takes up to half as much time again; of a refinement
+# less, so that the level below, which the network makes smaller, is not left out for the rest.
+WAITED_FOR = {"neural": 1.03, "neural-refinement": 1.01}
 SAMPLED = 2  # segments on which coders are compared
 OWN = ("context", "neural", *REFINEMENTS)  # coders that no foreign library decides about
 
@@ -64,7 +65,7 @@ class CoderChoice:
         for order, ((coder, on_base), pieces) in enumerate(zip(candidates, tried, strict=True)):
             if pieces is not None:
                 size = sum(map(len, pieces)) * (penalty if on_base else 1.0)
-                size *= WAITED_FOR if coder in NEURAL else 1.0
+                size *= WAITED_FOR.get(coder, 1.0)
                 scored.append((size, order, coder, on_base, pieces))
         for _, _, coder, on_base, pieces in sorted(scored, key=lambda item: item[:2]):
             known = dict(zip(sample, pieces, strict=True))

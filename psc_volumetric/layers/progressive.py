@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,28 +49,56 @@ def keeps_budget(
         return False
     segments = TileGrid(extent_of(values), default_segment(extent_of(values)))
     alone = replace(guarantee, is_proven_later=True)  # nothing of it is kept
-    lower, upper = bounding(alone), refining(alone)
     boxes = _sample(values, segments)
 
-    def nbytes(way: tuple[Box, bool]) -> int | None:
-        box, has_level = way
+    def coded(box: Box, ways: _Ways) -> _Sizes | None:
         part = np.ascontiguousarray(values[box])
-        if not has_level:
-            return encode_lossless(part, below=None, guarantee=alone).nbytes
+        whole = encode_lossless(part, below=None, guarantee=ways.alone)
         marks = None if special is None else special.part(box)
-        bounded = encode_bounded(part, special=marks, limits=limits, below=None, guarantee=lower)
-        if bounded is None:
+        lower = encode_bounded(
+            part, special=marks, limits=limits, below=None, guarantee=ways.bounded
+        )
+        if lower is None:
             return None
-        refined = encode_lossless(part, below=Below.bounded(bounded), guarantee=upper)
-        return bounded.nbytes + refined.nbytes
+        upper = encode_lossless(part, below=Below.bounded(lower), guarantee=ways.refined)
+        coders = (whole.fields.coder, lower.fields.coder, upper.fields.coder)
+        return _Sizes(whole.nbytes, lower.nbytes + upper.nbytes, coders)
 
-    sizes = mapped(nbytes, [(box, has_level) for box in boxes for has_level in (True, False)])
-    found = [size for size in sizes if size is not None]
-    if len(found) < len(sizes):
+    ways = _Ways(alone, bounding(alone), refining(alone))
+    first = coded(boxes[len(boxes) // 2], ways)
+    if first is None:
+        return False
+    ways = ways.with_coders(first.coders)  # the others need not try them all
+    rest = [box for number, box in enumerate(boxes) if number != len(boxes) // 2]
+    found = [first, *mapped(lambda box: coded(box, ways), rest)]
+    sizes = [size for size in found if size is not None]
+    if len(sizes) < len(found):
         return False
     beside = HEADER + (0 if special is None else len(special.pack()))
     beside = beside * sum(values[box].size for box in boxes) // values.size
-    return sum(found[::2]) + beside <= (1 + CERTAIN * guarantee.budget) * sum(found[1::2])
+    apart = sum(size.apart for size in sizes) + beside
+    return apart <= (1 + CERTAIN * guarantee.budget) * sum(size.alone for size in sizes)
+
+
+class _Ways(NamedTuple):
+    """How a segment is coded without the level, and both layers with it."""
+
+    alone: Guarantee
+    bounded: Guarantee
+    refined: Guarantee
+
+    def with_coders(self, coders: tuple[str, str, str]) -> _Ways:
+        """The same with these coders alone, or what takes everything."""
+        chosen = zip(self, coders, strict=True)
+        return _Ways(*(replace(way, coders=(coder, "zstd")) for way, coder in chosen))
+
+
+class _Sizes(NamedTuple):
+    """Bytes of a segment alone and apart, and the coders of both and of the level."""
+
+    alone: int
+    apart: int
+    coders: tuple[str, str, str]
 
 
 def bounding(guarantee: Guarantee) -> Guarantee:
