@@ -17,6 +17,7 @@ from pipelines.archiving.choices import (
 from psc_volumetric.errors import ParameterError, PriorMismatchError
 from psc_volumetric.extras import has_extra
 from psc_volumetric.layers.guarantee import DEFAULT_CODERS, Guarantee
+from psc_volumetric.layers.progressive import can_refine
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 
@@ -265,7 +266,7 @@ class ArchiveOptions:
         """
         names = DEFAULT_CODERS if self.coder_names is None else self.coder_names
         is_slowest = self.speed == SPEEDS[0]
-        return self.levels == "auto" and is_slowest and {"context", "refinement"} <= set(names)
+        return self.levels == "auto" and is_slowest and can_refine(names)
 
     @property
     def lossy_base(self) -> str:

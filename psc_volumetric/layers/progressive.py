@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box, TileGrid
 from psc_volumetric.values.special import SpecialMap
 
-__all__ = ["bounding", "keeps_budget", "refining"]
+__all__ = ["bounding", "can_refine", "keeps_budget", "refining"]
 
+REFINED = ("context", "neural")  # coders of a level that is refined
 SAMPLED = (0.2, 0.5, 0.8)  # segments that are coded both ways: so rough among all
 HEADER = 64  # bytes that one more layer takes
 CERTAIN = 0.9  # of the budget: a sample is not the whole
@@ -45,7 +47,7 @@ def keeps_budget(
         That the bounded level stays within.
     """
     assert guarantee.budget is not None
-    if not {"context", "refinement"} <= set(guarantee.allowed):
+    if not can_refine(guarantee.allowed):
         return False
     segments = TileGrid(extent_of(values), default_segment(extent_of(values)))
     alone = replace(guarantee, is_proven_later=True)  # nothing of it is kept
@@ -101,9 +103,14 @@ class _Sizes(NamedTuple):
     coders: tuple[str, str, str]
 
 
+def can_refine(coders: Collection[str]) -> bool:
+    """Whether there is a coder for a bounded level, and one that refines it."""
+    return all(set(coders) & set(some) for some in (REFINED, REFINEMENTS))
+
+
 def bounding(guarantee: Guarantee) -> Guarantee:
     """The same for the bounded level: coders that the level above can refine."""
-    return replace(guarantee, coders=_among(guarantee, ("context", "neural")))
+    return replace(guarantee, coders=_among(guarantee, REFINED))
 
 
 def refining(guarantee: Guarantee) -> Guarantee:
