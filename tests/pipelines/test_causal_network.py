@@ -287,6 +287,32 @@ def test_a_file_of_networks_is_never_replaced(checkpoint: Path) -> None:
     assert caught.value.kind == "target-exists"
 
 
+def test_a_network_gets_the_next_number_after_those_that_ship(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out, first = tmp_path / "more.safetensors", tmp_path / "first.safetensors"
+    words = ["convert", str(checkpoint), "--after", str(PATH), "--out", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    shipped, found = load_file(PATH), load_file(out)
+    made = convert([checkpoint], first, report=quiet)
+    number = known_networks()
+    assert set(found) == set(shipped) | {name.replace("0.", f"{number}.") for name in made}
+    for name, array in shipped.items():
+        np.testing.assert_array_equal(found[name], array)
+    for name, array in made.items():
+        np.testing.assert_array_equal(found[name.replace("0.", f"{number}.")], array)
+
+
+def test_what_comes_first_must_be_networks(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "garbage").write_bytes(b"no networks")
+    for path in (tmp_path / "garbage", tmp_path / "missing", checkpoint):
+        with pytest.raises(ParameterError) as caught:
+            convert([checkpoint], tmp_path / "out", after=path, report=quiet)
+        assert caught.value.kind == "bad-networks" and str(path) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_seed_is_recorded_once(folder: Path, recorded: Path) -> None:
     with pytest.raises(StorageError) as caught:
         record([folder], recorded, seed=1, report=quiet)

@@ -53,11 +53,14 @@ def train(
 def convert(
     checkpoints: Annotated[list[Path], typer.Argument(help="Networks 0, 1, ...")],
     out: Annotated[Path, typer.Option(help="New file.")] = Path("networks.safetensors"),
+    after: Annotated[
+        Path | None, typer.Option(help="File of networks that come first, as they are.")
+    ] = None,
 ) -> None:
     """Round networks to integers and prove that their sums fit into 32 bits."""
     from pipelines.training.causal.convert import convert as convert_all
 
-    _guarded(lambda: convert_all(checkpoints, out, report=_print))
+    _guarded(lambda: convert_all(checkpoints, out, report=_print, after=after))
 
 
 @app.command()

@@ -14,18 +14,25 @@ from pipelines.training.causal.network import INPUT_BITS, UNIT_BITS, CausalNet, 
 from psc_volumetric.coders.context.network import HIDDEN, MOST_ACTIVE
 from psc_volumetric.coders.context.networks import pairwise
 from psc_volumetric.entropy.lanes import INPUT_LIMIT
-from psc_volumetric.errors import NumericalError, StorageError
+from psc_volumetric.errors import NumericalError, ParameterError, StorageError
 
 __all__ = ["arranged", "check_sums", "convert", "rounded"]
 
 WEIGHT_BITS = 6
 LAYERS = ("first", "second", "last")
+NAMES = (*LAYERS, "biases")  # of the arrays of a network
 LARGEST_INPUTS = (INPUT_LIMIT, MOST_ACTIVE, MOST_ACTIVE)  # magnitudes, of each layer
 
 Tensors = dict[str, NDArray[np.signedinteger]]
 
 
-def convert(checkpoints: Sequence[Path], out: Path, *, report: Callable[[str], object]) -> Tensors:
+def convert(
+    checkpoints: Sequence[Path],
+    out: Path,
+    *,
+    report: Callable[[str], object],
+    after: Path | None = None,
+) -> Tensors:
     """Write networks of integers, numbered in order.
 
     Parameters
@@ -34,13 +41,15 @@ def convert(checkpoints: Sequence[Path], out: Path, *, report: Callable[[str], o
         Of `train`.
     out : Path
         New file.
+    after : Path, optional
+        Networks of integers that come first, as they are.
     report : callable
         Takes one line.
 
     Raises
     ------
     ParameterError
-        A checkpoint cannot be read (kind ``"bad-checkpoint"``).
+        A checkpoint cannot be read (kind ``"bad-checkpoint"``), or ``after`` (``"bad-networks"``).
     NumericalError
         A number does not fit, or a sum may not (kind ``"overflow"``).
     StorageError
@@ -53,8 +62,9 @@ def convert(checkpoints: Sequence[Path], out: Path, *, report: Callable[[str], o
             f"{out} exists already", kind="target-exists",
             hint="choose a new file: streams are read with the network that they name for ever",
         )  # fmt: skip
-    tensors: Tensors = {}
-    for number, path in enumerate(checkpoints):
+    tensors = {} if after is None else _earlier(after)
+    first = len(tensors) // len(NAMES)
+    for number, path in enumerate(checkpoints, first):
         made = rounded(load_checkpoint(path), what=str(path))
         check_sums(made, what=str(path))
         tensors |= {f"{number}.{name}": value for name, value in made.items()}
@@ -62,8 +72,30 @@ def convert(checkpoints: Sequence[Path], out: Path, *, report: Callable[[str], o
     save_file(tensors, partial)
     partial.replace(out)
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
-    report(f"{len(checkpoints)} networks, {out.stat().st_size} bytes, SHA-256 {digest}")
+    report(f"networks 0 to {number}, {out.stat().st_size} bytes, SHA-256 {digest}")
     return tensors
+
+
+def _earlier(path: Path) -> Tensors:
+    """Networks of integers in a file; ParameterError if it holds something else."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found: Tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ParameterError(
+            f"{path}: expected networks of integers, found: {error}",
+            kind="bad-networks",
+        ) from error
+    count = len(found) // len(NAMES)
+    if not count or set(found) != {f"{n}.{name}" for n in range(count) for name in NAMES}:
+        raise ParameterError(
+            f"{path}: expected networks 0, 1, ... of integers, found {', '.join(sorted(found))}",
+            kind="bad-networks",
+            hint="those that ship are in psc_volumetric/coders/context/networks.safetensors",
+        )
+    return found
 
 
 def rounded(net: CausalNet, *, what: str) -> Tensors:
