@@ -199,7 +199,7 @@ NoProof = Annotated[
 SelfContained = Annotated[
     bool,
     typer.Option(
-        "--self-contained", help="Put the specification of the format and its tables inside."
+        "--self-contained", help="Put the specification of the format and its numbers inside."
     ),
 ]
 PriorName = Annotated[
