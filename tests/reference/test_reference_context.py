@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from reference_decoder.context import decode_integers as read
 from reference_decoder.fields import Fields, Refused
 
+from psc_volumetric.coders.context import coder
 from psc_volumetric.coders.context.coder import decode_integers, encode_integers
-from psc_volumetric.coders.context.given import Cells
+from psc_volumetric.coders.context.fit import fit_predictors
+from psc_volumetric.coders.context.given import Cells, Given
 from psc_volumetric.coders.context.way import FORESEEN, LIGHT, PLAIN, Way
 from psc_volumetric.errors import FormatError
 
@@ -238,6 +240,27 @@ def test_both_decoders_agree_on_networks_whatever_the_values() -> None:
         kind = str(random.choice(GIVEN))
         variants.append(foreseen(values, given_for(values, kind, random)))
     assert sum(variant in (9, 11) for variant in variants) > 60
+
+
+def test_both_decoders_agree_on_networks_whatever_the_predictors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of streams that no fit would write: guesses leave all bounds before they are cut."""
+    sizes, random = set(), np.random.default_rng(41)
+
+    def far(index: Integers, given: Given, *, is_light: bool) -> tuple[Integers, Integers]:
+        found = fit_predictors(index, given, is_light=is_light)
+        return tuple(random.integers(-511, 512, (2, part.shape[1])) << 6 for part in found)  # type: ignore[return-value]
+
+    monkeypatch.setattr(coder, "fit_predictors", far)
+    for number in range(12):
+        top = 1 << (21, 22, 31)[number % 3]  # of 32 bits in memory, and of 64
+        values = walk((3, 10, 20), number, top / 4000).clip(-top // 2, top // 2)
+        values[0, 0, :2] = -top // 2, top // 2 - 1
+        kind = GIVEN[number % 4]
+        variant = foreseen(values, given_for(values, kind, np.random.default_rng(number)))
+        sizes.add((number % 3, variant))
+    assert {(0, 9), (1, 9), (2, 9)} <= sizes
 
 
 NETWORK = scan((3, 10, 11), 31)
