@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from psc_volumetric.shipped import shipped_bytes
+
 __all__ = ["for_children"]
 
 CONFIGURATION = Path(__file__).with_name("logging.yml")
@@ -14,7 +16,13 @@ FORMATTER = "pipelines.log_lines.NamelessJsonLines"
 
 
 def for_children() -> dict[str, str]:
-    """Environment variables that make Prefect and Dask log lines without names on stderr."""
+    """Environment variables that make Prefect and Dask log lines without names on stderr.
+
+    Raises
+    ------
+    InstallationError : the file that they name is missing.
+    """
+    shipped_bytes(CONFIGURATION)
     dask = {
         "VERSION": "1",
         "DISABLE_EXISTING_LOGGERS": "False",

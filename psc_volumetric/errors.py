@@ -10,6 +10,7 @@ __all__ = [
     "ChecksumError",
     "ExtraMissingError",
     "FormatError",
+    "InstallationError",
     "LimitExceededError",
     "NumericalError",
     "ParameterError",
@@ -81,11 +82,37 @@ class StorageError(PscError):
     """The store refused: target exists, key missing, not writable."""
 
 
-class ExtraMissingError(ImportError):
-    """Something asked for takes packages that are not installed; kind ``"extra-missing"``.
+class InstallationError(ImportError):
+    """The installation lacks something of its own, or has it altered.
 
     No `PscError`: neither bytes nor arguments are at fault, so nothing that collects those as
     damage may take it for one.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what was found, and where.
+    hint : str
+        What mends the installation; appended to the message.
+    kind : str
+        Stable word for programs and tests.
+    """
+
+    kind = "installation"
+
+    def __init__(self, message: str, *, hint: str, kind: str = "installation") -> None:
+        super().__init__(f"{message}; {hint}")
+        self.message = message
+        self.hint = hint
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep kind and hint when a worker process hands the error back."""
+        return (_rebuild_installation, (type(self), self.message, self.hint, self.kind))
+
+
+class ExtraMissingError(InstallationError):
+    """Something asked for takes packages that are not installed; kind ``"extra-missing"``.
 
     Parameters
     ----------
@@ -97,15 +124,11 @@ class ExtraMissingError(ImportError):
 
     kind = "extra-missing"
 
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(f"{message}; {hint}")
-        self.message = message
-        self.hint = hint
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Keep the hint when a worker process hands the error back."""
-        return (_missing, (self.message, self.hint))
+    def __init__(self, message: str, *, hint: str, kind: str = "extra-missing") -> None:
+        super().__init__(message, hint=hint, kind=kind)
 
 
-def _missing(message: str, hint: str) -> ExtraMissingError:
-    return ExtraMissingError(message, hint=hint)
+def _rebuild_installation(
+    cls: type[InstallationError], message: str, hint: str, kind: str
+) -> InstallationError:
+    return cls(message, hint=hint, kind=kind)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.bitstream.constants import FORMAT_VERSION
-from psc_volumetric.errors import FormatError
+from psc_volumetric.shipped import broken, shipped_bytes
 
 __all__ = [
     "CASE",
@@ -35,6 +35,7 @@ __all__ = [
 
 VECTORS = Path(__file__).resolve().parent / "conformance" / "vectors" / f"v{FORMAT_VERSION}"
 INDEX, NETWORKS, STREAM, CASE = "index.json", "networks.json", "stream.bin", "case.json"
+MISSING = "vector-missing"  # kind of the error
 
 
 @dataclass(frozen=True)
@@ -78,30 +79,32 @@ def array_digest(values: NDArray[np.generic]) -> str:
     return hashlib.sha256(little.tobytes()).hexdigest()
 
 
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise FormatError(
-            f"golden vectors: expected {path.parent.name}/{path.name}, found none",
-            kind="vector-missing",
-            hint="install psc-archive again, or take the file from the repository",
-        )
-    return path.read_bytes()
+def _document(path: Path) -> dict[str, Any]:
+    data = shipped_bytes(path, kind=MISSING)
+    try:
+        document: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise broken(
+            f"golden vectors: expected JSON in {path}, found {len(data)} bytes that do not parse "
+            f"({error})",
+            kind=MISSING,
+        ) from error
+    return document
 
 
 def load_case(name: str, folder: Path = VECTORS) -> Case:
-    """Read one case; FormatError kind ``vector-missing`` when a file is not there."""
-    document = json.loads(_read(folder / name / CASE))
-    return Case(name, _read(folder / name / STREAM), document)
+    """Read one case; InstallationError kind ``vector-missing`` when a file is not there or cut."""
+    document = _document(folder / name / CASE)
+    return Case(name, shipped_bytes(folder / name / STREAM, kind=MISSING), document)
 
 
 def load_cases(folder: Path = VECTORS) -> tuple[Case, ...]:
     """Read every case of the index, in its order."""
-    names = json.loads(_read(folder / INDEX))["cases"]
+    names = _document(folder / INDEX)["cases"]
     return tuple(load_case(name, folder) for name in names)
 
 
 @functools.cache
 def known_networks(folder: Path = VECTORS) -> dict[str, Any]:
     """Content of ``networks.json``: ``primitives``, and the networks of every kind of prior."""
-    document: dict[str, Any] = json.loads(_read(folder / NETWORKS))
-    return document
+    return _document(folder / NETWORKS)

@@ -43,7 +43,7 @@ from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.targets import tidy_up
 from psc_volumetric.archive.writer import ArchiveWriter
-from psc_volumetric.errors import PscError, StorageError
+from psc_volumetric.errors import InstallationError, PscError, StorageError
 
 __all__ = [
     "ArchiveOptions",
@@ -316,7 +316,7 @@ def run_item(item: ItemPlan, progress: Progress | None = None) -> ItemReport:
             raise
         error.add_note(_resume_note(item, done))
         raise
-    except (PscError, OSError, KeyboardInterrupt) as error:
+    except (PscError, InstallationError, OSError, KeyboardInterrupt) as error:
         error.add_note(_resume_note(item, done))
         raise
 

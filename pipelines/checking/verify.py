@@ -13,7 +13,7 @@ from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.access import SealedStore, read_manifest
 from psc_volumetric.archive.checking import Finding, verify_sealed
 from psc_volumetric.archive.stores import open_store, target_text
-from psc_volumetric.errors import ExtraMissingError, ParameterError, PscError, StorageError
+from psc_volumetric.errors import InstallationError, ParameterError, PscError, StorageError
 
 __all__ = [
     "VerifyReport",
@@ -140,7 +140,8 @@ def verify_all(
     ------
     StorageError : the folder holds no archive (kind ``"not-found"``).
     ParameterError : one digest is expected of several archives (kind ``"several-archives"``).
-    ExtraMissingError : bricks of one take what is not installed; a note says of which.
+    InstallationError : bricks of one take what is not installed (here an `ExtraMissingError`), or
+        the installation is not whole; a note says of which.
     """
     folder = folder_of(target)
     if folder is None:
@@ -172,7 +173,7 @@ def verify_all(
                 progress=progress,
             )
             reports.append(report)
-        except ExtraMissingError as error:
+        except InstallationError as error:
             error.add_note(f"{path} cannot be decoded here; without --deep its bytes are checked")
             raise
         except PscError as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psc_volumetric.errors import InstallationError, PscError
 from psc_volumetric.extras import EXTRAS, Extra, has_extra
 from psc_volumetric.machine_code import library_path
 
@@ -101,7 +102,7 @@ def diagnose(*, conformance: bool = False) -> Diagnosis:
     checks = [_extra(extra) for extra in EXTRAS.values()]
     checks += [_needed("h5py", "the h5netcdf engine of xarray"), _top_level_names()]
     checks += [_zarr_codec(), _xarray_engine(), _priors(), _decoders(), _av1_encoder(), _peers()]
-    checks.append(_loops())
+    checks += [_loops(), _data_files()]
     if _version("monai") is not None:
         checks.append(_needed("einops", "attention blocks of MONAI networks"))
     if _version("prefect") is not None:
@@ -203,10 +204,26 @@ def _loops() -> Check:
     return Check("loops", "ok", f"in machine code, {library.name}")
 
 
+def _data_files() -> Check:
+    """Whether the files are whole without which bricks cannot be read or written."""
+    from psc_volumetric.archive.readme import specification_files
+    from psc_volumetric.prior.finding import installed, read_installed
+
+    try:
+        specification_files()
+        priors = [read_installed(info) for info in installed().values()]
+    except InstallationError as error:
+        return Check("data files", "error", str(error))
+    return Check("data files", "ok", f"specification, tables, networks and {len(priors)} priors")
+
+
 def _priors() -> Check:
     from psc_volumetric.prior import installed_priors
 
-    names = sorted(installed_priors())
+    try:
+        names = sorted(installed_priors())
+    except InstallationError as error:
+        return Check("priors", "error", str(error))
     if not names:
         return Check("priors", "error", "none installed; lossy archives cannot be made")
     return Check("priors", "ok", ", ".join(names))
@@ -249,11 +266,10 @@ def _peers() -> Check:
 def _conformance() -> list[Check]:
     """One check per golden vector, device and carrier, and one for all of them."""
     from psc_volumetric.conformance import run
-    from psc_volumetric.errors import PscError
 
     try:
         report = run()
-    except PscError as error:
+    except (PscError, InstallationError) as error:
         return [Check("conformance", "error", str(error))]
     checks = [
         Check("vector", "ok" if outcome.passed else "error", outcome.line())

@@ -6,6 +6,7 @@ from pipelines.stopping import Stopped
 from psc_volumetric.errors import (
     ExtraMissingError,
     FormatError,
+    InstallationError,
     ParameterError,
     PriorMismatchError,
     PscError,
@@ -19,6 +20,7 @@ __all__ = [
     "EXIT_FORMAT",
     "EXIT_HANGUP",
     "EXIT_INCOMPLETE",
+    "EXIT_INSTALLATION",
     "EXIT_INTERNAL",
     "EXIT_INTERRUPTED",
     "EXIT_OK",
@@ -41,6 +43,7 @@ EXIT_STORAGE = 6
 EXIT_DAMAGE = 7
 EXIT_INCOMPLETE = 8
 EXIT_EXTRA = 9
+EXIT_INSTALLATION = 10
 EXIT_HANGUP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -56,6 +59,7 @@ EXIT_CODES = {
     EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
     EXIT_INCOMPLETE: "finished, but something that may hold data was left out",
     EXIT_EXTRA: "needs an extra that is not installed",
+    EXIT_INSTALLATION: "this installation is not whole: a file of it is missing or altered",
     EXIT_HANGUP: "stopped by SIGHUP",
     EXIT_INTERRUPTED: "interrupted",
     EXIT_TERMINATED: "stopped by SIGTERM",
@@ -133,8 +137,10 @@ def describe_failure(error: BaseException) -> Failure:
     """Exit code, kind, message and hint for an error of any class."""
     from adapters.errors import SourceError
 
-    if isinstance(error, ExtraMissingError):
-        return Failure(EXIT_EXTRA, error.kind, error.message, error.hint)
+    if isinstance(error, InstallationError):
+        is_extra = isinstance(error, ExtraMissingError)
+        code = EXIT_EXTRA if is_extra else EXIT_INSTALLATION
+        return Failure(code, error.kind, error.message, error.hint)
     if isinstance(error, PscError):
         return Failure(_psc_code(error), error.kind, _without_hint(error, error.hint), error.hint)
     if isinstance(error, SourceError):

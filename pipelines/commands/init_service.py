@@ -15,6 +15,7 @@ import typer
 from pipelines.commands.options import Debug, Json, Quiet
 from pipelines.commands.session import Session
 from psc_volumetric.errors import ParameterError, StorageError
+from psc_volumetric.shipped import shipped_text
 
 __all__ = ["KINDS", "ServiceFiles", "init_service", "service_files"]
 
@@ -152,7 +153,7 @@ def service_files(kind: str, inbox: Path, archive: str) -> dict[str, str]:
         text = re.sub(
             "|".join(map(re.escape, paths)),
             lambda m: paths[m[0]],
-            (folder / name).read_text("utf-8"),
+            shipped_text(folder / name),
         )
         own = ".env" if name == "compose.env" else Path(name).name
         made[own] = finish(name, text, archive if is_url else None)

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.checking.info import archive_info, shown_entries, size_text
 from pipelines.checking.verify import verify_all
@@ -19,6 +19,10 @@ from psc_volumetric import extras
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.html import thumbnail
 from psc_volumetric.errors import PscError, StorageError
+from psc_volumetric.shipped import broken, shipped_text
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["MOST_BYTES", "page_name", "report_page", "write_page"]
 
@@ -48,6 +52,7 @@ def report_page(archive: str, source: Path | None = None, *, peers: bool = False
     Raises
     ------
     ExtraMissingError : Jinja2 is not installed.
+    InstallationError : the template of the page is missing or cut.
     StorageError, FormatError : not an archive; damage inside is shown on the page.
     ParameterError : kind ``"not-its-source"``.
     """
@@ -75,8 +80,7 @@ def report_page(archive: str, source: Path | None = None, *, peers: bool = False
     environment.globals.update(
         size=size_text, number=nice_number, level_name=level_name, W=WIDTH, H=HEIGHT
     )
-    text = (files("pipelines.reporting") / TEMPLATE).read_text("utf-8")
-    return environment.from_string(text).render(
+    return _template(environment).render(
         name=Path(archive.rstrip("/")).name,
         info=info,
         facts=facts,
@@ -88,6 +92,19 @@ def report_page(archive: str, source: Path | None = None, *, peers: bool = False
         findings=_findings(archive),
         has_source=source is not None,
     )
+
+
+def _template(environment: jinja2.Environment) -> jinja2.Template:
+    import jinja2
+
+    place = files("pipelines.reporting") / TEMPLATE
+    try:
+        return environment.from_string(shipped_text(place))
+    except jinja2.TemplateSyntaxError as error:
+        raise broken(
+            f"this installation: expected a template in {place}, found in line {error.lineno}: "
+            f"{error.message}"
+        ) from error
 
 
 def page_name(archive: str) -> str:

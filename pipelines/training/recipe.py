@@ -73,7 +73,14 @@ class Recipe:
                 f"recipe {name_or_path!r}: expected one of {known} or a JSON file",
                 kind="unknown-recipe",
             )
-        return cls.from_dict(json.loads(path.read_text()))
+        try:
+            return cls.from_dict(json.loads(path.read_text("utf-8")))
+        except ValueError as error:
+            raise ParameterError(
+                f"recipe {path}: expected JSON, found otherwise ({error})",
+                kind="bad-recipe",
+                hint="where it is one that ships, install psc-archive again",
+            ) from error
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:

@@ -38,6 +38,7 @@ from psc_volumetric.archive.looks import PRIMARIES, colours_of
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.extras import require
 from psc_volumetric.machine_code import BEING_MADE
+from psc_volumetric.shipped import shipped_bytes
 from psc_volumetric.threads import Crew
 
 if TYPE_CHECKING:
@@ -99,12 +100,15 @@ class ViewServer:
     Raises
     ------
     ExtraMissingError : aiohttp is not installed.
+    InstallationError : a file of the page is missing.
     StorageError : kind ``"cannot-listen"``; or nothing is at the target.
     FormatError : the target is no archive.
     """
 
     def __init__(self, target: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
         require("view", "`psc-archive view`")
+        for name in PAGES:
+            shipped_bytes(files("pipelines.viewing") / "static" / name)
         self.shelf = Shelf(target)
         self.url = ""
         self._token = secrets.token_urlsafe(18)

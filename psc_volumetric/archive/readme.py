@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from psc_volumetric import __version__
 from psc_volumetric.archive.layout import FORMAT, SPECIFICATION_PREFIX, VariableSpec
-from psc_volumetric.errors import StorageError
+from psc_volumetric.shipped import broken
 
 __all__ = ["readme_text", "specification_digest", "specification_files"]
 
@@ -51,8 +51,8 @@ def specification_files() -> dict[str, bytes]:
 
     Raises
     ------
-    StorageError : this copy of the package lacks one, or has other tables than the text says (kind
-        ``"no-specification"``).
+    InstallationError : this copy of the package lacks one, or has other tables than the text says
+        (kind ``"no-specification"``).
     """
     places = [files("psc_volumetric.bitstream").joinpath(SPECIFICATION)]
     places += [files(f"psc_volumetric.{part}").joinpath(name) for name, part in TABLES.items()]
@@ -62,11 +62,11 @@ def specification_files() -> dict[str, bytes]:
     said = contents.get(SPECIFICATION_PREFIX + SPECIFICATION, b"")
     stored = [contents.get(SPECIFICATION_PREFIX + name, b"") for name in TABLES]
     if lacking or any(hashlib.sha256(data).hexdigest().encode() not in said for data in stored):
-        raise StorageError(
-            f"expected {SPECIFICATION}, {' and '.join(TABLES)} that it names here, found "
-            f"{'other tables' if not lacking else 'none of ' + ', '.join(lacking)}",
+        raise broken(
+            f"this installation: expected {SPECIFICATION} and {' and '.join(TABLES)} that it "
+            f"names in {files('psc_volumetric')}, found "
+            f"{'a text that names other files' if not lacking else 'no ' + ', '.join(lacking)}",
             kind="no-specification",
-            hint="install psc-archive again",
         )
     return contents
 

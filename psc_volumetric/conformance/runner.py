@@ -246,7 +246,7 @@ def run(devices: Sequence[str] | None = None) -> ConformanceReport:
 
     Raises
     ------
-    FormatError
+    InstallationError
         Kind ``vector-missing``: the installation lacks a vector.
     """
     chosen = devices_present() if devices is None else devices

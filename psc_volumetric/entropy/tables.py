@@ -14,9 +14,12 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCALE_BINS", "gaussian_table", "symbol_frequencies", "symbol_limit"]
+from psc_volumetric.shipped import shipped_bytes
+
+__all__ = ["DIGEST", "SCALE_BINS", "gaussian_table", "symbol_frequencies", "symbol_limit"]
 
 PATH = Path(__file__).with_name("tables.safetensors")
+DIGEST = "bba82d769ccbc7ae0f4521a1da1909ca661fb205c5f9ae038e513be3160d2d6b"  # SHA-256, SPEC 7.2
 
 PRECISION = 24  # bits of a probability in the range coder
 SCALE_BINS = 29  # bin b: scale/step about 2^((b - 12) / 4); larger scales shift bits out first
@@ -25,9 +28,9 @@ GAUSSIAN_BITS = 16
 
 @functools.cache
 def _tables() -> dict[str, NDArray[np.generic]]:
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    return load_file(PATH)
+    return load(shipped_bytes(PATH, sha256=DIGEST))
 
 
 def gaussian_table() -> NDArray[np.int16]:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from psc_volumetric.errors import PriorMismatchError
+from psc_volumetric.errors import FormatError, PriorMismatchError
 from psc_volumetric.prior.bundle import Prior, prior_from_files
 from psc_volumetric.prior.parts import ANALYSIS, METADATA, WEIGHTS
+from psc_volumetric.shipped import broken, shipped_bytes
 
 __all__ = [
     "REFINER",
@@ -24,6 +25,7 @@ __all__ = [
     "installed_priors",
     "load_prior",
     "newest",
+    "read_installed",
     "refiner_of",
     "resolve_prior",
 ]
@@ -63,8 +65,36 @@ def _read_folder(folder: Path) -> Prior:
     return prior_from_files(files)
 
 
+def _read_shipped(folder: Path) -> Prior:
+    try:
+        return _read_folder(folder)
+    except (FormatError, PriorMismatchError) as error:
+        raise broken(f"this installation: expected a prior in {folder}, found: {error}") from error
+
+
+def read_installed(info: PriorInfo) -> Prior:
+    """A prior that ships with this package.
+
+    Raises
+    ------
+    InstallationError : a file of it is missing, cut, or another than its metadata says.
+    """
+    prior = _read_shipped(info.folder)
+    if prior.digest != info.digest:
+        raise broken(
+            f"this installation: {info.folder}: expected the prior {info.digest} that "
+            f"{METADATA} names, found {prior.digest}"
+        )
+    return prior
+
+
 def installed_priors() -> dict[str, PriorInfo]:
-    """Denoisers that ship with this package, by name; reads only their metadata."""
+    """Denoisers that ship with this package, by name; reads only their metadata.
+
+    Raises
+    ------
+    InstallationError : the metadata of one is missing or cut.
+    """
     return _installed(SHIPPED)
 
 
@@ -107,15 +137,20 @@ def newest(domain: str, ending: str, names: Iterable[str]) -> str:
 
 def _installed(place: Path) -> dict[str, PriorInfo]:
     found = {}
-    for path in sorted(place.glob(f"*/{METADATA}")):
-        described = json.loads(path.read_bytes())["psc_prior"]
-        found[described["name"]] = PriorInfo(
-            described["name"],
-            described["digest"],
-            described.get("description", ""),
-            described.get("modality", ""),
-            path.parent.parent,
-        )
+    parts = (METADATA, WEIGHTS)
+    for folder in sorted({path.parents[1] for part in parts for path in place.glob(f"*/{part}")}):
+        path = folder / METADATA
+        data = shipped_bytes(path)
+        try:
+            described = json.loads(data)["psc_prior"]
+            name, digest = described["name"], described["digest"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise broken(
+                f"this installation: expected the metadata of a prior in {path}, found "
+                f"{len(data)} bytes of something else ({type(error).__name__})"
+            ) from error
+        more = (described.get("description", ""), described.get("modality", ""))
+        found[name] = PriorInfo(name, digest, *more, folder)
     return found
 
 
@@ -126,13 +161,15 @@ def load_prior(name_or_folder: str | Path) -> Prior:
     ------
     PriorMismatchError
         No such name, folder or class; the message lists the names there are.
+    InstallationError
+        A file of a shipped one is missing, cut or another.
     """
     shipped = installed()
     whole, colon, label = str(name_or_folder).rpartition(":")
     if colon and (whole in shipped or (Path(whole) / METADATA).is_file()):
         return load_prior(whole).of_class(label)
     if str(name_or_folder) in shipped:
-        return _read_folder(shipped[str(name_or_folder)].folder)
+        return read_installed(shipped[str(name_or_folder)])
     folder = Path(name_or_folder)
     if not folder.is_dir():
         raise PriorMismatchError(
@@ -151,14 +188,14 @@ def refiner_of(prior: Prior) -> Prior | None:
     """
     info = next((i for i in installed_autoencoders().values() if i.digest == prior.digest), None)
     folder = None if info is None else info.folder / REFINER
-    return None if folder is None or not (folder / METADATA).is_file() else _read_folder(folder)
+    return None if folder is None or not (folder / METADATA).is_file() else _read_shipped(folder)
 
 
 def resolve_prior(digest: str) -> Prior:
     """Find a shipped prior by its digest (64 hex digits, or at least the first 32)."""
     for info in installed().values():
         if len(digest) >= 32 and info.digest.startswith(digest.lower()):
-            return _read_folder(info.folder)
+            return read_installed(info)
     raise PriorMismatchError(
         f"no installed prior has digest {digest}",
         kind="prior-missing",

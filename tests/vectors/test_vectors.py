@@ -22,7 +22,7 @@ from psc_volumetric.conformance import (
 from psc_volumetric.conformance.recipes import recipes
 from psc_volumetric.conformance.regenerate import encode_recipe, networks, write
 from psc_volumetric.conformance.runner import CARRIERS, check_case, outcomes
-from psc_volumetric.errors import FormatError, NumericalError
+from psc_volumetric.errors import InstallationError, NumericalError
 from psc_volumetric.golden import CASE, INDEX, NETWORKS, STREAM, VECTORS, Case, known_networks
 from psc_volumetric.methods.psc import trust
 from psc_volumetric.methods.psc.denoiser import Denoiser
@@ -99,7 +99,16 @@ def test_vectors_cover_every_method_setting_and_many_dtypes() -> None:
 def test_missing_vector_is_an_error(tmp_path: Path, missing: str) -> None:
     folder = Path(shutil.copytree(VECTORS, tmp_path / "v0"))
     (folder / "lossless-bool" / missing).unlink()
-    with pytest.raises(FormatError, match=missing) as caught:
+    with pytest.raises(InstallationError, match=missing) as caught:
+        load_cases(folder)
+    assert caught.value.kind == "vector-missing"
+
+
+@pytest.mark.parametrize("cut", [INDEX, f"lossless-bool/{CASE}"])
+def test_a_cut_document_of_a_vector_is_an_error(tmp_path: Path, cut: str) -> None:
+    folder = Path(shutil.copytree(VECTORS, tmp_path / "v0"))
+    (folder / cut).write_bytes((folder / cut).read_bytes()[:40])
+    with pytest.raises(InstallationError, match=Path(cut).name) as caught:
         load_cases(folder)
     assert caught.value.kind == "vector-missing"
 

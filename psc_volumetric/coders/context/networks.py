@@ -18,10 +18,12 @@ from psc_volumetric.coders.context.network import (
     INPUTS,
     Network,
 )
+from psc_volumetric.shipped import shipped_bytes
 
-__all__ = ["NO_NETWORK", "PATH", "known_networks", "network", "pairwise", "with_room"]
+__all__ = ["DIGEST", "NO_NETWORK", "PATH", "known_networks", "network", "pairwise", "with_room"]
 
 PATH = Path(__file__).with_name("networks.safetensors")
+DIGEST = "7b98e6548846a4768416e872bff190dfec79eca1799f6fb63f08af14b697be36"  # SHA-256, SPEC 15.11
 
 
 NO_NETWORK = Network(
@@ -38,13 +40,18 @@ def pairwise(weights: NDArray[np.int16]) -> NDArray[np.int16]:
 
 @cache
 def _stored() -> dict[str, NDArray[np.signedinteger]]:
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    return load_file(PATH)
+    return load(shipped_bytes(PATH, sha256=DIGEST))
 
 
 def known_networks() -> int:
-    """How many there are; their numbers are those below it."""
+    """How many there are; their numbers are those below it.
+
+    Raises
+    ------
+    InstallationError : the file of them is missing, or is another than the specification names.
+    """
     return sum(name.endswith(".biases") for name in _stored())
 
 
