@@ -73,8 +73,11 @@ def measure(
     middle: Annotated[
         int | None, typer.Option(help="Whole slices around the middle.", min=1)
     ] = None,
+    network: Annotated[
+        list[int] | None, typer.Option(help="Number; may be repeated. Default: all that ship.")
+    ] = None,
 ) -> None:
-    """Print bytes and CPU time with and without the network that ships."""
+    """Print bytes and CPU time with and without each network that ships."""
     from pipelines.training.causal.measure import HEAD, Wanted
     from pipelines.training.causal.measure import measure as measure_all
 
@@ -91,7 +94,7 @@ def measure(
 
     def run() -> None:
         _print(HEAD)
-        for row in measure_all(sources, Wanted(errors, crop, middle)):
+        for row in measure_all(sources, Wanted(errors, crop, middle, tuple(network or ()))):
             _print(row)
 
     _guarded(run)
