@@ -1,7 +1,7 @@
 """Options that several commands share, declared once.
 
 An option stands here when it means the same in every command that has it; ``--step`` of
-``evaluate`` takes several and ``--level`` of ``sigma`` takes no names: those stay there.
+``evaluate`` takes several: it stays there.
 """
 
 from __future__ import annotations

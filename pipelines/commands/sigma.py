@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import ArchivePath, Debug, Device, Json, Quiet, Roi
+from pipelines.commands.options import ArchivePath, Debug, Device, Json, Level, Quiet, Roi
 from pipelines.commands.session import Session
 
 __all__ = ["sigma"]
@@ -20,7 +20,7 @@ def sigma(
         str | None, typer.Option(help="Which one; needed when there are several.")
     ] = None,
     roi: Roi = None,
-    level: Annotated[int | None, typer.Option(help="Quality level, 0 is coarsest.")] = None,
+    level: Level = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -29,6 +29,10 @@ def sigma(
     """Write one sigma per voxel in physical units: NIfTI, NetCDF or NumPy."""
     with Session(as_json=as_json, quiet=quiet, debug=debug) as session:
         from pipelines.restoring.sigma import sigma_lines, write_sigma
+        from psc_volumetric.archive.levels import parse_level
 
-        report = write_sigma(source, target, variable=variable, roi=roi, level=level, device=device)
+        wanted = parse_level(level)
+        report = write_sigma(
+            source, target, variable=variable, roi=roi, level=wanted, device=device
+        )
         session.result(report, lambda: sigma_lines(report))

@@ -12,7 +12,7 @@ import xarray as xr
 from pipelines.collection import refuse_folder
 from pipelines.restoring.roi import box_text, roi_from_indices
 from psc_volumetric.archive.layout import VariableSpec
-from psc_volumetric.archive.levels import check_level
+from psc_volumetric.archive.levels import Level, check_level
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.errors import ParameterError, StorageError
@@ -28,7 +28,7 @@ def write_sigma(
     *,
     variable: str | None = None,
     roi: str | None = None,
-    level: int | None = None,
+    level: Level = None,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Decode sigma and write it in physical units (stored units times the slope).
@@ -44,15 +44,17 @@ def write_sigma(
         None takes the only one there is.
     roi : str or None
         Half-open indices by axis; None is everything.
-    level : int or None
-        None is the last level, where exact archives have sigma 0.
+    level : int, str or None
+        A number, ``"preview"``, ``"bounded"`` or ``"lossless"``; None is the last level, where
+        exact archives have sigma 0.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
     dict
-        JSON-able: variable, region, shape, level, mean sigma and unit.
+        JSON-able: variable, region, shape, level, mean sigma and unit. A level that was asked for
+        by its name is told by it: its number may differ from brick to brick.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def write_sigma(
         "variable": spec.name,
         "region": box_text(box, spec.dims),
         "shape": list(found.shape),
-        "level": int(found.attrs["level"]),
+        "level": found.attrs.get("level", level),
         "mean": float(found.mean()) if found.size else None,
         "unit": spec.unit,
         "measured_coverage_percent": None if covered is None else np.ravel(covered).tolist(),

@@ -68,6 +68,9 @@ def test_every_level_is_what_it_says(archive, source, tmp_path, run) -> None:
     assert run("restore", archive, tmp_path / "all").code == 0
     assert (tmp_path / "all" / "head.nii").read_bytes() == source.read_bytes()
     assert run("restore", archive, tmp_path / "near", "--level", "bounded").code == 0
+    assert run("sigma", archive, tmp_path / "near.npy", "--level", "bounded").code == 0
+    assert run("sigma", archive, tmp_path / "all.npy", "--level", "lossless").code == 0
+    assert np.load(tmp_path / "near.npy").min() > 0 and not np.load(tmp_path / "all.npy").any()
     assert run("verify", archive, "--deep").code == 0
 
 

@@ -56,6 +56,15 @@ def test_nifti_is_the_sigma_xarray_gives_and_lies_where_the_volume_lies(
     np.testing.assert_allclose(part.values, stored * abs(slope or 1), rtol=1e-6)
 
 
+def test_the_last_lossy_level_is_the_preview(archive: Path, run, tmp_path: Path) -> None:
+    for name, level in (("named.npy", ("--level", "preview")), ("last.npy", ())):
+        outcome = run("sigma", archive, tmp_path / name, *level, "--json")
+        assert outcome.code == 0, outcome.err
+    assert "preview" in run("sigma", archive, tmp_path / "n.nii", "--level", "preview").out
+    named, last = (np.load(tmp_path / name) for name in ("named.npy", "last.npy"))
+    np.testing.assert_array_equal(named, last)
+
+
 def test_info_shows_the_recorded_coverage(archive: Path) -> None:
     info = archive_info(str(archive))
     (entry,) = info["variables"].values()
@@ -70,6 +79,8 @@ def test_info_shows_the_recorded_coverage(archive: Path) -> None:
         (["s.tif"], "bad-target"),
         (["s.npy", "--variable", "other"], "unknown-variable"),
         (["s.npy", "--roi", "z=0:900"], "roi-outside"),
+        (["s.npy", "--level", "bounded"], "no-such-level"),
+        (["s.npy", "--level", "best"], "bad-level"),
     ],
 )
 def test_what_cannot_be_written_is_refused(
