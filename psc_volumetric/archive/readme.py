@@ -33,8 +33,9 @@ or write a reader from its specification, {specification}, SHA-256
 WHERE_KEPT = "read out of the source file, which is in source/ as it was"
 WARNING = "Lossy: may show detail that was never there; not for primary diagnosis."
 INSIDE = f"""
-The specification and its numbers are in {SPECIFICATION_PREFIX}, networks in priors/: with the
-standards it names, no other document or program is needed.
+The specification, its tables and the networks of its exact coders are in {SPECIFICATION_PREFIX};
+priors, the networks of lossy bricks, are in priors/ where bricks need one. With the standards that
+the specification names, no other document or program is needed.
 """
 
 
