@@ -126,7 +126,7 @@ def _without_hint(error: BaseException, hint: str | None) -> str:
 
 
 def _stopped(error: KeyboardInterrupt) -> Failure:
-    hint = "run the same command again; what is sealed stays, an unfinished archive is continued"
+    hint = "run the same command again; what was finished stays"
     if isinstance(error, Stopped):
         text = f"stopped by {error.signal.name} before the end"
         return Failure(error.exit_code, "stopped", text, hint)

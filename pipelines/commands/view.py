@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands.failures import EXIT_OK
 from pipelines.commands.options import ArchivesPath, Debug, Json, Quiet
 from pipelines.commands.session import Session
+from pipelines.stopping import Stopped
 
 __all__ = ["view"]
 
@@ -35,13 +37,17 @@ def view(
         from pipelines.viewing.doorway import doorway
         from pipelines.viewing.server import ViewServer
 
-        with ViewServer(source, host=host, port=port) as server, ExitStack() as stack:
-            lines = [f"looking at {server.shelf.name}", server.url, "Ctrl-C ends it"]
-            session.result({"url": server.url, "name": server.shelf.name}, lambda: lines)
-            if host not in LOOPBACK:
-                session.note("others who know this address can look, too")
-            if not (no_browser or as_json or quiet):
-                # some browsers are waited for; Ctrl-C has to find this thread at nothing else
-                page = stack.enter_context(doorway(server.url))
-                threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
-            threading.Event().wait()
+        try:
+            with ViewServer(source, host=host, port=port) as server, ExitStack() as stack:
+                lines = [f"looking at {server.shelf.name}", server.url, "Ctrl-C ends it"]
+                session.result({"url": server.url, "name": server.shelf.name}, lambda: lines)
+                if host not in LOOPBACK:
+                    session.note("others who know this address can look, too")
+                if not (no_browser or as_json or quiet):
+                    # some browsers are waited for; Ctrl-C has to find this thread at nothing else
+                    page = stack.enter_context(doorway(server.url))
+                    threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
+                threading.Event().wait()
+        except KeyboardInterrupt as told:  # the way to end it: nothing went wrong
+            code = told.exit_code if isinstance(told, Stopped) else EXIT_OK
+            raise typer.Exit(code) from None

@@ -47,6 +47,7 @@ def viewing(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     running = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "view", *words],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
         env={**os.environ, **environment},
@@ -91,8 +92,20 @@ def test_what_others_see_of_the_browser_has_no_token(scan: str, tmp_path: Path) 
         seen = Path(f"/proc/{running.pid}/cmdline").read_bytes()
         assert token.encode() not in seen
         running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=WAIT_S) == 130
+        assert running.wait(timeout=WAIT_S) == 0
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_being_told_to_end_is_no_error(scan: str, number: signal.Signals, code: int) -> None:
+    with viewing(scan, "--no-browser") as running:
+        address(running)
+        running.send_signal(number)
+        said = running.communicate(timeout=WAIT_S)
+    assert (running.returncode, said[1]) == (code, "")
+    assert said[0].split() in ([], ["Ctrl-C", "ends", "it"])
 
 
 def test_json_has_the_address_starts_no_browser_and_ends_when_told(
