@@ -10,7 +10,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
+from os.path import realpath
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +37,7 @@ READERS_KEPT = 8
 DECODED = ViewRequest()
 
 _lock = threading.Lock()
+_places: WeakSet[Place] = WeakSet()
 _readers: OrderedDict[tuple[str, str, Quota], ArchiveReader] = OrderedDict()
 
 
@@ -62,7 +66,10 @@ class Place:
         self.mode = reader.mode
         self.level = level
         self.digest = reader.manifest.digest
+        self._where = ""
         self._reader: ArchiveReader | None = reader
+        if not skip_damaged:
+            self._share_decoded(reader)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None, "_salvage": None, "_viewer": None}
@@ -72,6 +79,23 @@ class Place:
         reader, self._reader, self._salvage, self._viewer = self._reader, None, None, None
         if reader is not None:
             reader.close()
+
+    def _share_decoded(self, reader: ArchiveReader) -> None:
+        """Let a reader go on from what others that are open have decoded of the same archive.
+
+        Datasets of two levels, or with and without sigma, stand on the same lower levels. Once the
+        last of them is closed nothing is shared: whoever opens the archive anew reads its bytes.
+        """
+        if not isinstance(self.target, (str, PathLike)):
+            return  # stores are not told apart by a name
+        text = fspath(self.target)
+        self._where = text if "://" in text else realpath(text)
+        with _lock:
+            for other in _places:
+                same = (other._where, other.digest) == (self._where, self.digest)
+                if same and other._reader is not None:
+                    reader.owner = other._reader.owner
+            _places.add(self)
 
     @property
     def reader(self) -> ArchiveReader:

@@ -66,6 +66,8 @@ class ArchiveReader(OpenArchive):
         Where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``; never changes a bit.
     quota : Quota
         What one read may cost.
+    owner : int
+        Under which what was decoded is kept; open readers of one archive may have the same.
 
     Notes
     -----
@@ -78,7 +80,7 @@ class ArchiveReader(OpenArchive):
         super().__init__(sealed)
         self.device = device
         self.quota = quota
-        self._owner = new_owner()
+        self.owner = new_owner()
         self._indices: OrderedDict[str, BrickIndex] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -211,13 +213,13 @@ class ArchiveReader(OpenArchive):
         box = box if selection is None else selection
 
         def known(level: int, box: Box, spread: bool) -> Region | None:
-            kept, place = decoded_regions(), (self._owner, variable, position, level)
+            kept, place = decoded_regions(), (self.owner, variable, position, level)
             found = kept.find((*place, True), box) or kept.find((*place, spread), box)
             if found is None:
                 return None
             return found.values, found.spread if spread else None
 
-        kept = unfinished_segments().of((self._owner, variable, position)) if goes_on else None
+        kept = unfinished_segments().of((self.owner, variable, position)) if goes_on else None
         with self._placing(spec, position, box):
             index = self.brick_index(variable, position, fetched)
             decoded = decode_with(
@@ -235,7 +237,7 @@ class ArchiveReader(OpenArchive):
     def goes_on(self, variable: str, position: tuple[int, ...], box: Box, level: Level) -> bool:
         """Whether all that a box of a brick takes was begun, so that it costs only what is new."""
         index = self.brick_index(variable, position)
-        kept = unfinished_segments().of((self._owner, variable, position))
+        kept = unfinished_segments().of((self.owner, variable, position))
         return kept.has(index, level_number(index, level), box)
 
     @contextmanager
@@ -313,7 +315,7 @@ class ArchiveReader(OpenArchive):
 
         if decodes_slicewise(index, level):
             return target, decode(inside)
-        place = (self._owner, name, position, level, wanted.spread)
+        place = (self.owner, name, position, level, wanted.spread)
         return target, decoded_regions().get(
             place, inside, units=lambda box: wanted.units(index, box), decode=decode
         )
@@ -325,7 +327,7 @@ class ArchiveReader(OpenArchive):
         name, kept = wanted.spec.name, decoded_regions()
         places, bricks = {}, {}
         for position, inside, _ in parts:
-            key, place = chunk_key(name, position), (self._owner, name, position)
+            key, place = chunk_key(name, position), (self.owner, name, position)
             index = self._known_index(key)
             level = None if index is None else level_number(index, wanted.level)
             if not kept.find((*place, level, wanted.spread), inside):

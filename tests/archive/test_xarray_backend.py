@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate, Quota
+from psc_volumetric.archive.decoded import DecodedRegion
 from psc_volumetric.archive.skeleton import Beside
 from psc_volumetric.errors import LimitExceededError, ParameterError, StorageError
 
@@ -232,3 +235,33 @@ def test_float_fill_values_survive(tmp_path: Path, make: SimpleNamespace) -> Non
             found = dataset.volume.values
             assert np.isnan(found[1, 2, 3]) == (number == 0)
             np.testing.assert_array_equal(found[0], values[0])
+
+
+def test_datasets_of_one_archive_share_what_they_decode(
+    kept: Path, folder: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = ArchiveReader.read_brick
+
+    def counting(self: ArchiveReader, *arguments: Any, **options: Any) -> DecodedRegion:
+        asked.append(self.name)
+        return real(self, *arguments, **options)
+
+    def read(place: Path, **options: Any) -> None:
+        with xr.open_dataset(place, engine="psc", **options) as dataset:
+            np.testing.assert_array_equal(dataset.volume[2].values, values[2])
+
+    monkeypatch.setattr(ArchiveReader, "read_brick", counting)
+    with xr.open_dataset(kept, engine="psc") as first:
+        np.testing.assert_array_equal(first.volume[2].values, values[2])
+        alone = len(asked)
+        assert alone > 0
+        read(kept, level="lossless")
+        read(Path(os.path.relpath(kept)))
+        assert len(asked) == alone
+        read(folder)  # a copy is read from its own bytes
+        read(kept, skip_damaged=True)
+        assert len(asked) >= 3 * alone
+    before = len(asked)
+    read(kept)  # and so is one that nobody has open any more
+    assert len(asked) == before + alone

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,6 +16,7 @@ from adapters.base import Volume
 from pipelines.archiving.suggested_bound import suggested_bound
 from pipelines.cli import app
 from psc_volumetric.archive import ArchiveReader
+from psc_volumetric.layers.segment_decoder import SegmentDecoder
 
 SHAPE = (18, 64, 64)
 
@@ -72,6 +75,27 @@ def test_every_level_is_what_it_says(archive, source, tmp_path, run) -> None:
     assert run("sigma", archive, tmp_path / "all.npy", "--level", "lossless").code == 0
     assert np.load(tmp_path / "near.npy").min() > 0 and not np.load(tmp_path / "all.npy").any()
     assert run("verify", archive, "--deep").code == 0
+
+
+def test_datasets_of_two_levels_share_decoders(archive, monkeypatch) -> None:
+    begun = []
+    real = SegmentDecoder.__init__
+
+    def counting(self: SegmentDecoder, *arguments: Any, **options: Any) -> None:
+        begun.append(self)
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(SegmentDecoder, "__init__", counting)
+    counts = []
+    for levels in (("bounded",), (None,), ("bounded", None), (None, "bounded")):
+        begun.clear()
+        with ExitStack() as stack:
+            for level in levels:
+                opened = xr.open_dataset(archive, engine="psc", level=level)
+                assert stack.enter_context(opened).image[0].values.any()
+        counts.append(len(begun))
+    assert 0 < counts[0] < counts[1]
+    assert counts[2:] == [counts[1], counts[1]]
 
 
 def test_the_level_costs_next_to_nothing_and_can_be_left_out(
