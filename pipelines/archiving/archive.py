@@ -213,7 +213,7 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         name=item.candidate.label,
         target=item.target,
         kind=item.candidate.kind,
-        prior=item.prior,
+        prior=item.prior if recorded["priors"] else None,
         variables=rows,
         archive_bytes=recorded["bytes"]["total"],
         brick_bytes=sum(row["bytes"] for row in rows),
@@ -222,8 +222,15 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         bricks=item.bricks,
         resumed=resumed,
         seconds=seconds + time.perf_counter() - start,
-        notes=(*item.notes, *remarks, *_missed(rows)),
+        notes=(*item.notes, *remarks, *_missed(rows), *_left_out(item, recorded["priors"])),
     )
+
+
+def _left_out(item: ItemPlan, priors: Sequence[str]) -> list[str]:
+    """The prior of the plan where no brick came to need it, in words."""
+    if item.prior is None or priors:
+        return []
+    return [f"no brick needs the prior {item.prior!r}: it is not in the archive"]
 
 
 def _missed(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -259,6 +266,8 @@ def _variable_row(
         "shape": found["shape"],
         "dtype": found["dtype"],
         "method": _method(variable, found["brick_methods"]),
+        "brick_methods": found["brick_methods"],
+        "compared": found["compared"],
         "mode": variable.kept.mode,
         "max_error_allowed": _bound(variable, found["brick_methods"]),
         "exact_roi": found["parameters"].get("exact_roi"),

@@ -92,9 +92,10 @@ class ItemReport:
     error : ItemError or None
         Of a failed item.
     prior : str or None
+        The one that is in the archive.
     variables : tuple of dict
-        Per variable: name, shape, mode, bytes, bpv, rmse, max_error, psnr_db (peak: sampled data
-        range), target and what was reached, in stored units.
+        Per variable: name, shape, method and how many bricks have which, mode, bytes, bpv, rmse,
+        max_error, psnr_db (peak: sampled data range), target and what was reached, in stored units.
     archive_bytes, brick_bytes, source_bytes : int
         The whole tree with its manifest; the coded bricks; the stored values uncoded.
     manifest : str or None

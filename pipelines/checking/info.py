@@ -10,12 +10,16 @@ from pipelines.archiving.choices import SUPERSEDES
 from pipelines.collection import refuse_folder
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import target_text
+from psc_volumetric.errors import InstallationError
+from psc_volumetric.methods.entries import AUTO
 
 __all__ = [
     "archive_info",
+    "chosen_text",
     "info_lines",
     "list_lines",
     "list_target",
+    "methods_text",
     "reader_info",
     "shown_entries",
     "size_text",
@@ -39,9 +43,23 @@ def archive_info(archive: str) -> dict[str, Any]:
 def reader_info(reader: ArchiveReader) -> dict[str, Any]:
     """The same of an archive that is open."""
     info = reader.info()
+    info["prior_names"] = _prior_names(info["priors"])
     for entry in info["variables"].values():
         _name_levels(entry)
     return info
+
+
+def _prior_names(digests: Sequence[str]) -> dict[str, str]:
+    """Digest -> name, of those that ship with this package."""
+    if not digests:
+        return {}
+    from psc_volumetric.prior.finding import installed
+
+    try:
+        known = {one.digest: name for name, one in installed().items()}
+    except InstallationError:  # an archive has its own priors: it can be shown without ours
+        return {}
+    return {digest: known[digest] for digest in digests if digest in known}
 
 
 def shown_entries(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -71,12 +89,18 @@ def info_lines(info: dict[str, Any]) -> list[str]:
         f"{size_text(sizes['source'])}, preview {size_text(sizes['preview'])}, tiles "
         f"{size_text(sizes['tiles'])}, metadata and arrays {size_text(sizes['other'])}",
         *_rate_lines(info),
-        f"priors    {', '.join(digest[:16] for digest in info['priors']) or 'none'}",
+        "priors    "
+        + (
+            ", ".join(_prior_text(digest, info.get("prior_names", {})) for digest in info["priors"])
+            or "none"
+        ),
         f"made by   {info['provenance'].get('software', 'unknown')}",
         *_superseded_lines(info["provenance"].get(SUPERSEDES)),
     ]
+    options = info["provenance"].get("options")
+    asked = str(options.get("base", AUTO)) if isinstance(options, dict) else AUTO
     for name, entry in info["variables"].items():
-        lines += _variable_lines(name, entry)
+        lines += _variable_lines(name, entry, asked)
     for name, entry in info["kept"].items():
         lines += ["", f"{name}: {entry['dtype']} ({_axes(entry)})", "  read out of the original"]
     return lines
@@ -117,22 +141,20 @@ def _axes(entry: dict[str, Any]) -> str:
     return ", ".join(f"{d} {n}" for d, n in zip(entry["dims"], entry["shape"], strict=True))
 
 
-def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
+def _variable_lines(name: str, entry: dict[str, Any], asked: str) -> list[str]:
     spacing = entry["spacing_mm"]
     where = "" if spacing is None else " x ".join(f"{s:.4g}" for s in spacing) + " mm (z, y, x)"
-    methods = ", ".join(f"{count} {name}" for name, count in entry["brick_methods"].items())
-    sizes = sorted(entry["compared"].items(), key=lambda pair: pair[1])
+    chosen = chosen_text(entry)
+    if not chosen and asked != AUTO and any(asked in m for m in entry["methods"]):
+        chosen = f"{asked} was asked for"
     lines = [
         "",
         f"{name}: {entry['dtype']} ({_axes(entry)}) {entry['unit'] or ''}".rstrip(),
         f"  spacing {where}" if where else "  no spacing in mm",
         *_promise_lines(entry["parameters"], entry),
-        f"  bricks  {entry['bricks']} of {' x '.join(map(str, entry['brick_shape']))}: {methods}",
-        *(
-            ["  chosen  by bytes at equal error: " + ", ".join(f"{n} {b}" for b, n in sizes)]
-            if sizes
-            else []
-        ),
+        f"  bricks  {entry['bricks']} of {' x '.join(map(str, entry['brick_shape']))}: "
+        + methods_text(entry),
+        *([f"  chosen  {chosen}"] if chosen else []),
         f"  {'level':>12}{'bytes':>12}{'bpv':>10}{'rmse':>12}{'max error':>12}{'PSNR dB':>10}",
     ]
     for row in entry["levels"]:
@@ -144,6 +166,22 @@ def _variable_lines(name: str, entry: dict[str, Any]) -> list[str]:
             f"{row['max_error']:>12.4g}{psnr:>10}"
         )
     return lines + _coverage_lines(entry["levels"])
+
+
+def methods_text(entry: dict[str, Any]) -> str:
+    """How many bricks have which base method and which coders."""
+    return ", ".join(f"{count} {name}" for name, count in entry["brick_methods"].items())
+
+
+def chosen_text(entry: dict[str, Any]) -> str:
+    """Why bricks have their base method, in words; empty where nothing was chosen."""
+    sizes = sorted(entry["compared"].items(), key=lambda pair: pair[1])
+    return "by bytes at equal error: " + ", ".join(f"{n} {b}" for b, n in sizes) if sizes else ""
+
+
+def _prior_text(digest: str, names: dict[str, str]) -> str:
+    """A digest, with its name where this installation knows it."""
+    return f"{digest[:16]} ({names[digest]})" if digest in names else digest[:16]
 
 
 def _coverage_lines(levels: list[dict[str, Any]]) -> list[str]:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from adapters.base import Skipped
 from pipelines.archiving.item_report import ALREADY, ARCHIVED, FAILED, holds_data
 from pipelines.archiving.targets import ABSENT, OTHER, OTHER_SETTINGS, SAME
+from pipelines.checking.info import chosen_text, methods_text
 from pipelines.log_lines import tell
+from psc_volumetric.methods.entries import AUTO
 
 if TYPE_CHECKING:
     from pipelines.archiving.item_report import ItemReport
@@ -133,7 +135,11 @@ def plan_lines(plan: ArchivePlan) -> list[str]:
             row = variable.to_dict()
             shape = " x ".join(map(str, row["shape"]))
             why = f": {row['reason']}" if row["reason"] else ""
-            lines.append(f"          {row['name']}: {shape} {row['dtype']}, {_promise(row)}{why}")
+            base = "" if row["method"] == "lossless" else f", base {row['method']}"
+            base += ", the best method of each brick" if row["method"] == AUTO else ""
+            lines.append(
+                f"          {row['name']}: {shape} {row['dtype']}, {_promise(row)}{base}{why}"
+            )
         lines += [f"          note: {note}" for note in item.notes]
     lines += [f"{k.kind:<8}  {k.name} -> {k.target}, sealed and unchanged" for k in plan.known]
     return lines + _skipped(plan) + _aside(plan) + _notes(plan)
@@ -162,7 +168,7 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
         if report.state != ARCHIVED:
             continue
         lines.append(f"sealed    {report.target} ({_size_text(report)})")
-        lines += [_variable_line(row) for row in report.variables]
+        lines += [line for row in report.variables for line in _variable_lines(row)]
         resumed = f", {report.resumed} from an earlier run" if report.resumed else ""
         lines.append(
             f"          {report.bricks} brick(s){resumed}, {report.seconds:.1f} s, prior "
@@ -199,7 +205,7 @@ def _promise(row: dict[str, Any]) -> str:
     return text + (f", exact in {row['exact_roi']}" if row["exact_roi"] else "")
 
 
-def _variable_line(row: dict[str, Any]) -> str:
+def _variable_lines(row: dict[str, Any]) -> list[str]:
     quality = _promise(row)
     if row["mode"] != "lossless":
         psnr = "" if row["psnr_db"] is None else f", PSNR {row['psnr_db']:.2f} dB"
@@ -209,4 +215,9 @@ def _variable_line(row: dict[str, Any]) -> str:
     target = row["target"]
     if target is not None and target["kind"] == "psnr":
         quality += _target_text(target)
-    return f"          {row['name']}: {row['bytes']} bytes, {row['bpv']:.4f} bpv, {quality}"
+    chosen = chosen_text(row)
+    return [
+        f"          {row['name']}: {row['bytes']} bytes, {row['bpv']:.4f} bpv, {quality}",
+        f"          bricks by method and coder: {methods_text(row)}"
+        + (f" (chosen {chosen})" if chosen else ""),
+    ]
