@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from psc_volumetric.errors import InstallationError
 from psc_volumetric.object_code import Entry, keep, kept_code
 
 __all__ = [
@@ -101,7 +102,15 @@ def library_path() -> Path | None:
 @cache
 def _library() -> ctypes.CDLL | None:
     path = library_path()
-    return None if path is None else ctypes.CDLL(str(path))
+    if path is None:
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise InstallationError(
+            f"this installation: expected a library of loops in {path}, found: {error}",
+            hint=f"install psc-archive again; {LOOPS_FROM}=numba compiles the loops instead",
+        ) from error
 
 
 def symbol(name: str, kinds: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands.failures import EXIT_INSTALLATION, describe_failure
+from psc_volumetric import machine_code
 from psc_volumetric.archive.readme import specification_files
 from psc_volumetric.bitstream import constants
 from psc_volumetric.coders.context import networks
@@ -83,6 +84,17 @@ def test_a_prior_that_ships_is_whole_or_refused(
         with pytest.raises(InstallationError) as caught:
             found()
         is_told(caught.value, shipped)
+
+
+def test_a_library_of_loops_is_one_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "loops-0123-x86-64-v3.so"
+    path.write_bytes(b"\x7fELF")
+    monkeypatch.setattr(machine_code, "library_path", lambda: path)
+    with pytest.raises(InstallationError) as caught:
+        machine_code._library.__wrapped__()
+    is_told(caught.value, path)
 
 
 def test_the_specification_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
