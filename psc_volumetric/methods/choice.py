@@ -68,7 +68,8 @@ def encode_base(job: EncodeJob, resources: Resources, *, base: str, lossy: bool)
         if base != AUTO:
             tried = [base]
         elif job.parameters.step >= FINEST_OF_PRIOR or not sources.reach(job.step):
-            tried = _names(job.prior.kind)  # a network has nothing to tell about the last bits
+            # a network has nothing to tell about the last bits
+            tried = _names(job.prior.kind, is_thorough=job.is_thorough)
     for name in tried:
         if base == AUTO and (why := _loses_on_a_sample(name, job, resources)):
             return Choice(_without_prior(sources, why))
@@ -113,13 +114,17 @@ class _Sources:
         return any(source.reaches(step) for source in found)
 
 
-def _names(network: str | None = None) -> list[str]:
+def _names(network: str | None = None, *, is_thorough: bool = False) -> list[str]:
     """Methods of ``auto`` with a kind of prior, or without one, in the order they are tried."""
-    names = [
-        entry.name
+    found = [
+        entry
         for entry in REGISTRY.entries.values()
-        if entry.in_auto and (entry.network if entry.needs_prior else None) == network
+        if entry.in_auto
+        and (is_thorough or entry.in_place_of is None)
+        and (entry.network if entry.needs_prior else None) == network
     ]
+    replaced = {entry.in_place_of for entry in found}
+    names = [entry.name for entry in found if entry.name not in replaced]
     return sorted(
         names, key=lambda name: FIRST_TRIED.index(name) if name in FIRST_TRIED else len(FIRST_TRIED)
     )

@@ -35,6 +35,8 @@ class Entry:
         Whether it codes with a network.
     in_auto : bool
         Whether ``auto`` tries it.
+    in_place_of : str or None
+        Method that ``auto`` tries it in place of, where an encoder takes its time.
     extra : str or None
         Extra of this distribution that it takes to code and decode (:mod:`psc_volumetric.extras`).
     priors : str
@@ -49,6 +51,7 @@ class Entry:
     method: str
     needs_prior: bool = False
     in_auto: bool = True
+    in_place_of: str | None = None
     extra: str | None = None
     priors: str = ""
     network: str = "denoiser"
@@ -103,7 +106,7 @@ OWN = (
         f"{HERE}.foresight.fields:ForesightFields",
         f"{HERE}.foresight.method:METHOD",
         needs_prior=True,
-        in_auto=False,
+        in_place_of="posterior",
         extra="prior",
         priors="-posterior",
         network="posterior",

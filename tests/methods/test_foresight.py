@@ -73,11 +73,22 @@ def test_a_region_has_the_bits_of_the_whole(bricks) -> None:
     assert np.array_equal(part.spread, whole.spread[box])
 
 
+@pytest.mark.parametrize(("is_thorough", "tried"), [(True, "foresight"), (False, "posterior")])
+def test_auto_takes_it_where_an_encoder_takes_its_time(is_thorough, tried) -> None:
+    values = head((2, 40, 48))
+    found = encode_brick(
+        values, position=(0, 0, 0), shape=values.shape, mapping=IntensityMapping(0, 1000),
+        parameters=CodecParameters(step=0.5), prior=load_prior("test-tiny-posterior"),
+        options=BrickOptions(base="auto", is_thorough=is_thorough),
+    )  # fmt: skip
+    assert {"foresight", "posterior"} & set(found.compared) == {tried}
+
+
 @pytest.mark.parametrize("extents", [(1, 5, 40), (2, 33, 3), (3, 1, 9), (1, 2, 3), (5, 17, 16)])
-@pytest.mark.parametrize("scales", [(1,), (3, 2, 1)])
+@pytest.mark.parametrize("scales", [(1,), (4, 3, 2, 1)])
 def test_odd_extents_come_back(monkeypatch, extents, scales) -> None:
     monkeypatch.setattr(encoder, "FORESEEN", scales)
-    monkeypatch.setattr(encoder, "FIELDS_SIZE", -1000)  # foreseen even where it costs more
+    monkeypatch.setattr(encoder, "GLIMPSE_SIZE", -1000)  # foreseen even where it costs more
     monkeypatch.setattr(encoder, "WORTH", 1000)
     z, y, x = np.indices(extents)
     values = (

@@ -31,7 +31,8 @@ BLOCK = 8  # pixels a side of what activity is measured on
 CONTESTANTS = 3  # places that are drawn for a patch; the one with most error is taken
 LEAST_ERROR = 0.06  # of a step: pieces with hardly anything in them weigh no more than others
 SMALLEST = 16  # pixels a side of a brick
-SCALES = {1: 0.2, 2: 0.4, 3: 0.4}  # that are foreseen, and how often each
+FEWEST = 8  # slices of a piece whose planes are to be halved, if it has so many
+SCALES = {1: 0.15, 2: 0.3, 3: 0.3, 4: 0.25}  # that are foreseen, and how often each
 DETAILS = (1.0, 0.5)  # as encoders of `foresight` try them
 
 
@@ -242,7 +243,8 @@ class BrickPool:
         """A piece of a volume in one of its orientations; wide, if planes are to be halved."""
         rng = self.rng
         slices, *extents = self.size.extents
-        slices, wide = max(slices >> halvings, 1), [extent << halvings for extent in extents]
+        slices = max(slices >> halvings, min(slices, FEWEST))
+        wide = [extent << halvings for extent in extents]
         volume = self.volumes[rng.choice(len(self.volumes), p=self.chances)]
         samples = volume.samples
         if volume.isotropic:

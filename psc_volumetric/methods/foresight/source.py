@@ -26,9 +26,9 @@ from psc_volumetric.values.mapping import UNIT
 
 __all__ = ["ForesightAttempt", "ForesightSource", "glimpses_for"]
 
-FORESEEN = (3, 2, 1)  # scales; those before hold few bits
+FORESEEN = (4, 3, 2, 1)  # scales; those before hold few bits
 WORTH = 0.98  # of the bytes: what the finest scale has to leave, which takes as long as the mean
-FIELDS_SIZE = 28  # of the glimpses of all scales
+GLIMPSE_SIZE = 9  # bytes of a glimpse in the header; one more tells which there are
 GROWTH = 1.230174104914001  # of a constant at each split of an axis
 DETAILS = (1.0, 0.5)  # the step of coarser planes over the one that the network is told
 
@@ -99,7 +99,9 @@ class ForesightAttempt:
         whole = coded((*(best[0] if best else ()), *finest)) if finest else None
         if whole and len(whole[1]) < WORTH * (len(best[1]) if best else attempt.nbytes):
             best = whole
-        return best if best and len(best[1]) + FIELDS_SIZE < attempt.nbytes else None
+        if best is None or len(best[1]) + GLIMPSE_SIZE * len(best[0]) + 1 >= attempt.nbytes:
+            return None
+        return best
 
     def finish(self) -> EncodedBase:
         """The base, with sigma measured."""
