@@ -32,8 +32,8 @@ def compare(prior_name: str, threads: int) -> dict[str, float]:
     Returns
     -------
     dict
-        ``{"float": ms, "exact, torch float32": ms, "exact, fused": ms}`` (and ``cuda`` rows
-        where there is a device).
+        ``{"float": ms, "exact, torch float32": ms, "exact, fused": ms, "exact, fastest": ms}``
+        (and ``cuda`` rows where there is a device).
     """
     import torch
 
@@ -41,6 +41,7 @@ def compare(prior_name: str, threads: int) -> dict[str, float]:
     from psc_volumetric.prior.fused import FusedRuntime
     from psc_volumetric.prior.making.networks import Architecture, build_network
     from psc_volumetric.prior.runtime import TorchRuntime
+    from psc_volumetric.prior.trusted import fastest
 
     torch.set_num_threads(threads)
     prior = load_prior(prior_name)
@@ -57,10 +58,12 @@ def compare(prior_name: str, threads: int) -> dict[str, float]:
             return net(floats, times)
 
     eager, fused = TorchRuntime(prior.program), FusedRuntime(prior.program)
+    chosen = fastest(prior.program, "cpu")
     runs: dict[str, Callable[[], Any]] = {
         "float": float_network,
         "exact, torch float32": lambda: eager(integers, level),
         "exact, fused": lambda: fused(integers, level),
+        "exact, fastest": lambda: chosen(integers, level),
     }
     if torch.cuda.is_available():
         device = TorchRuntime(prior.program, "cuda")

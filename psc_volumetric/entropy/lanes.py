@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ACROSS", "INPUT_LIMIT", "Lanes", "products", "scale_inputs"]
+__all__ = [
+    "ACROSS",
+    "INPUT_LIMIT",
+    "Lanes",
+    "address_of",
+    "products",
+    "scale_inputs",
+    "splat",
+]
 
 ACROSS = 8  # numbers that are made at once
 FAR, INPUT_LIMIT = 8191, 511
@@ -44,7 +52,7 @@ class Lanes:
         return self._made[1]
 
 
-def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+def address_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     """Address of an array's first number."""
     from numba.core import cgutils
 
@@ -52,7 +60,7 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return proxy(context, builder, array).data
 
 
-def _splat(builder: Any, value: Any, element: Any, count: int) -> Any:
+def splat(builder: Any, value: Any, element: Any, count: int) -> Any:
     """A vector of one number, which is wider than its elements or as wide."""
     from llvmlite import ir
 
@@ -88,7 +96,7 @@ def _products(lanes: int) -> Any:
         """Sums with the products of pair ``k`` of the inputs."""
         nothing = ir.Constant(wide, ir.Undefined)
         pair = builder.load(vector(builder, inputs, builder.mul(k, number(2)), full), align=2)
-        both = builder.bitcast(_splat(builder, pair, full, ACROSS), pairs_of)
+        both = builder.bitcast(splat(builder, pair, full, ACROSS), pairs_of)
         both = builder.sext(both, wide)
         row, found = builder.mul(k, number(2 * ACROSS * len(totals))), []
         for i, total in enumerate(totals):
@@ -102,7 +110,7 @@ def _products(lanes: int) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         # long: one loop, with two sums for each lane, since one would wait for its last addition
         weights, inputs, sums = (
-            _data(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 4)
+            address_of(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 4)
         )
         rows = builder.gep(weights, [arguments[1]])
         kept = [vector(builder, sums, number(at), sums_of) for at in range(0, lanes, ACROSS)]
@@ -140,24 +148,26 @@ def _inputs() -> Any:
 
     def clamped(builder: Any, value: Any, limit: int, element: Any) -> Any:
         for edge, order in ((limit, "<"), (-limit, ">")):
-            most = _splat(builder, edge, element, ACROSS)
+            most = splat(builder, edge, element, ACROSS)
             value = builder.select(builder.icmp_signed(order, value, most), value, most)
         return value
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, out = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 3))
+        source, out = (
+            address_of(context, builder, signature.args[i], arguments[i]) for i in (0, 3)
+        )
         scaling = [builder.extract_value(arguments[2], i) for i in range(4)]
         width = signature.args[0].dtype.bitwidth
         own = ir.IntType(width)
         lanes = ir.VectorType(own, ACROSS)
-        shift, less, down = (_splat(builder, value, own, ACROSS) for value in scaling[:3])
+        shift, less, down = (splat(builder, value, own, ACROSS) for value in scaling[:3])
         at = builder.bitcast(builder.gep(source, [arguments[1]]), lanes.as_pointer())
         value = builder.sub(builder.shl(builder.load(at, align=width // 8), shift), less)
         value = clamped(builder, builder.ashr(value, down), FAR, own)
         if width > full.width:
             value = builder.trunc(value, narrow)
-        value = builder.mul(value, _splat(builder, scaling[3], full, ACROSS))
-        value = builder.ashr(value, _splat(builder, 10, full, ACROSS))
+        value = builder.mul(value, splat(builder, scaling[3], full, ACROSS))
+        value = builder.ashr(value, splat(builder, 10, full, ACROSS))
         value = builder.trunc(clamped(builder, value, INPUT_LIMIT, full), stored)
         to = builder.bitcast(builder.gep(out, [arguments[4]]), stored.as_pointer())
         builder.store(value, to, align=2)

@@ -34,14 +34,17 @@ def fastest(program: Program, device: str) -> Network:
     if device != "cpu":
         return TorchRuntime(program, device)
     from psc_volumetric.prior.fused import FusedRuntime
+    from psc_volumetric.prior.narrow import NarrowRuntime
+    from psc_volumetric.prior.narrow_layout import layout_of
 
-    return FusedRuntime(program)
+    layout = layout_of(program)
+    return FusedRuntime(program) if layout is None else NarrowRuntime(program, layout)
 
 
 class Trusted(Generic[T]):
     """The process-wide network of a prior on a device: ``trusted(prior, "auto")``.
 
-    On the CPU plain torch is the second try after the fused loops.
+    On the CPU plain torch is the second try after the compiled loops.
 
     Parameters
     ----------
@@ -80,7 +83,7 @@ class Trusted(Generic[T]):
             # RuntimeError: numba found no place to keep compiled code
             if device != "cpu":
                 raise
-            log.warning("fused CPU loops cannot be used (%s); plain torch takes over", error)
+            log.warning("compiled CPU loops cannot be used (%s); plain torch takes over", error)
             found = self._make(prior, device, TorchRuntime(prior.program, device))
             self._check(found)
         return found

@@ -79,12 +79,14 @@ def test_same_bits_with_any_number_of_threads(threads: str) -> None:
     "settings",
     [
         {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+        {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "", "PSC_ARCHIVE_LOOPS": "numba"},
+        {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "PSC_ARCHIVE_LOOPS": "numba"},
         {"NUMBA_DISABLE_INTEL_SVML": "1", "NUMBA_OPT": "1"},
         {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "MKL_CBWR": "COMPATIBLE"},
         {"NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F"},
         {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "ANY"},
     ],
-    ids=lambda settings: "-".join(settings),
+    ids=lambda settings: "-".join([*settings, settings.get("NUMBA_CPU_NAME", "")]),
 )
 def test_same_bits_with_other_compilers_and_libraries(settings, tmp_path: Path) -> None:
     found = run(ALL, ["fused", "float32"], NUMBA_CACHE_DIR=str(tmp_path), **settings)

@@ -9,9 +9,11 @@ import pytest
 
 from psc_volumetric.codec import BrickOptions, CodecParameters, IntensityMapping, encode_brick
 from psc_volumetric.errors import NumericalError
+from psc_volumetric.methods.posterior.network import Estimator, check_estimator
 from psc_volumetric.methods.psc import trust
-from psc_volumetric.prior import fused, load_prior
+from psc_volumetric.prior import fused, load_prior, narrow
 from psc_volumetric.prior.runtime import TorchRuntime
+from psc_volumetric.prior.trusted import Trusted
 
 
 @pytest.fixture
@@ -54,6 +56,16 @@ def test_wrong_fused_loops_are_replaced_and_reported(fresh_process, monkeypatch,
     assert "plain torch takes over" in caplog.text
     (loaded,) = trust.denoiser_for.kept.values()
     assert isinstance(loaded.network, TorchRuntime)
+
+
+def test_wrong_loops_of_16_bits_are_replaced_and_reported(monkeypatch, caplog):
+    prior = load_prior("test-tiny-posterior")
+    assert isinstance(Estimator(prior, "cpu").network, narrow.NarrowRuntime)
+    _spoil(monkeypatch, narrow.NarrowRuntime)
+    with caplog.at_level(logging.WARNING):
+        found = Trusted(Estimator, check_estimator)(prior, "cpu")
+    assert "plain torch takes over" in caplog.text
+    assert isinstance(found.network, TorchRuntime)
 
 
 def test_wrong_torch_too_is_refused(fresh_process, monkeypatch):
