@@ -62,12 +62,13 @@ def empty_planes(number: int, height: int, width: int, channels: int) -> Planes:
     return Planes(numbers, number, height, width)
 
 
-def room_for(layers: Sequence[Layer], height: int, width: int) -> Room:
-    """What convolutions of planes up to such extents write on the way."""
-    nines = [layer.inputs for layer in layers if layer.is_nine]
-    most_in, most_out = (max(getattr(i, name) for i in layers) for name in ("inputs", "outputs"))
+def room_for(work: Sequence[tuple[Layer, int, int]]) -> Room:
+    """What convolutions of planes of such heights and widths write on the way."""
+    most_in = max(layer.inputs for layer, _, _ in work)
+    most_out = max(layer.outputs for layer, _, _ in work)
+    around = (_surrounded(h, w) * layer.inputs for layer, h, w in work if layer.is_nine)
     return Room(
-        np.zeros(_surrounded(height, width) * max(nines, default=0), np.int16),
+        np.zeros(max(around, default=0), np.int16),
         np.zeros(PARTS * (AT_ONCE * most_in + SLACK), np.int16),
         np.zeros(PARTS * (AT_ONCE * most_out + SLACK), np.int32),
     )
@@ -145,7 +146,6 @@ class NarrowRuntime:
 
     def __init__(self, program: Program, layout: Layout) -> None:
         self.program, self.layout = program, layout
-        self._layers = list(layout.layers.values())
         self._dying = last_uses(program.steps)
 
     def __call__(self, x: torch.Tensor, level: int) -> torch.Tensor:
@@ -171,13 +171,27 @@ class NarrowRuntime:
         given.numbers[:] = 0
         given.pixels[:, :channels] = x.transpose(0, 2, 3, 1).reshape(-1, channels)
         registers = {"x": given}
-        room = room_for(self._layers, height, width)
+        room = room_for(self._work(height, width))
         for step, dying in zip(self.program.steps, self._dying, strict=True):
             registers[step.out] = self._step(step, registers, level, room)
             for name in dying:
                 del registers[name]
         last = self.program.steps[-1].out
         return _standard(registers[last], self.layout.orders[last])
+
+    def _work(self, height: int, width: int) -> list[tuple[Layer, int, int]]:
+        """Every convolution, with the extents of its planes."""
+        extents, found = {"x": (height, width)}, []
+        for step in self.program.steps:
+            h, w = extents[step.inputs[0]]
+            if step.op == "conv":
+                found.append((self.layout.layers[step.out], h, w))
+            elif step.op == "fold":
+                h, w = h * step.factor, w * step.factor
+            elif step.op == "unfold":
+                h, w = h // step.factor, w // step.factor
+            extents[step.out] = h, w
+        return found
 
     def _step(self, step: Step, r: dict[str, Planes], level: int, room: Room) -> Planes:
         source = r[step.inputs[0]]

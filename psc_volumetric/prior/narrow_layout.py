@@ -69,7 +69,8 @@ class Layout:
 
 def layout_of(program: Program) -> Layout | None:
     """How a proven program runs in 16 bits; None for one that does not."""
-    if any(step.op not in ("conv", "unfold", "fold", "concat") for step in program.steps):
+    known = {"conv", "unfold", "fold", "concat"}
+    if program.text is not None or any(step.op not in known for step in program.steps):
         return None
     orders = {"x": _padded(np.arange(program.slices))}
     layers: dict[str, Layer] = {}

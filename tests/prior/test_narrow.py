@@ -130,6 +130,25 @@ def test_planes_of_any_extents(height: int, width: int) -> None:
     assert_same(program, rng.integers(-3000, 3000, (1, program.slices, 2 * height, 2 * width)))
 
 
+def test_planes_that_grow() -> None:
+    """As in the half of an autoencoder that decodes."""
+    program, rng = random_program(8), np.random.default_rng(8)
+    weight = full_weight(rng, (12, 3, 3, 3), -500, 500, 100)
+    last = full_weight(rng, (2, 3, 3, 3), -500, 500, 100)
+    tensors: dict[str, np.ndarray] = {}
+    for name, values in (("a", weight), ("b", last)):
+        tensors[f"{name}.weight"] = values
+        tensors[f"{name}.shift"] = np.full(len(values), 3, np.int8)
+        tensors[f"{name}.bias"] = np.zeros((1, len(values)), np.int32)
+    steps = (
+        Step("conv", "r1", ("x",), "a", pad=1, quant=(4, -500, 500)),
+        Step("fold", "r2", ("r1",), factor=2),
+        Step("conv", "r3", ("r2",), "b", pad=1, quant=(4, -500, 500)),
+    )
+    grows = Program(steps, program.slices, 8, 1, 11, tensors, 2, 16)
+    assert_same(grows, rng.integers(-9000, 9000, (11, 3, 8, 8)))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_batches_and_threads_change_nothing(threads: int, monkeypatch) -> None:
     program = load_prior("climate-grid").program
@@ -186,7 +205,7 @@ def test_loops_write_nothing_beside_their_arrays(out: str, height: int, width: i
     layout = layout_of(random_program(4))
     assert layout is not None
     layer = layout.layers[out]
-    plain = room_for([layer], height, width)
+    plain = room_for([(layer, height, width)])
     parts = [guarded(array.size, array.dtype.type) for array in plain]
     room = Room(*(part for part, _ in parts))
     pixels = 2 * height * width + 1
@@ -205,7 +224,7 @@ def test_arrays_that_are_too_small_are_refused() -> None:
     layout = layout_of(random_program(0))
     assert layout is not None
     layer = layout.layers["r2"]
-    good, room = empty_planes(1, 6, 6, layer.inputs), room_for([layer], 6, 6)
+    good, room = empty_planes(1, 6, 6, layer.inputs), room_for([(layer, 6, 6)])
     good.numbers[:] = 0
     small = good._replace(numbers=good.numbers[:-1])
     bad_rooms = [
