@@ -23,6 +23,7 @@ __all__ = ["Layer", "Layout", "Order", "layout_of"]
 Order = NDArray[np.int64]
 """Which channel of a register is kept at each place, -1 for none; `LANES` or a multiple."""
 
+MOST_WEIGHTS = 1 << 23  # of a network; putting one into order takes up to a hundred bytes
 # twice what Winograd multiplies weights by, along rows and along columns
 TIMES = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 
@@ -71,6 +72,9 @@ def layout_of(program: Program) -> Layout | None:
     """How a proven program runs in 16 bits; None for one that does not."""
     known = {"conv", "unfold", "fold", "concat"}
     if program.text is not None or any(step.op not in known for step in program.steps):
+        return None
+    convolutions = {step.name for step in program.steps if step.op == "conv"}
+    if sum(program.tensors[f"{name}.weight"].size for name in convolutions) > MOST_WEIGHTS:
         return None
     orders = {"x": _padded(np.arange(program.slices))}
     layers: dict[str, Layer] = {}

@@ -174,23 +174,27 @@ def test_numbers_that_no_register_has_go_another_way() -> None:
     assert torch.equal(narrow_of(program)(x, 0), TorchRuntime(program)(x, 0))
 
 
+def unproven(program: Program, **changes: object) -> Program:
+    """Another program, of which only the layout is asked."""
+    made = object.__new__(Program)
+    made.__dict__.update({**program.__dict__, **changes})
+    return made
+
+
 def test_what_does_not_fit_keeps_its_carrier() -> None:
     program = load_prior("test-tiny-posterior").program
     assert isinstance(fastest(load_prior("test-tiny").program, "cpu"), FusedRuntime)
-    steps = list(program.steps)
-    for wrong in ({"quant": (2, -8192, 8192)}, {"quant": None}):
-        changed = (replace(steps[0], **wrong), *steps[1:])
-        kept = object.__new__(Program)  # not proven: only its layout is asked for
-        kept.__dict__.update({**program.__dict__, "steps": changed})
-        assert layout_of(kept) is None
-    heavy = {**program.tensors}
-    heavy["large"] = heavy[f"{steps[0].name}.weight"].copy()
-    heavy["large"][0, 0, 1, 1], heavy["large"][0, 0, 0, 0] = 32767, 32767
-    kept = object.__new__(Program)
-    kept.__dict__.update(
-        {**program.__dict__, "tensors": {**heavy, f"{steps[0].name}.weight": heavy["large"]}}
-    )
-    assert layout_of(kept) is None
+    assert layout_of(unproven(program)) is not None
+    first, *rest = program.steps
+    for wrong in ({"quant": (2, -8192, 8192)}, {"quant": None}, {"stride": 2}, {"upsample": True}):
+        assert layout_of(unproven(program, steps=(replace(first, **wrong), *rest))) is None
+    name = f"{first.name}.weight"
+    heavy = program.tensors[name].copy()
+    heavy[0, 0, 1, 1] = heavy[0, 0, 0, 0] = 32767
+    many = np.broadcast_to(np.int8(1), (1 << 12, 1 << 12, 1, 1))
+    for weight in (heavy, many):
+        assert layout_of(unproven(program, tensors={**program.tensors, name: weight})) is None
+    assert layout_of(unproven(program, text=(8, 8))) is None
 
 
 def guarded(size: int, kind: type) -> tuple[np.ndarray, np.ndarray]:
