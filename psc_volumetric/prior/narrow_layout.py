@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psc_volumetric.prior.narrow_lanes import LANES
-from psc_volumetric.prior.narrow_loops import Halves, Numbers, Scaling, Weights
+from psc_volumetric.prior.narrow_loops import PARTS, Halves, Numbers, Scaling, Weights
 from psc_volumetric.prior.program import Program
+from psc_volumetric.prior.proof import MAX_PRODUCTS, MAX_REGISTER_VALUES
 from psc_volumetric.prior.step import RESIDUAL_LIMIT, Step
 
 __all__ = ["Layer", "Layout", "Order", "layout_of"]
@@ -23,7 +24,8 @@ __all__ = ["Layer", "Layout", "Order", "layout_of"]
 Order = NDArray[np.int64]
 """Which channel of a register is kept at each place, -1 for none; `LANES` or a multiple."""
 
-MOST_WEIGHTS = 1 << 23  # of a network; putting one into order takes up to a hundred bytes
+MOST_WEIGHTS = 1 << 23  # of a network, as kept; putting one into order takes some thirty bytes
+MOST_CHANNELS = 1 << 15  # of a register, as kept
 # twice what Winograd multiplies weights by, along rows and along columns
 TIMES = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 
@@ -68,32 +70,74 @@ class Layout:
     layers: dict[str, Layer]
 
 
+@dataclass
+class _Spent:
+    """What a network takes as it is kept.
+
+    Proven limits count neither channels for nothing, which may be fifteen for each that is used,
+    nor weights that several convolutions share, of which each has its own.
+    """
+
+    values: int = 0
+    weights: int = 0
+    products: int = 0
+
+    def allows(self, channels: int, pixels: int, weights: int, products: int) -> bool:
+        """Count a step; whether everything so far is within the limits."""
+        self.values += channels * pixels
+        self.weights += weights
+        self.products += products * pixels
+        return (
+            channels <= MOST_CHANNELS
+            and self.values <= 2 * MAX_REGISTER_VALUES  # of half of the bytes
+            and self.weights <= MOST_WEIGHTS
+            and self.products <= MAX_PRODUCTS
+        )
+
+
 def layout_of(program: Program) -> Layout | None:
     """How a proven program runs in 16 bits; None for one that does not."""
     known = {"conv", "unfold", "fold", "concat"}
     if program.text is not None or any(step.op not in known for step in program.steps):
         return None
-    convolutions = {step.name for step in program.steps if step.op == "conv"}
-    if sum(program.tensors[f"{name}.weight"].size for name in convolutions) > MOST_WEIGHTS:
-        return None
-    orders = {"x": _padded(np.arange(program.slices))}
+    orders, extents = {"x": _padded(np.arange(program.slices))}, {"x": program.tile}
     layers: dict[str, Layer] = {}
+    spent = _Spent()
     for step in program.steps:
-        order: Order | None = None
-        if step.op == "unfold":
-            order = _blocks(orders[step.inputs[0]], step.factor)
-        elif step.op == "fold":
-            order = _folded(orders[step.inputs[0]], step.factor)
-        elif step.op == "concat":
-            first, second = (orders[name] for name in step.inputs)
-            order = np.concatenate([first, np.where(second >= 0, second + first.max() + 1, -1)])
-        elif _fits(step, program):
-            order = _chosen(step, program, orders)
-            layers[step.out] = _layer(step, program, orders[step.inputs[0]], order)
+        source, extent = orders[step.inputs[0]], extents[step.inputs[0]]
+        order = _order_of(step, program, orders)
         if order is None:
             return None
+        grown = {"fold": extent * step.factor, "unfold": extent // step.factor}
+        extents[step.out] = extent = grown.get(step.op, extent)
+        taken = (0, 0) if step.op != "conv" else _taken(step, program, len(source) * len(order))
+        if not spent.allows(len(order), extent**2, *taken):
+            return None
+        if step.op == "conv":
+            if not _fits(step, program):
+                return None
+            layers[step.out] = _layer(step, program, source, order)
         orders[step.out] = order
     return Layout(orders, layers) if layers else None
+
+
+def _order_of(step: Step, program: Program, orders: dict[str, Order]) -> Order | None:
+    """The order of the register that a step writes; None where it has none."""
+    source = orders[step.inputs[0]]
+    if step.op == "unfold":
+        return _blocks(source, step.factor)
+    if step.op == "fold":
+        return _folded(source, step.factor)
+    if step.op == "concat":
+        second = orders[step.inputs[1]]
+        return np.concatenate([source, np.where(second >= 0, second + source.max() + 1, -1)])
+    return _chosen(step, program, orders)
+
+
+def _taken(step: Step, program: Program, pairs: int) -> tuple[int, int]:
+    """Weights, and products for each pixel, of a convolution of so many inputs times outputs."""
+    is_nine = program.tensors[f"{step.name}.weight"].shape[2] > 1
+    return pairs * (PARTS if is_nine else 1), pairs * (9 if is_nine else 1)
 
 
 def _padded(order: Order) -> Order:

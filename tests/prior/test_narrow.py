@@ -191,10 +191,44 @@ def test_what_does_not_fit_keeps_its_carrier() -> None:
     name = f"{first.name}.weight"
     heavy = program.tensors[name].copy()
     heavy[0, 0, 1, 1] = heavy[0, 0, 0, 0] = 32767
-    many = np.broadcast_to(np.int8(1), (1 << 12, 1 << 12, 1, 1))
-    for weight in (heavy, many):
-        assert layout_of(unproven(program, tensors={**program.tensors, name: weight})) is None
+    assert layout_of(unproven(program, tensors={**program.tensors, name: heavy})) is None
     assert layout_of(unproven(program, text=(8, 8))) is None
+
+
+def ones(name: str, outputs: int, inputs: int) -> dict[str, np.ndarray]:
+    """Tensors of a 1 x 1 convolution."""
+    return {
+        f"{name}.weight": np.ones((outputs, inputs, 1, 1), np.int8),
+        f"{name}.shift": np.zeros(outputs, np.int8),
+        f"{name}.bias": np.zeros((1, outputs), np.int32),
+    }
+
+
+def test_what_would_grow_too_much_keeps_its_carrier() -> None:
+    """Fifteen channels for nothing with each, and copies of weights that are shared."""
+
+    def one(out: str, source: str, name: str) -> Step:
+        return Step("conv", out, (source,), name, quant=(0, -1, 1))
+
+    def deep(count: int) -> Program:
+        steps = [Step("unfold", "r0", ("x",), factor=16)]
+        steps += [one(f"r{n + 1}", f"r{n}", "w") for n in range(count)]
+        steps.append(Step("fold", "out", (f"r{count}",), factor=16))
+        return Program(tuple(steps), 8, 16, 1, 11, ones("w", 2048, 2048), 8, 16)
+
+    padded = (
+        Step("unfold", "a", ("x",), factor=16),
+        one("b", "a", "w"),
+        Step("fold", "c", ("b",), factor=16),
+    )
+    # one channel, of which each pixel of a block has sixteen as kept: 2^16 weights become 2^24
+    wide = Program(padded, 1, 16, 1, 11, ones("w", 256, 256), 1, 16)
+    plane = Program((one("a", "x", "w"),), 1, 1024, 1, 11, ones("w", 1, 1), 1, 1024)
+    planes = tuple(one(f"r{n}", "x", "w") for n in range(3))
+    many = Program(planes, 1, 1024, 1, 11, ones("w", 1, 1), 1, 1024)
+    assert layout_of(plane) is not None
+    for program in (deep(3), wide, many):
+        assert isinstance(fastest(program, "cpu"), FusedRuntime)
 
 
 def guarded(size: int, kind: type) -> tuple[np.ndarray, np.ndarray]:
