@@ -21,6 +21,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from psc_volumetric.errors import StorageError
+from psc_volumetric.of_process import of_this_process
 from psc_volumetric.views import ViewRequest
 
 if TYPE_CHECKING:
@@ -36,9 +37,17 @@ __all__ = ["BrickArray", "DamageArray", "Place", "PlainValues", "SliceScaling"]
 READERS_KEPT = 8
 DECODED = ViewRequest()
 
-_lock = threading.Lock()
-_places: WeakSet[Place] = WeakSet()
-_readers: OrderedDict[tuple[str, str, Quota], ArchiveReader] = OrderedDict()
+
+class _Open:
+    """What a process has open."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.places: WeakSet[Place] = WeakSet()
+        self.readers: OrderedDict[tuple[str, str, Quota], ArchiveReader] = OrderedDict()
+
+
+_of_process: dict[int, _Open] = {}
 
 
 class Place:
@@ -90,12 +99,13 @@ class Place:
             return  # stores are not told apart by a name
         text = fspath(self.target)
         self._where = text if "://" in text else realpath(text)
-        with _lock:
-            for other in _places:
+        opened = of_this_process(_of_process, _Open)
+        with opened.lock:
+            for other in opened.places:
                 same = (other._where, other.digest) == (self._where, self.digest)
                 if same and other._reader is not None:
                     reader.owner = other._reader.owner
-            _places.add(self)
+            opened.places.add(self)
 
     @property
     def reader(self) -> ArchiveReader:
@@ -134,8 +144,10 @@ class Place:
         from psc_volumetric.archive import ArchiveReader
 
         key = (str(self.target), self.digest, self.quota)
-        with _lock:
-            if key not in _readers:
+        opened = of_this_process(_of_process, _Open)
+        with opened.lock:
+            readers = opened.readers
+            if key not in readers:
                 reader = ArchiveReader.open(
                     self.target, device=self.device, options=self.options, quota=self.quota
                 )
@@ -145,11 +157,11 @@ class Place:
                         kind="archive-changed",
                         hint="archives do not change; open the dataset again",
                     )
-                _readers[key] = reader
-            _readers.move_to_end(key)
-            while len(_readers) > READERS_KEPT:
-                _readers.popitem(last=False)
-            return _readers[key]
+                readers[key] = reader
+            readers.move_to_end(key)
+            while len(readers) > READERS_KEPT:
+                readers.popitem(last=False)
+            return readers[key]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ groups; exactness makes the split invisible.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from psc_volumetric.machine_code import compiled
+from psc_volumetric.of_process import of_this_process
 from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.runtime import exact_float, last_uses, usable_threads
 from psc_volumetric.prior.step import (
@@ -36,20 +36,17 @@ __all__ = ["FusedRuntime", "run_split"]
 SAMPLES_PER_GROUP = 8
 Floats = NDArray[np.float32]
 
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
+_pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def _workers() -> ThreadPoolExecutor:
     """Threads for splitting batches, each running torch single-threaded."""
-    global _pool
-    with _pool_lock:
-        if _pool is None:
-            count = max(1, usable_threads())
-            _pool = ThreadPoolExecutor(
-                count, "psc-kernel", initializer=torch.set_num_threads, initargs=(1,)
-            )
-        return _pool
+    return of_this_process(_pools, _new_workers)
+
+
+def _new_workers() -> ThreadPoolExecutor:
+    count = max(1, usable_threads())
+    return ThreadPoolExecutor(count, "psc-kernel", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def run_split(task: Callable[[slice], None], size: int, group: int) -> None:

@@ -17,6 +17,7 @@ from psc_volumetric.archive import ArchiveReader, ArchiveWriter, PlainCoordinate
 from psc_volumetric.archive.decoded import DecodedRegion
 from psc_volumetric.archive.skeleton import Beside
 from psc_volumetric.errors import LimitExceededError, ParameterError, StorageError
+from tests.forking import in_a_fork
 
 
 def test_every_store_opens_and_equals_the_reader(
@@ -163,7 +164,7 @@ def test_a_pickled_dataset_opens_the_same_archive_only(
     copy = pickle.loads(data)
     from psc_volumetric import xarray_arrays
 
-    xarray_arrays._readers.clear()
+    xarray_arrays._of_process.clear()
     with pytest.raises(StorageError) as caught:
         copy.volume.load()
     assert caught.value.kind == "archive-changed"
@@ -265,3 +266,26 @@ def test_datasets_of_one_archive_share_what_they_decode(
     before = len(asked)
     read(kept)  # and so is one that nobody has open any more
     assert len(asked) == before + alone
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_opens_archives_while_its_parent_does(
+    kept: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, answers = xr.open_dataset(kept, engine="psc"), []
+    dataset.close()
+    real = ArchiveReader.open
+
+    def reads() -> bool:
+        with xr.open_dataset(kept, engine="psc") as another:
+            found = another.volume[1].values, dataset.volume[2].values
+        return all(np.array_equal(a, b) for a, b in zip(found, values[1:3], strict=True))
+
+    def opening(*arguments: Any, **options: Any) -> ArchiveReader:
+        monkeypatch.setattr(ArchiveReader, "open", real)
+        answers.append(in_a_fork(reads))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(ArchiveReader, "open", opening)
+    np.testing.assert_array_equal(dataset.volume[0].values, values[0])
+    assert answers == [True]

@@ -20,6 +20,7 @@ from psc_volumetric.threads import (
     mapped,
     usable_cores,
 )
+from tests.forking import in_a_fork
 
 LIMIT_S = 30.0
 JOBS = (1, 2, 5)
@@ -244,12 +245,4 @@ def test_a_program_that_is_stopped_waits_for_no_loop_that_hears_of_nothing(jobs:
 def test_a_forked_process_has_threads_of_its_own(jobs: int) -> None:
     with at_most(jobs):
         assert mapped(str, range(3)) == ["0", "1", "2"]
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if mapped(str, range(3)) == ["0", "1", "2"] else 1)
-        deadline = time.monotonic() + LIMIT_S
-        while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > deadline:
-                os.kill(child, signal.SIGKILL)
-            time.sleep(0.01)
-    assert os.waitstatus_to_exitcode(found[1]) == 0
+        assert in_a_fork(lambda: mapped(str, range(3)) == ["0", "1", "2"])

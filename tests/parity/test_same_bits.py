@@ -142,12 +142,12 @@ def test_any_batch_encodes_the_same(brick, particles, monkeypatch) -> None:
 @pytest.mark.parametrize("carrier", ["fused", "float32"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_any_number_of_threads_decodes_the_same(carrier, threads, monkeypatch) -> None:
-    monkeypatch.setattr(fused, "_pool", None)
+    monkeypatch.setattr(fused, "_pools", {})
     torch.set_num_threads(threads)
     case = load_case("fast-edge-uint16")
     assert not check_case(case, "cpu", carrier).problem
-    if fused._pool is not None:
-        fused._pool.shutdown()
+    for pool in fused._pools.values():
+        pool.shutdown()
 
 
 def test_tiles_alone_in_any_order_are_the_slices_of_the_whole(brick, decoded) -> None:

@@ -117,7 +117,7 @@ def test_threads_and_imprecise_settings_do_not_matter(prior, carrier, monkeypatc
     x = tiles(prior, 20)
     expected = carriers(prior)["float64"](x, 5)
     precision = torch.get_float32_matmul_precision()
-    monkeypatch.setattr(fused, "_pool", None)
+    monkeypatch.setattr(fused, "_pools", {})
     monkeypatch.setattr(runtime, "_threads_outside", 2)
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("medium")
@@ -128,8 +128,8 @@ def test_threads_and_imprecise_settings_do_not_matter(prior, carrier, monkeypatc
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.set_num_threads(1)
-        if fused._pool is not None:
-            fused._pool.shutdown()
+        for pool in fused._pools.values():
+            pool.shutdown()
 
 
 @pytest.mark.slow

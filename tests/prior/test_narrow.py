@@ -24,6 +24,7 @@ from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.runtime import TorchRuntime
 from psc_volumetric.prior.step import Step, limit_of
 from psc_volumetric.prior.trusted import fastest
+from tests.forking import in_a_fork
 
 NAMES = sorted({*installed_posteriors(), *installed_priors()} - {"test-tiny"})
 RESIDUAL = 32767
@@ -166,6 +167,20 @@ def test_batches_and_threads_change_nothing(threads: int, monkeypatch) -> None:
     for number in (0, 8):
         assert torch.equal(run(x[number : number + 1], 5), whole[number : number + 1])
     assert run(x[:0], 5).shape == (0, 8, 64, 64)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_splits_batches_among_threads_of_its_own() -> None:
+    program = load_prior("test-tiny-posterior").program
+    x = torch.from_numpy(np.random.default_rng(2).integers(-900, 900, (3, 6, 16, 16), np.int32))
+    runs = [narrow_of(program), FusedRuntime(program)]
+    want = runs[0](x, 0)
+
+    def all_the_same() -> bool:
+        return all(torch.equal(run(x, 0), want) for run in runs)
+
+    assert all_the_same()
+    assert in_a_fork(all_the_same)
 
 
 def test_numbers_that_no_register_has_go_another_way() -> None:
