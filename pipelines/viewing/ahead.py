@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive.reader import Selection
-from psc_volumetric.errors import PscError
+from psc_volumetric.errors import InstallationError, PscError
 from psc_volumetric.layers.planning import segments_of
 
 __all__ = ["SlicesAhead"]
@@ -68,7 +68,7 @@ class SlicesAhead:
                 if not self._is_open or self._last is None:
                     return
                 view, self._last = self._last, None
-            with suppress(PscError):  # who asks for the slice hears of it
+            with suppress(PscError, InstallationError):  # who asks for the slice hears of it
                 for following in slices_after(*view):
                     if not self._goes_on():
                         break

@@ -26,7 +26,7 @@ from psc_volumetric.codec import (
     decode_brick,
     encode_brick,
 )
-from psc_volumetric.errors import ParameterError, PscError
+from psc_volumetric.errors import InstallationError, ParameterError, PscError
 from psc_volumetric.layers.guarantee import LOSSY
 
 __all__ = ["SLOW", "import_all", "make_ready"]
@@ -55,7 +55,7 @@ def make_ready(target: str) -> None:
         for name, spec in reader.variables.items():
             values = _values(spec.dtype)
             for base, guarantee in {one for text in reader.codings(name) for one in _ways(text)}:
-                with suppress(PscError):  # a type that only some coders take
+                with suppress(PscError, InstallationError):  # only some coders take a type
                     _there_and_back(values, base, guarantee)
 
 

@@ -35,7 +35,7 @@ from pipelines.viewing.regions import (
 from pipelines.viewing.shelf import Shelf, Shown
 from pipelines.viewing.volumes import small_volume
 from psc_volumetric.archive.looks import PRIMARIES, colours_of
-from psc_volumetric.errors import ParameterError, PscError, StorageError
+from psc_volumetric.errors import InstallationError, ParameterError, PscError, StorageError
 from psc_volumetric.extras import require
 from psc_volumetric.machine_code import BEING_MADE
 from psc_volumetric.shipped import shipped_bytes
@@ -252,7 +252,7 @@ class ViewServer:
 
             try:
                 found = await self._worked(work, request)
-            except PscError as error:
+            except (PscError, InstallationError) as error:
                 return _failed(error)
             return web.json_response(_plain(found))
 
@@ -267,7 +267,7 @@ class ViewServer:
             start = time.perf_counter()
             try:
                 body, headers = await self._worked(work, request)
-            except PscError as error:
+            except (PscError, InstallationError) as error:
                 return _failed(error)
             headers["X-Seconds"] = f"{time.perf_counter() - start:.4f}"
             return web.Response(body=body, headers=headers, content_type="application/octet-stream")
@@ -382,7 +382,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _failed(error: PscError) -> web.StreamResponse:
+def _failed(error: PscError | InstallationError) -> web.StreamResponse:
     from aiohttp import web
 
     document = {"error": {"kind": error.kind, "message": str(error)}}

@@ -28,6 +28,7 @@ from pipelines.viewing.server import PAGES, WORKERS, ViewServer
 from pipelines.viewing.shelf import Shown
 from psc_volumetric.archive import ArchiveReader
 from psc_volumetric.archive.reader import Selection
+from psc_volumetric.coders.context import networks
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 from psc_volumetric.methods.registry import REGISTRY
 from tests.pipelines.conftest import REPOSITORY, run_in_process
@@ -300,6 +301,20 @@ def test_an_archive_without_the_method_says_so(tmp_path: Path) -> None:
         status, _, body = get(server.url, "api/region", **asked)
         error = json.loads(body)["error"]
         assert (status, error["kind"]) == (422, "unknown-method")
+
+
+def test_an_installation_that_is_not_whole_says_so(tmp_path: Path) -> None:
+    target = str(tmp_path / "a.psc.zarr")
+    archive(plan(volume(tmp_path, "a"), target, ArchiveOptions(coders="neural")))
+    with ViewServer(target) as server, pytest.MonkeyPatch.context() as patch:
+        networks._stored.cache_clear()
+        networks._weights.cache_clear()
+        patch.setattr(networks, "PATH", tmp_path / "none")
+        asked = {"at": "", "variable": "image", "level": 0, "box": "0:1,0:72,0:80"}
+        status, _, body = get(server.url, "api/region", **asked)
+    error = json.loads(body)["error"]
+    assert (status, error["kind"]) == (422, "installation")
+    assert str(tmp_path / "none") in error["message"]
 
 
 def test_nothing_and_no_archive_are_refused(tmp_path: Path) -> None:
