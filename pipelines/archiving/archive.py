@@ -40,6 +40,7 @@ from pipelines.archiving.sealing_proof import prepared_with_proof
 from pipelines.archiving.targets import ABSENT, OTHER_SETTINGS, SAME, is_archive_name, state_at
 from pipelines.archiving.whole_archive import begin_writing, source_to_keep
 from pipelines.progress import Progress, Silent
+from psc_volumetric.archive.outside import priors_outside
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.targets import tidy_up
 from psc_volumetric.archive.writer import ArchiveWriter
@@ -207,13 +208,15 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         raise
     manifest = prepared.commit()
     with ArchiveReader.open(item.target) as reader:
-        recorded = reader.info()
+        recorded, outside = reader.info(), priors_outside(reader)
+    needed = [*recorded["priors"], *outside]
     rows = tuple(_variable_row(item, variable, recorded) for variable in item.variables)
     return ItemReport(
         name=item.candidate.label,
         target=item.target,
         kind=item.candidate.kind,
-        prior=item.prior if recorded["priors"] else None,
+        prior=item.prior if needed else None,
+        prior_inside=bool(recorded["priors"]) if needed else None,
         variables=rows,
         archive_bytes=recorded["bytes"]["total"],
         brick_bytes=sum(row["bytes"] for row in rows),
@@ -222,7 +225,7 @@ def finish(item: ItemPlan, *, resumed: int = 0, seconds: float = 0.0) -> ItemRep
         bricks=item.bricks,
         resumed=resumed,
         seconds=seconds + time.perf_counter() - start,
-        notes=(*item.notes, *remarks, *_missed(rows), *_left_out(item, recorded["priors"])),
+        notes=(*item.notes, *remarks, *_missed(rows), *_left_out(item, needed)),
     )
 
 

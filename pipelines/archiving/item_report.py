@@ -92,7 +92,9 @@ class ItemReport:
     error : ItemError or None
         Of a failed item.
     prior : str or None
-        The one that is in the archive.
+        The one that its bricks need.
+    prior_inside : bool or None
+        Whether that is in the archive; None without a prior.
     variables : tuple of dict
         Per variable: name, shape, method and how many bricks have which, mode, bytes, bpv, rmse,
         max_error, psnr_db (peak: sampled data range), target and what was reached, in stored units.
@@ -113,6 +115,7 @@ class ItemReport:
     state: str = ARCHIVED
     error: ItemError | None = None
     prior: str | None = None
+    prior_inside: bool | None = None
     variables: tuple[dict[str, Any], ...] = ()
     archive_bytes: int = 0
     brick_bytes: int = 0

@@ -100,6 +100,8 @@ class ArchiveOptions:
         Seal without restoring the files and comparing them with their source.
     self_contained : bool
         Put the specification of the format and its tables into the archive.
+    no_prior_inside : bool
+        Leave the prior out of the archive; it has to ship with this package.
 
     Raises
     ------
@@ -128,6 +130,7 @@ class ArchiveOptions:
     self_contained: bool = False
     levels: str = "auto"
     prompt: str | None = None
+    no_prior_inside: bool = False
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
@@ -153,6 +156,13 @@ class ArchiveOptions:
                 f"a prompt is for the base latent, found base {self.lossy_base}",
                 kind="bad-prompt",
                 hint="add --mode lossy --base latent, or leave --prompt out",
+            )
+        if self.no_prior_inside and self.self_contained:
+            raise ParameterError(
+                "expected one of --self-contained, which has all that a reader needs inside, and "
+                "--no-prior-inside, which leaves the prior out, found both",
+                kind="prior-outside",
+                hint="leave one of them out",
             )
         self._check_bound()
         self._check_targets()

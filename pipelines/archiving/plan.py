@@ -30,7 +30,7 @@ from pipelines.archiving.planned import (
     VariablePlan,
     seen_of,
 )
-from pipelines.archiving.prior_choice import may_carry_prior, prior_name
+from pipelines.archiving.prior_choice import check_ships, may_carry_prior, prior_name
 from pipelines.archiving.refused import Refused, RefusedSources, is_about_source
 from pipelines.archiving.targets import Namer, Naming, is_archive_name, namings, place_of
 from pipelines.archiving.variable_specs import PLAIN_TILE, kept_variables, spec_of
@@ -209,6 +209,7 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
     ------
     SourceError : it cannot be opened.
     PriorMismatchError : the prior does not exist.
+    ParameterError : it is to be left out of the archive and does not ship.
     """
     try:
         return _plan_volumes(candidate, target, options)
@@ -234,7 +235,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
         name, note = prior_name(item, options, ranges)
         notes += [note] if note else []
     elif options.prior is not None:
-        brick_prior(options.prior)
+        check_ships(brick_prior(options.prior), options)
     elif ranges and passed_over:
         notes.append(passed_over)
     if name is None:
@@ -243,6 +244,7 @@ def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) ->
     else:
         options = _with_prompt(item, options, brick_prior(name))
         prior = brick_prior(name, options.prompt)
+        check_ships(prior, options)
         tile, digest = prior.voxels or PLAIN_TILE, prior.digest
     axes = frozenset(dim for volume in item.volumes for dim in volume.dims)
     variables: list[VariablePlan] = []

@@ -21,6 +21,7 @@ from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.extras import EXTRAS, has_extra
 from psc_volumetric.methods.parameters import EFFORTS
 from psc_volumetric.methods.registry import AUTO, REGISTRY
+from psc_volumetric.prior.finding import shipped_name
 
 __all__ = ["ArchivePlan", "ItemPlan", "KnownItem", "VariablePlan", "provenance_of"]
 
@@ -171,6 +172,14 @@ class ItemPlan:
         return steps * particles * sum(variable.tiles for variable in self.variables)
 
     @property
+    def priors_outside(self) -> dict[str, str]:
+        """Digest -> name of the priors of variables that are left out of the archive."""
+        if not self.options.no_prior_inside:
+            return {}
+        digests = {variable.spec.prior for variable in self.variables}
+        return {d: name for d in digests if d is not None and (name := shipped_name(d)) is not None}
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What decides what the archive promises: kind of source, and options."""
         return provenance_of(self.candidate, self.options)
@@ -184,6 +193,7 @@ class ItemPlan:
             "target": self.target,
             "state": self.state,
             "prior": self.prior,
+            "prior_inside": None if self.prior is None else not self.priors_outside,
             "bricks": self.bricks,
             "source_bytes": self.source_bytes,
             "network_evaluations": self.evaluations,

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from adapters.base import SourceItem
 from pipelines.archiving.options import CT_PRIOR, GENERAL_PRIOR, ArchiveOptions, choose_prior
 from pipelines.archiving.value_range import SampledRange
+from psc_volumetric.errors import ParameterError
 from psc_volumetric.extras import has_extra, require
 from psc_volumetric.methods.registry import AUTO, REGISTRY
-from psc_volumetric.prior import installed
-from psc_volumetric.prior.finding import newest
+from psc_volumetric.prior import Prior, installed
+from psc_volumetric.prior.finding import newest, shipped_name
 
-__all__ = ["may_carry_prior", "prior_name"]
+__all__ = ["check_ships", "may_carry_prior", "prior_name"]
 
 LEAST_WITH_PRIOR = 12 << 20  # bytes of an archive; a prior takes a tenth of that
 USUAL_BPV = 0.25  # of a lossy archive, where nothing says more
@@ -47,9 +48,10 @@ def prior_name(
 def may_carry_prior(item: SourceItem, options: ArchiveOptions) -> tuple[bool, str | None]:
     """Whether the archive has room for a prior nobody asked for, and a note where it has not.
 
-    The prior travels with the archive, and has to save more than it takes.
+    The prior travels with the archive, and has to save more than it takes; one that is left out
+    takes nothing.
     """
-    if options.lossy_base != AUTO or options.prior is not None:
+    if options.lossy_base != AUTO or options.prior is not None or options.no_prior_inside:
         return True, None
     voxels = sum(math.prod(volume.array.shape) for volume in item.volumes)
     expected = (USUAL_BPV if options.bpv is None else options.bpv) * voxels / 8
@@ -59,5 +61,22 @@ def may_carry_prior(item: SourceItem, options: ArchiveOptions) -> tuple[bool, st
         return False, None
     return False, (
         f"a posterior network is not tried: it takes 1 MB of an archive of about "
-        f"{expected / 1e6:.2g} MB; --base posterior asks for it"
+        f"{expected / 1e6:.2g} MB; --base posterior asks for it, --no-prior-inside leaves it out"
     )
+
+
+def check_ships(prior: Prior, options: ArchiveOptions) -> None:
+    """Refuse to leave a prior out of an archive that readers have from nowhere else.
+
+    Raises
+    ------
+    ParameterError : it does not ship with this package (kind ``"prior-outside"``).
+    """
+    if options.no_prior_inside and shipped_name(prior.digest) is None:
+        raise ParameterError(
+            "expected a prior that ships with psc-archive, since --no-prior-inside leaves it out "
+            f"of the archive, found {prior.name!r} with SHA-256 {prior.digest[:16]}..., which does "
+            "not ship",
+            kind="prior-outside",
+            hint="leave --no-prior-inside out, or name one of `psc-archive prior list`",
+        )

@@ -203,7 +203,7 @@ def _prepared(
     promises = promises_of(source, item.candidate.paths)
     document = {**source.document, PROMISES: promises, PROOF: proof}
     writer.write_source(source.kind, document, source.blobs, source.files)
-    if item.prior is not None and _some_brick_needs_prior(writer):
+    if item.prior is not None and not writer.outside and _some_brick_needs_prior(writer):
         writer.write_prior(brick_prior(item.prior))
     return writer.prepare(preview_bytes=item.options.preview_size, pictured=pictured)
 

@@ -58,6 +58,7 @@ def begin_writing(item: ItemPlan, source: SourceItem, target: Target) -> Archive
             source.groups,
             item.options.self_contained,
             item.kept,
+            item.priors_outside,
         ),
         sources=source.files,
         created=created_now(),
@@ -101,7 +102,8 @@ def bytes_beside(item: ItemPlan, bricks: Mapping[str, Bricks]) -> int:
     ]
     document = {**source.document, PROMISES: promises, "proof": "restored"}
     writer.write_source(source.kind, document, source.blobs, source.files)
-    if any(brick.index.prior_digest for some in bricks.values() for brick in some.values()):
+    coded = [brick for some in bricks.values() for brick in some.values()]
+    if not writer.outside and any(brick.index.prior_digest for brick in coded):
         writer.write_prior(brick_prior(item.prior or ""))
     store = open_store(memory, write=True)
     consolidate(store, [*(variable.spec.node for variable in item.variables), *writer.beside])

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.archiving.choices import SUPERSEDES
+from pipelines.checking.priors_outside import outside_text
 from pipelines.collection import refuse_folder
+from psc_volumetric.archive.outside import priors_outside
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import target_text
 from psc_volumetric.errors import InstallationError
@@ -43,7 +45,8 @@ def archive_info(archive: str) -> dict[str, Any]:
 def reader_info(reader: ArchiveReader) -> dict[str, Any]:
     """The same of an archive that is open."""
     info = reader.info()
-    info["prior_names"] = _prior_names(info["priors"])
+    info["priors_outside"] = list(priors_outside(reader))
+    info["prior_names"] = _prior_names([*info["priors"], *info["priors_outside"]])
     for entry in info["variables"].values():
         _name_levels(entry)
     return info
@@ -89,11 +92,7 @@ def info_lines(info: dict[str, Any]) -> list[str]:
         f"{size_text(sizes['source'])}, preview {size_text(sizes['preview'])}, tiles "
         f"{size_text(sizes['tiles'])}, metadata and arrays {size_text(sizes['other'])}",
         *_rate_lines(info),
-        "priors    "
-        + (
-            ", ".join(_prior_text(digest, info.get("prior_names", {})) for digest in info["priors"])
-            or "none"
-        ),
+        f"priors    {_priors_text(info, info.get('prior_names', {}))}",
         f"made by   {info['provenance'].get('software', 'unknown')}",
         *_superseded_lines(info["provenance"].get(SUPERSEDES)),
     ]
@@ -177,6 +176,13 @@ def chosen_text(entry: dict[str, Any]) -> str:
     """Why bricks have their base method, in words; empty where nothing was chosen."""
     sizes = sorted(entry["compared"].items(), key=lambda pair: pair[1])
     return "by bytes at equal error: " + ", ".join(f"{n} {b}" for b, n in sizes) if sizes else ""
+
+
+def _priors_text(info: dict[str, Any], names: dict[str, str]) -> str:
+    """Priors that are inside, and those that bricks need besides."""
+    inside = ", ".join(_prior_text(digest, names) for digest in info["priors"]) or "none"
+    lines = [outside_text(digest) for digest in info.get("priors_outside", ())]
+    return "\n          ".join(lines if lines and not info["priors"] else [inside, *lines])
 
 
 def _prior_text(digest: str, names: dict[str, str]) -> str:

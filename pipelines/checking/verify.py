@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from pipelines.checking.priors_outside import outside_text
 from pipelines.checking.trust import ANYBODY, Trust
 from pipelines.collection import archives_at, archives_in, folder_of
 from pipelines.progress import Progress, Silent
 from psc_volumetric.archive.access import SealedStore, read_manifest
 from psc_volumetric.archive.checking import Finding, verify_sealed
+from psc_volumetric.archive.outside import priors_outside
+from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import open_store, target_text
-from psc_volumetric.errors import InstallationError, ParameterError, PscError, StorageError
+from psc_volumetric.errors import (
+    InstallationError,
+    ParameterError,
+    PriorMismatchError,
+    PscError,
+    StorageError,
+)
 
 __all__ = [
     "VerifyReport",
@@ -43,6 +52,9 @@ class VerifyReport:
         What is wrong; empty when all is well.
     manifest : str or None
         Digest of the manifest; None where it cannot be read.
+    priors_outside : tuple of str
+        Digests of priors that bricks need and that were left out of the archive; empty where
+        something is wrong.
     """
 
     archive: str
@@ -51,6 +63,7 @@ class VerifyReport:
     checked: dict[str, int]
     findings: tuple[Finding, ...]
     manifest: str | None = None
+    priors_outside: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
@@ -61,6 +74,7 @@ class VerifyReport:
             "deep": self.deep,
             "sample": self.sample,
             "checked": self.checked,
+            "priors_outside": list(self.priors_outside),
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
@@ -98,6 +112,7 @@ def verify(
     ------
     FormatError : not an archive, not sealed, or the manifest itself is damaged.
     StorageError : nothing is there.
+    PriorMismatchError : bricks are to be decoded with a prior that is neither inside nor here.
     """
     shown = progress or Silent()
     checked: dict[str, int] = {}
@@ -116,10 +131,19 @@ def verify(
         findings += verify_sealed(
             sealed, sample=sample, deep=deep, seed=seed, device=device, progress=tell
         )
+        outside = () if findings else _priors_outside(sealed)
     finally:
         store.close()
     name = target_text(archive)
-    return VerifyReport(name, deep, sample, checked, tuple(findings), manifest.digest)
+    return VerifyReport(name, deep, sample, checked, tuple(findings), manifest.digest, outside)
+
+
+def _priors_outside(sealed: SealedStore) -> tuple[str, ...]:
+    """Digests of priors that were left out of an archive; none where it cannot be opened."""
+    try:
+        return priors_outside(ArchiveReader(sealed))
+    except PscError:
+        return ()
 
 
 def verify_all(
@@ -142,6 +166,7 @@ def verify_all(
     ParameterError : one digest is expected of several archives (kind ``"several-archives"``).
     InstallationError : bricks of one take what is not installed (here an `ExtraMissingError`), or
         the installation is not whole; a note says of which.
+    PriorMismatchError : a prior is neither inside nor here; likewise.
     """
     folder = folder_of(target)
     if folder is None:
@@ -173,7 +198,7 @@ def verify_all(
                 progress=progress,
             )
             reports.append(report)
-        except InstallationError as error:
+        except (InstallationError, PriorMismatchError) as error:
             error.add_note(f"{path} cannot be decoded here; without --deep its bytes are checked")
             raise
         except PscError as error:
@@ -205,4 +230,5 @@ def verify_lines(report: VerifyReport) -> list[str]:
     how = "decoded and compared" if report.deep else "read and compared"
     verdict = f"{len(report.findings)} problem(s)" if report.findings else "no damage"
     lines.append(f"{verdict} in {report.archive} ({counts or 'nothing'} {how})")
+    lines += [f"prior {outside_text(d)}" for d in report.priors_outside]
     return lines if report.manifest is None else [*lines, f"manifest {report.manifest}"]

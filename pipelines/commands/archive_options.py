@@ -19,6 +19,7 @@ from pipelines.commands.options import (
     MaxError,
     MaxErrorUnit,
     Mode,
+    NoPriorInside,
     NoProof,
     Preview,
     PreviewSize,
@@ -65,6 +66,7 @@ def archive_options(
     effort: Effort = 5,
     setting: Setting = "fast",
     prior: PriorName = None,
+    no_prior_inside: NoPriorInside = False,
     prompt: Prompt = None,
     device: Device = "auto",
 ) -> ArchiveOptions:
@@ -97,6 +99,7 @@ def archive_options(
         effort=effort,
         setting=setting,
         prior=None if prior is None else _named_or_absolute(prior),
+        no_prior_inside=no_prior_inside,
         device=device,
         prompt=prompt,
     )

@@ -129,7 +129,7 @@ def plan_lines(plan: ArchivePlan) -> list[str]:
         effort = "" if not work else f", up to {work} network evaluations"
         lines.append(
             f"          {item.source_bytes} bytes of voxels in {item.bricks} brick(s), prior "
-            f"{item.prior or 'none'}{effort}"
+            f"{_prior_text(item.prior, not item.priors_outside)}{effort}"
         )
         for variable in item.variables:
             row = variable.to_dict()
@@ -172,11 +172,16 @@ def report_lines(plan: ArchivePlan, reports: list[ItemReport]) -> list[str]:
         resumed = f", {report.resumed} from an earlier run" if report.resumed else ""
         lines.append(
             f"          {report.bricks} brick(s){resumed}, {report.seconds:.1f} s, prior "
-            f"{report.prior or 'none'}"
+            f"{_prior_text(report.prior, report.prior_inside)}"
         )
         lines.append(f"          manifest {report.manifest}")
         lines += [f"          note: {note}" for note in report.notes]
     return lines + _skipped(plan) + _aside(plan) + _notes(plan)
+
+
+def _prior_text(name: str | None, is_inside: bool | None) -> str:
+    outside = " (not inside: it ships with psc-archive)" if name and not is_inside else ""
+    return f"{name or 'none'}{outside}"
 
 
 def _size_text(report: ItemReport) -> str:

@@ -219,14 +219,16 @@ def _data_files() -> Check:
 
 def _priors() -> Check:
     from psc_volumetric.prior import installed_priors
+    from psc_volumetric.prior.finding import installed
 
     try:
-        names = sorted(installed_priors())
+        names, others = sorted(installed_priors()), sorted(set(installed()) - {*installed_priors()})
     except InstallationError as error:
         return Check("priors", "error", str(error))
     if not names:
         return Check("priors", "error", "none installed; lossy archives cannot be made")
-    return Check("priors", "ok", ", ".join(names))
+    more = f"{', '.join(others)} (archives made with --no-prior-inside need them from here)"
+    return Check("priors", "ok", ", ".join([*names, more]))
 
 
 def _decoders() -> Check:

@@ -51,6 +51,7 @@ __all__ = [
     "MaxErrorUnit",
     "Metrics",
     "Mode",
+    "NoPriorInside",
     "NoProof",
     "Part",
     "Preview",
@@ -200,6 +201,13 @@ SelfContained = Annotated[
     bool,
     typer.Option(
         "--self-contained", help="Put the specification of the format and its numbers inside."
+    ),
+]
+NoPriorInside = Annotated[
+    bool,
+    typer.Option(
+        "--no-prior-inside",
+        help="Leave a prior that ships out of the archive; readers need psc-archive with it.",
     ),
 ]
 PriorName = Annotated[

@@ -52,6 +52,7 @@ def read_head(store: ArchiveStore) -> dict[str, Any] | None:
         "mode": found.mode,
         "variables": found.variables,
         "beside": found.beside,
+        "outside": found.outside,
     }
 
 

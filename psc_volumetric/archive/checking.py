@@ -21,7 +21,7 @@ from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles, short_digest
 from psc_volumetric.bitstream.index import BrickIndex
-from psc_volumetric.errors import ParameterError, PscError
+from psc_volumetric.errors import ParameterError, PriorMismatchError, PscError
 from psc_volumetric.threads import in_order
 from psc_volumetric.tiling import Box, TileGrid
 
@@ -117,6 +117,8 @@ def verify_archive(
     ------
     FormatError, StorageError
         Not an archive, not sealed, or its manifest cannot be used.
+    PriorMismatchError
+        Deep: bricks need a prior that was left out of the archive and is not here.
     """
     store = open_store(target, options=options)
     sealed = SealedStore(store, load_manifest(store))
@@ -238,7 +240,9 @@ def _check_brick(
     expected = {} if table is None else dict(brick_tiles(table, spec, position))
     try:
         whole = reader.read_brick(name, position).values
-    except PscError:
+    except PscError as error:
+        if isinstance(error, PriorMismatchError) and error.kind == "prior-missing":
+            raise  # it was left out of the archive and is not here: that is no damage
         whole = None  # find out which tiles it is
     for number, box in enumerate(map(grid.box, range(len(grid)))):
         try:

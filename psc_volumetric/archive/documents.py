@@ -206,6 +206,7 @@ class Head(Struct, frozen=True):
     mode: Mode
     variables: dict[str, dict[str, Any]]
     beside: list[str] = []
+    outside: list[str] = []
 
 
 class BrickNote(Struct, frozen=True, array_like=True):

@@ -94,5 +94,6 @@ class EmbeddedPriors:
                 f"the archive needs prior {digest}; it holds {held}, and this installation ships "
                 "no such prior",
                 kind="prior-missing",
-                hint="get the archive whole, with its priors/ folder",
+                hint="the archive was made without it (archive --no-prior-inside): its README.txt "
+                "names a release of psc-archive that ships it",
             ) from error

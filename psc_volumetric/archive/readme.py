@@ -6,7 +6,7 @@ Part of the format (SPEC section 11).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 from psc_volumetric import __version__
@@ -36,6 +36,11 @@ INSIDE = f"""
 The specification, its tables and the networks of its exact coders are in {SPECIFICATION_PREFIX};
 priors, the networks of lossy bricks, are in priors/ where bricks need one. With the standards that
 the specification names, no other document or program is needed.
+"""
+
+OUTSIDE = """
+Bricks may need a prior that is not inside: psc-archive {release} ships it as {name} (SHA-256: see
+zarr.json).
 """
 
 
@@ -78,10 +83,12 @@ def readme_text(
     kept: Sequence[VariableSpec] = (),
     *,
     self_contained: bool = False,
+    outside: Iterable[str] = (),
 ) -> str:
     """Text of ``README.txt``; depends on format, mode, the arrays and what is inside only.
 
-    Values of ``kept`` variables are read out of source files that are in the archive.
+    Values of ``kept`` variables are read out of source files that are in the archive; ``outside``
+    are names of priors that were left out.
     """
     lines = [
         f"  {v.name}: {v.dtype.name}, "
@@ -99,4 +106,6 @@ def readme_text(
         digest=specification_digest(),
         variables="\n".join(lines),
     )
+    for name in outside:
+        text += OUTSIDE.format(release=__version__, name=name)
     return text + INSIDE if self_contained else text

@@ -40,12 +40,14 @@ def prepare(
     beside: Sequence[str],
     preview_bytes: int | None = None,
     pictured: Sequence[Pictured] = (),
+    outside: Container[str] = (),
 ) -> Manifest:
     """Complete the tree but for ``manifest.json``, and say what that will hold.
 
     ``beside`` are the nodes of plain arrays and groups, ``preview_bytes`` what the preview of each
     variable may take (None: a small share of its bricks), ``pictured`` variables without bricks
-    that have one. Every object is read back: what is listed is what the store holds now.
+    that have one, ``outside`` digests of priors that stay out of the archive. Every object is read
+    back: what is listed is what the store holds now.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def prepare(
     """
     bricks: dict[str, Entry] = {}
     coded = sorted(variables, key=lambda spec: -spec.nbytes)
-    sizes = [(spec, _complete_variable(store, spec, bricks)) for spec in coded]
+    sizes = [(spec, _complete_variable(store, spec, bricks, outside)) for spec in coded]
     files = [(one.spec, one.nbytes) for one in sorted(pictured, key=lambda one: -one.spec.nbytes)]
     others = _bytes_beside(store, bricks) - sum(nbytes for _, nbytes in files)
     images = _write_previews(store, sizes + files, preview_bytes, max(0, others))
@@ -172,7 +174,12 @@ def _reader(store: ArchiveStore, spec: VariableSpec) -> Callable[[tuple[int, ...
     return record
 
 
-def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str, Entry]) -> int:
+def _complete_variable(
+    store: ArchiveStore,
+    spec: VariableSpec,
+    bricks: dict[str, Entry],
+    outside: Container[str],
+) -> int:
     """Check that all bricks are there, then write ``tiles/`` of a variable; bytes of its bricks."""
     record = _reader(store, spec)
     levels, priors, methods = 1, set(), set()
@@ -194,7 +201,8 @@ def _complete_variable(store: ArchiveStore, spec: VariableSpec, bricks: dict[str
         nbytes += found.size
         if found.prior is not None:
             priors.add(found.prior)
-    if priors and not store.listing(prior_prefix(spec.prior or "")):
+    named = spec.prior or ""
+    if priors and named not in outside and not store.listing(prior_prefix(named)):
         raise StorageError(
             f"{store.name}: bricks of {spec.name} need prior {spec.prior}, which is not in the "
             "archive",

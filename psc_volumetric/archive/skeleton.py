@@ -109,6 +109,9 @@ class Beside:
         The specification of the format and its tables.
     kept : sequence
         Variables whose values are read out of kept originals.
+    outside : mapping
+        Digest -> name of the priors that bricks may need and that are left out of the archive,
+        since they ship with this package.
     """
 
     coordinates: Mapping[str, Sequence[CoordinateLike]] = field(default_factory=dict)
@@ -116,6 +119,7 @@ class Beside:
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     specification: bool = False
     kept: Sequence[KeptVariable] = ()
+    outside: Mapping[str, str] = field(default_factory=dict)
 
 
 NOTHING_BESIDE = Beside()
@@ -127,7 +131,8 @@ class Skeleton:
 
     ``coordinates`` were made or merged for these variables; ``arrays`` are arrays of the source
     under their own names; ``groups`` maps the path of each group (``""`` is the root) to its
-    attributes. With ``self_contained`` the specification and its tables are in the tree.
+    attributes. With ``self_contained`` the specification and its tables are in the tree; priors of
+    ``outside``, digest -> name, are not.
     """
 
     mode: str
@@ -139,6 +144,7 @@ class Skeleton:
     provenance: Mapping[str, Any]
     self_contained: bool = False
     kept: tuple[KeptVariable, ...] = ()
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -159,6 +165,8 @@ class Skeleton:
         }
         if self.self_contained:
             document["self_contained"] = True
+        if self.outside:
+            document["outside"] = sorted(self.outside)
         return sha256_hex(encode_json(document))
 
     @property
@@ -206,7 +214,13 @@ class Skeleton:
         for key, content in inside.items():
             put(key, content)
         kept = [one.spec for one in self.kept]
-        text = readme_text(self.mode, self.variables, kept, self_contained=self.self_contained)
+        text = readme_text(
+            self.mode,
+            self.variables,
+            kept,
+            self_contained=self.self_contained,
+            outside=self.outside.values(),
+        )
         put(README_KEY, text.encode())
         put(METADATA_KEY, encode_json(self.root_metadata(created)))
 
@@ -271,6 +285,7 @@ def build_skeleton(
         provenance,
         beside.specification,
         tuple(replace(one, spec=spec) for one, spec in kept),
+        beside.outside,
     )
 
 

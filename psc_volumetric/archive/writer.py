@@ -76,6 +76,7 @@ class ArchiveWriter:
         self.created: str | None = head["created"]
         self.variables = {v.name: v for v in variables}
         self.beside: tuple[str, ...] = tuple(head["beside"])
+        self.outside = frozenset[str](head["outside"])  # digests of priors that stay out of it
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -144,6 +145,7 @@ class ArchiveWriter:
                 "mode": mode,
                 "variables": {v.name: v.metadata(mode) for v in skeleton.variables},
                 "beside": skeleton.beside,
+                "outside": sorted(skeleton.outside),
             }
             store.set_exclusive(PARTIAL_KEY, encode_json(document))
         head = read_head(store)
@@ -319,7 +321,9 @@ class ArchiveWriter:
             A reader would refuse what was given; nothing is sealed.
         """
         variables = tuple(self.variables.values())
-        manifest = prepare(self._store, variables, self.beside, preview_bytes, pictured)
+        manifest = prepare(
+            self._store, variables, self.beside, preview_bytes, pictured, self.outside
+        )
         prepared = PreparedArchive(self._store, self._target, manifest)
         check_readable(prepared.reader())
         return prepared

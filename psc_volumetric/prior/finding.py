@@ -28,6 +28,7 @@ __all__ = [
     "read_installed",
     "refiner_of",
     "resolve_prior",
+    "shipped_name",
 ]
 
 SHIPPED = Path(__file__).resolve().parent.parent / "priors"
@@ -191,6 +192,11 @@ def refiner_of(prior: Prior) -> Prior | None:
     return None if folder is None or not (folder / METADATA).is_file() else _read_shipped(folder)
 
 
+def shipped_name(digest: str) -> str | None:
+    """Name of the shipped prior with this digest (64 hex digits); None for none."""
+    return next((name for name, info in installed().items() if info.digest == digest), None)
+
+
 def resolve_prior(digest: str) -> Prior:
     """Find a shipped prior by its digest (64 hex digits, or at least the first 32)."""
     for info in installed().values():
@@ -199,5 +205,5 @@ def resolve_prior(digest: str) -> Prior:
     raise PriorMismatchError(
         f"no installed prior has digest {digest}",
         kind="prior-missing",
-        hint="archives embed their prior; open the stream through its archive",
+        hint="most archives hold their prior: open the stream through its archive",
     )

@@ -97,6 +97,21 @@ def test_folder_gives_the_same_archives_as_without_prefect_and_dask(
     assert any(str(scans / "labels.nii") in str(row["source"]) for row in rows)
 
 
+def test_a_prior_stays_outside_in_a_flow_as_well(scans: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(scans / "anatomical.nii", source)
+    how = {"step": 0.2, "base": "posterior", "prior": "test-tiny-posterior"}
+    options = ArchiveOptions("lossy", **how, no_prior_inside=True)
+    report = archive_folder(str(source), str(tmp_path / "flow"), options)
+    assert statuses(report) == ["archived"]
+    (plain,) = archive(plan(source, str(tmp_path / "plain"), options))
+    assert (plain.prior, plain.prior_inside) == ("test-tiny-posterior", False)
+    made = tmp_path / "flow" / Path(plain.target).name
+    assert manifest(made) == manifest(Path(plain.target))
+    assert not (made / "priors").exists()
+
+
 def test_run_after_a_bad_item_keeps_what_is_sealed(scans: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()

@@ -36,7 +36,7 @@ def test_info_says_method_coder_network_and_why(name: str, said: tuple[str, ...]
     info = archive_info(str(KEPT / f"image-{name}.psc.zarr.zip"))
     text = "\n".join(info_lines(info))
     assert all(part in text for part in said), text
-    assert set(info["prior_names"]) <= set(info["priors"])
+    assert set(info["prior_names"]) <= set(info["priors"]) and not info["priors_outside"]
 
 
 def test_info_of_an_archive_that_records_odd_options_is_shown() -> None:
