@@ -47,7 +47,7 @@ def test_a_checkpoint_becomes_a_folder_that_codes(tmp_path: Path, capsys) -> Non
     ]
     assert command.main(["convert", *words]) == 0
     prior = load_prior(new)
-    assert prior.name == TINY and prior.kind == "posterior"
+    assert prior.name == "test-tiny-2-posterior" and prior.kind == "posterior"
     assert prior.digest in capsys.readouterr().out
     card = (new / "docs" / "README.md").read_text()
     assert prior.digest in card and "| synthetic-0 |" in card

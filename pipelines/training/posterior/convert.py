@@ -28,11 +28,12 @@ from psc_volumetric.methods.posterior.fields import View
 from psc_volumetric.methods.posterior.moments import SCALE_BITS, UNIT_BITS, moments
 from psc_volumetric.methods.posterior.network import Estimator
 from psc_volumetric.methods.wavelet.transform import dequantise, synthesise
-from psc_volumetric.prior import Prior
+from psc_volumetric.prior import Prior, installed_posteriors
 from psc_volumetric.prior.bundle import CONDITION_BITS, DEPTHS, README
+from psc_volumetric.prior.finding import newest
 from psc_volumetric.prior.making.build import build_posterior
 from psc_volumetric.prior.making.convert import convert, observe
-from psc_volumetric.prior.making.posterior_net import PosteriorNet
+from psc_volumetric.prior.making.posterior_net import PosteriorNet, PosteriorShape
 from psc_volumetric.prior.making.residual_steps import from_posterior
 from psc_volumetric.values.mapping import UNIT
 
@@ -59,7 +60,7 @@ class Cost:
 def convert_checkpoint(
     checkpoint: Path, domain: Domain, pack: Path, out: Path, *, slices: int = 4, report: Report
 ) -> Prior:
-    """Convert a checkpoint and write the folder of a posterior network.
+    """Convert a checkpoint and write the folder of the next posterior network of its domain.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def convert_checkpoint(
     def bundle(costs: Sequence[Cost]) -> Prior:
         metadata = _metadata(domain, state, costs, training, held_out)
         return build_posterior(
-            program, name=f"{domain.name}-posterior", steps=steps, metadata=metadata
+            program, name=_next_name(domain.name), steps=steps, metadata=metadata
         )
 
     costs = measure_cost(net, bundle([]), held_out, slices)
@@ -108,6 +109,17 @@ def convert_checkpoint(
     prior = bundle(costs)
     write_folder(out, {**prior.files(), README: _card(prior, domain, state, costs).encode()})
     return prior
+
+
+def _next_name(domain: str) -> str:
+    """``mr-head-posterior``, or ``mr-head-2-posterior`` where that ships, and so on."""
+    ending = "-posterior"
+    names = installed_posteriors()
+    last = newest(domain, ending, names)
+    if last not in names:
+        return last
+    number = last.removeprefix(domain).removesuffix(ending).strip("-")
+    return f"{domain}-{int(number or 1) + 1}{ending}"
 
 
 def _seen(
@@ -214,7 +226,8 @@ def _card(prior: Prior, domain: Domain, state: Checkpoint, costs: Sequence[Cost]
     finest, coarsest = domain.steps
     return f"""# Posterior network `{prior.name}`
 
-Mean and variance of voxels given what the wavelet decodes, for the method `posterior`.
+Mean and variance of voxels given what the wavelet decodes, for the methods `posterior` and
+`foresight`; {_told(shape)}
 
 - Digest: `{prior.digest}`
 - {shape.slices} decoded slices; residual U-Net (`psc_volumetric.prior.making.posterior_net`),
@@ -241,6 +254,12 @@ What the mean adds to the wavelet's PSNR on slices of held-out volumes, before a
 A network describes what it was trained on. Elsewhere the encoder finds that it does not help, and
 leaves it out. What the mean shows beyond the stream is an estimate: not for primary diagnosis.
 """
+
+
+def _told(shape: PosteriorShape) -> str:
+    if shape.foresees:
+        return "it has levels of its own for the coarser planes that `foresight` shows it."
+    return "it never saw the coarser planes that `foresight` shows it."
 
 
 def write_folder(out: Path, files: dict[str, bytes]) -> None:
