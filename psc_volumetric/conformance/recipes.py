@@ -193,9 +193,11 @@ def posterior_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
     y, x = np.indices((44, 38))
     disc = np.clip(2600 - 7 * ((y - 21) ** 2 + (x - 17) ** 2), 0, 1500)
     for name in sorted(set(installed_posteriors()) - {tiny}):
+        steps = load_prior(name).steps
+        base = "foresight" if (steps < steps[0]).any() else "posterior"  # with levels of its own
         made.append(
             Recipe(f"prior-{name}", "one slice by a shipped posterior network",
-                   disc[None].astype("<i2"), 0, 2000, base="posterior", prior=name)
+                   disc[None].astype("<i2"), 0, 2000, base=base, prior=name)
         )  # fmt: skip
     return made
 
@@ -219,6 +221,8 @@ def foresight_recipes() -> list[Recipe]:
     f4[2, 10:20, 5:40], f4[0, 0, 0], f4[4, 60, 69] = np.nan, np.inf, -9999
     return [
         Recipe("foresight-int16", "scales that a network foresees; odd extents",
+               whole.astype("<i2"), 0, 1000, coarse, shape=shape, base="foresight", prior=tiny),
+        Recipe("foresight-four-scales-int16", "all scales that may be foreseen are",
                whole.astype("<i2"), 0, 1000, coarse, shape=shape, base="foresight", prior=tiny),
         Recipe("foresight-nan-float32", "float32 with NaN, infinity and a fill value", f4, 200, 325,
                CodecParameters(step=0.1), special=(-9999.0,), shape=shape, base="foresight",

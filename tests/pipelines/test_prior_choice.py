@@ -48,13 +48,13 @@ def test_without_av1_the_plan_says_what_could_be_asked_for(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("suggested", "options", "expected"),
     [
-        ("ct-body", {}, "ct-body-2-posterior"),
-        (None, {}, "mr-head-posterior"),
+        ("ct-body", {}, "ct-body-3-posterior"),
+        (None, {}, "mr-head-2-posterior"),
         ("climate-grid", {}, None),  # there is no network of this domain
         ("ct-body", {"prior": "test-tiny"}, "test-tiny"),
         ("ct-body", {"base": "psc"}, "ct-body"),
-        ("ct-body", {"base": "posterior"}, "ct-body-2-posterior"),
-        ("ct-body", {"base": "foresight"}, "ct-body-2-posterior"),
+        ("ct-body", {"base": "posterior"}, "ct-body-3-posterior"),
+        ("ct-body", {"base": "foresight"}, "ct-body-3-posterior"),
         ("ct-body", {"base": "posterior", "prior": "ct-body-posterior"}, "ct-body-posterior"),
     ],
 )
