@@ -194,10 +194,11 @@ def posterior_recipes(i2: Values, f4: Values, base: Values) -> list[Recipe]:
     disc = np.clip(2600 - 7 * ((y - 21) ** 2 + (x - 17) ** 2), 0, 1500)
     for name in sorted(set(installed_posteriors()) - {tiny}):
         steps = load_prior(name).steps
-        base = "foresight" if (steps < steps[0]).any() else "posterior"  # with levels of its own
+        own = bool((steps < steps[0]).any())  # levels, for what foresight shows it
         made.append(
             Recipe(f"prior-{name}", "one slice by a shipped posterior network",
-                   disc[None].astype("<i2"), 0, 2000, base=base, prior=name)
+                   disc[None].astype("<i2"), 0, 2000, prior=name,
+                   base="foresight" if own else "posterior")
         )  # fmt: skip
     return made
 
