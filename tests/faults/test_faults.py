@@ -91,7 +91,7 @@ def test_killed_before_operations(benches: Benches, name: str, every: int, kills
 
 
 def test_killed_at_random_times(benches: Benches) -> None:
-    assert_held(kill_at_random(benches("folder"), rounds=4, seed=1), 1)
+    assert_held(kill_at_random(benches("folder"), rounds=6, seed=1), 1)
 
 
 def test_on_a_disk_that_is_full_or_fails(benches: Benches) -> None:
