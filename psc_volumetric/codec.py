@@ -125,7 +125,7 @@ class EncodedBrick:
     last : (z, y, x) array
         Stored values that a reader gets at the last level.
     compared : mapping
-        Method -> bytes at the same error, of every base that was coded.
+        Method -> bytes at the same error, of every base that was coded near it.
     """
 
     data: bytes

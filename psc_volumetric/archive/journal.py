@@ -42,7 +42,7 @@ class BrickRecord:
     coverage : tuple of (float, float, float)
         Share of voxels within 1, 2 and 3 sigma at each lossy level; empty where not measured.
     compared : mapping
-        Method -> bytes at the same error, of every base that was coded.
+        Method -> bytes at the same error, of every base that was coded near it.
     """
 
     position: tuple[int, ...]

@@ -28,7 +28,8 @@ SAMPLE_DEPTH = 4  # as many times more slices where the network knows no tiles
 WORTH_A_SAMPLE = 3  # times as large a brick has to be
 LARGE = 1 << 19  # voxels of a brick that is coded once
 VERDICTS_KEPT = 256
-FARTHEST = 1.5  # that bytes at another error are told from those at one
+FARTHEST = 1.5  # in steps: that bytes at one error are guessed from those at another
+NEAR = 1.25  # likewise, that they are told: within some 10 %, as slopes of real curves differ
 FIRST_TRIED = ("wavelet", "av1")  # of methods that need no prior: the first gives the error
 
 
@@ -154,6 +155,7 @@ def _loses_on_a_sample(name: str, job: EncodeJob, resources: Resources) -> str |
 _verdicts: dict[Hashable, Any] = {}
 _lock = threading.Lock()
 V = TypeVar("V")
+Sizes = dict[str, int | None]  # bytes at an error; None of a method that was left far from it
 
 
 def _remembered(key: Hashable, find: Callable[[], V]) -> V:
@@ -222,7 +224,7 @@ def _or_smaller(first: EncodedBase, job: EncodeJob, sources: Mapping[str, Source
         chosen = coded if coded.nbytes < first.nbytes else first
     sizes[first.method] = first.nbytes
     why = f"{chosen.method}{_against(chosen.method, sizes)} at RMSE {math.sqrt(mse):.4g}"
-    return replace(chosen, choice=why, compared=sizes)
+    return replace(chosen, choice=why, compared=_told(sizes))
 
 
 def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
@@ -238,7 +240,7 @@ def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
         chosen, sizes = _best_of(sources.without_prior())
         coded = chosen.finish()
         why = f"{coded.method}: {reason}" + _against(coded.method, sizes)
-        return replace(coded, choice=why, compared=sizes)
+        return replace(coded, choice=why, compared=_told(sizes))
     name, ratio, sizes = _by_few_slices(job, sources.resources, names)
     source = _Sources(_at_step(job, job.parameters.step * ratio), sources.resources).of(name)
     assert source is not None  # as it was for this brick at the other step
@@ -249,7 +251,7 @@ def _without_prior(sources: _Sources, reason: str) -> EncodedBase | None:
 
 def _by_few_slices(
     job: EncodeJob, resources: Resources, names: Sequence[str]
-) -> tuple[str, float, dict[str, int]]:
+) -> tuple[str, float, Sizes]:
     """Method for a large brick, its step over that of the job, and bytes of all on a sample.
 
     A target is searched for by coding the same brick at several steps. So powers of two around the
@@ -261,17 +263,16 @@ def _by_few_slices(
     octave, share = divmod(math.log2(job.parameters.step), 1)
     nearer, away = (1, 1 - share) if share > 0.5 else (0, share)
 
-    def verdict(one_up: int) -> tuple[str, float, dict[str, int]]:
+    def verdict(one_up: int) -> tuple[str, float, Sizes]:
         part = _at_step(few, 2.0 ** (octave + one_up))
 
-        def find() -> tuple[str, float, dict[str, int]]:
+        def find() -> tuple[str, float, Sizes]:
             sample = _Sources(part, resources).without_prior()
             sample = {name: sample[name] for name in names if name in sample}
             if not sample:  # nothing is measured there
                 return names[0], 1.0, {}
-            sizes, steps = _at_equal_error(sample)
-            best = min(sizes, key=lambda name: sizes[name])
-            return best, steps[best] / part.step, sizes
+            best, step, sizes = _best_at_equal_error(sample)
+            return best, step / part.step, sizes
 
         return _remembered((*names, part.parameters, part.mapping, _digest(part)), find)
 
@@ -289,27 +290,41 @@ def _at_step(job: EncodeJob, step: float) -> EncodeJob:
     return replace(job, parameters=replace(job.parameters, step=step))
 
 
-def _at_equal_error(sources: Mapping[str, Source]) -> tuple[dict[str, int], dict[str, float]]:
-    """Bytes and steps of methods at the error that the first has at its step, about."""
+def _best_at_equal_error(sources: Mapping[str, Source]) -> tuple[str, float, Sizes]:
+    """Method with the fewest bytes at the error that the first has at its step, about; its step.
+
+    And the bytes of all. Those of a coding far from the error are good enough to guess the method
+    from drafts, and are not told.
+    """
     (name, first), *others = sources.items()
     base = first.at_step()
-    sizes, steps = {name: base.nbytes}, {name: base.step}
+    best, fewest, step = name, base.nbytes, base.step
+    sizes: Sizes = {name: base.nbytes}
     for name, source in others:
         if not (base.mse > 0 and source.reaches(math.sqrt(12 * base.mse))):
             continue
         attempt = source.at_error(base.mse, limit=base.nbytes)
-        if attempt is not None:
-            far = (max(attempt.mse, 1e-300) / base.mse) ** (1 / SLOPE)
-            far = min(max(far, 1 / FARTHEST), FARTHEST)
-            sizes[name], steps[name] = round(attempt.nbytes * far), attempt.step / far
-    return sizes, steps
+        if attempt is None:
+            continue
+        far = _steps_away(attempt, base.mse)
+        sizes[name] = round(attempt.nbytes * far) if 1 / NEAR <= far <= NEAR else None
+        far = min(max(far, 1 / FARTHEST), FARTHEST)
+        if round(attempt.nbytes * far) < fewest:
+            best, fewest, step = name, round(attempt.nbytes * far), attempt.step / far
+    return best, step, sizes
 
 
-def _best_of(sources: Mapping[str, Source]) -> tuple[Attempt, dict[str, int]]:
+def _steps_away(attempt: Attempt, mse: float) -> float:
+    """The quantiser step of a coding over the one that would have an error, about."""
+    far: float = (max(attempt.mse, 1e-300) / mse) ** (1 / SLOPE)
+    return far
+
+
+def _best_of(sources: Mapping[str, Source]) -> tuple[Attempt, Sizes]:
     """The smallest coding at the error that the first has at its step, and the bytes of all."""
     (name, first), *others = sources.items()
     chosen: Attempt = first.at_step()
-    sizes = {name: chosen.nbytes}
+    sizes: Sizes = {name: chosen.nbytes}
     if others and chosen.mse > 0:
         smaller, more = _smallest(dict(others), chosen.mse, limit=chosen.nbytes)
         sizes |= more
@@ -318,26 +333,45 @@ def _best_of(sources: Mapping[str, Source]) -> tuple[Attempt, dict[str, int]]:
 
 
 def _smallest(
-    sources: Mapping[str, Source], mse: float, *, limit: float
-) -> tuple[Attempt | None, dict[str, int]]:
-    """The smallest coding with at most an error and below ``limit`` bytes; the bytes of all."""
+    sources: Mapping[str, Source], mse: float, *, limit: int
+) -> tuple[Attempt | None, Sizes]:
+    """The smallest coding with at most an error and below ``limit`` bytes; the bytes of all.
+
+    Those of the others are scaled to the error where their search came near it, and not below what
+    they lost to: a scaled number is no reason to doubt two real ones. A search that was hopeless
+    may end anywhere.
+    """
     best: Attempt | None = None
-    sizes = {}
+    name_of_best, attempts = "", dict[str, Attempt]()
     for name, source in sources.items():
         if not source.reaches(math.sqrt(12 * mse)):
             continue
         attempt = source.at_error(mse, limit=limit)
         if attempt is None:
             continue
-        sizes[name] = attempt.nbytes
+        attempts[name] = attempt
         if attempt.mse <= mse and attempt.nbytes < limit:
-            best, limit = attempt, attempt.nbytes
+            best, name_of_best, limit = attempt, name, attempt.nbytes
+    sizes: Sizes = {}
+    for name, attempt in attempts.items():
+        far = 1.0 if name == name_of_best else _steps_away(attempt, mse)
+        near = 1 / NEAR <= far <= NEAR
+        sizes[name] = max(round(attempt.nbytes * far), limit) if near else None
     return best, sizes
 
 
-def _against(name: str, sizes: Mapping[str, int]) -> str:
-    """``": 100 bytes against 120 of psc"``; empty if nothing else was coded."""
-    others = [
-        f"{sizes[other]} of {other}" for other in REGISTRY.names if other in sizes and other != name
-    ]
-    return f": {sizes[name]} bytes against {' and '.join(others)}" if others else ""
+def _told(sizes: Sizes) -> dict[str, int]:
+    """Bytes of the methods that came near the error."""
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _against(name: str, sizes: Sizes) -> str:
+    """``": 100 bytes against 120 of psc, av1 given up"``; empty if there is nothing to tell."""
+    if sizes.get(name) is None:
+        return ""
+    others = [other for other in REGISTRY.names if other in sizes and other != name]
+    told = [f"{sizes[other]} of {other}" for other in others if sizes[other] is not None]
+    left = [other for other in others if sizes[other] is None]
+    text = f": {sizes[name]} bytes" if others else ""
+    text += f" against {' and '.join(told)}" if told else ""
+    return text + (f", {' and '.join(left)} given up" if left else "")

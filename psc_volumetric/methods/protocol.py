@@ -140,7 +140,8 @@ class EncodedBase:
     choice : str
         Why this method, in words; empty where there was no choice.
     compared : mapping
-        Method -> bytes at the same error, of every method that was coded.
+        Method -> bytes at the same error, of every method that was coded near it: those of its
+        coding for the one that was taken, scaled to the error for the others.
     """
 
     method: str
