@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -25,7 +24,6 @@ from pipelines.training.causal.network import (
 from pipelines.training.causal.record import ROW, record
 from pipelines.training.causal.seen import USED, prepared, seen_in
 from pipelines.training.causal.train import Rows, train
-from psc_volumetric.coders.context import networks
 from psc_volumetric.coders.context.coder import encode_integers
 from psc_volumetric.coders.context.given import Cells
 from psc_volumetric.coders.context.layout import MAX_SETS
@@ -59,13 +57,17 @@ def smooth(rng: np.random.Generator, spread: tuple[float, float, float]) -> NDAr
     return scaled
 
 
-@pytest.fixture(scope="module")
-def values() -> NDArray[np.int64]:
+def two_tissues() -> NDArray[np.int64]:
     """Two tissues with a smooth border, whose textures differ."""
     rng = np.random.default_rng(0)
     shape, texture = smooth(rng, (1, 4, 4)), smooth(rng, (0, 0.8, 0.8))
     made = 400 * (1 + np.tanh(4 * shape)) + (5 + 25 * (shape > 0)) * texture
     return np.rint(np.clip(made, 0, None)).astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def values() -> NDArray[np.int64]:
+    return two_tissues()
 
 
 @pytest.fixture(scope="module")
@@ -352,71 +354,8 @@ def test_commands_refuse_without_a_volume_to_train_on(folder: Path, tmp_path: Pa
         assert not list(tmp_path.glob("rows/*.json"))
 
 
-@pytest.fixture
-def two_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package with another network after those that ship; it has nothing to say."""
-    stored = load_file(PATH)
-    number = known_networks()
-    for name in ("first", "second", "last", "biases"):
-        stored[f"{number}.{name}"] = np.zeros_like(stored[f"0.{name}"])
-    with monkeypatch.context() as patch:
-        patch.setattr(networks, "_stored", lambda: stored)
-        networks._weights.cache_clear()
-        yield
-    networks._weights.cache_clear()
-
-
-@pytest.mark.parametrize("wanted", [(), (1,), (1, 0)])
-def test_measuring_knows_all_networks_of_the_package(
-    folder: Path, two_networks: None, wanted: tuple[int, ...]
-) -> None:
-    words = ["measure", str(folder / "made.nii.gz"), "--max-error", "0", "--crop", "3", "40", "40"]
-    words += [word for number in wanted for word in ("--network", str(number))]
-    outcome = CliRunner().invoke(app, words)
-    assert outcome.exit_code == 0, outcome.output
-    rows = [line.split("|") for line in outcome.stdout.splitlines()[2:]]
-    assert tuple(int(row[3]) for row in rows) == (wanted or (0, 1))
-    assert len({row[5] for row in rows}) == 1
-    assert len({row[6] for row in rows}) == len(rows)
-
-
-def test_measuring_refuses_a_network_that_does_not_ship(folder: Path) -> None:
-    words = ["measure", str(folder / "made.nii.gz"), "--network", str(known_networks())]
-    outcome = CliRunner().invoke(app, words)
-    assert outcome.exit_code == 1 and "expected a network of the package" in outcome.stderr
-
-
-def test_measuring_prints_a_row_for_each_kind_of_values(folder: Path) -> None:
-    words = [
-        "measure",
-        str(folder / "made.nii.gz"),
-        "--max-error",
-        "0,5",
-        "--crop",
-        "3",
-        "40",
-        "40",
-    ]
-    outcome = CliRunner().invoke(app, words)
-    assert outcome.exit_code == 0, outcome.output
-    lines = [line.split("|") for line in outcome.stdout.splitlines()]
-    assert {len(line) for line in lines} == {11}
-    kinds = [line[2].strip() for line in lines[2:]]
-    assert kinds == ["lossless", "error 5", "refinement of error 5"]
-    assert all(int(line[4]) == 4800 and int(line[5]) > 0 and int(line[6]) > 0 for line in lines[2:])
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("measure", "x", "--crop", "0", "4", "4"),
-        ("measure", "x", "--crop", "4", "4", "4", "--middle", "3"),
-        ("measure", "x", "--max-error", "0,a"),
-        ("measure", "x", "--max-error", "-1"),
-        ("train", "x", "--minutes", "0", "--out", "y"),
-    ],
-)
-def test_impossible_options_are_refused(words: tuple[str, ...]) -> None:
+def test_no_time_to_train_is_refused() -> None:
+    words = ("train", "x", "--minutes", "0", "--out", "y")
     assert CliRunner().invoke(app, words).exit_code == 2
 
 
