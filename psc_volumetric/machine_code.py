@@ -20,7 +20,6 @@ import os
 import platform
 import struct
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -32,6 +31,7 @@ import numpy as np
 
 from psc_volumetric.errors import InstallationError
 from psc_volumetric.object_code import Entry, keep, kept_code
+from psc_volumetric.of_process import OwnLock
 
 __all__ = [
     "BEING_MADE",
@@ -55,7 +55,7 @@ LOOPS_FROM = "PSC_ARCHIVE_LOOPS"  # environment: "numba", or the level of a libr
 INTEGERS = (bool, int, np.bool, np.integer)
 RESULTS = {"none": "nothing", "float64": "float", "bool": "integer", "int64": "integer"}
 LOOPS: list[Loop] = []  # all that were defined, in order
-MAKING = threading.RLock()
+MAKING = OwnLock()
 BEING_MADE: list[str] = []  # loops that numba compiles just now; who waits may be told
 
 
@@ -272,6 +272,7 @@ class Loop:
             )
         import numba
 
+        _finish_before_forks()
         options = self.targetoptions
         if self.is_bare:  # what Python would call takes half of the time, and symbols of Python
             options = {**options, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -289,6 +290,27 @@ class Loop:
     def _numba_type_(self) -> Any:
         """What it is to numba, inside another loop."""
         return self.dispatcher._numba_type_
+
+
+@cache
+def _finish_before_forks() -> None:
+    """Have a fork wait until numba compiles nothing: its locks, and what it is at, are inherited.
+
+    `MAKING` is another one in a forked process and needs no such wait, which would never end where
+    a thread that holds it waits for what the fork is for.
+    """
+    from numba.core.compiler_lock import global_compiler_lock
+
+    def go_on() -> None:
+        BEING_MADE.clear()
+        global_compiler_lock.release()
+
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(
+            before=global_compiler_lock.acquire,
+            after_in_parent=global_compiler_lock.release,
+            after_in_child=go_on,
+        )
 
 
 def _object_code(dispatcher: Any, made: Any, signature: Any) -> bytes | None:

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.of_process import OwnLock
 
 __all__ = [
     "Abandoned",
@@ -227,7 +228,7 @@ _member_of: ContextVar[Crew | None] = ContextVar("member_of", default=None)
 _group: ContextVar[_Group[Any, Any] | None] = ContextVar("group", default=None)
 _of_process: dict[int, Crew] = {}
 _stops: dict[object, tuple[_Group[Any, Any], Callable[[], None]]] = {}
-_guard = threading.Lock()
+_guard = OwnLock()
 
 
 def _crew() -> Crew:

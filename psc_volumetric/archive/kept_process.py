@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from psc_volumetric.archive.kept_decoders import Part, decoded_here
 from psc_volumetric.errors import LimitExceededError
 from psc_volumetric.methods.av1.child_process import bound_to_us
+from psc_volumetric.of_process import OwnLock
 
 __all__ = ["decoded_apart"]
 
@@ -83,7 +84,7 @@ class _Child:
                     pipe.close()
 
 
-_lock = threading.Lock()
+_lock = OwnLock()
 _running: list[_Child] = []
 
 

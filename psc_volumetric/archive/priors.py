@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from psc_volumetric.errors import FormatError, PriorMismatchError
+from psc_volumetric.of_process import OwnLock
 
 if TYPE_CHECKING:
     from psc_volumetric.prior import Prior
@@ -16,7 +16,7 @@ __all__ = ["EmbeddedPriors", "prior_prefix"]
 
 KEPT = 4
 
-_lock = threading.Lock()
+_lock = OwnLock()
 _loaded: OrderedDict[str, Prior] = OrderedDict()
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from psc_volumetric.methods.parameters import FINEST_OF_PRIOR, LARGEST_STEP, SMA
 from psc_volumetric.methods.protocol import Attempt, EncodedBase, EncodeJob, Resources, Source
 from psc_volumetric.methods.registry import AUTO, REGISTRY
 from psc_volumetric.methods.search import SLOPE, few_slices
+from psc_volumetric.of_process import OwnLock
 from psc_volumetric.prior.bundle import DENOISER
 
 __all__ = ["AUTO", "Choice", "encode_base"]
@@ -153,7 +153,7 @@ def _loses_on_a_sample(name: str, job: EncodeJob, resources: Resources) -> str |
 
 
 _verdicts: dict[Hashable, Any] = {}
-_lock = threading.Lock()
+_lock = OwnLock()
 V = TypeVar("V")
 Sizes = dict[str, int | None]  # bytes at an error; None of a method that was left far from it
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from dataclasses import dataclass
 
 from psc_volumetric.arrays import Triple
@@ -16,6 +15,7 @@ from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
 from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
 from psc_volumetric.methods.sampled import SampledSource, Trial, decode_sampled
+from psc_volumetric.of_process import OwnLock
 from psc_volumetric.threads import mapped
 from psc_volumetric.tiling import Box
 
@@ -206,7 +206,7 @@ def _best_variant(source: SampledSource, step: float) -> SampledSource:
 
 VERDICTS_KEPT = 64
 _compared: dict[tuple[type, int, bytes], int] = {}
-_lock = threading.Lock()
+_lock = OwnLock()
 
 
 def _least(costs: list[float]) -> int:

@@ -7,7 +7,6 @@ runtime in :mod:`psc_volumetric.prior.fused` is faster.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from psc_volumetric.errors import ParameterError
+from psc_volumetric.of_process import OwnLock
 from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.step import (
     EXP_TABLE,
@@ -140,7 +140,7 @@ def attend(
 
 _inside = 0
 _threads_outside = 1
-_thread_lock = threading.Lock()
+_thread_lock = OwnLock()
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from psc_volumetric.errors import NumericalError
+from psc_volumetric.of_process import OwnLock
 from psc_volumetric.prior import Prior
 from psc_volumetric.prior.program import Program
 from psc_volumetric.prior.runtime import TorchRuntime, choose_device
@@ -58,7 +58,7 @@ class Trusted(Generic[T]):
         self, make: Callable[[Prior, str, Any | None], T], check: Callable[[T], None]
     ) -> None:
         self._make, self._check = make, check
-        self._lock = threading.RLock()
+        self._lock = OwnLock()
         self.kept: dict[tuple[str, bool, str], T] = {}
 
     def __call__(self, prior: Prior, device: str = "auto") -> T:

@@ -36,7 +36,7 @@ def test_a_change_in_another_file_is_noticed(tmp_path: Path) -> None:
     for folder in (package, package / "entropy", package / "prior"):
         folder.mkdir()
         (folder / "__init__.py").touch()
-    for name in ("errors.py", "machine_code.py", "object_code.py"):
+    for name in ("errors.py", "machine_code.py", "object_code.py", "of_process.py"):
         shutil.copy(Path(psc_volumetric.__file__).parent / name, package)
     (package / "prior" / "loop.py").write_text(LOOP)
     helper = package / "entropy" / "helper.py"

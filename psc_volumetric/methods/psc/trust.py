@@ -7,7 +7,6 @@ anything is coded for real.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from psc_volumetric.methods.psc.noise import gaussian
 from psc_volumetric.methods.psc.pca import principal_rows
 from psc_volumetric.methods.registry import read_index
 from psc_volumetric.methods.self_test import SATURATION, check_digest, refusal
+from psc_volumetric.of_process import OwnLock
 from psc_volumetric.prior import Prior, resolve_prior
 from psc_volumetric.prior.bundle import DENOISER
 from psc_volumetric.prior.runtime import TorchRuntime, choose_device, one_thread
@@ -45,7 +45,7 @@ GOLDEN_CASE = "fast-effort1-int16"
 PROBE_SEED = 0x50534342
 
 _trusted: set[tuple[str, bool, str]] = set()
-_lock = threading.RLock()
+_lock = OwnLock()
 
 
 def _probe(prior: Prior) -> torch.Tensor:
