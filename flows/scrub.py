@@ -108,8 +108,12 @@ def _stages(
     seconds = time.perf_counter() - begin
     log_scrub(log, report, options, seconds=seconds)
     numbers = {"seconds": seconds, "problems": len(report.findings), **report.checked}
-    if not report.findings:
+    if report.outcome == "ok":
         return ArchiveOutcome(number, archive, "ok", numbers)
+    lacking = report.not_decoded
+    if not report.findings and lacking is not None:
+        said = (lacking.kind, lacking.message)
+        return ArchiveOutcome(number, archive, "not-checked", numbers, *said)
     first = report.findings[0]
     return ArchiveOutcome(number, archive, "damaged", numbers, first.kind, first.message)
 

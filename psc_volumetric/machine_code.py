@@ -301,14 +301,16 @@ def _finish_before_forks() -> None:
     """
     from numba.core.compiler_lock import global_compiler_lock
 
+    lock: Any = global_compiler_lock
+
     def go_on() -> None:
         BEING_MADE.clear()
-        global_compiler_lock.release()
+        lock.release()
 
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(
-            before=global_compiler_lock.acquire,
-            after_in_parent=global_compiler_lock.release,
+            before=lock.acquire,
+            after_in_parent=lock.release,
             after_in_child=go_on,
         )
 

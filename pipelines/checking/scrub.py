@@ -10,19 +10,19 @@ import datetime
 import hashlib
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.checking.event_log import EventLog
 from pipelines.checking.trust import Trust
-from pipelines.checking.verify import VerifyReport, verify
+from pipelines.checking.verify import VerifyReport, verify_here
 from pipelines.collection import archives_at
 from pipelines.log_lines import tell
 from pipelines.progress import Progress
 from psc_volumetric.archive.checking import Finding, Sample
 from psc_volumetric.archive.stores import target_text
-from psc_volumetric.errors import ParameterError, PscError, StorageError
+from psc_volumetric.errors import InstallationError, ParameterError, PscError, StorageError
 
 __all__ = [
     "ScrubOptions",
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 LOGGED_FINDINGS = 100
 TONIGHT = "today"
+LEVELS = {"ok": logging.INFO, "not-checked": logging.WARNING, "damaged": logging.ERROR}
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,16 @@ def _part_of(name: str, parts: int) -> int:
 def scrub_archive(
     archive: str, options: ScrubOptions, progress: Progress | None = None
 ) -> VerifyReport:
-    """Check one archive; one that cannot be opened is a finding like others.
+    """Check one archive as deep as this machine can; one that cannot be opened is a finding.
 
     Raises
     ------
+    InstallationError : psc-archive is not whole here: nothing is known of the archive.
     StorageError : nothing is there, or its storage fails: nothing is known of the archive.
     """
     trust = Trust.of(key_files=tuple(map(Path, options.public_keys)))
     try:
-        return verify(
+        return verify_here(
             archive,
             sample=options.sample,
             deep=options.deep,
@@ -147,7 +149,7 @@ def scrub_archive(
             trust=trust,
             progress=progress,
         )
-    except StorageError:
+    except (InstallationError, StorageError):
         raise
     except PscError as error:
         return _unread(archive, options, error)
@@ -161,7 +163,15 @@ def _unread(archive: str, options: ScrubOptions, error: PscError) -> VerifyRepor
 def log_scrub(
     log: EventLog, report: VerifyReport, options: ScrubOptions, *, seconds: float
 ) -> None:
-    """Write down what a check found: at most the first hundred findings, and how many there are."""
+    """Write down what a check found: at most the first hundred findings, and how many there are.
+
+    Where bricks were to be decoded and could not, a line of its own says so before that of the
+    check of their bytes.
+    """
+    lacking = report.not_decoded
+    if lacking is not None:
+        options = replace(options, deep=False)
+        log.add("scrub", report.archive, "not-checked", error=lacking.kind, why=lacking.message)
     findings = [finding.to_dict() for finding in report.findings[:LOGGED_FINDINGS]]
     details: dict[str, Any] = {
         "how": asdict(options),
@@ -170,12 +180,9 @@ def log_scrub(
         "findings": findings,
         "count": len(report.findings),
     }
-    log.add("scrub", report.archive, _outcome(report), **details)
+    outcome = "damaged" if report.findings else "ok"
+    log.add("scrub", report.archive, outcome, **details)
     tell_checked(report, seconds=details["seconds"])
-
-
-def _outcome(report: VerifyReport) -> str:
-    return "damaged" if report.findings else "ok"
 
 
 def tell_checked(report: VerifyReport, *, seconds: float | None = None) -> None:
@@ -184,9 +191,9 @@ def tell_checked(report: VerifyReport, *, seconds: float | None = None) -> None:
     tell(
         logger,
         "archive-checked",
-        level=logging.ERROR if report.findings else logging.INFO,
+        level=LEVELS[report.outcome],
         private={"archive": report.archive, "findings": findings},
-        outcome=_outcome(report),
+        outcome=report.outcome,
         problems=len(report.findings),
         seconds=seconds,
     )
@@ -212,10 +219,12 @@ def scrub(
     Returns
     -------
     list of VerifyReport
-        One for each archive that was checked; those with findings are damaged.
+        One for each archive that was checked; those with findings are damaged, and those that this
+        machine cannot decode say so.
 
     Raises
     ------
+    InstallationError : psc-archive is not whole here.
     StorageError : no archive, it alone was named and its storage fails, or the log cannot be
         written.
     """
@@ -225,8 +234,8 @@ def scrub(
         start = time.perf_counter()
         try:
             report = scrub_archive(archive, options, progress)
-        except StorageError as error:
-            if archive == target:
+        except (InstallationError, StorageError) as error:
+            if archive == target or isinstance(error, InstallationError):
                 events.add("scrub", archive, "not-checked", error=error.kind, why=str(error))
                 raise
             report = _unread(archive, options, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from psc_volumetric.archive.outside import priors_outside
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import open_store, target_text
 from psc_volumetric.errors import (
+    ExtraMissingError,
     InstallationError,
     ParameterError,
     PriorMismatchError,
@@ -25,14 +26,32 @@ from psc_volumetric.errors import (
 )
 
 __all__ = [
+    "NotDecoded",
     "VerifyReport",
     "reports_document",
     "verify",
     "verify_all",
+    "verify_here",
     "verify_lines",
 ]
 
 SHOWN = 12  # other places of one damaged object
+
+
+@dataclass(frozen=True)
+class NotDecoded:
+    """Why bricks were not decoded although that was asked for: this machine lacks something.
+
+    Attributes
+    ----------
+    kind : str
+        ``"prior-missing"`` or ``"extra-missing"``.
+    message : str
+        What it is, and where it is to be had.
+    """
+
+    kind: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,8 @@ class VerifyReport:
     priors_outside : tuple of str
         Digests of priors that bricks need and that were left out of the archive; empty where
         something is wrong.
+    not_decoded : NotDecoded or None
+        Why bricks were not decoded; their bytes were checked.
     """
 
     archive: str
@@ -64,17 +85,26 @@ class VerifyReport:
     findings: tuple[Finding, ...]
     manifest: str | None = None
     priors_outside: tuple[str, ...] = ()
+    not_decoded: NotDecoded | None = None
+
+    @property
+    def outcome(self) -> str:
+        """``"ok"``, ``"damaged"``, or ``"not-checked"``: whole as far as this machine can tell."""
+        if self.findings:
+            return "damaged"
+        return "ok" if self.not_decoded is None else "not-checked"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
         return {
             "archive": self.archive,
-            "ok": not self.findings,
+            "ok": self.outcome == "ok",
             "manifest": self.manifest,
             "deep": self.deep,
             "sample": self.sample,
             "checked": self.checked,
             "priors_outside": list(self.priors_outside),
+            "not_decoded": None if self.not_decoded is None else dict(vars(self.not_decoded)),
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
@@ -138,6 +168,38 @@ def verify(
     return VerifyReport(name, deep, sample, checked, tuple(findings), manifest.digest, outside)
 
 
+def verify_here(
+    archive: str,
+    *,
+    sample: float | str = 1.0,
+    deep: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    trust: Trust = ANYBODY,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Check an archive as deep as this machine can; the report says where that is not deep enough.
+
+    Where bricks take a prior that was left out of the archive and does not ship here, or an extra
+    that is not installed, their bytes are checked. That is no damage: it is about this machine.
+    Parameters and errors are otherwise those of `verify`.
+    """
+
+    def check(*, deep: bool) -> VerifyReport:
+        return verify(
+            archive, sample=sample, deep=deep, seed=seed, device=device, trust=trust,
+            progress=progress,
+        )  # fmt: skip
+
+    try:
+        return check(deep=deep)
+    except (ExtraMissingError, PriorMismatchError) as error:
+        if not deep or error.kind not in ("extra-missing", "prior-missing"):
+            raise
+        lacking = NotDecoded(error.kind, str(error))
+    return replace(check(deep=False), not_decoded=lacking)
+
+
 def _priors_outside(sealed: SealedStore) -> tuple[str, ...]:
     """Digests of priors that were left out of an archive; none where it cannot be opened."""
     try:
@@ -158,15 +220,16 @@ def verify_all(
 ) -> list[VerifyReport]:
     """Check an archive, or every archive in a folder or bucket and below; see `verify`.
 
-    In a folder, an archive that cannot be opened is a finding like others.
+    In a folder, an archive that cannot be opened is a finding like others, and one that cannot be
+    decoded here keeps nobody from the others: see `verify_here`.
 
     Raises
     ------
     StorageError : the folder holds no archive (kind ``"not-found"``).
     ParameterError : one digest is expected of several archives (kind ``"several-archives"``).
-    InstallationError : bricks of one take what is not installed (here an `ExtraMissingError`), or
-        the installation is not whole; a note says of which.
-    PriorMismatchError : a prior is neither inside nor here; likewise.
+    InstallationError : bricks of the archive take what is not installed (an `ExtraMissingError`),
+        or the installation is not whole; a note says of which archive.
+    PriorMismatchError : the prior of the archive is neither inside nor here; likewise.
     """
     folder = folder_of(target)
     if folder is None:
@@ -186,9 +249,10 @@ def verify_all(
             hint="name one of them; keys alone are asked of all",
         )
     reports = []
+    check = verify if found == [target] else verify_here
     for path in found:
         try:
-            report = verify(
+            report = check(
                 path,
                 sample=sample,
                 deep=deep,
@@ -230,5 +294,8 @@ def verify_lines(report: VerifyReport) -> list[str]:
     how = "decoded and compared" if report.deep else "read and compared"
     verdict = f"{len(report.findings)} problem(s)" if report.findings else "no damage"
     lines.append(f"{verdict} in {report.archive} ({counts or 'nothing'} {how})")
+    if report.not_decoded is not None:
+        lacking = report.not_decoded
+        lines.append(f"not checked[{lacking.kind}] what bricks decode to: {lacking.message}")
     lines += [f"prior {outside_text(d)}" for d in report.priors_outside]
     return lines if report.manifest is None else [*lines, f"manifest {report.manifest}"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from pipelines.stopping import Stopped
 from psc_volumetric.errors import (
     ExtraMissingError,
@@ -12,6 +15,9 @@ from psc_volumetric.errors import (
     PscError,
     StorageError,
 )
+
+if TYPE_CHECKING:
+    from pipelines.checking.verify import VerifyReport
 
 __all__ = [
     "EXIT_CODES",
@@ -30,6 +36,7 @@ __all__ = [
     "EXIT_TERMINATED",
     "EXIT_USAGE",
     "Failure",
+    "checked_code",
     "describe_failure",
 ]
 
@@ -66,6 +73,7 @@ EXIT_CODES = {
 }
 # Errors of adapters that are about where they write, and not about a source.
 _ABOUT_TARGETS = ("target-exists", "target-locked")
+_LACKING = {"prior-missing": EXIT_PRIOR, "extra-missing": EXIT_EXTRA}
 
 
 class Failure:
@@ -102,6 +110,17 @@ class Failure:
                 "exit_code": self.code,
             }
         }
+
+
+def checked_code(reports: Iterable[VerifyReport]) -> int:
+    """Exit code for archives that were checked: damage first, then what could not be decoded."""
+    codes = set()
+    for report in reports:
+        if report.findings:
+            return EXIT_DAMAGE
+        if report.not_decoded is not None:
+            codes.add(_LACKING[report.not_decoded.kind])
+    return min(codes, default=EXIT_OK)
 
 
 def _psc_code(error: PscError) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.failures import EXIT_DAMAGE
+from pipelines.commands.failures import checked_code
 from pipelines.commands.options import (
     ArchivesPath,
     Debug,
@@ -86,11 +87,12 @@ def scrub(
                 reports = check_all(source, options, log, progress)
             if is_url(source):
                 session.note(f"event log {log.place}")
-            damaged = sum(bool(report.findings) for report in reports)
-            run.counts = {"ok": len(reports) - damaged, "damaged": damaged}
+            found = Counter(report.outcome for report in reports)
+            run.counts = {name: found[name] for name in ("ok", "damaged", "not-checked")}
             session.result(
                 reports_document(reports),
                 lambda: [line for r in reports for line in verify_lines(r)],
             )
-            if damaged:
-                raise typer.Exit(EXIT_DAMAGE)
+            code = checked_code(reports)
+            if code:
+                raise typer.Exit(code)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands.failures import EXIT_DAMAGE
+from pipelines.commands.failures import checked_code
 from pipelines.commands.options import (
     ArchivesPath,
     Debug,
@@ -72,8 +73,8 @@ def verify(
                 if superseded is not None:
                     old = Trust(digest_of_superseded(source))
                     reports.append(verify_one(superseded, deep=deep, trust=old, progress=progress))
-            damaged = sum(bool(report.findings) for report in reports)
-            run.counts = {"ok": len(reports) - damaged, "damaged": damaged}
+            found = Counter(report.outcome for report in reports)
+            run.counts = {name: found[name] for name in ("ok", "damaged", "not-checked")}
             note_verified(reports)
             for report in reports:
                 tell_checked(report)
@@ -81,5 +82,6 @@ def verify(
                 reports_document(reports),
                 lambda: [line for r in reports for line in verify_lines(r)],
             )
-            if damaged:
-                raise typer.Exit(EXIT_DAMAGE)
+            code = checked_code(reports)
+            if code:
+                raise typer.Exit(code)

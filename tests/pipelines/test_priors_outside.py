@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,35 @@ def test_a_reader_without_it_says_what_it_lacks(run, tmp_path: Path, bare: Path)
     checked = run("verify", bare)
     assert checked.code == 0 and "this psc-archive does not ship it" in checked.out
     assert run("info", bare).code == 0
+
+
+@pytest.mark.usefixtures("none_ship")
+def test_scrub_and_verify_of_a_folder_go_on_and_tell_it_from_damage(
+    scan: Path, run, tmp_path: Path, bare: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.move(bare, folder / "a.psc.zarr")
+    assert run("archive", scan, folder / "b.psc.zarr", "--coders", "zstd").code == 0
+    log = tmp_path / "folder.events.jsonl"
+    for command in ("scrub", "verify"):
+        outcome = run(command, folder, "--deep")
+        assert outcome.code == 5
+        assert "not checked[prior-missing]" in outcome.out and "README.txt names" in outcome.out
+        assert outcome.out.count("no damage in ") == 2 and "damage[" not in outcome.out
+        found = run(command, folder, "--deep", "--json").document
+        lacking, whole = found["archives"]
+        assert not found["ok"] and not lacking["ok"] and whole["ok"] and not lacking["findings"]
+        assert lacking["not_decoded"]["kind"] == "prior-missing" and lacking["checked"]["objects"]
+        assert whole["not_decoded"] is None and whole["checked"]["bricks"]
+        assert run(command, folder).code == 0
+    events = [json.loads(line) for line in log.read_text().splitlines()][:3]
+    assert [event["outcome"] for event in events] == ["not-checked", "ok", "ok"]
+    assert events[0]["error"] == "prior-missing" and not events[1]["how"]["deep"]
+    assert run("status", folder).code == 0
+    brick = next((folder / "a.psc.zarr").glob("*/c/0/0/0"))
+    brick.write_bytes(brick.read_bytes()[:-1])
+    assert run("scrub", folder, "--deep").code == run("verify", folder, "--deep").code == 7
 
 
 def test_a_folder_will_do_where_the_same_prior_ships(scan: Path, run, tmp_path: Path) -> None:
