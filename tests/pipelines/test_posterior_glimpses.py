@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_networks_learn_from_what_the_method_shows_them(splits: int, detail: flo
 
 def pool_of(shares: Shares, **changes) -> BrickPool:
     volumes = [Packed.of("v", anatomy((12, 160, 150)), 512, isotropic=False)]
-    domain = replace(TINY, patch=32, **changes)
+    domain = replace(TINY, **{"patch": 32, **changes})
     return BrickPool(volumes, domain, Changes(), PoolSize(4, (8, 40, 40), 999), CPU, 0, shares)
 
 
@@ -93,12 +94,33 @@ def test_planes_before_a_scale_hold_less_than_the_source() -> None:
     plain, foreseen = pool_of(Shares()), pool_of(Shares(foreseen=1.0))
     for pool in (plain, foreseen):
         for _ in range(4):
-            batch = pool.batch(3)
-            assert batch.decoded.shape == (3, 3, 32, 32)
-            assert batch.inside.min() == 1 or pool is foreseen  # whose planes may be smaller
+            assert pool.batch(3).decoded.shape == (3, 3, 32, 32)
     # errors in told steps: what is not known yet is most of it
     mean = [np.mean([b.error / b.step**2 for b in pool.bricks]) for pool in (plain, foreseen)]
     assert mean[1] > 1.5 * mean[0]
+
+
+def test_patches_say_what_of_them_lies_inside() -> None:
+    """A piece is as wide as a patch, planes before a scale are as wide, a little less or half."""
+    plain, foreseen = (pool_of(Shares(foreseen=share), patch=40) for share in (0.0, 1.0))
+    assert plain.batch(3).inside.min() == 1
+    areas = {float(area) for _ in range(8) for area in foreseen.batch(3).inside.sum((1, 2, 3))}
+    shapes = set()
+    for brick in foreseen.bricks:
+        inside = brick.inside[0].numpy()
+        rows, columns = int(inside[:, 0].sum()), int(inside[0].sum())
+        rest = np.pad(np.ones((rows, columns)), ((0, 40 - rows), (0, 40 - columns)))
+        np.testing.assert_array_equal(inside, rest)
+        for planes in (brick.original.numpy(), brick.decoded.numpy()):
+            repeated = np.pad(
+                planes[:, :rows, :columns], ((0, 0), (0, 40 - rows), (0, 40 - columns)), "edge"
+            )
+            np.testing.assert_array_equal(planes, repeated)
+            assert (planes[:, rows - 1] != planes[:, rows - 2]).any()  # nothing of it is outside
+            assert (planes[..., columns - 1] != planes[..., columns - 2]).any()
+        shapes.add((rows, columns))
+    assert shapes <= {*product((40, 38), repeat=2), *product((20, 19), repeat=2)}
+    assert {1600.0} < areas <= {float(rows * columns) for rows, columns in shapes}
 
 
 def test_coarser_planes_are_told_apart_by_networks_that_foresee() -> None:
