@@ -137,6 +137,8 @@ def stage_array(stage: Stage, given: ArrayLike) -> None:
         fill_value=fill_that_is_no_value(dtype, only or (_stored(array[b], dtype) for b in boxes)),
         differences=numbers and pays_as_differences(_stored(array[begin], dtype)),
     )
+    if not boxes:
+        stage.flush()  # its metadata, which is all there is of it
     for box in boxes:
         values = only[0] if only else _stored(array[box], dtype)
         if values.size:

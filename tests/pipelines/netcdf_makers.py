@@ -141,6 +141,10 @@ def odd_axes(path: Path) -> None:
         raw(ds, "point", "f4", (), 1.5)
         raw(ds, "thin", "f4", ("one", "one"), 2.5)
         raw(ds, "nothing", "f4", ("none", "lat"), np.zeros((0, 6)))
+        raw(ds, "none", "f8", ("none",), [], units="days since 2001-01-01")
+        for kind in ("i2", "S1", str):
+            ds.createVariable(f"no_{np.dtype(kind).kind}", kind, ("none",)).units = "1"
+        ds.createVariable("no_time", "f4", ("none", "one"))
         raw(ds, "nan", "f4", ("time",), np.full(70, np.nan))
         raw(ds, "every", "u1", ("big",), np.arange(70000) % 256)
 
