@@ -153,6 +153,11 @@ def _notes(images: Sequence[ImageFile], uses: Sequence[BitUse], series: Series) 
         notes.append("the source was already compressed with loss")
     if images[0].nonlinear:
         notes.append("a ModalityLUTSequence maps values to physical ones: stored values are shown")
+    if images[0].unreadable_scale:
+        notes.append(
+            "the scale of the values (RescaleSlope, RescaleIntercept or DoseGridScaling) is no "
+            "number: stored values are shown, without a unit"
+        )
     if any(i.layout and i.pixel_length > i.layout.nbytes + i.layout.nbytes % 2 for i in images):
         notes.append("pixel data hold more than the header's frames: the rest is kept, not shown")
     if series.copies:

@@ -29,6 +29,7 @@ __all__ = [
     "plain_frame",
     "read_frames",
     "text",
+    "without_scale",
 ]
 
 
@@ -209,6 +210,11 @@ def plain_frame(dataset: Dataset) -> Frame:
         order=None if instance is None else int(instance),
         clock=_clock(dataset),
     )
+
+
+def without_scale(frame: Frame) -> Frame:
+    """The frame with its values as they are stored."""
+    return replace(frame, slope=None, intercept=None)
 
 
 def _image_type(value: Any) -> str:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from adapters.dicom.frames import Frame, FrameSet, frame_count, number, read_frames, text
+from adapters.dicom.frames import (
+    Frame,
+    FrameSet,
+    frame_count,
+    number,
+    read_frames,
+    text,
+    without_scale,
+)
 from adapters.dicom.layout import PixelLayout
 from adapters.dicom.mosaic import Mosaic, is_mosaic, read_mosaic
 from adapters.dicom.place import (
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageFile", "looks_like_dicom", "read_header", "series_identity"]
 
+_SCALE = ("RescaleSlope", "RescaleIntercept", "DoseGridScaling")
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _VR_CODES = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT OB OW PN SH SL SS ST TM UI UL US".split()
@@ -87,6 +96,7 @@ class ImageFile:
     embedded_overlay: bool
     lossy_stated: bool
     nonlinear: bool
+    unreadable_scale: bool
     segment_labels: tuple[tuple[int, str], ...]
     segmentation: bool
     mosaic: Mosaic | None
@@ -186,6 +196,7 @@ def read_header(path: Path) -> ImageFile:
 
 
 def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) -> ImageFile:
+    # long: a line for each fact
     syntax = transfer_syntax(dataset, deflated=deflated)
     refuse_swapped(path, dataset)
     check_image(path, dataset)
@@ -194,6 +205,7 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
     layout = layout_of(path, dataset, place, frame_count(dataset), syntax)
     check_length(path, dataset, stream, place, layout)
     found, mosaic, sheet = _frames(dataset)
+    unreadable_scale = _has_unreadable_scale(dataset)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if mosaic is not None:
         rows, columns = mosaic.tile_size(rows, columns)
@@ -221,7 +233,7 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
         signed=bool(dataset.get("PixelRepresentation", 0)),
         photometric=known_colours(text(dataset, "PhotometricInterpretation")),
         nominal_mm=number(dataset, "SliceThickness") or number(dataset, "SpacingBetweenSlices"),
-        unit=_unit(dataset),
+        unit=None if unreadable_scale else _unit(dataset),
         padding=_padding(dataset, stored),
         times_ms=found.times_ms,
         stacked=found.stacked,
@@ -229,12 +241,13 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
         embedded_overlay=_has_embedded_overlay(dataset),
         lossy_stated=text(dataset, "LossyImageCompression") == "01",
         nonlinear="ModalityLUTSequence" in dataset,
+        unreadable_scale=unreadable_scale,
         segment_labels=_segment_labels(dataset),
         segmentation=text(dataset, "SOPClassUID") in _SEGMENTATIONS
         or text(dataset, "Modality").upper() == "SEG",
         mosaic=mosaic,
         unreadable_mosaic=sheet,
-        frames=found.frames,
+        frames=tuple(map(without_scale, found.frames)) if unreadable_scale else found.frames,
     )
 
 
@@ -301,6 +314,19 @@ def _scalings(dataset: Dataset) -> list[Dataset]:
     ]
     found = [group.get("PixelValueTransformationSequence") for group in groups]
     return [sequence[0] for sequence in found if sequence] or [dataset]
+
+
+def _has_unreadable_scale(dataset: Dataset) -> bool:
+    """Whether values have a scale that is no number, so that nobody can say what they mean.
+
+    One that is empty throughout is none.
+    """
+    for scaling in _scalings(dataset):
+        stated = [name for name in _SCALE if name in scaling]
+        unreadable = [name for name in stated if number(scaling, name) is None]
+        if unreadable and (len(unreadable) < len(stated) or any(text(scaling, n) for n in stated)):
+            return True
+    return False
 
 
 def _segment_labels(dataset: Dataset) -> tuple[tuple[int, str], ...]:

@@ -102,6 +102,7 @@ def _series_key(image: ImageFile) -> Hashable:
         len(image.frames),
         image.unreadable_mosaic,
         (image.instance_uid or image.path.as_posix()) if alone else "",
+        *((True,) if image.unreadable_scale else ()),  # others keep the key that they had
     )
 
 

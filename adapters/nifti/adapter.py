@@ -33,7 +33,7 @@ from adapters.base import (
 from adapters.errors import SourceError
 from adapters.gzipped import digest, is_gzip, read_start, spool
 from adapters.nifti.data import NiftiArray, around, read_head
-from adapters.nifti.header import NiftiHeader, affine_of, parse_header
+from adapters.nifti.header import NiftiHeader, affine_of, notes_of_scaling, parse_header
 from adapters.nifti.restore import restore_nifti
 from adapters.source_files import file_records, safe_name
 
@@ -99,7 +99,7 @@ class NiftiAdapter:
             blobs=blobs,
             files=_promised(file_records(candidate.paths), candidate.paths, files),
             suggested_prior=None,
-            notes=tuple(notes),
+            notes=(*notes, *notes_of_scaling(files.header)),
         )
 
     def restore(
@@ -148,13 +148,16 @@ def _image_files(path: Path) -> tuple[Path, ...]:
     suffix = _suffix(path)
     if suffix not in _PARTNERS:
         return (path,)
-    partner = path.with_name(_stem(path) + _PARTNERS[suffix])
-    if not partner.is_file():
+    other, cased = _PARTNERS[suffix], path.name[len(_stem(path)) :]
+    names = [other.upper(), other] if cased.isupper() else [other, other.upper()]
+    found = [half for half in (path.with_name(_stem(path) + n) for n in names) if half.is_file()]
+    if not found:
         raise SourceError(
-            f"expected its other half {partner.name!r} beside it, found none",
+            f"expected its other half {_stem(path) + names[0]!r} beside it, found none",
             kind="missing-pair",
             path=path,
         )
+    partner = found[0]
     return (path, partner) if suffix.startswith(".hdr") else (partner, path)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from adapters.base import Array
 from adapters.errors import SourceError
 
-__all__ = ["NiftiHeader", "affine_of", "parse_header", "usable_form"]
+__all__ = ["NiftiHeader", "affine_of", "notes_of_scaling", "parse_header", "usable_form"]
 
 _SIZES = {348: "nifti1", 540: "nifti2"}
 _MAGICS = {
@@ -228,9 +228,21 @@ def _data_offset(fields: Any, least: int, path: Path) -> int:
 
 def _scaling(fields: Any) -> tuple[float | None, float | None]:
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
-    if not np.isfinite(slope) or slope == 0:
+    if not np.isfinite(slope) or slope == 0 or not np.isfinite(intercept):
         return None, None
-    return slope, intercept if np.isfinite(intercept) else 0.0
+    return slope, intercept
+
+
+def notes_of_scaling(header: NiftiHeader) -> list[str]:
+    """What to say where the values are shown as stored, though the header has a scale."""
+    slope, intercept = (float(header.fields[name]) for name in ("scl_slope", "scl_inter"))
+    if not np.isfinite(slope) or slope == 0:
+        return []
+    if not np.isfinite(intercept):
+        return [f"scl_inter is {intercept}: stored values are shown, without scl_slope"]
+    if header.component == "complex" and intercept:
+        return ["readers do not agree on scl_inter of complex values: stored values are shown"]
+    return []
 
 
 def _units(fields: Any) -> tuple[str, str]:

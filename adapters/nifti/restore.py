@@ -148,7 +148,9 @@ def _places(document: dict[str, Any], target: Path) -> list[Path]:
     lower = first.name.lower()
     suffix = next(s for s in sorted(_PAIR, key=len, reverse=True) if lower.endswith(s))
     stem, packed = first.name[: -len(suffix)], ".gz" if suffix.endswith(".gz") else ""
-    return [first.with_name(f"{stem}{part}{packed}") for part in (".hdr", ".img")]
+    made = [f"{stem}{part}{packed}" for part in (".hdr", ".img")]
+    cased = {name.lower(): name for name in names}  # what differs by its capitals alone
+    return [first.with_name(cased.get(name.lower(), name)) for name in made]
 
 
 def _write(

@@ -148,15 +148,6 @@ def test_single_slice_takes_the_nominal_thickness(tmp_path, write_series):
     assert "single slice" in item.notes[0]
 
 
-def test_slope_by_slice_is_a_table_and_does_not_split(tmp_path, write_series):
-    write_series(
-        tmp_path, Modality="PT", per_slice=lambda k: {"RescaleSlope": k + 1, "RescaleIntercept": 0}
-    )
-    (volume,) = open_only(tmp_path).volumes
-    assert volume.slope is None and volume.intercept is None
-    assert volume.attrs["slice_slope"] == [1, 2, 3, 4, 5, 6]
-
-
 def test_padding_is_special_as_stored_number(tmp_path, write_series):
     values = np.full((3, 18, 18), 100, np.int16)
     write_series(tmp_path / "a", values=values, PixelPaddingValue=-2000)

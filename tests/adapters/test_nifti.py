@@ -55,6 +55,36 @@ def test_cut_off_files_are_refused(tmp_path, write_nifti, name):
         assert caught.value.kind in kinds
 
 
+@pytest.mark.parametrize("suffixes", [(".HDR", ".IMG"), (".HDR.GZ", ".IMG.GZ"), (".hdr", ".IMG")])
+def test_pairs_may_be_named_in_capitals(tmp_path, write_nifti, suffixes):
+    packed = suffixes[0].lower()[4:]
+    write_nifti(tmp_path / f"a.img{packed}", kind=nibabel.Nifti1Pair)
+    for suffix in suffixes:
+        (tmp_path / f"a{suffix.lower()}").rename(tmp_path / f"a{suffix}")
+    names = [f"a{suffix}" for suffix in suffixes]
+    for asked in (tmp_path, *(tmp_path / name for name in names)):
+        (candidate,) = adapters.discover(asked).candidates
+        assert [path.name for path in candidate.paths] == names
+    item = adapters.open_source(candidate)
+    (tmp_path / "out").mkdir()
+    written = restore(item, tmp_path / "out")
+    assert [path.name for path in written] == names
+    for path in written:
+        before, after = (file.read_bytes() for file in (tmp_path / path.name, path))
+        assert before == after or gzip.decompress(before) == gzip.decompress(after)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_intercept_that_is_no_number_is_not_guessed(tmp_path, write_nifti, value):
+    write_nifti(tmp_path / "a.nii")
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    data[112:120] = np.array([2, value], "<f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(data)
+    item = open_only(tmp_path / "a.nii")
+    assert item.volumes[0].slope is None and item.volumes[0].intercept is None
+    assert any("stored values are shown" in note for note in item.notes)
+
+
 def test_half_a_pair_is_refused_and_either_half_names_the_whole(tmp_path, write_nifti):
     write_nifti(tmp_path / "a.img", kind=nibabel.Nifti1Pair)
     for name in ("a.img", "a.hdr"):
