@@ -25,7 +25,8 @@ from psc_volumetric.layers.brick import encode_layers
 from psc_volumetric.layers.guarantee import LOSSY, Guarantee
 from psc_volumetric.layers.reading import KeptSegments, Known, Region, read_level
 from psc_volumetric.layers.segments import Below, EncodedLayer
-from psc_volumetric.methods.choice import AUTO, encode_base
+from psc_volumetric.methods.apart import encode_base_apart
+from psc_volumetric.methods.choice import AUTO
 from psc_volumetric.methods.parameters import CodecParameters
 from psc_volumetric.methods.protocol import DecodedBrick, EncodedBase, EncodeJob, Resources
 from psc_volumetric.methods.registry import REGISTRY, read_index
@@ -197,10 +198,14 @@ def encode_brick(
             options.is_thorough and not options.is_draft, options.is_draft,
         )  # fmt: skip
         resources = Resources(device=options.device, denoisers=options.denoisers)
-        choice = encode_base(job, resources, base=options.base, lossy=guarantee.mode == "lossy")
+        choice, ends = encode_base_apart(
+            job, resources, options.special_values, base=options.base,
+            lossy=guarantee.mode == "lossy",
+        )  # fmt: skip
         coded = choice.base
         if choice.bound is not None:
             guarantee = replace(guarantee, mode="bounded", max_error=choice.bound)
+    guarantee = replace(guarantee, reserved=options.special_values)
     below = None if coded is None else Below(coded.levels[-1], coded.needs_network)
     layers = encode_layers(
         values, below, guarantee, special=special, limits=ends, lossless_only=not fits,

@@ -7,6 +7,7 @@ number of a value outside, so values that come from samples or from a grid are s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,23 @@ class ValueLimits:
         whole = (least, largest) == (info.min, info.max)
         return None if whole or least >= largest else cls(least, largest)
 
+    @classmethod
+    def all_of(cls, dtype: np.dtype[np.generic]) -> ValueLimits:
+        """Everything that numbers of a type can be."""
+        info = np.finfo(dtype.str) if dtype.kind == "f" else np.iinfo(dtype.str)
+        return cls(dtype.type(info.min).item(), dtype.type(info.max).item())
+
+    def apart_from(self, special_values: Sequence[float], measured: Values) -> ValueLimits:
+        """Limits short of the special values that lie past either end of ``measured``."""
+        least, largest = self.least, self.largest
+        low, high = measured.min().item(), measured.max().item()
+        for value in filter(math.isfinite, special_values):
+            if high < value <= largest:
+                largest = _beside(value, -1, measured.dtype)
+            elif least <= value < low:
+                least = _beside(value, 1, measured.dtype)
+        return ValueLimits(least, largest) if least < largest else self
+
     def write(self, out: FieldWriter, dtype: np.dtype[np.generic]) -> None:
         """Append both numbers in the stored dtype."""
         out.raw(np.array([self.least, self.largest], dtype).tobytes())
@@ -97,3 +115,11 @@ def saturate(values: Values, limits: ValueLimits | None) -> Values:
     if limits is not None:
         np.clip(values, limits.least, limits.largest, out=values)
     return values
+
+
+def _beside(value: Number, way: int, dtype: np.dtype[np.generic]) -> Number:
+    """The next number of a type, upwards or downwards."""
+    if dtype.kind != "f":
+        return int(value) + way
+    found: float = np.nextafter(dtype.type(value), dtype.type(way * np.inf)).item()
+    return found

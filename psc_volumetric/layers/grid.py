@@ -7,6 +7,7 @@ is farther away than the bound it keeps exactly. The bound is therefore a fact a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ INDEX = np.dtype("<i4")
 TOP = c.MAX_GRID_INDEX - 1
 
 
-def choose_grid(values: Values, bound: float) -> GridFields | None:
+def choose_grid(values: Values, bound: float, reserved: Sequence[float] = ()) -> GridFields | None:
     """Grid for values without NaN; None when only an exact layer can keep the bound.
 
     Parameters
@@ -40,24 +41,35 @@ def choose_grid(values: Values, bound: float) -> GridFields | None:
         Stored values; special ones replaced by measured ones.
     bound : float
         Largest error allowed, in stored units, above 0.
+    reserved : sequence of float
+        Values that no grid point of integers should be, where that can be had.
     """
     low, high = values.min(), values.max()
     if values.dtype.kind in "iu":
         whole = int(min(bound, c.MAX_INTEGER_BOUND))
         fits = whole and (int(high) - int(low) + whole) // (2 * whole + 1) <= TOP
-        return GridFields(float(whole), 2.0 * whole + 1, int(low)) if fits else None
+        first = _first_point(int(low), int(high), whole, reserved)
+        return GridFields(float(whole), 2.0 * whole + 1, first) if fits else None
     if values.dtype.kind != "f":
         return None
-    first, last = float(low), float(high)
-    top = max(abs(first), abs(last))
+    start, last = float(low), float(high)
+    top = max(abs(start), abs(last))
     if top > c.MAX_MAPPED_FLOAT:
         return None
-    bound = min(bound, max(last - first, 2.0**-900))
+    bound = min(bound, max(last - start, 2.0**-900))
     # half a unit in the last place for the conversion, and two roundings in double
     spacing = float(np.spacing(np.asarray(top, values.dtype)))
     step = 2 * (bound - 0.5 * spacing - 4 * math.ulp(top))
-    grid = GridFields(bound, step, first)
+    grid = GridFields(bound, step, start)
     return grid if step > bound and grid.fits(values.dtype) and _reach(grid, last) else None
+
+
+def _first_point(low: int, high: int, bound: int, reserved: Sequence[float]) -> int:
+    """A grid point near the least value from which none that is used is a reserved one."""
+    near = [int(value) for value in reserved if low <= value <= high + bound]
+    taken = {(value - low) % (2 * bound + 1) for value in near}
+    free = (n for n in range(min(bound, high - low, len(taken)) + 1) if n not in taken)
+    return low + next(free, 0)
 
 
 def _reach(grid: GridFields, last: float) -> bool:

@@ -45,6 +45,8 @@ class Guarantee:
         the codec's own coders wrote is not decoded by the encoder then; that of others always is.
     is_light : bool
         Whether the codec's own coders take the light model, in less than half of the time.
+    reserved : tuple of float
+        Values that mean something else than a measurement: no measurement comes back as one.
     """
 
     mode: str = "lossy"
@@ -54,6 +56,7 @@ class Guarantee:
     budget: float | None = None
     is_proven_later: bool = False
     is_light: bool = False
+    reserved: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -7,7 +7,7 @@ function, so that nothing is decoded that a layer does not need.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.layers.interpolated import interpolate
 from psc_volumetric.layers.slices import middle_rows, shapes_to_try
 from psc_volumetric.tiling import Box, TileGrid
-from psc_volumetric.values.special import SpecialMap
+from psc_volumetric.values.special import SpecialMap, special_mask
 
 __all__ = ["EncodedLayer", "encode_bounded", "encode_lossless"]
 
@@ -111,15 +111,16 @@ def encode_bounded(
 ) -> EncodedLayer | None:
     """Code values within a maximum absolute error; None when only an exact layer can keep it.
 
-    Every voxel is restored as a reader will restore it; those farther away than the bound
-    are kept exactly. Indices of grid points compete with interpolation.
+    Every voxel is restored as a reader will restore it; those farther away than the bound, and
+    measurements that would be taken for something else, are kept exactly. Indices of grid points
+    compete with interpolation.
     """
     measured = values
     if special is not None:
         usual = values[special.index == 0]
         middle = np.sort(usual)[len(usual) // 2] if len(usual) else values.dtype.type(0)
         measured = special.fill(values, middle.item())
-    grid = choose_grid(measured, guarantee.bound)
+    grid = choose_grid(measured, guarantee.bound, guarantee.reserved)
     if grid is None:
         return None
     layer = None
@@ -131,7 +132,7 @@ def encode_bounded(
         if fine is not None:
             fields = LayerFields("bounded", False, "interpolation", fine.segments.tile, grid)
             decoded = saturate(fine.decoded, limits)
-            other = _finished(values, special, fields, decoded, fine.pieces, False)
+            other = _finished(values, special, fields, decoded, fine.pieces, guarantee.reserved)
             if layer is None or other.nbytes < layer.nbytes:
                 return other
     return layer
@@ -155,7 +156,8 @@ def _indexed(
     fields = LayerFields("bounded", coded.on_base, coded.coder, segments.tile, grid)
     network = coded.on_base and below is not None and below.needs_network
     decoded = saturate(restore(indices, grid, values.dtype), limits)
-    return _finished(values, special, fields, decoded, coded.pieces, network)
+    layer = _finished(values, special, fields, decoded, coded.pieces, guarantee.reserved)
+    return replace(layer, needs_network=network)
 
 
 def _finished(
@@ -164,13 +166,13 @@ def _finished(
     fields: LayerFields,
     decoded: Values,
     pieces: list[bytes],
-    network: bool,
+    reserved: tuple[float, ...],
 ) -> EncodedLayer:
     """The layer with the voxels that it must keep exactly, for ``decoded`` as it would be."""
     assert fields.grid is not None  # it is a bounded one
     if special is not None:
         special.apply(decoded, (slice(None),) * 3)
-    far = ~within(decoded, values, fields.grid)
+    far = ~within(decoded, values, fields.grid) | special_mask(decoded, reserved)
     if special is not None:
         far &= special.index == 0
     decoded[far] = values[far]
@@ -180,7 +182,7 @@ def _finished(
         for box, piece in zip(map(segments.box, range(len(segments))), pieces, strict=True)
     ]
     kept = far if special is None else far | (special.index > 0)
-    return EncodedLayer(fields, data, decoded, network, kept, int(far.sum()))
+    return EncodedLayer(fields, data, decoded, False, kept, int(far.sum()))
 
 
 def encode_lossless(

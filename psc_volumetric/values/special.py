@@ -10,12 +10,13 @@ from psc_volumetric.bitstream.frames import pack_frame, unpack_frame
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.errors import FormatError, ParameterError
 
-__all__ = ["SpecialMap"]
+__all__ = ["SpecialMap", "special_mask"]
 
 
-def _special_mask(
+def special_mask(
     values: NDArray[np.generic], special_values: tuple[float, ...]
 ) -> NDArray[np.bool_]:
+    """Where stored values are special: not finite, or one of ``special_values``."""
     mask = np.zeros(values.shape, bool)
     if values.dtype.kind == "f":
         mask |= ~np.isfinite(values)
@@ -47,7 +48,7 @@ class SpecialMap:
     @staticmethod
     def fits(values: NDArray[np.generic], special_values: tuple[float, ...]) -> bool:
         """Whether the special voxels of ``values`` have at most 15 bit patterns."""
-        special = values[_special_mask(values, special_values)]
+        special = values[special_mask(values, special_values)]
         return len(np.unique(_bits(special))) <= c.MAX_SPECIAL_VALUES
 
     def part(self, box: tuple[slice, slice, slice]) -> SpecialMap | None:
@@ -66,7 +67,7 @@ class SpecialMap:
         ParameterError
             More patterns than the table holds; see :meth:`fits`.
         """
-        mask = _special_mask(values, special_values)
+        mask = special_mask(values, special_values)
         if not mask.any():
             return None
         patterns, inverse = np.unique(_bits(values[mask]), return_inverse=True)
