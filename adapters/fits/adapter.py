@@ -79,6 +79,11 @@ class FitsAdapter:
         hdus = _look(path)
         notes: list[str] = []
         images = [hdu for hdu in hdus if hdu.kind in (IMAGE, TILES) and len(hdu.shape) > 1]
+        notes += [
+            f"{hdu.name}: BSCALE or BZERO is no number: stored values are shown, without a unit"
+            for hdu in hdus
+            if hdu.unreadable_scale
+        ]
         axes = axes_of(images, notes)
         taken = {name for names, _ in axes for name in names}
         hdus = [replace(h, name=f"{h.name}_HDU") if h.name in taken else h for h in hdus]
@@ -163,7 +168,7 @@ def _volume(path: Path, hdus: Sequence[Hdu], hdu: Hdu, axes: Axes, *, tiled: boo
         dims=names,
         affine=None,
         spacing_mm=None,
-        unit=unit.strip() or None if isinstance(unit, str) else None,
+        unit=unit.strip() or None if isinstance(unit, str) and not hdu.unreadable_scale else None,
         slope=hdu.slope,
         intercept=hdu.intercept,
         special_values=() if hdu.blank is None else (hdu.blank,),
@@ -191,10 +196,10 @@ def _arrays(path: Path, hdus: Sequence[Hdu], hdu: Hdu) -> list[SideArray]:
     axes = {IMAGE: ("x",), TILES: ("x",), TABLE: ("row", "byte"), BYTES: ("byte",)}[hdu.kind]
     dims = tuple(f"{hdu.name}_{axis}" for axis in axes)
     attrs = _attributes(hdu)
-    if hdu.slope is not None or hdu.intercept is not None:
-        attrs |= {"scale_factor": hdu.slope or 1.0, "add_offset": hdu.intercept or 0.0}
+    if hdu.slope is not None and hdu.intercept is not None:
+        attrs |= {"scale_factor": hdu.slope, "add_offset": hdu.intercept}
     unit = attrs.get("BUNIT")
-    if hdu.kind in (IMAGE, TILES) and isinstance(unit, str):
+    if hdu.kind in (IMAGE, TILES) and isinstance(unit, str) and not hdu.unreadable_scale:
         attrs["units"] = unit
     arrays = [SideArray(hdu.name, _array(path, hdus, hdu), dims, attrs)] if hdu.value_bytes else []
     beside = hdu.unit.data_bytes - hdu.value_bytes

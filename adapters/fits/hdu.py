@@ -51,6 +51,8 @@ class Hdu:
     slope, intercept : float or None
     blank : int or None
         As readers see stored values, unsigned where these are.
+    unreadable_scale : bool
+        BSCALE or BZERO is no number, so that nobody can say what the values mean.
     """
 
     unit: Unit
@@ -63,6 +65,7 @@ class Hdu:
     slope: float | None = None
     intercept: float | None = None
     blank: int | None = None
+    unreadable_scale: bool = False
 
     @property
     def seen(self) -> np.dtype[Any]:
@@ -186,7 +189,8 @@ def _shape(cards: Any, path: Path) -> tuple[int, ...]:
 def _facts(unit: Unit, kind: str, name: str, shown: Any, shape: tuple[int, ...]) -> Hdu:
     bits = int(shown["BITPIX"])
     dtype = np.dtype({8: "u1"}.get(bits, f">{'f' if bits < 0 else 'i'}{abs(bits) // 8}"))
-    slope, intercept = _number(shown, "BSCALE", 1.0), _number(shown, "BZERO", 0.0)
+    scale, zero = _number(shown, "BSCALE", 1.0), _number(shown, "BZERO", 0.0)
+    slope, intercept = (1.0, 0.0) if scale is None or zero is None else (scale, zero)
     half = 1 << (abs(bits) - 1)
     flipped = bits > 0 and slope == 1 and intercept == (-half if bits == 8 else half)
     blank = value_of(shown, "BLANK") if bits > 0 else None
@@ -206,6 +210,7 @@ def _facts(unit: Unit, kind: str, name: str, shown: Any, shape: tuple[int, ...])
         slope if scaled else None,
         intercept if scaled else None,
         blank,
+        scale is None or zero is None,
     )
 
 
@@ -214,9 +219,11 @@ def _fits(value: int, dtype: np.dtype[Any]) -> bool:
     return int(limits.min) <= value <= int(limits.max)
 
 
-def _number(cards: Any, key: str, default: float) -> float:
-    """A finite number of a header, else the default, as readers take it."""
-    found = value_of(cards, key, default)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+def _number(cards: Any, key: str, default: float) -> float | None:
+    """A finite number of a header, the default where there is none, None for anything else."""
+    if key not in cards:
         return default
+    found = value_of(cards, key)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
     return float(found)

@@ -162,6 +162,29 @@ def test_odd_files_come_back_byte_for_byte(way, tmp_path):
     assert again(item, tmp_path / "b.fits") == path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "cards", [{"BSCALE": "2.5", "BZERO": 1.0}, {"BSCALE": 2.0, "BZERO": "x"}, {"BSCALE": True}]
+)
+def test_a_scale_that_is_no_number_is_not_guessed(cards, tmp_path):
+    header = fits_files.header(BUNIT="K", **cards)
+    plane, line = np.arange(20, dtype=">i2").reshape(4, 5), np.arange(7, dtype=">i2")
+    units = [fits.ImageHDU(d, header, do_not_scale_image_data=True) for d in (plane, line)]
+    for unit in units:
+        unit.header.update(header)
+    item = open_only(written(tmp_path, fits.PrimaryHDU(), *units))
+    (volume,), (array,) = item.volumes, item.arrays
+    assert (volume.slope, volume.intercept, volume.unit) == (None, None, None)
+    assert not {"scale_factor", "add_offset", "units"} & set(array.attrs)
+    assert sum("is no number: stored values are shown" in note for note in item.notes) == 2
+
+
+def test_a_spectrum_may_have_a_scale_of_nothing(tmp_path):
+    line = fits.ImageHDU(np.arange(7, dtype=">i2"), do_not_scale_image_data=True)
+    line.header.update(BSCALE=0.0, BZERO=3.0)
+    (array,) = open_only(written(tmp_path, fits.PrimaryHDU(), line)).arrays
+    assert (array.attrs["scale_factor"], array.attrs["add_offset"]) == (0, 3)
+
+
 def test_places_without_sense_are_noted(tmp_path):
     cards = fits_files.header(CTYPE1="RA---TAN", CTYPE2="RA---TAN")
     table = fits_files.header(CTYPE1="WAVE-TAB", PS1_0="NOWHERE")
