@@ -75,6 +75,11 @@ class SliceDecoder:
         known = sum(part.nbytes for part in self._known)
         return known + sum(word.nbytes for word in self._words)
 
+    @property
+    def networks(self) -> tuple[int | None, ...]:
+        """What its streams name, before they are decoded."""
+        return tuple(word.network for word in self._words)
+
     @staticmethod
     def sees(end: int, depth: int, dtype: np.dtype[np.generic], *, refines: bool) -> int:
         """How many slices of the reference values up to slice ``end`` take.

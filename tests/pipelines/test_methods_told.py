@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 
 from pipelines.checking.info import archive_info, info_lines
+from psc_volumetric.archive import foreseen
+from psc_volumetric.archive.access import SealedStore
+from psc_volumetric.codec import (
+    CodecParameters,
+    Guarantee,
+    IntensityMapping,
+    encode_brick,
+    read_index,
+)
+from psc_volumetric.errors import StorageError
+from psc_volumetric.layers import coder_choice
 
 KEPT = Path(__file__).parents[1] / "archives" / "v1"
+BOUNDED = Guarantee("lossless", 2.0, coders=("neural", "neural-refinement"))
 LOSSY = ("--mode", "lossy", "--step")
 
 
@@ -29,7 +41,14 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("posterior", ("1 posterior", "posterior was asked for", "priors    none")),
         ("foresight", ("1 foresight", "foresight was asked for", "(test-tiny-posterior)")),
-        ("neural", ("1 none+bounded:neural+lossless:zstd",)),
+        (
+            "neural",
+            (
+                "1 none+bounded:neural+lossless:zstd",
+                "network 0 of the context coder (SPEC 15.11; ships with psc-archive), "
+                "its coder was asked for",
+            ),
+        ),
     ],
 )
 def test_info_says_method_coder_network_and_why(name: str, said: tuple[str, ...]) -> None:
@@ -37,6 +56,44 @@ def test_info_says_method_coder_network_and_why(name: str, said: tuple[str, ...]
     text = "\n".join(info_lines(info))
     assert all(part in text for part in said), text
     assert set(info["prior_names"]) <= set(info["priors"]) and not info["priors_outside"]
+
+
+def test_info_names_networks_and_why_they_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = archive_info(str(KEPT / "image-neural.psc.zarr.zip"))
+    (entry,) = info["variables"].values()
+    assert entry["networks"] == [0]
+    info["provenance"]["options"]["coders"] = "smallest"
+    assert "where a sample says that it saves 3 % of the bytes" in "\n".join(info_lines(info))
+    assert coder_choice.WAITED_FOR == {"neural": 1.03, "neural-refinement": 1.01}
+    entry["networks"] = [0, 99]
+    lines = [line for line in info_lines(info) if line.startswith("  network ")]
+    assert "ships with psc-archive" in lines[0] and "a later one has it" in lines[1]
+    for kept in ("image-lossless-defaults", "image-posterior"):
+        found = archive_info(str(KEPT / f"{kept}.psc.zarr.zip"))
+        assert [one["networks"] for one in found["variables"].values()] == [[]]
+    monkeypatch.setattr(SealedStore, "read_range", cut)
+    (entry,) = archive_info(str(KEPT / "image-neural.psc.zarr.zip"))["variables"].values()
+    assert entry["networks"] == [] and entry["brick_methods"]
+
+
+def cut(*_: object) -> bytes:
+    """A brick of which nothing is there."""
+    raise StorageError("nothing there", kind="missing")
+
+
+@pytest.mark.parametrize("dtype", ["<i2", "<f8"])
+@pytest.mark.parametrize("guarantee", [Guarantee("lossless", coders=("neural",)), BOUNDED])
+def test_networks_of_words_and_of_levels_are_found(guarantee: Guarantee, dtype: str) -> None:
+    z, y, x = np.indices((3, 20, 24))
+    values = (500 + 200 * np.sin(x / 7 + z) * np.cos(y / 9)).astype(dtype)
+    brick = encode_brick(
+        values, position=(0, 0, 0), shape=values.shape, mapping=IntensityMapping(0.0, 1000.0),
+        parameters=CodecParameters(), prior=None, guarantee=guarantee,
+    )  # fmt: skip
+    index = read_index(lambda start, length: brick.data[start : start + length])
+    found = list(foreseen._named(lambda a, n: brick.data[a : a + n], index))
+    assert set(found) <= {0, None} and 0 in found
+    assert index.layers[-1].coder.startswith("neural")
 
 
 def test_info_of_an_archive_that_records_odd_options_is_shown() -> None:

@@ -104,6 +104,12 @@ class IntegerDecoder:
         coding = 0 if self._coding is None else self._coding.nbytes
         return coding + len(self._rest) + (0 if self._packed is None else self._packed.nbytes)
 
+    @property
+    def network(self) -> int | None:
+        """Number of the network that it names; None where it names none, or has begun."""
+        names = self._variant & MIXED and self._variant & NEURAL and len(self._rest) > 1
+        return self._rest[1] if names else None
+
     def window(self, end: int) -> Window:
         """The slices that are coded next, up to ``end``."""
         return Window(self.done, end, self._shape[0])
