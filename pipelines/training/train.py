@@ -279,6 +279,7 @@ def train(
     import torch
 
     from pipelines.training.optimisers import Optimisers
+    from pipelines.training.precision import short_floats
 
     torch.manual_seed(settings.seed)  # first weights, where there is no ``start``
     torch.set_num_threads(settings.threads)
@@ -298,8 +299,7 @@ def train(
         x = torch.from_numpy(sampler.batch(settings.batch)).to(settings.device)
         t = spread_times(settings.batch, generator).to(settings.device)
         x_t, target, _, _ = add_noise(x, t, generator)
-        device_type = torch.device(settings.device).type
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=settings.bfloat16):
+        with short_floats(settings.device, wanted=settings.bfloat16):
             predicted = net(x_t, t * 1000)
         loss = (loss_weights(t) * (predicted.float() - target) ** 2).mean()
         loss.backward()

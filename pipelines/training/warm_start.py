@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from psc_volumetric.prior import Prior
     from psc_volumetric.prior.making.posterior_net import PosteriorNet
 
-__all__ = ["float_network", "posterior_network"]
+__all__ = ["fit_linear", "float_network", "posterior_network"]
 
 DEPTH_SPREAD = 0.5  # of what is added to the waves of a step, whose power is a half
 RIDGE = 1e-4  # share of the features' power; keeps times between the tabulated levels smooth
@@ -131,7 +131,7 @@ def _filled(
             else:
                 _copy(module, (weight, np.zeros(bias.shape[1])))
                 tables = np.tile(bias, (len(embedded) // len(bias), 1))
-                _copy(time, _fit(embedded, tables, ridge))
+                _copy(time, fit_linear(embedded, tables, ridge))
     return net
 
 
@@ -194,7 +194,7 @@ def _modules(net: Any, name: str) -> tuple[Any, Any]:
         raise _not_this("a prior of the recipe's architecture", f"a layer {name!r}") from error
 
 
-def _fit(embedded: Floats, table: Floats, ridge: float) -> tuple[Floats, Floats]:
+def fit_linear(embedded: Floats, table: Floats, ridge: float) -> tuple[Floats, Floats]:
     """Weights (O, features) and bias (O,) of the linear layer nearest to a (levels, O) table."""
     centre, target = embedded.mean(0), table.mean(0)
     x, y = embedded - centre, table - target

@@ -53,15 +53,20 @@ def anatomy(shape: tuple[int, int, int], seed: int = 0, noise: float = 0.02) -> 
     return np.clip(values / values.max() + rng.normal(0, noise, shape), 0, 1.1).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory) -> Path:
-    """A pack of three small NIfTI volumes, one of them of a held-out patient."""
-    data, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("pack")
+def write_volumes(data: Path) -> Path:
+    """Three small NIfTI volumes in a folder, one of them of a held-out patient."""
     for seed, name in enumerate(("patient01_T1W", "patient04_FLAIR", "patient12_T1W")):
         stored = np.rint(anatomy((40, 36, 12), seed) * 900).astype(np.int16)
         image = nibabel.Nifti1Image(stored, np.diag([1.0, 1.0, 3.0, 1.0]))
         nibabel.save(image, data / f"{name}.nii.gz")
-    make_pack([data], DOMAIN, folder)
+    return data
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory) -> Path:
+    """A pack of those volumes."""
+    folder = tmp_path_factory.mktemp("pack")
+    make_pack([write_volumes(tmp_path_factory.mktemp("data"))], DOMAIN, folder)
     return folder
 
 

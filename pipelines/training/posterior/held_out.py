@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from pipelines.training.posterior.domains import nearest_step
 from pipelines.training.posterior.packs import Coded, Packed
+from pipelines.training.precision import short_floats
 from psc_volumetric.prior.making.posterior_net import PosteriorNet
 
 __all__ = ["HeldOut", "Score", "measure", "planes_of", "score_table"]
@@ -128,7 +129,7 @@ def _score(net: PosteriorNet, pair: HeldOut, slices: int, told: float) -> Score:
         step = torch.full((len(group),), pair.step, device=device)
         depth = torch.full((len(group),), pair.depth, dtype=torch.long, device=device)
         rows, columns = original.shape[-2:]
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with short_floats(device):
             told_each = torch.full_like(step, told)
             mean, log_variance = net.posterior(decoded, step, depth, told_each)
         middle = decoded.shape[1] // 2

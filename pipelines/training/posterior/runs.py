@@ -8,6 +8,7 @@ kept up to date, so that a call may be ended at any moment.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from pipelines.training.posterior.held_out import Score, measure, score_table
 from pipelines.training.posterior.packs import held_out_file, read_pack, training_file
 from pipelines.training.posterior.train import Checkpoint, Pace, train
 from pipelines.training.recipe import Recipe
-from psc_volumetric.prior.making.posterior_net import PosteriorNet
+from psc_volumetric.prior.making.posterior_net import PosteriorNet, PosteriorShape
 
 __all__ = ["Run", "checkpoint_file", "run"]
 
@@ -65,6 +66,13 @@ class Run:
         Instead of that for first weights; it then falls from the beginning, and not at the end.
     shipped : bool
         Start from the networks that ship where there is no checkpoint.
+    denoisers : bool
+        Start from the denoisers of the same domains instead, as far as they fit.
+    shape : PosteriorShape, optional
+        Of networks that start from first weights or from denoisers, instead of the domains' own.
+    cpu_minutes : float, optional
+        Train every domain for that much CPU time of the process, whatever else the machine does,
+        and score it without a limit: for networks beside one another.
     shares : Shares
         Of bricks.
     seed : int
@@ -83,6 +91,9 @@ class Run:
     checkpoint_seconds: float | None = None
     learning_rate: float | None = None
     shipped: bool = False
+    denoisers: bool = False
+    shape: PosteriorShape | None = None
+    cpu_minutes: float | None = None
     shares: Shares = field(default_factory=Shares)
     seed: int = 0
 
@@ -145,7 +156,9 @@ def _one(
     todo: Run, domain: Domain, device: torch.device, seconds: float, results: _Results
 ) -> None:
     """Train and score one domain within ``seconds``."""
-    end = time.monotonic() + seconds
+    end, clock = time.monotonic() + seconds, time.monotonic
+    if todo.shape is not None:
+        domain = replace(domain, shape=todo.shape)
     volumes = read_pack(training_file(todo.pack, domain.name))
     state, since = _start(todo, domain)
     results.report(
@@ -163,14 +176,18 @@ def _one(
     if todo.learning_rate is not None:
         pace = replace(pace, learning_rate=todo.learning_rate, rest=1.0, ema_decay=SHORT_EMA)
     torch.backends.cudnn.benchmark = True  # patches are all of one size, held-out slices are not
+    lasting = (end - time.monotonic()) - _measuring(seconds)
+    if todo.cpu_minutes is not None:
+        end, clock, lasting = math.inf, time.process_time, 60 * todo.cpu_minutes
     train(
         state,
         pool,
         pace,
-        (end - time.monotonic()) - _measuring(seconds),
+        lasting,
         steps=todo.steps,
         save=lambda now: now.save(path),
         report=lambda line: results.report(f"{domain.name}: {line}"),
+        clock=clock,
     )
     torch.backends.cudnn.benchmark = False
     results.facts[domain.name] = f"{state.steps} steps, {state.seconds / 60:.1f} minutes in all"
@@ -196,6 +213,10 @@ def _start(todo: Run, domain: Domain) -> tuple[Checkpoint, str]:
 
         state, name = shipped_checkpoint(domain.name)
         return state, f"from the network {name} after {state.steps} steps"
+    if todo.denoisers:
+        from pipelines.training.posterior.shipped import denoiser_checkpoint
+
+        return denoiser_checkpoint(domain, todo.seed), f"from the denoiser {domain.name}"
     return Checkpoint.new(domain.shape, todo.seed), "from first weights"
 
 

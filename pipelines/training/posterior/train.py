@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from pipelines.training.optimisers import Optimisers
 from pipelines.training.posterior.bricks import Batch, BrickPool
+from pipelines.training.precision import short_floats
 from psc_volumetric.errors import FormatError
 from psc_volumetric.prior.making.posterior_net import PosteriorNet, PosteriorShape
 
@@ -178,6 +179,7 @@ def train(
     steps: int | None = None,
     save: Callable[[Checkpoint], None],
     report: Callable[[str], object],
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Train in place for ``seconds``, with a checkpoint now and then and one at the end.
 
@@ -192,8 +194,10 @@ def train(
         Most steps, if there is time for more.
     save, report : callable
         Take the state, and a line of progress.
+    clock : callable
+        Seconds: the time of day, or CPU time, to compare networks on a machine that does more.
     """
-    began, before, number = time.monotonic(), state.seconds, 0
+    began, before, number = clock(), state.seconds, 0
     saved = reported = began
     device = pool.device
     state.net = _placed(state.net, device)
@@ -201,12 +205,12 @@ def train(
     optimisers = Optimisers(state.net, "muon", pace.weight_decay)
     parts: Any = list(zip(state.mean.parameters(), state.net.parameters(), strict=True))
     seen: list[torch.Tensor] = []
-    while (now := time.monotonic()) - began < seconds and (steps is None or number < steps):
+    while (now := clock()) - began < seconds and (steps is None or number < steps):
         rate = pace.rate(number, (now - began) / seconds)
         for group in optimisers.groups():
             group["lr"] = rate
         batch = pool.batch(pace.batch)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with short_floats(device):
             found = losses(state.net, batch)
         found.total.backward()
         torch.nn.utils.clip_grad_norm_(state.net.parameters(), 1.0)
@@ -223,7 +227,7 @@ def train(
         if now - saved >= pace.checkpoint_seconds:
             save(state)
             saved = now
-    state.seconds = before + time.monotonic() - began
+    state.seconds = before + clock() - began
     if seen:
         report(_progress(state, seen, state.seconds - before))
     save(state)

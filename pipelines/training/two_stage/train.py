@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipelines.training.optimisers import Optimisers
+from pipelines.training.precision import short_floats
 from pipelines.training.train import TileSampler
 from pipelines.training.two_stage.networks import NetworkShape, build_autoencoder
 from psc_volumetric.errors import FormatError
@@ -163,7 +164,7 @@ def train_autoencoder(
 
 def _scalar_loss(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared error, and the price of the latents' nats."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with short_floats("cpu"):
         decoded, mean, sigma = net(x)
     mean, sigma = mean.float(), sigma.float()
     nats = 0.5 * (mean**2 + sigma**2 - 1) - torch.log(sigma)
@@ -172,7 +173,7 @@ def _scalar_loss(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 def _vector_loss(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared error, and how far the latents are from their vectors."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with short_floats("cpu"):
         decoded, commitment = net(x)
     return ((decoded.float() - x) ** 2).mean(), 0.1 * commitment.float()
 
