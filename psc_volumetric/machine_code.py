@@ -216,24 +216,31 @@ class Loop:
         key = tuple(kinds)
         entry = self._bare.get(key)
         if entry is None:
-            with MAKING:
-                is_kept = os.environ.get(LOOPS_FROM) is None
-                code = kept_code(self.name, key, self._stamp) if is_kept else None
-                address, result = code or self._made(key, arguments, is_kept=is_kept)
-                entry = self._bare[key] = Entry(address, result, each)
+            address, result = self._kept(key) or self._made(key, arguments)
+            entry = self._bare[key] = Entry(address, result, each)
         return entry.call(numbers)
 
-    def _made(self, key: tuple[str, ...], arguments: Any, *, is_kept: bool) -> tuple[int, str]:
-        BEING_MADE.append(self.name)
-        try:
-            return self._made_for(key, arguments, is_kept=is_kept)
-        finally:
-            BEING_MADE.remove(self.name)
+    def _kept(self, key: tuple[str, ...]) -> tuple[int, str] | None:
+        """Address and kind of result of what an earlier process kept, if numba is not asked for."""
+        if os.environ.get(LOOPS_FROM) is not None:
+            return None
+        with MAKING:
+            return kept_code(self.name, key, self._stamp)
 
-    def _made_for(
-        self, key: tuple[str, ...], arguments: tuple[Any, ...], *, is_kept: bool
-    ) -> tuple[int, str]:
-        """Address and kind of result of what numba makes for such arguments."""
+    def _made(self, key: tuple[str, ...], arguments: Any) -> tuple[int, str]:
+        """The same of what numba makes, one loop after the other."""
+        _finish_before_forks()
+        with _compiler_lock(), MAKING:
+            code = self._kept(key)  # another thread may have made it
+            if code is not None:
+                return code
+            BEING_MADE.append(self.name)
+            try:
+                return self._made_for(key, arguments)
+            finally:
+                BEING_MADE.remove(self.name)
+
+    def _made_for(self, key: tuple[str, ...], arguments: tuple[Any, ...]) -> tuple[int, str]:
         dispatcher = self.dispatcher
         import numba
 
@@ -243,6 +250,7 @@ class Loop:
         given, symbol = str(made.signature.return_type), made.fndesc.llvm_func_name
         result = RESULTS[given]
         address = made.library.get_pointer_to_function(symbol)
+        is_kept = os.environ.get(LOOPS_FROM) is None
         code = _object_code(dispatcher, made, signature) if is_kept else None
         if code is not None:
             keep(self.name, key, self._stamp, symbol, result, code)
@@ -264,15 +272,9 @@ class Loop:
 
     def _make(self) -> Any:
         """A dispatcher of numba, cached under :func:`source_stamp`."""
-        if find_spec("numba") is None:
-            # machines that train take only constants from these modules: plain Python has other
-            # integers
-            raise ImportError(
-                "expected numba, which compiles the loops of the codec; pip install numba"
-            )
+        _finish_before_forks()
         import numba
 
-        _finish_before_forks()
         options = self.targetoptions
         if self.is_bare:  # what Python would call takes half of the time, and symbols of Python
             options = {**options, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -292,6 +294,22 @@ class Loop:
         return self.dispatcher._numba_type_
 
 
+def _compiler_lock() -> Any:
+    """What numba holds while it compiles.
+
+    It asks for `MAKING` meanwhile, where a loop calls another: who needs both takes this one first.
+    """
+    if find_spec("numba") is None:
+        # machines that train take only constants from these modules: plain Python has other
+        # integers
+        raise ImportError(
+            "expected numba, which compiles the loops of the codec; pip install numba"
+        )
+    from numba.core.compiler_lock import global_compiler_lock
+
+    return global_compiler_lock
+
+
 @cache
 def _finish_before_forks() -> None:
     """Have a fork wait until numba compiles nothing: its locks, and what it is at, are inherited.
@@ -299,9 +317,7 @@ def _finish_before_forks() -> None:
     `MAKING` is another one in a forked process and needs no such wait, which would never end where
     a thread that holds it waits for what the fork is for.
     """
-    from numba.core.compiler_lock import global_compiler_lock
-
-    lock: Any = global_compiler_lock
+    lock = _compiler_lock()
 
     def go_on() -> None:
         BEING_MADE.clear()

@@ -116,6 +116,34 @@ def test_a_fork_waits_for_what_numba_compiles() -> None:
         pass
 
 
+@compiled(_nrt=False)
+def largest(x: np.ndarray) -> int:
+    found = x[0]
+    for n in x:
+        found = max(found, n)
+    return found
+
+
+@compiled()
+def twice(x: int) -> int:
+    return 2 * x
+
+
+def test_two_threads_that_compile_at_once_do_not_wait_for_each_other() -> None:
+    """One compiles a bare loop; numba, which compiles in the other, asks for one that it calls."""
+    numbers, results = np.arange(4), list[int]()
+    bare = threading.Thread(target=lambda: results.append(largest(numbers)), daemon=True)
+    with lock_of_numba():
+        bare.start()
+        time.sleep(0.3)  # it waits for numba, and holds nothing that is asked for here
+        asked = threading.Thread(target=lambda: twice._numba_type_, daemon=True)
+        asked.start()
+        asked.join(60)
+        assert not asked.is_alive()
+    bare.join(60)
+    assert results == [3]
+
+
 def lock_of_numba() -> AbstractContextManager[None]:
     from numba.core.compiler_lock import global_compiler_lock
 
