@@ -17,6 +17,7 @@ __all__ = [
     "folder_around",
     "folder_of",
     "names_in",
+    "only_archive",
     "refuse_folder",
     "unfinished_in",
 ]
@@ -146,8 +147,8 @@ def _has_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def refuse_folder(target: str) -> None:
-    """Refuse a folder where one archive is expected.
+def only_archive(target: str) -> str:
+    """The archive to read at a target: itself, or the only one in a folder.
 
     Raises
     ------
@@ -155,14 +156,33 @@ def refuse_folder(target: str) -> None:
     """
     folder = folder_of(target)
     found = [] if folder is None else archives_in(folder)
-    if not found:
-        return
+    if len(found) > 1:
+        raise _folder_of(found)
+    return str(found[0]) if found else target
+
+
+def refuse_folder(target: str) -> None:
+    """Refuse a folder where one archive is expected that is changed, copied or signed.
+
+    Raises
+    ------
+    ParameterError : kind ``"folder-of-archives"``; names the archives that are in it.
+    """
+    folder = folder_of(target)
+    found = [] if folder is None else archives_in(folder)
+    if found:
+        raise _folder_of(found)
+
+
+def _folder_of(found: list[Path]) -> ParameterError:
     names = ", ".join(repr(str(path)) for path in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    raise ParameterError(
-        f"expected one archive, found a folder with {len(found)}: {names}{more}",
+    one = len(found) == 1
+    return ParameterError(
+        f"expected {'an' if one else 'one'} archive, found a folder with "
+        f"{'the archive' if one else f'{len(found)}:'} {names}{more}",
         kind="folder-of-archives",
-        hint="name one of them; `psc-archive ls` and `verify` take folders",
+        hint="name it" if one else "name one of them; `psc-archive ls` and `verify` take folders",
     )
 
 

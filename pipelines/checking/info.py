@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.archiving.choices import SUPERSEDES
 from pipelines.checking.priors_outside import outside_text
-from pipelines.collection import refuse_folder
+from pipelines.collection import only_archive
 from psc_volumetric.archive.foreseen import networks_named
 from psc_volumetric.archive.outside import priors_outside
 from psc_volumetric.archive.reader import ArchiveReader
@@ -40,7 +40,7 @@ def archive_info(archive: str) -> dict[str, Any]:
     FormatError : not an archive, not sealed, or damaged.
     ParameterError : a folder of archives.
     """
-    refuse_folder(archive)
+    archive = only_archive(archive)
     with ArchiveReader.open(archive) as reader:
         return {"archive": target_text(archive), **reader_info(reader)}
 

@@ -14,7 +14,7 @@ import numpy as np
 import adapters
 from adapters.base import RestoreInfo
 from adapters.staging import clear_unfinished
-from pipelines.collection import refuse_folder
+from pipelines.collection import only_archive
 from pipelines.progress import Progress, Silent
 from pipelines.restoring.decoded import restored_volumes, touched
 from pipelines.restoring.derived_source import DERIVED, STRIPPED
@@ -158,7 +158,7 @@ def plan_restore(reader: ArchiveReader, options: RestoreOptions) -> RestorePlan:
 
 def dry_restore(archive: str, target: Path, options: RestoreOptions) -> RestorePlan:
     """What `restore` would do; the same errors for region and target, nothing decoded."""
-    refuse_folder(archive)
+    archive = only_archive(archive)
     with open_with_key(archive, options.identity) as reader:
         plan = plan_restore(reader, options)
         refuse_existing(reader.source().kind, target)
@@ -231,7 +231,7 @@ def restore(
     `pipelines.restoring.decoded.DecodedArray`.
     """
     shown = progress or Silent()
-    refuse_folder(archive)
+    archive = only_archive(archive)
     with open_with_key(archive, options.identity, device=options.device) as reader:
         plan = plan_restore(reader, options)
         source = reader.source()

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import xarray as xr
 
-from pipelines.collection import refuse_folder
+from pipelines.collection import only_archive
 from pipelines.restoring.roi import box_text, roi_from_indices
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.levels import Level, check_level
@@ -62,7 +62,7 @@ def write_sigma(
     StorageError : the target exists (kind ``"target-exists"``).
     """
     check_level(level)
-    refuse_folder(archive)
+    archive = only_archive(archive)
     ending = next((e for e in ENDINGS if target.name.lower().endswith(e)), None)
     if ending is None:
         raise ParameterError(

@@ -186,6 +186,18 @@ def test_other_commands_say_which_archives_a_folder_has(collection, tmp_path, ru
     assert run(command, collection / "empty", *words).code in (2, 4)
 
 
+def test_the_only_archive_of_a_folder_is_read(collection, tmp_path, run):
+    alone = collection / "ward 3"
+    (archive,) = alone.rglob("*.psc.zarr")
+    assert run("info", alone, "--json").document == run("info", archive, "--json").document
+    dry = run("restore", alone, tmp_path / "out.nii", "--dry-run")
+    assert dry.code == 0, dry.err
+    assert run("restore", alone, tmp_path / "out.nii").code == 0
+    assert (tmp_path / "out.nii").stat().st_size
+    outcome = run("retire", alone, "--reason", "a test")
+    assert outcome.code == 2 and "found a folder with the archive" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("box", "exact", "bound"),
     [
