@@ -42,6 +42,12 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> str:
     return target
 
 
+def _hear() -> None:
+    """A shell's background jobs ignore SIGINT, those of nohup SIGHUP, and so would the program."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def viewing(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     running = subprocess.Popen(
@@ -51,8 +57,7 @@ def viewing(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=REPOSITORY,
         env={**os.environ, **environment},
-        # a shell's background jobs ignore SIGINT, and so would all that they start
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_hear,
     )
     try:
         yield running
