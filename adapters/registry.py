@@ -25,7 +25,15 @@ from adapters.errors import SourceError
 from adapters.originals import KEPT_KINDS, ORIGINAL, restore_originals
 from adapters.source_files import safe_name
 
-__all__ = ["adapter_for", "content_sha256", "discover", "look", "open_source", "restore_source"]
+__all__ = [
+    "KINDS",
+    "adapter_for",
+    "content_sha256",
+    "discover",
+    "look",
+    "open_source",
+    "restore_source",
+]
 
 # The order decides who is asked first; each file goes to the first adapter that accepts it.
 _ADAPTERS = {
@@ -38,6 +46,7 @@ _ADAPTERS = {
     "video": ("adapters.video.adapter", "VideoAdapter"),
     ORIGINAL: ("adapters.originals", "OriginalAdapter"),
 }
+KINDS = tuple(_ADAPTERS)
 
 
 _ZARR_METADATA = frozenset(("zarr.json", ".zgroup", ".zarray"))

@@ -32,22 +32,26 @@ class PscError(Exception):
         Stable word for programs and tests, for example ``"bad-magic"``.
     hint : str, optional
         What to do about it; appended to the message.
+
+    Attributes
+    ----------
+    message : str
+        The text without the hint.
     """
 
     def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message}; {hint}")
+        self.message = message
         self.kind = kind
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep ``kind`` and ``hint`` when a worker process hands the error back."""
-        return (_rebuild, (type(self), str(self), self.kind, self.hint))
+        return (_rebuild, (type(self), self.message, self.kind, self.hint))
 
 
-def _rebuild(cls: type[PscError], text: str, kind: str, hint: str | None) -> PscError:
-    error = cls(text, kind=kind)
-    error.hint = hint
-    return error
+def _rebuild(cls: type[PscError], message: str, kind: str, hint: str | None) -> PscError:
+    return cls(message, kind=kind, hint=hint)
 
 
 class FormatError(PscError):
@@ -55,7 +59,11 @@ class FormatError(PscError):
 
 
 class UnsupportedVersionError(FormatError):
-    """The bytes name a format version, method or feature this reader does not know."""
+    """The bytes name a format version, method or feature this reader does not know.
+
+    They are whole as far as this reader can tell: another release of psc-archive, or the package
+    that wrote them, reads them. Nothing takes it for damage.
+    """
 
 
 class ChecksumError(FormatError):

@@ -22,8 +22,8 @@ from zarr.codecs import BytesCodec, VLenUTF8Codec, ZstdCodec
 from psc_volumetric.archive.access import MAX_OBJECT
 from psc_volumetric.archive.documents import convert
 from psc_volumetric.archive.plain_arrays import CHECKED_NAME, DIFFERENCES, readable
-from psc_volumetric.bitstream.versions import check_version
-from psc_volumetric.errors import FormatError
+from psc_volumetric.bitstream.versions import NEWER, check_version
+from psc_volumetric.errors import UnsupportedVersionError
 from psc_volumetric.zarr_archive import ListedArray, find_array, read_only
 from psc_volumetric.zarr_codec import not_alone, place_of
 
@@ -60,10 +60,10 @@ class CheckedCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         check_version(self.format, f"codec {CHECKED_NAME}")
         names = [codec.get("name") for codec in self.codecs]
         if names not in (["bytes", "zstd"], ["vlen-utf8", "zstd"], [DIFFERENCES["name"]]):
-            raise FormatError(
+            raise UnsupportedVersionError(
                 f"codec {CHECKED_NAME}: unknown codecs {names!r}",
                 kind="unknown-configuration",
-                hint="the archive was written by a newer version, or is damaged",
+                hint=NEWER,
             )
 
     @classmethod

@@ -39,8 +39,13 @@ from psc_volumetric.archive.unfinished import unfinished_segments
 from psc_volumetric.bitstream.constants import DTYPES, FORMAT_VERSION, HEADER_READ_AHEAD
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.sections import ReadRange
-from psc_volumetric.bitstream.versions import check_version
-from psc_volumetric.errors import FormatError, ParameterError, PscError
+from psc_volumetric.bitstream.versions import NEWER, check_version
+from psc_volumetric.errors import (
+    FormatError,
+    ParameterError,
+    PscError,
+    UnsupportedVersionError,
+)
 from psc_volumetric.zarr_archive import ListedArray, executor, find_array, read_only
 
 __all__ = ["PscCodec"]
@@ -90,10 +95,10 @@ class PscCodec(
         configuration = data.get("configuration", {})
         unknown = set(configuration) - {"format", "prior"}
         if unknown:
-            raise FormatError(
+            raise UnsupportedVersionError(
                 f"codec {CODEC_NAME}: unknown configuration {sorted(unknown)!r}",
                 kind="unknown-configuration",
-                hint="the archive was written by a newer version",
+                hint=NEWER,
             )
         return cls(**configuration)
 
@@ -249,9 +254,7 @@ async def _first_read(
 def _placed(error: PscError, key: str) -> PscError:
     if key in str(error):
         return error
-    placed = type(error)(f"{key}: {error}", kind=error.kind)
-    placed.hint = error.hint
-    return placed
+    return type(error)(f"{key}: {error.message}", kind=error.kind, hint=error.hint)
 
 
 def wrap(chunk_spec: Any, values: NDArray[Any]) -> NDBuffer:

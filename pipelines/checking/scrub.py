@@ -166,12 +166,15 @@ def log_scrub(
     """Write down what a check found: at most the first hundred findings, and how many there are.
 
     Where bricks were to be decoded and could not, a line of its own says so before that of the
-    check of their bytes.
+    check of their bytes; it is the only one where nothing could be checked.
     """
     lacking = report.not_decoded
     if lacking is not None:
         options = replace(options, deep=False)
         log.add("scrub", report.archive, "not-checked", error=lacking.kind, why=lacking.message)
+    if not report.was_read:
+        tell_checked(report, seconds=round(seconds, 3))
+        return
     findings = [finding.to_dict() for finding in report.findings[:LOGGED_FINDINGS]]
     details: dict[str, Any] = {
         "how": asdict(options),

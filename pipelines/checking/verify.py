@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from pipelines.checking.priors_outside import outside_text
 from pipelines.checking.trust import ANYBODY, Trust
@@ -23,6 +23,7 @@ from psc_volumetric.errors import (
     PriorMismatchError,
     PscError,
     StorageError,
+    UnsupportedVersionError,
 )
 
 __all__ = [
@@ -40,12 +41,12 @@ SHOWN = 12  # other places of one damaged object
 
 @dataclass(frozen=True)
 class NotDecoded:
-    """Why bricks were not decoded although that was asked for: this machine lacks something.
+    """Why not all was checked that was asked for: this machine lacks something.
 
     Attributes
     ----------
     kind : str
-        ``"prior-missing"`` or ``"extra-missing"``.
+        ``"prior-missing"``, ``"extra-missing"``, or that of an `UnsupportedVersionError`.
     message : str
         What it is, and where it is to be had.
     """
@@ -75,7 +76,7 @@ class VerifyReport:
         Digests of priors that bricks need and that were left out of the archive; empty where
         something is wrong.
     not_decoded : NotDecoded or None
-        Why bricks were not decoded; their bytes were checked.
+        Why bricks were not decoded; their bytes were checked, unless `was_read` says otherwise.
     """
 
     archive: str
@@ -86,6 +87,11 @@ class VerifyReport:
     manifest: str | None = None
     priors_outside: tuple[str, ...] = ()
     not_decoded: NotDecoded | None = None
+
+    @property
+    def was_read(self) -> bool:
+        """Whether anything is known of it; not of one whose manifest another release reads."""
+        return bool(self.findings) or self.manifest is not None
 
     @property
     def outcome(self) -> str:
@@ -107,6 +113,17 @@ class VerifyReport:
             "not_decoded": None if self.not_decoded is None else dict(vars(self.not_decoded)),
             "findings": [finding.to_dict() for finding in self.findings],
         }
+
+
+class How(TypedDict, total=False):
+    """How an archive is checked: what `verify` takes besides its place."""
+
+    sample: float | str
+    deep: bool
+    seed: int
+    device: str
+    trust: Trust
+    progress: Progress | None
 
 
 def verify(
@@ -143,6 +160,7 @@ def verify(
     FormatError : not an archive, not sealed, or the manifest itself is damaged.
     StorageError : nothing is there.
     PriorMismatchError : bricks are to be decoded with a prior that is neither inside nor here.
+    UnsupportedVersionError : another release reads the archive, or what is to be decoded of it.
     """
     shown = progress or Silent()
     checked: dict[str, int] = {}
@@ -168,36 +186,29 @@ def verify(
     return VerifyReport(name, deep, sample, checked, tuple(findings), manifest.digest, outside)
 
 
-def verify_here(
-    archive: str,
-    *,
-    sample: float | str = 1.0,
-    deep: bool = False,
-    seed: int = 0,
-    device: str = "auto",
-    trust: Trust = ANYBODY,
-    progress: Progress | None = None,
-) -> VerifyReport:
+def verify_here(archive: str, **how: Unpack[How]) -> VerifyReport:
     """Check an archive as deep as this machine can; the report says where that is not deep enough.
 
-    Where bricks take a prior that was left out of the archive and does not ship here, or an extra
-    that is not installed, their bytes are checked. That is no damage: it is about this machine.
-    Parameters and errors are otherwise those of `verify`.
+    Where bricks take a prior that was left out of the archive and does not ship here, an extra that
+    is not installed, or another release, their bytes are checked; where the archive as a whole is
+    of another release, nothing is. That is no damage: it is about this machine. Parameters and
+    errors are otherwise those of `verify`.
     """
-
-    def check(*, deep: bool) -> VerifyReport:
-        return verify(
-            archive, sample=sample, deep=deep, seed=seed, device=device, trust=trust,
-            progress=progress,
-        )  # fmt: skip
-
     try:
-        return check(deep=deep)
+        return verify(archive, **how)
+    except UnsupportedVersionError as error:
+        lacking = NotDecoded(error.kind, str(error))
     except (ExtraMissingError, PriorMismatchError) as error:
-        if not deep or error.kind not in ("extra-missing", "prior-missing"):
+        if not how.get("deep") or error.kind not in ("extra-missing", "prior-missing"):
             raise
         lacking = NotDecoded(error.kind, str(error))
-    return replace(check(deep=False), not_decoded=lacking)
+    shallow = how.copy()
+    shallow["deep"] = False
+    try:
+        return replace(verify(archive, **shallow), not_decoded=lacking)
+    except UnsupportedVersionError:
+        sample = how.get("sample", 1.0)
+        return VerifyReport(target_text(archive), False, sample, {}, (), not_decoded=lacking)
 
 
 def _priors_outside(sealed: SealedStore) -> tuple[str, ...]:
@@ -208,16 +219,7 @@ def _priors_outside(sealed: SealedStore) -> tuple[str, ...]:
         return ()
 
 
-def verify_all(
-    target: str,
-    *,
-    sample: float | str = 1.0,
-    deep: bool = False,
-    seed: int = 0,
-    device: str = "auto",
-    trust: Trust = ANYBODY,
-    progress: Progress | None = None,
-) -> list[VerifyReport]:
+def verify_all(target: str, **how: Unpack[How]) -> list[VerifyReport]:
     """Check an archive, or every archive in a folder or bucket and below; see `verify`.
 
     In a folder, an archive that cannot be opened is a finding like others, and one that cannot be
@@ -230,6 +232,7 @@ def verify_all(
     InstallationError : bricks of the archive take what is not installed (an `ExtraMissingError`),
         or the installation is not whole; a note says of which archive.
     PriorMismatchError : the prior of the archive is neither inside nor here; likewise.
+    UnsupportedVersionError : another release reads the archive.
     """
     folder = folder_of(target)
     if folder is None:
@@ -242,6 +245,7 @@ def verify_all(
             kind="not-found",
             hint="check the path",
         )
+    trust = how.get("trust", ANYBODY)
     if len(found) > 1 and (trust.expect or trust.signature):
         raise ParameterError(
             f"expected one archive to compare with one digest or signature, found {len(found)}",
@@ -252,16 +256,7 @@ def verify_all(
     check = verify if found == [target] else verify_here
     for path in found:
         try:
-            report = check(
-                path,
-                sample=sample,
-                deep=deep,
-                seed=seed,
-                device=device,
-                trust=trust,
-                progress=progress,
-            )
-            reports.append(report)
+            reports.append(check(path, **how))
         except (InstallationError, PriorMismatchError) as error:
             error.add_note(f"{path} cannot be decoded here; without --deep its bytes are checked")
             raise
@@ -269,6 +264,7 @@ def verify_all(
             if found == [target]:
                 raise
             finding = Finding("", error.kind, str(error))
+            deep, sample = how.get("deep", False), how.get("sample", 1.0)
             reports.append(VerifyReport(path, deep, sample, {}, (finding,)))
     return reports
 
@@ -294,8 +290,10 @@ def verify_lines(report: VerifyReport) -> list[str]:
     how = "decoded and compared" if report.deep else "read and compared"
     verdict = f"{len(report.findings)} problem(s)" if report.findings else "no damage"
     lines.append(f"{verdict} in {report.archive} ({counts or 'nothing'} {how})")
-    if report.not_decoded is not None:
-        lacking = report.not_decoded
+    lacking = report.not_decoded
+    if lacking is not None and not report.was_read:
+        return [f"not checked[{lacking.kind}] {lacking.message}"]
+    if lacking is not None:
         lines.append(f"not checked[{lacking.kind}] what bricks decode to: {lacking.message}")
     lines += [f"prior {outside_text(d)}" for d in report.priors_outside]
     return lines if report.manifest is None else [*lines, f"manifest {report.manifest}"]

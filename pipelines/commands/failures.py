@@ -14,6 +14,7 @@ from psc_volumetric.errors import (
     PriorMismatchError,
     PscError,
     StorageError,
+    UnsupportedVersionError,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_OK",
     "EXIT_PRIOR",
+    "EXIT_RELEASE",
     "EXIT_SOURCE",
     "EXIT_STORAGE",
     "EXIT_TERMINATED",
@@ -51,6 +53,7 @@ EXIT_DAMAGE = 7
 EXIT_INCOMPLETE = 8
 EXIT_EXTRA = 9
 EXIT_INSTALLATION = 10
+EXIT_RELEASE = 11
 EXIT_HANGUP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -60,13 +63,14 @@ EXIT_CODES = {
     EXIT_INTERNAL: "internal error",
     EXIT_USAGE: "wrong usage or parameter",
     EXIT_SOURCE: "source cannot be read or archived",
-    EXIT_FORMAT: "archive damaged or not supported",
+    EXIT_FORMAT: "archive damaged, or none",
     EXIT_PRIOR: "prior missing or not the right one",
     EXIT_STORAGE: "storage problem (target exists, not writable, full)",
     EXIT_DAMAGE: "verification found damage, or a restored file is not its source",
     EXIT_INCOMPLETE: "finished, but something that may hold data was left out",
     EXIT_EXTRA: "needs an extra that is not installed",
     EXIT_INSTALLATION: "this installation is not whole: a file of it is missing or altered",
+    EXIT_RELEASE: "archive needs another release of psc-archive, or the package that wrote it",
     EXIT_HANGUP: "stopped by SIGHUP",
     EXIT_INTERRUPTED: "interrupted",
     EXIT_TERMINATED: "stopped by SIGTERM",
@@ -113,13 +117,13 @@ class Failure:
 
 
 def checked_code(reports: Iterable[VerifyReport]) -> int:
-    """Exit code for archives that were checked: damage first, then what could not be decoded."""
+    """Exit code for archives that were checked: damage first, then what could not be checked."""
     codes = set()
     for report in reports:
         if report.findings:
             return EXIT_DAMAGE
         if report.not_decoded is not None:
-            codes.add(_LACKING[report.not_decoded.kind])
+            codes.add(_LACKING.get(report.not_decoded.kind, EXIT_RELEASE))
     return min(codes, default=EXIT_OK)
 
 
@@ -128,6 +132,8 @@ def _psc_code(error: PscError) -> int:
 
     if isinstance(error, ParameterError):
         return EXIT_USAGE
+    if isinstance(error, UnsupportedVersionError):
+        return EXIT_RELEASE
     if isinstance(error, FormatError):
         return EXIT_FORMAT
     if isinstance(error, ProofError):
@@ -137,11 +143,6 @@ def _psc_code(error: PscError) -> int:
     if isinstance(error, StorageError):
         return EXIT_STORAGE
     return EXIT_INTERNAL
-
-
-def _without_hint(error: BaseException, hint: str | None) -> str:
-    text = str(error)
-    return text.removesuffix(f"; {hint}") if hint else text
 
 
 def _stopped(error: KeyboardInterrupt) -> Failure:
@@ -161,10 +162,11 @@ def describe_failure(error: BaseException) -> Failure:
         code = EXIT_EXTRA if is_extra else EXIT_INSTALLATION
         return Failure(code, error.kind, error.message, error.hint)
     if isinstance(error, PscError):
-        return Failure(_psc_code(error), error.kind, _without_hint(error, error.hint), error.hint)
+        return Failure(_psc_code(error), error.kind, error.message, error.hint)
     if isinstance(error, SourceError):
         code = EXIT_STORAGE if error.kind in _ABOUT_TARGETS else EXIT_SOURCE
-        return Failure(code, error.kind, _without_hint(error, error.hint), error.hint)
+        text = str(error).removesuffix(f"; {error.hint}")  # which has the path
+        return Failure(code, error.kind, text, error.hint)
     if isinstance(error, KeyboardInterrupt):
         return _stopped(error)
     if isinstance(error, OSError):

@@ -20,7 +20,13 @@ from psc_volumetric.archive.companions import SIGNATURE_SUFFIX, read_companion, 
 from psc_volumetric.archive.copying import Copied, copy_archive
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.stores import is_url, is_web, is_zip_name, target_text, upload_file
-from psc_volumetric.errors import FormatError, ParameterError, PscError, StorageError
+from psc_volumetric.errors import (
+    FormatError,
+    ParameterError,
+    PscError,
+    StorageError,
+    UnsupportedVersionError,
+)
 
 __all__ = [
     "COPIED",
@@ -264,7 +270,8 @@ def _synced(source: str, target: str, name: str, check: bool, progress: Progress
         _take_along(source, target)
     except PscError as error:
         states = {"target-exists": DIFFERS}
-        state = DAMAGED if isinstance(error, FormatError) else states.get(error.kind, FAILED)
+        damaged = isinstance(error, FormatError) and not isinstance(error, UnsupportedVersionError)
+        state = DAMAGED if damaged else states.get(error.kind, FAILED)
         return CopyRow(name, state, kind=error.kind, message=str(error))
     if copied.absent:
         lost = f"{len(copied.absent)} objects of the copy are missing; repair it"

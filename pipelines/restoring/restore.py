@@ -18,7 +18,7 @@ from pipelines.collection import only_archive
 from pipelines.progress import Progress, Silent
 from pipelines.restoring.decoded import restored_volumes, touched
 from pipelines.restoring.derived_source import DERIVED, STRIPPED
-from pipelines.restoring.opening import open_with_key
+from pipelines.restoring.opening import open_with_key, readable_source
 from pipelines.restoring.options import RestoreOptions
 from pipelines.restoring.proof import (
     PROMISES,
@@ -161,7 +161,7 @@ def dry_restore(archive: str, target: Path, options: RestoreOptions) -> RestoreP
     archive = only_archive(archive)
     with open_with_key(archive, options.identity) as reader:
         plan = plan_restore(reader, options)
-        refuse_existing(reader.source().kind, target)
+        refuse_existing(readable_source(reader).kind, target)
     return plan
 
 
@@ -222,6 +222,7 @@ def restore(
     LimitExceededError : it costs more than the quota (kind ``"quota"``); nothing is written.
     ParameterError : the fill value does not fit a variable (kind ``"bad-fill"``).
     SourceError : the source format cannot be written.
+    UnsupportedVersionError : another release reads it, or knows its source format.
     ProofError : a file that was promised to be its source is not (kind ``"not-the-source"``);
         nothing stays written.
 
@@ -234,7 +235,7 @@ def restore(
     archive = only_archive(archive)
     with open_with_key(archive, options.identity, device=options.device) as reader:
         plan = plan_restore(reader, options)
-        source = reader.source()
+        source = readable_source(reader)
         refuse_within_archive(target)
         clear_unfinished(target)
         refuse_existing(source.kind, target)

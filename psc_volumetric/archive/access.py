@@ -20,8 +20,14 @@ from psc_volumetric.archive.documents import (
     grid_shape,
 )
 from psc_volumetric.archive.fetched import NOTHING_FETCHED, Fetched
-from psc_volumetric.archive.layout import ATTRIBUTE, MANIFEST_KEY, METADATA_KEY, PARTIAL_KEY
-from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
+from psc_volumetric.archive.layout import (
+    ATTRIBUTE,
+    FORMAT,
+    MANIFEST_KEY,
+    METADATA_KEY,
+    PARTIAL_KEY,
+)
+from psc_volumetric.archive.manifest import DAMAGED, Entry, Manifest, sha256_hex
 from psc_volumetric.archive.plain_arrays import PlainLimits, plain_limits, readable
 from psc_volumetric.archive.stores import ArchiveStore
 from psc_volumetric.bitstream.index import BrickIndex
@@ -31,6 +37,7 @@ from psc_volumetric.errors import (
     FormatError,
     LimitExceededError,
     StorageError,
+    UnsupportedVersionError,
 )
 from psc_volumetric.methods.registry import read_index
 
@@ -63,8 +70,8 @@ def read_manifest(store: ArchiveStore) -> tuple[bytes, Manifest]:
     """
     data = store.get(MANIFEST_KEY, 0, MAX_MANIFEST + 1)
     if data is not None:
-        return data, Manifest.from_bytes(data, where=store.name)
-    if store.exists(PARTIAL_KEY) or _names_itself(store):
+        return data, _parsed(data, store)
+    if store.exists(PARTIAL_KEY) or _own_attributes(store) is not None:
         raise FormatError(
             f"{store.name}: {MANIFEST_KEY} is missing, so this archive was never finished (or was "
             "copied incompletely)",
@@ -86,12 +93,28 @@ def read_manifest(store: ArchiveStore) -> tuple[bytes, Manifest]:
     )
 
 
-def _names_itself(store: ArchiveStore) -> bool:
+def _parsed(data: bytes, store: ArchiveStore) -> Manifest:
+    """The manifest; a format number that the root's metadata do not have is damage."""
+    try:
+        return Manifest.from_bytes(data, where=store.name)
+    except UnsupportedVersionError as error:
+        own = _own_attributes(store)
+        if isinstance(own, dict) and own.get("format") == FORMAT:
+            raise FormatError(
+                f"{error.message}, and {METADATA_KEY} has {FORMAT}",
+                kind=DAMAGED,
+                hint="the manifest was changed; get it from another copy of the archive",
+            ) from error
+        raise
+
+
+def _own_attributes(store: ArchiveStore) -> Any:
+    """What the root's metadata say of the archive, not yet believed; None where they do not."""
     data = store.get(METADATA_KEY, 0, MAX_DOCUMENT + 1) or b""
     try:
-        return ATTRIBUTE in decode(data, Node, where=METADATA_KEY).attributes
+        return decode(data, Node, where=METADATA_KEY).attributes.get(ATTRIBUTE)
     except FormatError:
-        return False
+        return None
 
 
 def missing(name: str, key: str) -> FormatError:
@@ -116,14 +139,14 @@ def check_bytes(name: str, key: str, entry: Entry, data: bytes) -> None:
     """Refuse bytes that are not the listed ones."""
     if len(data) != entry.size:
         raise wrong_size(name, key, entry.size, len(data))
-    check_digest(name, key, entry, sha256_hex(data))
+    check_digest(f"{name}: {key}", entry, sha256_hex(data))
 
 
-def check_digest(name: str, key: str, entry: Entry, found: str) -> None:
+def check_digest(where: str, entry: Entry, found: str) -> None:
     """Refuse an object of another SHA-256."""
     if found != entry.sha256:
         raise ChecksumError(
-            f"{name}: {key}: expected SHA-256 {entry.sha256}, found {found}",
+            f"{where}: expected SHA-256 {entry.sha256}, found {found}",
             kind="sha256",
             hint="the object is damaged; `psc-archive verify` lists all that is wrong",
         )
@@ -145,6 +168,7 @@ def read_listed_index(
     Raises
     ------
     FormatError : damage; ChecksumError, kind ``"foreign-brick"``, for a brick that is not listed.
+    UnsupportedVersionError : the very brick that is listed is of another release, or package.
     """
     seen = bytearray()
 
@@ -154,7 +178,12 @@ def read_listed_index(
             seen.extend(data)
         return data
 
-    index = read_index(remembered, size)
+    try:
+        index = read_index(remembered, size)
+    except UnsupportedVersionError:
+        if size <= MAX_OBJECT:
+            check_digest(where, entry, sha256_hex(read(0, size)))
+        raise
     check(index)
     if entry.head is None:
         whole = read(0, size)
@@ -237,7 +266,7 @@ class SealedStore:
                 break
         if offset != entry.size:
             raise wrong_size(self.name, key, entry.size, offset)
-        check_digest(self.name, key, entry, digest.hexdigest())
+        check_digest(f"{self.name}: {key}", entry, digest.hexdigest())
 
     def read_index(
         self, key: str, check: Callable[[BrickIndex], None], fetched: Fetched = NOTHING_FETCHED

@@ -15,7 +15,7 @@ from psc_volumetric.archive.layout import PARTIAL_KEY
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_url, is_zip_name, open_store
 from psc_volumetric.archive.targets import refuse_within_archive, target_state, tidy_up
 from psc_volumetric.bitstream.versions import check_version
-from psc_volumetric.errors import FormatError, StorageError
+from psc_volumetric.errors import FormatError, StorageError, UnsupportedVersionError
 
 __all__ = ["check_place", "read_head", "sealed_already", "target_exists"]
 
@@ -32,14 +32,24 @@ def check_place(target: Target) -> None:
 
 
 def read_head(store: ArchiveStore) -> dict[str, Any] | None:
-    """Fields of ``partial.json``; None when there is none, FormatError when it is damaged."""
+    """Fields of ``partial.json``; None when there is none.
+
+    Raises
+    ------
+    FormatError : it is damaged (kind ``"journal-damaged"``).
+    UnsupportedVersionError : another release began the archive.
+    """
     data = store.get(PARTIAL_KEY)
     if data is None:
         return None
     where = f"{store.name}: {PARTIAL_KEY}"
     try:
-        found = decode(data, Head, where=where, kind="journal-damaged")
-        check_version(found.format, where)
+        number = decode(data, dict[str, Any], where=where).get("format")
+        check_version(number, where)
+        found = decode(data, Head, where=where)
+    except UnsupportedVersionError as error:
+        hint = "finish it with the release that began it, or remove the unfinished archive"
+        raise UnsupportedVersionError(error.message, kind=error.kind, hint=hint) from error
     except FormatError as error:
         raise FormatError(
             f"{error}",

@@ -64,11 +64,8 @@ def named(error: UnsupportedVersionError, codings: Iterable[str]) -> Unsupported
     unknown += [f"coder {name!r}" for name in sorted(coders)]
     if not unknown:
         return error
-    found = UnsupportedVersionError(
-        f"{error}; the archive calls it {' or '.join(unknown)}", kind=error.kind
-    )
-    found.hint = error.hint
-    return found
+    said = f"{error.message}; the archive calls it {' or '.join(unknown)}"
+    return UnsupportedVersionError(said, kind=error.kind, hint=error.hint)
 
 
 def placed(
@@ -90,8 +87,7 @@ def placed(
         str(s.start // t) if s.stop - s.start <= t else f"{s.start // t}-{(s.stop - 1) // t}"
         for s, t in zip(box, spec.tile_shape, strict=True)
     )
-    text = str(error)
+    text = error.message
     text = text if key in text else f"{name}: {key}: {text}"
-    found = type(error)(f"{text} [region {region}; tiles {tiles} of the brick]", kind=error.kind)
-    found.hint = error.hint
-    return found
+    said = f"{text} [region {region}; tiles {tiles} of the brick]"
+    return type(error)(said, kind=error.kind, hint=error.hint)

@@ -21,7 +21,12 @@ from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import Target, open_store
 from psc_volumetric.archive.tiles import TileTable, brick_tiles, short_digest
 from psc_volumetric.bitstream.index import BrickIndex
-from psc_volumetric.errors import ParameterError, PriorMismatchError, PscError
+from psc_volumetric.errors import (
+    ParameterError,
+    PriorMismatchError,
+    PscError,
+    UnsupportedVersionError,
+)
 from psc_volumetric.threads import in_order
 from psc_volumetric.tiling import Box, TileGrid
 
@@ -119,6 +124,8 @@ def verify_archive(
         Not an archive, not sealed, or its manifest cannot be used.
     PriorMismatchError
         Deep: bricks need a prior that was left out of the archive and is not here.
+    UnsupportedVersionError
+        Deep: what is to be decoded is of another release, or of a package that is not here.
     """
     store = open_store(target, options=options)
     sealed = SealedStore(store, load_manifest(store))
@@ -142,6 +149,8 @@ def verify_sealed(
     if deep:
         try:
             reader = ArchiveReader(sealed, device=device)
+        except UnsupportedVersionError:
+            raise  # whole, as the digests say: that is no damage
         except PscError as error:
             yield Finding("", error.kind, f"bricks cannot be decoded: {error}")
             return
@@ -234,12 +243,16 @@ def _check_brick(
     try:
         index = reader.brick_index(name, position)
         grid = _record_grid(index, spec, position, table)
+    except UnsupportedVersionError:
+        raise
     except PscError as error:
         yield surveyor.at(key, error, spec, position, None, 0)
         return
     expected = {} if table is None else dict(brick_tiles(table, spec, position))
     try:
         whole = reader.read_brick(name, position).values
+    except UnsupportedVersionError:
+        raise
     except PscError as error:
         if isinstance(error, PriorMismatchError) and error.kind == "prior-missing":
             raise  # it was left out of the archive and is not here: that is no damage

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from psc_volumetric.archive.kept_decoders import DECODERS, Part, decoded_here
 from psc_volumetric.archive.kept_process import decoded_apart
-from psc_volumetric.errors import FormatError, LimitExceededError
+from psc_volumetric.bitstream.versions import NEWER
+from psc_volumetric.errors import FormatError, LimitExceededError, UnsupportedVersionError
 from psc_volumetric.extras import require
 
 __all__ = ["decoded"]
@@ -24,15 +25,15 @@ def decoded(name: str, data: bytes, number: int, part: Part, where: str) -> NDAr
 
     Raises
     ------
-    FormatError : an unknown decoder (kind ``"unknown-configuration"``), or the part cannot be
-        decoded (``"bad-payload"``).
+    FormatError : the part cannot be decoded (kind ``"bad-payload"``); of an unknown decoder an
+        UnsupportedVersionError (``"unknown-configuration"``).
     ExtraMissingError : a library that reads it is not installed.
     """
     if name not in DECODERS:
-        raise FormatError(
+        raise UnsupportedVersionError(
             f"{where}: expected a decoder among {sorted(DECODERS)}, found {name!r}",
             kind="unknown-configuration",
-            hint="the archive was written by a newer version, or is damaged",
+            hint=NEWER,
         )
     if name in APART:
         require(APART[name], f"reading values of a kept original ({name})")

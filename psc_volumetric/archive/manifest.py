@@ -16,7 +16,7 @@ from psc_volumetric.archive.layout import FORMAT, MANIFEST_KEY, encode_json
 from psc_volumetric.bitstream.versions import check_version
 from psc_volumetric.errors import ChecksumError
 
-__all__ = ["Entry", "Manifest", "sha256_hex"]
+__all__ = ["DAMAGED", "Entry", "Manifest", "sha256_hex"]
 
 DAMAGED = "manifest-damaged"
 

@@ -20,7 +20,13 @@ from psc_volumetric.archive.manifest import Entry, Manifest, sha256_hex
 from psc_volumetric.archive.places import MendingPlace, mending_place
 from psc_volumetric.archive.sealing import is_journal
 from psc_volumetric.archive.stores import ArchiveStore
-from psc_volumetric.errors import FormatError, LimitExceededError, PscError, StorageError
+from psc_volumetric.errors import (
+    FormatError,
+    LimitExceededError,
+    PscError,
+    StorageError,
+    UnsupportedVersionError,
+)
 
 __all__ = ["Mending", "Trouble", "mend"]
 
@@ -114,6 +120,8 @@ def mend(
     FormatError
         Kind ``"foreign-replica"``: the manifest is lost, and no replica is known to be of this
         archive. ``"not-sealed"``: the archive was never finished.
+    UnsupportedVersionError
+        The archive is of another release: what is wrong with it cannot be told.
     StorageError
         The target cannot be written to, or fails.
     """
@@ -208,6 +216,8 @@ def _manifest(
         if expect in (None, manifest.digest):
             return data, manifest, None
         kind, message = "other-manifest", f"expected manifest {expect}, found {manifest.digest}"
+    except UnsupportedVersionError:
+        raise  # which is no damage
     except FormatError as error:
         if own is None and store.exists(PARTIAL_KEY):
             raise

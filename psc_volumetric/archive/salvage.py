@@ -19,7 +19,12 @@ from psc_volumetric.archive.layout import VariableSpec, chunk_key
 from psc_volumetric.archive.levels import Level, level_number
 from psc_volumetric.archive.plain import PlainArray
 from psc_volumetric.archive.reader import ArchiveReader, Selection
-from psc_volumetric.errors import FormatError, ParameterError, PriorMismatchError
+from psc_volumetric.errors import (
+    FormatError,
+    ParameterError,
+    PriorMismatchError,
+    UnsupportedVersionError,
+)
 from psc_volumetric.tiling import Box, TileGrid
 
 __all__ = ["FilledArray", "Salvage", "fill_of"]
@@ -158,7 +163,7 @@ class Salvage:
         try:
             number = level_number(self._reader.brick_index(variable, position), level)
         except (FormatError, PriorMismatchError) as error:
-            _refuse_missing_prior(error)
+            _refuse_no_damage(error)
             yield whole, self._surveyor.at(key, error, spec, position, None, 0)
             return
         if self._decodes(variable, position, whole, level):
@@ -172,7 +177,7 @@ class Salvage:
         try:
             self._reader.read_brick(variable, position, box, level=level)
         except (FormatError, PriorMismatchError) as error:
-            _refuse_missing_prior(error)
+            _refuse_no_damage(error)
             return False
         return True
 
@@ -189,7 +194,7 @@ class Salvage:
             try:
                 return read(inside)
             except (FormatError, PriorMismatchError) as error:
-                _refuse_missing_prior(error)
+                _refuse_no_damage(error)
         lost, valid = self.lost(spec.name, position, level), spec.valid(position)
         fill = np.nan if spread else fill_of(spec, self._fill)
         values = np.full(_extent(inside), fill, np.float32 if spread else spec.dtype)
@@ -256,6 +261,8 @@ class FilledArray:
         """A part, or what stands for it."""
         try:
             return self._plain[key]
+        except UnsupportedVersionError:
+            raise
         except FormatError:
             spans = zip(key, self.shape, strict=True)
             shape = tuple(len(range(*part.indices(size))) for part, size in spans)
@@ -263,9 +270,10 @@ class FilledArray:
             return np.full(shape, fill, self.dtype)
 
 
-def _refuse_missing_prior(error: FormatError | PriorMismatchError) -> None:
-    """A prior that is not here is no damage; a brick of another prior is."""
-    if isinstance(error, PriorMismatchError) and error.kind != "prior-mismatch":
+def _refuse_no_damage(error: FormatError | PriorMismatchError) -> None:
+    """A prior or release that is not here is no damage; a brick of another prior is."""
+    is_lacking = isinstance(error, PriorMismatchError) and error.kind != "prior-mismatch"
+    if is_lacking or isinstance(error, UnsupportedVersionError):
         raise error
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psc_volumetric.bitstream import constants as c
+from psc_volumetric.bitstream.versions import NEWER
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.errors import LimitExceededError, UnsupportedVersionError
 
@@ -68,7 +69,7 @@ class BrickHeader:
             raise UnsupportedVersionError(
                 f"brick header: unknown dtype code {dtype}",
                 kind="unknown-method",
-                hint="the stream was written by a newer version or is damaged",
+                hint=NEWER,
             )
         if axes > c.MAX_AXES:
             raise LimitExceededError(f"brick header: {axes} axes", kind="limit")

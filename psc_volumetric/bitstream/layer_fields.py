@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from psc_volumetric.bitstream import constants as c
+from psc_volumetric.bitstream.versions import NEWER
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.errors import FormatError, LimitExceededError, UnsupportedVersionError
 from psc_volumetric.tiling import Box, TileGrid
@@ -171,7 +172,7 @@ class LayerFields:
                 raise UnsupportedVersionError(
                     f"brick header: unknown {what} {code}",
                     kind="unknown-layer",
-                    hint="the stream was written by a newer version or is damaged",
+                    hint=NEWER,
                 )
         grid = GridFields.read(data, dtype) if c.LAYERS[kind] == "bounded" else None
         cover = _read_cover(data, valid) if c.LAYERS[kind] == "lossless" else None

@@ -16,6 +16,7 @@ from psc_volumetric.bitstream.header import BrickHeader
 from psc_volumetric.bitstream.index import BrickIndex
 from psc_volumetric.bitstream.methods import MethodFields
 from psc_volumetric.bitstream.sections import ReadRange
+from psc_volumetric.bitstream.versions import NEWER
 from psc_volumetric.bitstream.wire import FieldReader
 from psc_volumetric.errors import ParameterError, UnsupportedVersionError
 from psc_volumetric.extras import require
@@ -98,7 +99,7 @@ class Registry:
         raise UnsupportedVersionError(
             f"brick header: unknown method {code}",
             kind="unknown-method",
-            hint="the stream was written by a newer version or is damaged"
+            hint=NEWER
             if code < FIRST_FOREIGN_CODE
             else "install the package whose method wrote it",
         )

@@ -17,7 +17,7 @@ import zarr
 from psc_volumetric.archive import ArchiveReader, Manifest, verify, verify_archive
 from psc_volumetric.bitstream import versions
 from psc_volumetric.bitstream.constants import FORMAT_VERSION
-from psc_volumetric.errors import FormatError, PscError, StorageError
+from psc_volumetric.errors import FormatError, PscError, StorageError, UnsupportedVersionError
 from psc_volumetric.zarr_checked import CheckedCodec
 from psc_volumetric.zarr_codec import PscCodec
 
@@ -192,12 +192,22 @@ def test_an_unsealed_archive_is_not_read(folder: Path) -> None:
 
 
 def test_an_unknown_format_number_is_refused(folder: Path) -> None:
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace(f'"format":{FORMAT_VERSION}', '"format":7'))
-    with pytest.raises(FormatError) as caught:
+    for name in ("manifest.json", "zarr.json"):
+        path = folder / name
+        path.write_text(path.read_text().replace(f'"format":{FORMAT_VERSION}', '"format":7'))
+    with pytest.raises(UnsupportedVersionError) as caught:
         ArchiveReader.open(folder)
     assert caught.value.kind == "unsupported-version"
-    assert "found 7; use the release named in the archive's README.txt" in str(caught.value)
+    assert "found 7; it needs a newer psc-archive: use the release named in" in str(caught.value)
+
+
+def test_a_format_number_that_the_manifest_alone_has_is_damage(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace(f'"format":{FORMAT_VERSION}', '"format":7'))
+    with pytest.raises(FormatError, match=r"found 7, and zarr\.json has 1") as caught:
+        ArchiveReader.open(folder)
+    assert caught.value.kind == "manifest-damaged"
+    assert not isinstance(caught.value, UnsupportedVersionError)
 
 
 def test_an_earlier_format_names_the_release_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +218,10 @@ def test_an_earlier_format_names_the_release_that_reads_it(monkeypatch: pytest.M
     assert "format 0 is read by psc-archive 0.1: restore with that" in str(caught.value)
     versions.check_version(2, "new.psc.zarr")
     for odd in (True, "2", None, -1):
-        with pytest.raises(FormatError, match="damaged, or no archive"):
+        with pytest.raises(FormatError, match="damaged, or no archive") as caught:
             versions.check_version(odd, "odd.psc.zarr")
+        assert caught.value.kind == "bad-version"
+        assert not isinstance(caught.value, UnsupportedVersionError)
 
 
 def test_a_changed_manifest_is_refused(folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import pytest
 
 from pipelines.archiving.options import ArchiveOptions
 from pipelines.archiving.prior_choice import may_carry_prior
+from pipelines.viewing.server import ViewServer
 from psc_volumetric.archive import ArchiveReader, priors
 from psc_volumetric.errors import ParameterError
 from psc_volumetric.prior import finding, load_prior
@@ -104,10 +107,28 @@ def test_a_reader_without_it_says_what_it_lacks(run, tmp_path: Path, bare: Path)
     for words in (("restore", bare, tmp_path / "out"), ("verify", "--deep", bare)):
         outcome = run(*words)
         assert outcome.code == 5
-        assert "error[prior-missing]" in outcome.err and "README.txt names" in outcome.err
+        assert "error[prior-missing]" in outcome.err
+        assert outcome.err.count("README.txt names") == 1  # the hint
     checked = run("verify", bare)
     assert checked.code == 0 and "this psc-archive does not ship it" in checked.out
     assert run("info", bare).code == 0
+
+
+@pytest.mark.usefixtures("none_ship")
+def test_pages_without_it_say_what_they_lack(run, tmp_path: Path, bare: Path) -> None:
+    pytest.importorskip("aiohttp")
+    page = tmp_path / "page.html"
+    assert run("report", bare, "--output", page).code == 0
+    assert "Not everything could be read" in page.read_text()
+    assert page.read_text().count("README.txt names a release") == 1
+    with ViewServer(str(bare)) as server:
+        for what in ("region?box=0:1,0:48,0:40&", "volume?"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"{server.url}api/{what}variable=image&level=0", timeout=60)
+            assert caught.value.code == 422
+            error = json.loads(caught.value.read())["error"]
+            assert error["kind"] == "prior-missing"
+            assert error["message"].count("README.txt names a release") == 1
 
 
 @pytest.mark.usefixtures("none_ship")

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from psc_volumetric.bitstream.versions import NEWER
 from psc_volumetric.bitstream.wire import FieldReader
 from psc_volumetric.coders.context.given import (
     NOTHING,
@@ -171,7 +172,7 @@ class IntegerDecoder:
                 raise UnsupportedVersionError(
                     f"{what}: unknown network {number} in a context stream",
                     kind="unknown-network",
-                    hint="the stream was written by a newer version or is damaged",
+                    hint=NEWER,
                 )
             known = network(number)
         predictors = read_predictors(fields, len(given.offsets), depth > 1, is_light, what)

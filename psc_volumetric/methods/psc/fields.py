@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from psc_volumetric.bitstream import constants as c
 from psc_volumetric.bitstream.header import BrickHeader
+from psc_volumetric.bitstream.versions import NEWER
 from psc_volumetric.bitstream.wire import FieldReader, FieldWriter
 from psc_volumetric.errors import FormatError, LimitExceededError, UnsupportedVersionError
 from psc_volumetric.tiling import TileGrid
@@ -101,7 +102,7 @@ class StreamParameters:
                 f"stream parameters: unknown schedule {schedule}, rows {rows} or "
                 f"quantiser {quantiser}",
                 kind="unknown-parameter",
-                hint="the stream was written by a newer version or is damaged",
+                hint=NEWER,
             )
         seed, step, coarse_step, rows_per_round = data.unpack("IIIB")
         (restorations,) = data.unpack("B") if ROW_FAMILIES[rows] == "pca" else (1,)
