@@ -35,6 +35,7 @@ __all__ = ["NetcdfAdapter"]
 
 _SUFFIXES = (".nc", ".nc4", ".cdf")
 _DIFFERS = "the bytes of the container, which its library lays out anew"
+_NOTHING = "no variable of it can be shown"
 
 
 class NetcdfAdapter:
@@ -74,6 +75,8 @@ class NetcdfAdapter:
             groups = group_attributes(dataset)
         document |= {"document_version": 0, "name": path.name}
         notes = [] if volumes else ["nothing in it is a volume: all of it is kept exactly"]
+        if not (volumes or arrays):
+            notes, beyond = [], [*beyond, _NOTHING]
         if beyond:
             notes.append(f"the original is kept, it cannot be made again: {in_words(beyond)}")
         return SourceItem(

@@ -221,7 +221,7 @@ def plan_item(candidate: Candidate, target: str, options: ArchiveOptions) -> Ite
 
 def _plan_volumes(candidate: Candidate, target: str, options: ArchiveOptions) -> ItemPlan:
     item = open_item(candidate)
-    if not (item.volumes or item.arrays or item.blobs) and candidate.kind != ORIGINAL:
+    if not any((candidate.kind == ORIGINAL, item.volumes, item.arrays, item.blobs, item.groups)):
         raise SourceError("no volume found", kind="no-volume", path=candidate.paths[0])
     may_carry, passed_over = may_carry_prior(item, options)
     inside = reads_originals(item, options)

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import xarray as xr
 
 from adapters import EQUAL_DATA, IDENTICAL, IDENTICAL_UNPACKED
 from pipelines.archiving.options import ArchiveOptions
@@ -194,3 +195,34 @@ def test_python_function_says_the_same(sources, tmp_path, run):
     archived(run, sources["nifti"], tmp_path / "a.psc.zarr")
     report = restore(str(tmp_path / "a.psc.zarr"), tmp_path / "back.nii", RestoreOptions())
     assert report.lossless and [proof.proven for proof in report.proofs] == [True]
+
+
+def test_a_netcdf_file_without_variables_shows_its_attributes_and_groups(run, tmp_path):
+    source, archive, back = (tmp_path / name for name in ("a.nc", "a.psc.zarr", "back.nc"))
+    with netCDF4.Dataset(source, "w") as nc:
+        nc.title = "only this"
+        nc.createDimension("x", 3)
+        group = nc.createGroup("model")
+        group.grid = "G"
+        group.createGroup("run").seed = np.int32(3)
+    archived(run, source, archive)
+    with xr.open_datatree(archive, engine="psc") as found, xr.open_datatree(source) as expected:
+        xr.testing.assert_identical(found, expected)
+    with xr.open_dataset(archive, engine="psc") as found, xr.open_dataset(source) as expected:
+        xr.testing.assert_identical(found, expected)
+    assert restored(run, archive, back)["outcomes"] == {"identical": 1}
+    assert back.read_bytes() == source.read_bytes()
+    assert run("strip", archive, tmp_path / "b.psc.zarr").code == 2
+
+
+def test_a_fits_file_without_data_shows_its_header(run, tmp_path):
+    fits = pytest.importorskip("astropy.io.fits")
+    source, archive = tmp_path / "a.fits", tmp_path / "a.psc.zarr"
+    primary = fits.PrimaryHDU()
+    primary.header["OBJECT"] = "M31"
+    primary.writeto(source)
+    archived(run, source, archive)
+    with xr.open_dataset(archive, engine="psc") as found:
+        assert found.attrs["OBJECT"] == "M31"
+    restored(run, archive, tmp_path / "back.fits")
+    assert (tmp_path / "back.fits").read_bytes() == source.read_bytes()
