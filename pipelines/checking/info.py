@@ -28,8 +28,6 @@ __all__ = [
     "size_text",
 ]
 
-SAVES = "3 % of the bytes, of a refinement 1 %"  # as `psc_volumetric.layers.coder_choice` has it
-
 
 def archive_info(archive: str) -> dict[str, Any]:
     """Summary of one archive in JSON types.
@@ -195,13 +193,16 @@ def chosen_text(entry: dict[str, Any]) -> str:
 def _network_text(number: int, coders: str) -> str:
     """A network of the context coder: where it is, and why bricks name it."""
     from psc_volumetric.coders.context.networks import known_networks
+    from psc_volumetric.layers.coder_choice import WAITED_FOR
 
     try:
         ships = number < known_networks()
     except InstallationError:  # what does not need it can be shown without it
         ships = False
     where = "ships with psc-archive" if ships else "not in this psc-archive: a later one has it"
-    why = f"where a sample says that it saves {SAVES}"
+    bytes_of = {coder: f"{100 * (share - 1):.0f} %" for coder, share in WAITED_FOR.items()}
+    why = f"where a sample says that it saves {bytes_of['neural']} of the bytes, of a refinement "
+    why += bytes_of["neural-refinement"]
     if "neural" in coders:
         why = "its coder was asked for"
     return f"{number} of the context coder (SPEC 15.11; {where}), {why}"

@@ -15,7 +15,7 @@ from psc_volumetric.layers.guarantee import Guarantee
 from psc_volumetric.threads import in_order, mapped
 from psc_volumetric.tiling import Box, TileGrid
 
-__all__ = ["Coded", "CoderChoice", "extent_of"]
+__all__ = ["WAITED_FOR", "Coded", "CoderChoice", "extent_of"]
 
 # A network must save so much, since reading takes up to half as much time again; of a refinement
 # less, so that the level below, which the network makes smaller, is not left out for the rest.
