@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from psc_volumetric.archive.folders import (
+    archives_in,
+    folder_of,
+    only_archive,
+    refuse_folder,
+    walk,
+)
 from psc_volumetric.archive.layout import MANIFEST_KEY, PARTIAL_KEY, SUFFIXES
 from psc_volumetric.archive.stores import is_url, is_web, open_store, target_text
-from psc_volumetric.errors import ParameterError, PscError, StorageError
+from psc_volumetric.errors import PscError
 
 __all__ = [
     "archives_at",
@@ -25,40 +30,17 @@ __all__ = [
 UNFINISHED = "unfinished"
 
 
-def folder_of(target: str) -> Path | None:
-    """The folder that a target is, unless it is an archive (or looks like one), or a URL."""
-    text = target.removeprefix("file://")
-    path = Path(text)
-    if is_url(text) or not path.is_dir() or _looks_like_archive(path):
-        return None
-    return path
-
-
 def folder_around(archive: str) -> str:
     """The folder, or part of a bucket, that an archive is in."""
     text = (target_text(archive) if is_web(archive) else archive).rstrip("/")
     return text.rpartition("/")[0] if is_url(text) else str(Path(text).absolute().parent)
 
 
-def archives_in(folder: Path) -> list[Path]:
-    """All archives in a folder and the folders in it, sorted; links to folders are not followed.
-
-    Raises
-    ------
-    StorageError : kind ``"storage-failed"``, a folder cannot be read.
-    """
-    found: list[Path] = []
-    for here, archives, files in _walk(folder):
-        found += [here / name for name in archives]
-        found += [here / name for name in files if name.lower().endswith(SUFFIXES)]
-    return sorted(found)
-
-
 def names_in(target: str) -> list[str]:
     """Names of the files in a folder or bucket that are no part of an archive, below it."""
     folder = folder_of(target)
     if folder is not None:
-        found = [here / name for here, _, files in _walk(folder) for name in files]
+        found = [here / name for here, _, files in walk(folder) for name in files]
         return sorted(path.relative_to(folder).as_posix() for path in found)
     if not is_url(target) or is_web(target):
         return []
@@ -67,23 +49,6 @@ def names_in(target: str) -> list[str]:
         f"{key.removesuffix(MANIFEST_KEY)}" for key in keys if key.endswith(MANIFEST_KEY)
     )
     return [key for key in keys if not key.startswith(inside)]
-
-
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder that is no archive and in none: the archives that are folders, and the files."""
-
-    def fail(error: OSError) -> None:
-        raise StorageError(
-            f"{error.filename}: cannot be read ({error.strerror})",
-            kind="storage-failed",
-            hint="check the rights",
-        ) from error
-
-    for place, folders, files in os.walk(folder, onerror=fail):
-        here = Path(place)
-        archives = [name for name in folders if _looks_like_archive(here / name)]
-        yield here, archives, files
-        folders[:] = sorted(set(folders) - set(archives))
 
 
 def archives_at(target: str) -> list[str] | None:
@@ -145,46 +110,3 @@ def _keys_below(url: str) -> list[str]:
 
 def _has_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
-
-
-def only_archive(target: str) -> str:
-    """The archive to read at a target: itself, or the only one in a folder.
-
-    Raises
-    ------
-    ParameterError : kind ``"folder-of-archives"``; names the archives that are in it.
-    """
-    folder = folder_of(target)
-    found = [] if folder is None else archives_in(folder)
-    if len(found) > 1:
-        raise _folder_of(found)
-    return str(found[0]) if found else target
-
-
-def refuse_folder(target: str) -> None:
-    """Refuse a folder where one archive is expected that is changed, copied or signed.
-
-    Raises
-    ------
-    ParameterError : kind ``"folder-of-archives"``; names the archives that are in it.
-    """
-    folder = folder_of(target)
-    found = [] if folder is None else archives_in(folder)
-    if found:
-        raise _folder_of(found)
-
-
-def _folder_of(found: list[Path]) -> ParameterError:
-    names = ", ".join(repr(str(path)) for path in found[:3])
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    one = len(found) == 1
-    return ParameterError(
-        f"expected {'an' if one else 'one'} archive, found a folder with "
-        f"{'the archive' if one else f'{len(found)}:'} {names}{more}",
-        kind="folder-of-archives",
-        hint="name it" if one else "name one of them; `psc-archive ls` and `verify` take folders",
-    )
-
-
-def _looks_like_archive(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) or (path / MANIFEST_KEY).exists()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["fit_for_netcdf", "split"]
+if TYPE_CHECKING:
+    from psc_volumetric.archive import ArchiveReader, VariableSpec
+
+__all__ = ["fit_for_netcdf", "sigma_attributes", "split"]
 
 _IN_ENCODING = ("least_significant_digit",)
 
@@ -26,6 +29,33 @@ def fit_for_netcdf(attrs: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in attrs.items()
         if value is not None
     }
+
+
+def sigma_attributes(
+    spec: VariableSpec, reader: ArchiveReader, level: int | str | None
+) -> dict[str, Any]:
+    """What is said of the uncertainty of a variable at a level; None is the last one."""
+    from psc_volumetric.archive.summary import mean_coverage
+    from psc_volumetric.sigma.tables import NOMINAL
+
+    attrs: dict[str, Any] = {
+        "long_name": f"uncertainty of {spec.name} (one sigma)",
+        "comment": "standard deviation of the error of each decoded value at this level, rounding "
+        "of integers included; 0 where the value is exact",
+        "nominal_coverage_percent": [round(100 * share, 2) for share in NOMINAL],
+    }
+    table = reader.tile_table(spec.name)
+    number = table.levels - 1 if level is None else level
+    if isinstance(number, int):
+        attrs["level"] = min(number, table.levels - 1)
+        measured = mean_coverage(spec, table, attrs["level"])
+        if measured is not None:
+            attrs["measured_coverage_percent"] = [round(100 * share, 2) for share in measured]
+    attrs |= {key: spec.attrs[key] for key in ("units",) if key in spec.attrs}
+    factor = spec.attrs.get("scale_factor")
+    if isinstance(factor, (int, float, np.number)):
+        attrs["scale_factor"] = abs(factor)
+    return attrs
 
 
 def _fit(value: Any) -> Any:

@@ -36,7 +36,7 @@ from psc_volumetric.xarray_arrays import (
     PlainValues,
     SliceScaling,
 )
-from psc_volumetric.xarray_attributes import fit_for_netcdf, split
+from psc_volumetric.xarray_attributes import fit_for_netcdf, sigma_attributes, split
 
 if TYPE_CHECKING:
     from psc_volumetric.archive import ArchiveReader, VariableSpec
@@ -78,12 +78,12 @@ class PscBackendEntrypoint(BackendEntrypoint):
     )
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether the name ends like an archive's."""
+        """Whether the name ends like an archive's, or that of something in the folder does."""
         if not isinstance(filename_or_obj, (str, os.PathLike)):
             return False
         name = os.fspath(filename_or_obj)
         name = name.partition("?")[0] if name.startswith(("http://", "https://")) else name
-        return name.rstrip("/").lower().endswith(SUFFIXES)
+        return name.rstrip("/").lower().endswith(SUFFIXES) or _has_archives(name)
 
     def open_dataset(
         self,
@@ -111,6 +111,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
         Parameters
         ----------
         filename_or_obj : str, path or zarr Store
+            Of an archive, or of a folder that holds exactly one.
         drop_variables, mask_and_scale, decode_times, concat_characters, decode_coords, \
 use_cftime, decode_timedelta
             As for other engines; with ``mask_and_scale`` the values are physical
@@ -143,8 +144,8 @@ use_cftime, decode_timedelta
 
         Raises
         ------
-        ParameterError : a negative or unknown level (kind ``"bad-level"``), or no such group
-            (kind ``"unknown-group"``).
+        ParameterError : a negative or unknown level (kind ``"bad-level"``), no such group (kind
+            ``"unknown-group"``), or several archives (kind ``"folder-of-archives"``).
         """
         wanted = ViewRequest(view, seed)
         place = _opened(
@@ -201,6 +202,14 @@ use_cftime, decode_timedelta
         return tree
 
 
+def _has_archives(name: str) -> bool:
+    """Whether a local folder has something in it that is called as archives are."""
+    try:
+        return any(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(name))
+    except (OSError, ValueError):  # no folder
+        return False
+
+
 def _opened(
     target: Any,
     level: int | str | None,
@@ -211,9 +220,12 @@ def _opened(
     view: ViewRequest,
 ) -> Place:
     from psc_volumetric.archive import ArchiveReader
+    from psc_volumetric.archive.folders import only_archive
     from psc_volumetric.archive.levels import check_level
     from psc_volumetric.archive.quota import UNLIMITED
 
+    if isinstance(target, (str, os.PathLike)):
+        target = only_archive(os.fspath(target))
     check_level(level)
     view.check_alone(level, skip_damaged=skip_damaged)
     reader = ArchiveReader.open(target, device=device, options=options, quota=quota or UNLIMITED)
@@ -320,7 +332,9 @@ class _ArchiveDataStore(AbstractDataStore):
         array = BrickArray(
             self._place, spec.name, spread=True, scaling=scaling.of_errors if scaling else None
         )
-        return _variable(spec, array, _sigma_attributes(spec, self._place), {})
+        return _variable(
+            spec, array, sigma_attributes(spec, self._place.reader, self._place.level), {}
+        )
 
     def _damaged(self, spec: VariableSpec) -> xr.Variable:
         from psc_volumetric.archive.salvage import fill_of
@@ -367,27 +381,3 @@ def _with_world(dataset: xr.Dataset, reader: ArchiveReader) -> xr.Dataset:
             world_coordinates(np.asarray(spec.affine, np.float64), sizes, names)
         )
     return dataset
-
-
-def _sigma_attributes(spec: VariableSpec, place: Place) -> dict[str, Any]:
-    from psc_volumetric.archive.summary import mean_coverage
-    from psc_volumetric.sigma.tables import NOMINAL
-
-    attrs: dict[str, Any] = {
-        "long_name": f"uncertainty of {spec.name} (one sigma)",
-        "comment": "standard deviation of the error of each decoded value at this level, rounding "
-        "of integers included; 0 where the value is exact",
-        "nominal_coverage_percent": [round(100 * share, 2) for share in NOMINAL],
-    }
-    table = place.reader.tile_table(spec.name)
-    number = table.levels - 1 if place.level is None else place.level
-    if isinstance(number, int):
-        attrs["level"] = min(number, table.levels - 1)
-        measured = mean_coverage(spec, table, attrs["level"])
-        if measured is not None:
-            attrs["measured_coverage_percent"] = [round(100 * share, 2) for share in measured]
-    attrs |= {key: spec.attrs[key] for key in ("units",) if key in spec.attrs}
-    factor = spec.attrs.get("scale_factor")
-    if isinstance(factor, (int, float, np.number)):
-        attrs["scale_factor"] = abs(factor)
-    return attrs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,16 @@ def test_the_only_archive_of_a_folder_is_read(collection, tmp_path, run):
     assert dry.code == 0, dry.err
     assert run("restore", alone, tmp_path / "out.nii").code == 0
     assert (tmp_path / "out.nii").stat().st_size
+    for folder, options in ((alone, {"engine": "psc"}), (archive.parent, {})):
+        with xr.open_dataset(folder, **options) as found, xr.open_dataset(archive) as expected:
+            xr.testing.assert_identical(found.load(), expected)
+            assert found.encoding["source"] == str(archive)
+            again = pickle.loads(pickle.dumps(found))
+            xr.testing.assert_identical(again.load(), expected)
+    assert set(xr.open_datatree(alone, engine="psc").data_vars) == set(expected.data_vars)
+    with pytest.raises(ParameterError, match="found a folder with 3") as caught:
+        xr.open_dataset(collection, engine="psc")
+    assert caught.value.kind == "folder-of-archives"
     outcome = run("retire", alone, "--reason", "a test")
     assert outcome.code == 2 and "found a folder with the archive" in outcome.err
 
