@@ -30,8 +30,8 @@ from adapters.base import (
 )
 from adapters.errors import SourceError
 from adapters.images.jpeg import check_jpeg, open_jpeg
-from adapters.images.pictures import JPEG, PNG, TIFF, Picture, format_of, pictures_of
-from adapters.images.pixels import PageArray, planes_of
+from adapters.images.pictures import JPEG, PNG, TIFF, Picture, format_of
+from adapters.images.pixels import PageArray, pictures_of, planes_of
 from adapters.images.restore import restore_images
 from adapters.kept import Kept
 from adapters.originals import original_blob
@@ -93,11 +93,13 @@ class ImagesAdapter:
         }
         document, blobs, plain = _record(candidate.paths, pages, names)
         promise = Promise(IDENTICAL) if plain else Promise(EQUAL_DATA, _PACKED)
-        numbers = None if plain else {path: n for n, path in enumerate(candidate.paths)}
+        one_each = all(page.own for file in pages for page in file)
+        numbers = {path: n for n, path in enumerate(candidate.paths)}
+        known = None if plain or not one_each else numbers
         return SourceItem(
             kind="images",
             name=candidate.name,
-            volumes=tuple(_volume(name, array, stacked, numbers) for name, array in names.items()),
+            volumes=tuple(_volume(name, array, stacked, known) for name, array in names.items()),
             document=document,
             blobs=blobs,
             files=tuple(record.promising(promise) for record in file_records(candidate.paths)),
@@ -208,6 +210,7 @@ def _record(
                 **places[path, page.page],
                 "interleaved": page.interleaved,
                 "dtype": page.file_dtype,
+                **({"photometric": page.other} if page.other else {}),
             }
             for page in own
         ]

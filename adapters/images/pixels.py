@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapters.base import Array, selection_bounds
 from adapters.errors import SourceError
-from adapters.images.pictures import PNG, Picture, format_of, opened_tiff
+from adapters.images.pictures import PNG, Picture, format_of, png_picture
+from adapters.images.tiff import opened_tiff, tiff_pages
 from adapters.source_files import open_plain
 
-__all__ = ["PageArray", "planes_of"]
+__all__ = ["PageArray", "pictures_of", "planes_of"]
+
+_LARGE = 1 << 30
+_MOST_RATIO = 1100  # times the bytes of the file are more than deflate can hold
 
 _lock = threading.Lock()
 _last: dict[tuple[Any, ...], Array] = {}  # the page that was decoded last
@@ -51,6 +56,27 @@ class PageArray:
         for number, page in enumerate(chosen):
             found[:, number] = planes_of(page)[samples, rows, columns]
         return found.reshape(tuple(stop - start for start, stop in bounds))
+
+
+def pictures_of(path: Path) -> list[Picture]:
+    """Pages of a PNG or TIFF file.
+
+    Raises
+    ------
+    SourceError : kind ``"damaged"``, ``"truncated"``, ``"not-image"``, ``"too-large"``,
+        ``"unsupported-dtype"``, ``"no-decoder"``, ``"extra-missing"`` or ``"unreadable"``.
+    """
+    pages = [png_picture(path)] if format_of(path) == PNG else tiff_pages(path)
+    size = path.stat().st_size
+    for page in pages:
+        if page.nbytes > max(_LARGE, _MOST_RATIO * size):
+            raise SourceError(
+                f"an image of {page.nbytes} bytes in a file of {size}",
+                kind="too-large",
+                path=path,
+                hint="the header is damaged or hostile",
+            )
+    return pages
 
 
 def planes_of(page: Picture) -> Array:

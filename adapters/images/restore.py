@@ -33,6 +33,8 @@ from adapters.staging import staged_file, staged_folder
 
 __all__ = ["restore_images"]
 
+_OTHER_COLOURS = {"SEPARATED": 4, "CIELAB": 3}  # samples of colours that are not red, green, blue
+
 
 @dataclass(frozen=True)
 class _Page:
@@ -42,6 +44,7 @@ class _Page:
     index: int | None
     interleaved: bool
     dtype: np.dtype[Any]
+    photometric: str | None
 
 
 def restore_images(
@@ -126,7 +129,14 @@ def _part(part: dict[str, Any]) -> slice | _Page:
         start, stop = part["kept"]
         return slice(int(start), int(stop))
     index = None if part["index"] is None else int(part["index"])
-    return _Page(str(part["volume"]), index, bool(part["interleaved"]), np.dtype(part["dtype"]))
+    other = part.get("photometric")
+    return _Page(
+        str(part["volume"]),
+        index,
+        bool(part["interleaved"]),
+        np.dtype(part["dtype"]),
+        None if other is None else str(other),
+    )
 
 
 def _pages(parts: Sequence[slice | _Page]) -> list[_Page]:
@@ -191,8 +201,17 @@ def _encode(
         with TiffWriter(path) as writer:
             for page in pages:
                 pixels = np.ascontiguousarray(_pixels(page, given))
-                colour = pixels.ndim == 3 and pixels.shape[-1 if page.interleaved else 0] in (3, 4)
-                kind = "rgb" if colour else "minisblack"
+                kind = _photometric(page, pixels)
                 planes = {"planarconfig": "contig" if page.interleaved else "separate"}
                 options: dict[str, Any] = planes if pixels.ndim == 3 else {}
                 writer.write(pixels, photometric=kind, metadata=None, description=note, **options)
+
+
+def _photometric(page: _Page, pixels: Array) -> str:
+    """What the numbers of a page are, as TIFF says it; brightness where a part is none of that."""
+    if pixels.ndim == 2:
+        return "miniswhite" if page.photometric == "MINISWHITE" else "minisblack"
+    samples = pixels.shape[-1 if page.interleaved else 0]
+    if page.photometric in _OTHER_COLOURS and samples == _OTHER_COLOURS[page.photometric]:
+        return page.photometric.lower()
+    return "rgb" if page.photometric is None and samples in (3, 4) else "minisblack"

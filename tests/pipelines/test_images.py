@@ -168,8 +168,8 @@ PNG_FILE = imagecodecs.png_encode(grey())
         ("a.png", PNG_FILE[:200], "damaged"),
         ("a.png", PNG_FILE[:16] + b"\x7f\xff\xff\xff" * 2 + PNG_FILE[24:], "too-large"),
         ("a.jpg", PNG_FILE, "not-image"),
-        ("a.tif", b"II*\0" + b"\xff" * 60, "damaged"),
-        ("a.tif", b"no TIFF at all", "damaged"),
+        ("a.tif", b"II*\0" + b"\xff" * 60, "truncated"),
+        ("a.tif", b"no TIFF at all", "not-image"),
     ],
 )
 def test_damage_is_named(name: str, data: bytes, kind: str, tmp_path: Path, run) -> None:
