@@ -27,6 +27,7 @@ from pipelines.commands.options import (
     PseudonymKey,
     RetryRefused,
 )
+from pipelines.commands.places import PlacesCommand
 from pipelines.commands.restore_options import restore_options
 from pipelines.commands.scrub import scrub_options
 from pipelines.commands.session import Session
@@ -73,7 +74,7 @@ Pages = Annotated[Path | None, typer.Option(help="Folder that gets a page about 
 Cron = Annotated[str, typer.Option(metavar="CRON", help="When: minute hour day month weekday.")]
 
 
-@app.command()
+@app.command(cls=PlacesCommand)
 @takes_archive_options
 def archive(
     source: Source,
@@ -117,7 +118,7 @@ def archive(
         _show_items(report, session)
 
 
-@app.command()
+@app.command(cls=PlacesCommand)
 @taking(scrub_options, ScrubOptions=object)
 def scrub(
     archives: Archives,
@@ -138,7 +139,7 @@ def scrub(
         _show(lambda: scrub_archives(*given, _text(metrics)), session)
 
 
-@app.command()
+@app.command(cls=PlacesCommand)
 @taking(restore_options, RestoreOptions=object)
 def restore(
     archives: Archives,
@@ -163,7 +164,7 @@ def restore(
         _show(lambda: restore_archives(found, to, options, listed, workers, notify), session)
 
 
-@app.command()
+@app.command(cls=PlacesCommand)
 def retention(
     archives: Archives,
     keep_days: Annotated[float, typer.Option(help="Days that archives are kept.")],
@@ -184,7 +185,7 @@ def retention(
         _show(lambda: retain_archives(archives, keep_days, delete, log, notify), session)
 
 
-@app.command()
+@app.command(cls=PlacesCommand)
 @takes_archive_options
 def serve(
     source: Source,

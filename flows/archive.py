@@ -137,9 +137,10 @@ def archive_folder(
         names = NamesFile.of_this_run(intake.pseudonyms or target)
         names.write(_named(request) for request in found.requests)
         get_run_logger().info(
-            "%d items, %d waiting, %d files skipped",
+            "%d items, %d waiting, %d refused before, %d files skipped",
             len(found.requests),
             found.waiting,
+            len(found.aside),
             found.skipped,
         )
         items = _ItemRun(source, target, options, intake, cleaner)

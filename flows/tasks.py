@@ -20,7 +20,7 @@ from prefect.tasks import exponential_backoff
 from adapters import isolation
 from flows.records import Found, Intake, ItemRequest, ItemTaskError, ItemWork
 from pipelines.archiving.archive import ArchiveOptions, BrickJob, ItemReport, begin, finish
-from pipelines.archiving.arrivals import is_quiet
+from pipelines.archiving.arrivals import finish_moves, is_quiet
 from pipelines.archiving.bricks import BrickResult, encode_brick_job, stored_brick
 from pipelines.archiving.item_report import holds_data
 from pipelines.archiving.known_sources import KnownSources
@@ -115,13 +115,16 @@ def find_items(
     """Find what can be archived in a folder and name an archive for each item.
 
     Runs in the process of the flow, whose user has the index of known sources. `stamp` says how
-    the items will be de-identified.
+    the items will be de-identified. What an earlier run was moving away when it ended is moved
+    first: the rest of a series is no series.
 
     Raises
     ------
-    ItemTaskError : the folder is not there.
+    ItemTaskError : the folder is not there, or that rest cannot be moved.
     """
     with ToldByNumber(0):
+        if intake.move_to is not None:
+            finish_moves(Path(source), Path(intake.move_to))
         found = isolation.look(Path(source), keep=True)
         quiet = [c for c in found.candidates if is_quiet(c.paths, intake.quiet_s)]
         skipped = [entry for entry in found.skipped if is_quiet([entry.path], intake.quiet_s)]

@@ -23,6 +23,7 @@ from pipelines.commands.completion import (
     show_completion,
 )
 from pipelines.commands.failures import EXIT_CODES, EXIT_USAGE
+from pipelines.commands.places import PlacesCommand
 from pipelines.commands.session import Session, drop_unwritten
 from pipelines.log_lines import JsonLines
 from pipelines.stopping import Leaving
@@ -90,12 +91,12 @@ def _made(word: str | None) -> typer.Typer:
     made.callback(epilog=_EPILOG)(program)
     for name, place in _COMMANDS.items():
         if word in (None, name):
-            made.command(name, epilog=_EPILOG)(_loaded(place))
+            made.command(name, cls=PlacesCommand, epilog=_EPILOG)(_loaded(place))
     for name, (text, commands) in _GROUPS.items():
         if word in (None, name):
             group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
             for inner, place in commands.items():
-                group.command(inner, epilog=_EPILOG)(_loaded(place))
+                group.command(inner, cls=PlacesCommand, epilog=_EPILOG)(_loaded(place))
             made.add_typer(group, name=name)
     return made
 

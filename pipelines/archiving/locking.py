@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from psc_volumetric.archive.stores import is_url
+from psc_volumetric.archive.addresses import is_url, place_beside
 from psc_volumetric.archive.targets import refuse_within_archive
 from psc_volumetric.errors import StorageError
 
@@ -131,11 +131,7 @@ def _start_of(pid: int) -> int | None:
 
 def lock_path(target: str) -> Path | None:
     """Where the lock of a target is; None for targets without one (URLs of object stores)."""
-    text = target.removeprefix("file://")
-    if is_url(text):
-        return None
-    path = Path(text.rstrip("/") or text)
-    return path.with_name(path.name + LOCK_SUFFIX)
+    return None if is_url(target) else place_beside(target, LOCK_SUFFIX)
 
 
 @contextmanager

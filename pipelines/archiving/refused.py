@@ -24,7 +24,7 @@ from adapters.errors import SourceError
 from pipelines.archiving.item_report import ItemError, holds_data
 from pipelines.archiving.known_sources import fingerprint, index_path
 from pipelines.archiving.targets import is_archive_name
-from psc_volumetric.archive.stores import is_url
+from psc_volumetric.archive.addresses import is_url, place_beside
 from psc_volumetric.errors import ParameterError, PscError, StorageError
 
 __all__ = ["Refused", "RefusedSources", "is_about_source"]
@@ -208,8 +208,7 @@ def _place(target: str, keyfile: Path | None) -> Path | None:
         return keyfile.with_name(f"{keyfile.name}.{digest}{SUFFIX}")
     if is_url(text):
         return index_path(Path(text)).with_suffix(SUFFIX)
-    place = Path(text).absolute()
-    return place.with_name(place.name + SUFFIX)
+    return place_beside(target, SUFFIX)
 
 
 def _write(path: Path, data: bytes, *, empty: bool) -> None:

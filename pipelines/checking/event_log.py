@@ -35,6 +35,7 @@ from typing import Any, BinaryIO
 
 import psc_volumetric
 from pipelines.collection import folder_around
+from psc_volumetric.archive.addresses import place_beside
 from psc_volumetric.archive.layout import MANIFEST_KEY, SUFFIXES
 from psc_volumetric.archive.stores import is_url, is_web, open_store, target_text
 from psc_volumetric.errors import StorageError
@@ -97,11 +98,9 @@ class EventLog:
         """
         if path is not None:
             return EventLog(Path(path))
-        text = folder.removeprefix("file://").rstrip("/")
-        if is_url(text):
-            return BucketLog.around(text)
-        place = Path(text).absolute()
-        return EventLog(place.with_name(place.name + SUFFIX))
+        if is_url(folder):
+            return BucketLog.around(folder.rstrip("/"))
+        return EventLog(place_beside(folder, SUFFIX))
 
     @property
     def place(self) -> str:

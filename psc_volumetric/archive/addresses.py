@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
+from psc_volumetric.errors import ParameterError
+
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
@@ -17,6 +19,7 @@ __all__ = [
     "is_url",
     "is_web",
     "is_zip_name",
+    "place_beside",
     "root_of",
     "target_text",
     "without_secrets",
@@ -55,6 +58,26 @@ def is_url(target: Target) -> bool:
 def is_web(target: Target) -> bool:
     """Whether the target is behind a web server, which is read from and lists nothing."""
     return isinstance(target, (str, os.PathLike)) and os.fspath(target).startswith(_WEB)
+
+
+def place_beside(target: str, suffix: str) -> Path:
+    """Path of what stands beside a folder or file of this machine, under its name and a suffix.
+
+    ``.`` and what has ``..`` in it have the names of the folders that they are.
+
+    Raises
+    ------
+    ParameterError : kind ``"no-place"``: nothing stands beside the root of the file system.
+    """
+    path = Path(target.removeprefix("file://"))
+    path = path.resolve() if not path.name or ".." in path.parts else path.absolute()
+    if not path.name:
+        raise ParameterError(
+            f"expected a folder or file with a name, found {target!r}, the root of the file system",
+            kind="no-place",
+            hint="name a folder in it: locks and logs stand beside that",
+        )
+    return path.with_name(path.name + suffix)
 
 
 def is_leftover(key: str) -> bool:

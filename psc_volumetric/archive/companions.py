@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from zarr.abc.store import Store
 
+from psc_volumetric.archive.addresses import place_beside
 from psc_volumetric.archive.stores import ArchiveStore, Target, is_url, is_web, open_store
 from psc_volumetric.errors import LimitExceededError, ParameterError, StorageError
 
@@ -47,7 +48,8 @@ def companion_name(target: Target, suffix: str) -> str:
         )
     text = os.fspath(target)
     if not is_web(text):
-        return text.rstrip("/") + suffix
+        plain = is_url(text) or Path(text).name not in ("", "..")
+        return text.rstrip("/") + suffix if plain else str(place_beside(text, suffix))
     parts = urlsplit(text)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + suffix))
 

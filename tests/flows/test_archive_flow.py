@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -191,6 +194,36 @@ def test_source_stays_when_its_archive_is_damaged_or_its_place_is_taken(
         archive_folder(str(inbox), str(target), QUICK, moving)
     assert [item.error_kind for item in caught.value.report.items] == ["damaged"]
     assert (inbox / "labels.nii").exists()
+
+
+KILLED_WHILE_MOVING = """
+import os, signal, sys
+from pathlib import Path
+from pipelines.archiving import arrivals
+move, left = arrivals._move, [2]
+def until_killed(path, place):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    move(path, place)
+arrivals._move = until_killed
+source = Path(sys.argv[1])
+arrivals.move_sources(sorted(source.iterdir()), source, Path(sys.argv[2]))
+"""
+
+
+def test_rest_of_a_series_that_was_moving_is_no_new_series(scans: Path, tmp_path: Path) -> None:
+    inbox, target, done = tmp_path / "inbox", tmp_path / "target", tmp_path / "done"
+    shutil.copytree(scans / "series", inbox)
+    slices = sorted(path.name for path in inbox.iterdir())
+    archive_folder(str(inbox), str(target), QUICK)
+    words = [sys.executable, "-c", KILLED_WHILE_MOVING, str(inbox), str(done)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    assert len(list(inbox.iterdir())) == len(slices) - 2
+    report = archive_folder(str(inbox), str(target), QUICK, Intake(move_to=str(done)))
+    assert (report.items, report.waiting) == ((), 0)
+    assert len(list(target.iterdir())) == 1
+    assert sorted(path.name for path in done.iterdir()) == slices and not any(inbox.iterdir())
 
 
 @pytest.mark.slow
