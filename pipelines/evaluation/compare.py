@@ -41,13 +41,15 @@ def curve_of(points: Sequence[RatePoint], codec: str) -> list[RatePoint]:
 
 
 def compare(points: Sequence[RatePoint], mode: str) -> list[Comparison]:
-    """Every one of our streams against every peer of a volume."""
+    """Every one of our streams against every peer of a volume.
+
+    Of curves the first of ours is compared with the others of ours as well.
+    """
     if mode == "lossy":
-        return [
-            _curves(points, ours, peer)
-            for ours in codecs_of(points, ours=True)
-            for peer in codecs_of(points, ours=False)
-        ]
+        variants, others = codecs_of(points, ours=True), codecs_of(points, ours=False)
+        pairs = [(variants[0], variant) for variant in variants[1:]]
+        pairs += [(variant, other) for variant in variants for other in others]
+        return [_curves(points, ours, peer) for ours, peer in pairs]
     found = []
     for setting in dict.fromkeys(point.parameter for point in points):
         same = [point for point in points if point.parameter == setting]

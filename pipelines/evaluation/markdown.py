@@ -157,7 +157,7 @@ def _perception(
 
 
 def _differences(results: Sequence[VolumeResult], mode: str) -> list[str]:
-    """Ours against each peer: a column per volume, and the mean."""
+    """Ours against each peer, and one another: a column per volume, and the mean."""
     rows = []
     for row in averages(results):
         if mode == "bounded" and row["peer"] != BEST:
@@ -177,7 +177,7 @@ def _differences(results: Sequence[VolumeResult], mode: str) -> list[str]:
 
 
 def _difference(percent: float | None, gain: float | None) -> str:
-    parts = [signed(percent, " %")] + ([signed(gain, " dB")] if gain is not None else [])
+    parts = [signed(percent, " %")] + ([signed(gain, " dB", 2)] if gain is not None else [])
     return ", ".join(parts)
 
 

@@ -72,9 +72,9 @@ def document(results: Sequence[VolumeResult], options: EvaluateOptions) -> dict[
     }
 
 
-def signed(value: float | None, unit: str) -> str:
+def signed(value: float | None, unit: str, digits: int = 1) -> str:
     """A difference with its sign, or a dash where there is none."""
-    return "-" if value is None else f"{value:+.1f}{unit}"
+    return "-" if value is None else f"{value:+.{digits}f}{unit}"
 
 
 def speed(result: VolumeResult, seconds: float | None) -> str:
@@ -203,7 +203,7 @@ def result_lines(result: VolumeResult) -> list[str]:
         text = f"bytes {signed(entry.bytes_percent, ' %')}"
         if result.mode == "lossy":
             text = f"BD-rate {signed(entry.bytes_percent, ' %')}, BD-PSNR "
-            text += signed(entry.psnr_db, " dB")
+            text += signed(entry.psnr_db, " dB", 2)
         setting = f", {entry.setting}" if entry.setting else ""
         lines.append(f"  {entry.ours} against {title}{setting}: {text}")
     for setting, methods in result.methods.items():
@@ -222,7 +222,7 @@ def summary_lines(results: Sequence[VolumeResult], mode: str) -> list[str]:
         if mode != "lossy" and row["peer"] != BEST:
             continue
         title = BEST if row["peer"] == BEST else codec_title(row["peer"], mode)
-        gain = f", {signed(row['psnr_db'], ' dB')}" if mode == "lossy" else ""
+        gain = f", {signed(row['psnr_db'], ' dB', 2)}" if mode == "lossy" else ""
         have, _, every = row["volumes"]
         group = f"{row['group']}: " if row["group"] else ""
         setting = f", {row['setting']}" if row["setting"] else ""

@@ -12,13 +12,14 @@ __all__ = ["Comparison", "VolumeResult"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One of our streams against one peer on one volume.
+    """One of our streams against one peer, or another of ours, on one volume.
 
     Attributes
     ----------
     ours, peer : str
         Codecs; the peer may be ``"best peer"``, the smallest that kept the promise (or broke
-        a bound by less than 10 %, which is marked in the tables but still a rival).
+        a bound by less than 10 %, which is marked in the tables but still a rival), or another
+        of ours.
     setting : str
         The bound, ``"lossless"``, or empty for curves.
     bytes_percent : float or None
@@ -49,7 +50,7 @@ class VolumeResult:
     points : tuple of RatePoint
         Ours first (codecs ``"ours-<variant>"``), then the peers.
     comparisons : tuple of Comparison
-        Ours against each peer.
+        Ours against each peer, and of curves the first of ours against the others.
     methods : dict
         Ours, by codec and setting: method of bricks -> (bricks, bytes).
     notes : tuple of str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import nibabel
@@ -92,7 +93,8 @@ def test_a_posterior_network_is_measured_beside_the_wavelet(sources, tmp_path, r
         assert restored["psnr_db"] >= plain["psnr_db"]
         assert restored["nbytes"] <= 1.1 * plain["nbytes"] + 64  # decision 0045 spends some
         assert restored["quality"]["borders"]["blocks"] > 0
-    assert "| borders |" in tables.read_text("utf-8")
+    shown = tables.read_text("utf-8")
+    assert "| borders |" in shown and "| ours, base wavelet over ours, base posterior |" in shown
     text = run("evaluate", sources["nifti"], *words[:-1], "--ours", "auto").out
     assert "bord" in text and "ours-auto" in text
 
@@ -297,6 +299,21 @@ def test_curve_of_ours_takes_the_last_level_of_each_step():
     (entry,) = compare(points, "lossy")
     assert entry.psnr_db > 1
     assert entry.bytes_percent < 0
+
+
+def test_the_first_of_ours_is_compared_with_the_others_of_ours():
+    points = [
+        *(_point("ours-foresight", rate, psnr) for rate, psnr in ((0.1, 31), (0.3, 36))),
+        *(_point("ours-av1", rate, psnr) for rate, psnr in ((0.1, 30), (0.3, 35))),
+        *(_point("sperr", rate, psnr) for rate, psnr in ((0.1, 29), (0.3, 34))),
+    ]
+    points = [replace(p, parameter=f"step {number}") for number, p in enumerate(points)]
+    gains = {(e.ours, e.peer): e.psnr_db for e in compare(points, "lossy")}
+    assert gains == {
+        ("ours-foresight", "ours-av1"): pytest.approx(1),
+        ("ours-foresight", "sperr"): pytest.approx(2),
+        ("ours-av1", "sperr"): pytest.approx(1),
+    }
 
 
 def test_peers_that_break_a_bound_by_more_than_rounding_are_no_rivals():
