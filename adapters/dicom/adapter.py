@@ -153,6 +153,11 @@ def _notes(images: Sequence[ImageFile], uses: Sequence[BitUse], series: Series) 
         notes.append("the source was already compressed with loss")
     if images[0].nonlinear:
         notes.append("a ModalityLUTSequence maps values to physical ones: stored values are shown")
+    if images[0].real_world is not None and images[0].real_world.scales is None:
+        notes.append(
+            "a parametric map without one linear mapping to real-world values: stored values are "
+            "shown"
+        )
     if images[0].unreadable_scale:
         notes.append(
             "the scale of the values (RescaleSlope, RescaleIntercept or DoseGridScaling) is no "

@@ -197,8 +197,8 @@ def plain_frame(dataset: Dataset) -> Frame:
     traits += [("ImageType", kind)] if kind else []
     traits += [("DiffusionBValue", b_value)] if b_value is not None else []
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
-    if slope is None and number(dataset, "DoseGridScaling") is not None:
-        slope = number(dataset, "DoseGridScaling")
+    if number(dataset, "DoseGridScaling") is not None:  # a dose has no other scale (C.8.8.3)
+        slope, intercept = number(dataset, "DoseGridScaling"), None
     instance = number(dataset, "InstanceNumber")
     return Frame(
         position=numbers(dataset, "ImagePositionPatient", 3),

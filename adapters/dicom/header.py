@@ -24,6 +24,12 @@ from adapters.dicom.frames import (
     without_scale,
 )
 from adapters.dicom.layout import PixelLayout
+from adapters.dicom.meaning import (
+    RealWorld,
+    nominal_thickness,
+    real_world_of,
+    segmentation_facts,
+)
 from adapters.dicom.mosaic import Mosaic, is_mosaic, read_mosaic
 from adapters.dicom.place import (
     check_image,
@@ -99,6 +105,8 @@ class ImageFile:
     unreadable_scale: bool
     segment_labels: tuple[tuple[int, str], ...]
     segmentation: bool
+    segmentation_facts: tuple[tuple[str, str | int], ...]
+    real_world: RealWorld | None
     mosaic: Mosaic | None
     words: str
     unreadable_mosaic: bool
@@ -205,6 +213,8 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
     layout = layout_of(path, dataset, place, frame_count(dataset), syntax)
     check_length(path, dataset, stream, place, layout)
     found, mosaic, sheet = _frames(dataset)
+    meaning = real_world_of(dataset, found.frames)
+    frames = found.frames if meaning is None else meaning.applied(found.frames)
     unreadable_scale = _has_unreadable_scale(dataset)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if mosaic is not None:
@@ -232,7 +242,7 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
         high_bit=stored - 1 if high is None else int(high),
         signed=bool(dataset.get("PixelRepresentation", 0)),
         photometric=known_colours(text(dataset, "PhotometricInterpretation")),
-        nominal_mm=number(dataset, "SliceThickness") or number(dataset, "SpacingBetweenSlices"),
+        nominal_mm=nominal_thickness(dataset),
         unit=None if unreadable_scale else _unit(dataset),
         padding=_padding(dataset, stored),
         times_ms=found.times_ms,
@@ -245,9 +255,11 @@ def _facts(path: Path, dataset: Dataset, stream: BinaryIO, *, deflated: bool) ->
         segment_labels=_segment_labels(dataset),
         segmentation=text(dataset, "SOPClassUID") in _SEGMENTATIONS
         or text(dataset, "Modality").upper() == "SEG",
+        segmentation_facts=segmentation_facts(dataset),
+        real_world=meaning,
         mosaic=mosaic,
         unreadable_mosaic=sheet,
-        frames=tuple(map(without_scale, found.frames)) if unreadable_scale else found.frames,
+        frames=tuple(map(without_scale, frames)) if unreadable_scale else frames,
     )
 
 

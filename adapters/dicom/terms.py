@@ -16,6 +16,7 @@ __all__ = [
     "known_image_type",
     "known_modality",
     "known_syntax",
+    "known_ucum",
     "known_unit",
 ]
 
@@ -34,6 +35,14 @@ _UNITS_TEXT = """
     1CM UMOLML PROPCNTS PROPCPS MLMINML MLML GML STDDEV
 """  # RescaleType (C.11.1.1.2) and Units of PET (C.8.9.1.1.3)
 _UNITS = {unit: unit for unit in _UNITS_TEXT.split()} | {"GY": "Gy", "RELATIVE": "1"}  # of dose
+_UCUM_TEXT = """
+    1 % [ppm] ppm {ratio} {counts} ns us ms s min h /s 1/s /min 1/min Hz kHz MHz um mm cm m um2 mm2
+    um2/s mm2/s 10-6.mm2/s 10-3.mm2/s mm/s cm/s m/s mm3 cm3 ml l g kg g/ml g/cm3 mg/ml {SUVbw}g/ml
+    {SUVlbm}g/ml {SUVbsa}cm2/ml {SUVibw}g/ml Bq/ml kBq/ml MBq/ml ml/min ml/min/g ml/min/ml
+    ml/min/100g ml/min/100ml ml/(min.100g) ml/(min.100ml) ml/100ml ml/100g mmol/l umol/l mmol/kg
+    Gy cGy Gy/h Pa kPa uT mT T rad deg K Cel [hnsf'U] HU
+"""  # units of parametric maps (PS3.16 CID 7180 and others), as UCUM writes them
+_UCUM = frozenset(_UCUM_TEXT.split())
 _COLOURS_TEXT = """
     MONOCHROME1 MONOCHROME2 RGB HSV ARGB CMYK XYB YBR_FULL YBR_FULL_422 YBR_PARTIAL_422
     YBR_PARTIAL_420 YBR_ICT YBR_RCT
@@ -60,6 +69,12 @@ def known_modality(text: str) -> str:
 def known_unit(text: str) -> str | None:
     """Give a unit that the standard defines, as it is shown; None for all else."""
     return _UNITS.get(text.strip().upper())
+
+
+def known_ucum(text: str) -> str | None:
+    """Give a unit of UCUM that measurements have; None for all else."""
+    unit = text.strip()
+    return {"[hnsf'U]": "HU"}.get(unit, unit) if unit in _UCUM else None
 
 
 def known_colours(text: str) -> str:

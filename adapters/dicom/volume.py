@@ -63,7 +63,8 @@ def parts_of(images: Sequence[ImageFile]) -> list[Part]:
 
 def _without_places(image: ImageFile, frames: Sequence[Frame]) -> Part:
     """Frames that have no place in space: a list, or what vectors and times make of it."""
-    (found,) = arrange(frames, [range(len(frames))])
+    bare = [replace(frame, position=None) for frame in frames]  # half a place is none
+    (found,) = arrange(bare, [range(len(frames))])
     notes = ("no slice positions: no affine",)
     if len(frames) == 1:
         return Part("image", found.table, ("z", "y", "x"), None, (), (), notes)
@@ -182,7 +183,7 @@ def volume_of(
         dims=(*("sample" for _ in samples_axis(first)), *part.dims),
         affine=part.stack.affine if part.stack else None,
         spacing_mm=part.stack.spacing_mm if part.stack else None,
-        unit=None if first.nonlinear else first.unit,
+        unit=None if first.nonlinear else _unit(first),
         slope=slopes[0] if plain else None,
         intercept=intercepts[0] if plain else None,
         special_values=padding,
@@ -191,6 +192,13 @@ def volume_of(
         exact_only=first.exact_only,
         limits=limits_of(uses[0]),
     )
+
+
+def _unit(image: ImageFile) -> str | None:
+    """Unit of the values after scaling."""
+    if image.real_world is not None and image.real_world.scales:
+        return image.real_world.unit
+    return image.unit
 
 
 def samples_axis(image: ImageFile) -> tuple[int, ...]:
@@ -209,8 +217,10 @@ def _attrs(part: Part, images: Sequence[ImageFile], uses: Sequence[BitUse]) -> d
         "transfer_syntaxes": sorted({known_syntax(image.transfer_syntax) for image in images}),
         "lossy_before": any(image.lossy_before for image in images),
     }
+    frames = [frame for image in images for frame in image.frames]
+    if first.segmentation:
+        attrs |= _segments(part, frames, first)
     if part.stack is not None:
-        frames = [frame for image in images for frame in image.frames]
         row = [frames[n] for n in part.row if n >= 0]
         attrs["slice_spacing"] = "irregular" if part.stack.affine is None else "regular"
         attrs["image_positions_lps_mm"] = [list(frame.position or ()) for frame in row]
@@ -218,6 +228,19 @@ def _attrs(part: Part, images: Sequence[ImageFile], uses: Sequence[BitUse]) -> d
         attrs["pixel_spacing_mm"] = list(row[0].pixel_spacing or ())
         attrs["gantry_tilt_degrees"] = round(part.stack.tilt_degrees, 4)
     return attrs
+
+
+def _segments(part: Part, frames: Sequence[Frame], image: ImageFile) -> dict[str, Any]:
+    """What a segmentation says of its segments; the number of one that is alone has no axis."""
+    attrs: dict[str, Any] = dict(image.segmentation_facts)
+    if image.segment_labels:
+        attrs["segment_numbers"] = [value for value, _ in image.segment_labels]
+        attrs["segment_labels"] = [label for _, label in image.segment_labels]
+    numbers = {
+        dict(frames[n].traits).get("ReferencedSegmentNumber") for n in part.table.ravel() if n >= 0
+    }
+    alone = numbers.pop() if len(numbers) == 1 else None
+    return attrs | ({"segment": int(alone)} if alone is not None and alone.isdigit() else {})
 
 
 def _coordinates(part: Part, frames: Sequence[Frame], image: ImageFile) -> tuple[Coordinate, ...]:

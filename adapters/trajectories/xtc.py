@@ -65,8 +65,9 @@ def xtc_layout(path: Path) -> Layout:
             precisions.add(float(np.frombuffer(head, ">f4", 1, _HEAD)[0]))
         at = end
     heads = np.frombuffer(b"".join(part[:52] for part in around), _header)
-    if packed and not all(np.isfinite(p) and p > 0 for p in precisions):
-        raise bad_frame(path, f"found a precision of {min(precisions):g}")
+    wrong = [p for p in precisions if not (np.isfinite(p) and p > 0)]
+    if packed and wrong:
+        raise bad_frame(path, f"found a precision of {wrong[0]:g}")
     precision = None
     if packed:
         precision = precisions.pop() if len(precisions) == 1 else float("nan")
@@ -175,10 +176,36 @@ def _spooled(array: XtcArray) -> IO[bytes]:
 
 
 def _decompressed(array: XtcArray) -> IO[bytes]:
+    """Positions of all frames; the library refuses some sound heads, which it then gets plain."""
+    path = array.layout.path
+    try:
+        return _read(array, path)
+    except SourceError as error:
+        if error.kind != "damaged":
+            raise
+    with tempfile.NamedTemporaryFile(suffix=XTC) as plain:
+        _write_plain_heads(plain, array.layout)
+        return _read(array, Path(plain.name))
+
+
+def _write_plain_heads(stream: IO[bytes], layout: Layout) -> None:
+    """Copy a file with step, time and box of every frame as 0: they are known from its heads.
+
+    Steps past 2^31, as long runs have, and boxes that no unit cell is, are refused by the library.
+    """
+    data = mapped(layout.path)
+    ends = [*layout.starts[1:].tolist(), len(data)]
+    for start, end in zip(layout.starts.tolist(), ends, strict=True):
+        frame = data[start:end].tobytes()
+        stream.write(frame[:8] + bytes(44) + frame[52:])
+    stream.flush()
+
+
+def _read(array: XtcArray, place: Path) -> IO[bytes]:
     layout, scale = array.layout, array.layout.precision
     stream = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as it is kept
     try:
-        with _opened(layout.path) as trajectory:
+        with _opened(place, named=layout.path) as trajectory:
             if trajectory.nsteps != layout.frames:
                 found = f"the library finds {trajectory.nsteps} frames of {layout.frames}"
                 raise bad_frame(layout.path, found)
@@ -209,8 +236,8 @@ def _require_chemfiles(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path, mode: str = "r") -> Iterator[Any]:
-    """Give an open ``chemfiles.Trajectory``.
+def _opened(path: Path, mode: str = "r", named: Path | None = None) -> Iterator[Any]:
+    """Give an open ``chemfiles.Trajectory``; errors call it ``named``.
 
     Raises
     ------
@@ -224,7 +251,8 @@ def _opened(path: Path, mode: str = "r") -> Iterator[Any]:
         with chemfiles.Trajectory(str(path), mode, "XTC") as trajectory:
             yield trajectory
     except chemfiles.ChemfilesError as error:
-        raise bad_frame(path, "its compressed positions cannot be read") from error
+        found = "its compressed positions cannot be read"
+        raise bad_frame(named or path, found) from error
 
 
 def packed_frames(nanometre: Array, precisions: Array, folder: Path) -> list[bytes]:

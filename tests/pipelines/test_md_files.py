@@ -171,3 +171,25 @@ def test_what_holds_no_positions_is_kept_as_it_is(case: str, tmp_path: Path, run
     archive = archived(run, source)
     assert run("restore", archive, tmp_path / "out").code == 0
     assert (tmp_path / "out" / name).read_bytes() == changed
+
+
+HEADS = {"step": (8, ">i4", [-2_000_000_000]), "box": (16, ">f4", [-6, 0, 0, 0, 6, 0, 0, 0, 6])}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_heads_that_the_library_refuses_are_sound(case: str, tmp_path: Path, run) -> None:
+    """A run of more than 2^31 steps has negative ones; the library reads neither of the two."""
+    source = trajectory_files.write(tmp_path / "run.xtc")
+    wanted = shown(source)
+    place, form, values = HEADS[case]
+    data = bytearray(source.read_bytes())
+    head = np.array(values, form).tobytes()
+    data[place : place + len(head)] = head
+    source.write_bytes(data)
+    archive = archived(run, source)
+    with xr.open_dataset(archive, engine="psc") as view:
+        np.testing.assert_allclose(view["positions"].values * 10, wanted, rtol=1e-6)
+        stored = view["step"] if case == "step" else view["box"]
+        np.testing.assert_array_equal(stored.values[0].ravel(), values)
+    assert run("restore", archive, tmp_path / "out").code == 0
+    assert (tmp_path / "out/run.xtc").read_bytes() == bytes(data)
