@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BrickArray", "DamageArray", "Place", "PlainValues", "SliceScaling"]
 
+Key = tuple[int | slice | NDArray[Any], ...]
+
 READERS_KEPT = 8
 DECODED = ViewRequest()
 
@@ -227,27 +229,27 @@ class BrickArray(BackendArray):
         self._scaling = scaling
         self._view = None if spec.raw_dtype is None or spread else np.dtype(spec.raw_dtype)
         self.shape = spec.shape
+        # what one read may cost is held to the selection as a whole
+        self._chunk = spec.chunk_shape if place.quota.is_unlimited else spec.shape
         stored = np.dtype(np.float32) if spread else self._view or spec.dtype
         self.dtype: np.dtype[Any] = stored if scaling is None else np.dtype(np.float64)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._decode
+            key, self.shape, indexing.IndexingSupport.OUTER, self._decode
         )
 
-    def _decode(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
-        from psc_volumetric.archive.selection import bounds_of, relative_to
+    def _decode(self, key: Key) -> NDArray[Any]:
+        return _read_pieces(key, self.shape, self.dtype, self._chunk, self._decode_box)
 
-        bounds = bounds_of(key, self.shape)
-        box = tuple(slice(b.start, b.stop) for b in bounds)
+    def _decode_box(self, box: tuple[slice, ...]) -> NDArray[Any]:
         place = self._place
         values = place.source.read(self._variable, box, level=place.level, spread=self._spread)
         if self._view is not None:
             values = values.view(self._view)
         if self._scaling is not None:
             values = self._scaling.apply(values, box)
-        found: NDArray[Any] = values[relative_to(key, bounds)]
-        return found
+        return values
 
 
 class DamageArray(BackendArray):
@@ -284,6 +286,8 @@ class PlainValues(BackendArray):
         Gives the array of an open archive; can be pickled.
     shape : tuple of int
     dtype : dtype
+    chunk : tuple of int, optional
+        What is read at once; None is everything.
     """
 
     def __init__(
@@ -292,9 +296,11 @@ class PlainValues(BackendArray):
         opening: Callable[[ArchiveReader], PlainArray | KeptArray],
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
+        chunk: tuple[int, ...] | None = None,
     ) -> None:
         self._place = place
         self._opening = opening
+        self._chunk = chunk if chunk is not None and place.quota.is_unlimited else shape
         self._array: PlainArray | KeptArray | None = None
         self.shape = shape
         self.dtype = dtype
@@ -304,14 +310,38 @@ class PlainValues(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._read
+            key, self.shape, indexing.IndexingSupport.OUTER, self._read
         )
 
-    def _read(self, key: tuple[int | slice, ...]) -> Any:
-        from psc_volumetric.archive.selection import bounds_of, relative_to
-
+    def _read(self, key: Key) -> NDArray[Any]:
         if self._array is None:
             self._array = self._opening(self._place.reader)
-        bounds = bounds_of(key, self.shape)
-        values = self._array[tuple(slice(b.start, b.stop) for b in bounds)]
-        return values[relative_to(key, bounds)]
+        return _read_pieces(key, self.shape, self.dtype, self._chunk, self._array.__getitem__)
+
+
+def _read_pieces(
+    key: Key,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunk: tuple[int, ...],
+    read: Callable[[tuple[slice, ...]], NDArray[Any]],
+) -> NDArray[Any]:
+    """Read a selection by boxes that hold no chunks but those that it touches, and few beside."""
+    from psc_volumetric.archive.selection import bounds_of, outer, pieces_of, relative_to
+    from psc_volumetric.threads import in_order
+
+    def taken(selection: Key) -> NDArray[Any]:
+        bounds = bounds_of(selection, shape)
+        values = read(tuple(slice(b.start, b.stop) for b in bounds))
+        return outer(values, relative_to(selection, bounds))
+
+    pieces = pieces_of(key, shape, [max(1, size) for size in chunk])
+    if len(pieces) == 1:
+        return taken(pieces[0].selection)
+    along = zip(*(piece.places for piece in pieces), strict=True)
+    sizes = [1 + max(int(places.max(initial=-1)) for places in axis) for axis in along]
+    found = np.empty(sizes, dtype)
+    with in_order(taken, [piece.selection for piece in pieces]) as parts:
+        for piece, values in zip(pieces, parts, strict=True):
+            found[np.ix_(*piece.places)] = values
+    return found

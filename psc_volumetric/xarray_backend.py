@@ -83,6 +83,7 @@ class PscBackendEntrypoint(BackendEntrypoint):
             return False
         name = os.fspath(filename_or_obj)
         name = name.partition("?")[0] if name.startswith(("http://", "https://")) else name
+        name = _absolute(name)
         return name.rstrip("/").lower().endswith(SUFFIXES) or _has_archives(name)
 
     def open_dataset(
@@ -210,6 +211,11 @@ def _has_archives(name: str) -> bool:
         return False
 
 
+def _absolute(name: str) -> str:
+    """A path as other engines keep it: workers of Dask may have another working folder."""
+    return name if "://" in name else os.path.abspath(os.path.expanduser(name))  # noqa: PTH111, PTH100
+
+
 def _opened(
     target: Any,
     level: int | str | None,
@@ -225,7 +231,7 @@ def _opened(
     from psc_volumetric.archive.quota import UNLIMITED
 
     if isinstance(target, (str, os.PathLike)):
-        target = only_archive(os.fspath(target))
+        target = only_archive(_absolute(os.fspath(target)))
     check_level(level)
     view.check_alone(level, skip_damaged=skip_damaged)
     reader = ArchiveReader.open(target, device=device, options=options, quota=quota or UNLIMITED)
@@ -294,7 +300,7 @@ class _ArchiveDataStore(AbstractDataStore):
             if (name := self._short(path)) is not None:
                 spec = kept.spec
                 opening = methodcaller("kept_array", path)
-                array = PlainValues(self._place, opening, spec.shape, spec.dtype)
+                array = PlainValues(self._place, opening, spec.shape, spec.dtype, kept.part_shape)
                 found[name] = _variable(spec, array, dict(spec.attrs), {})
         for path in (*reader.arrays, *reader.metadata.get("coordinates", ())):
             if (name := self._short(path)) is not None:

@@ -57,6 +57,12 @@ class KeptVariable:
         """Name in the source."""
         return str(self.spec.parameters.get("volume", self.spec.name))
 
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """What is decoded at once: a page, of all samples, or the whole."""
+        shape = self.spec.shape
+        return shape if len(self.places) == 1 else (*shape[:-3], 1, *shape[-2:])
+
     def to_dict(self, mode: str) -> dict[str, Any]:
         """The entry in the root's attributes."""
         return {

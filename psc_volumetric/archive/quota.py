@@ -74,6 +74,11 @@ class Quota:
                     f"{field.name} must be above 0, found {value!r}", kind="bad-quota"
                 )
 
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether nothing is refused."""
+        return self == UNLIMITED
+
     def admit(
         self, spec: VariableSpec, shape: Sequence[int], bricks: Iterable[Brick], where: str
     ) -> Deadline:

@@ -1,16 +1,28 @@
 """Selections (slices of any step, integers, arrays of integers) as boxes to decode.
 
-A box that encloses the selection is decoded, then the selection is applied to it.
+A box that encloses the selection is decoded, then the selection is applied to it. What lies in
+chunks far from one another is several selections, so that no chunk between them is decoded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Bounds", "bounds_of", "relative_to"]
+__all__ = ["Bounds", "Piece", "bounds_of", "outer", "pieces_of", "relative_to"]
+
+Indices = NDArray[np.intp]
+
+
+class Piece(NamedTuple):
+    """A part of a selection, and where it lies in the result, per axis that the result has."""
+
+    selection: tuple[Any, ...]
+    places: tuple[Indices, ...]
 
 
 class Bounds(NamedTuple):
@@ -69,3 +81,56 @@ def relative_to(selection: Any, bounds: Sequence[Bounds]) -> tuple[Any, ...]:
             else:
                 moved.append(array - bound.start)
     return tuple(moved)
+
+
+def pieces_of(selection: Any, shape: Sequence[int], chunk: Sequence[int]) -> list[Piece]:
+    """Parts of an outer selection that each touch chunks beside one another, along every axis.
+
+    Parameters
+    ----------
+    selection : tuple
+        Per axis a slice (any step), an integer, or an array of integers or booleans.
+    shape, chunk : sequence of int
+        Of the array, and of what is decoded at once.
+    """
+    axes: list[list[tuple[Any, Indices | None]]] = []
+    parts = _expanded(selection, len(shape))
+    for part, size, step in zip(parts, shape, chunk, strict=True):
+        if isinstance(part, (int, np.integer)):
+            axes.append([(part, None)])
+            continue
+        indices = _indices(part, size)
+        places = np.arange(indices.size)
+        chunks = indices // step
+        touched = np.unique(chunks)
+        ends = touched[1:][np.diff(touched) > 1]  # a run of chunks begins at each
+        runs = np.searchsorted(ends, chunks, side="right")
+        if not ends.size:
+            axes.append([(part, places)])
+        else:
+            chosen = (runs == number for number in range(ends.size + 1))
+            axes.append([(indices[own], places[own]) for own in chosen])
+    return [
+        Piece(
+            tuple(part for part, _ in combined),
+            tuple(places for _, places in combined if places is not None),
+        )
+        for combined in product(*axes)
+    ]
+
+
+def outer(values: NDArray[Any], selection: tuple[Any, ...]) -> NDArray[Any]:
+    """Apply a selection axis by axis; integers take their axis away."""
+    for axis in reversed(range(values.ndim)):
+        values = values[(slice(None),) * axis + (selection[axis],)]
+    return values
+
+
+def _indices(part: Any, size: int) -> Indices:
+    """What a slice or an array chooses, counted from the first."""
+    if isinstance(part, slice):
+        return np.arange(*part.indices(size))
+    array = np.asarray(part)
+    if array.dtype.kind == "b":
+        return np.flatnonzero(array)
+    return np.where(array < 0, array + size, array).astype(np.intp)

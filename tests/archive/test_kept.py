@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from psc_volumetric.archive.kept import KeptVariable
+from psc_volumetric.archive.kept import KeptArray, KeptVariable
 from psc_volumetric.archive.layout import VariableSpec
 from psc_volumetric.archive.reader import ArchiveReader
 from psc_volumetric.archive.skeleton import Beside
@@ -78,3 +78,21 @@ def test_a_file_that_cannot_be_decoded_is_damage(data: bytes, tmp_path: Path) ->
         with pytest.raises(PscError) as caught:
             array[tuple(slice(0, n) for n in array.shape)]
     assert caught.value.kind == "bad-payload"
+
+
+def test_pages_that_are_passed_over_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "a.psc.zarr", BLOBS, (3, 3, 20, 24)).close()
+    asked: list[tuple[str, int]] = []
+    real = KeptArray._decoded
+
+    def counting(self: KeptArray, place: tuple[str, int], shape: tuple[int, ...]) -> Any:
+        asked.append(place)
+        return real(self, place, shape)
+
+    monkeypatch.setattr(KeptArray, "_decoded", counting)
+    with xr.open_dataset(tmp_path / "a.psc.zarr", engine="psc") as dataset:
+        part = dataset.image.isel(file=[2, 0], sample=[0, 2], y=slice(None, None, -1)).values
+    np.testing.assert_array_equal(part, PAGES[[2, 0], ::-1][..., [0, 2]].transpose(3, 0, 1, 2))
+    assert sorted(asked) == [PLACES[0], PLACES[2]]
