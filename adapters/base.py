@@ -131,23 +131,22 @@ class Volume:
         physical = stored * slope + intercept; None stands for 1 and 0. Tables that vary by slice
         are in ``attrs["slice_slope"]`` and ``attrs["slice_intercept"]``, with None here.
     special_values : tuple of int or float
-        Fill and padding sentinels, in stored values. NaN and infinities are always special and
-        never listed.
+        Fill and padding sentinels, as stored; NaN and infinities always are, and never listed.
     coordinates : tuple of Coordinate
     attrs : dict
-        Technical facts in JSON types, NumPy scalars and arrays; no patient identifiers from
-        medical formats.
+        Technical facts: JSON types, NumPy scalars, arrays; no patient identifiers of medicine.
     exact_only : str or None
         Why the values must be kept exactly (colours, masks, palette indices); None when they are
         measurements that a lossy code may approximate.
     limits : (least, largest) or None
-        Values that the format can hold here, in stored units, where they are narrower than the
-        dtype (``BitsStored``); no lossy code leaves them.
+        Stored values that the format can hold (``BitsStored``); no lossy code leaves them.
     raw_dtype : str or None
         Integer type of the same size that the file declares, where ``array`` gives what readers
         make of it (NetCDF's ``_Unsigned``).
     kept : Kept or None
         Where the values are in the files, for archives that keep these.
+    said_beside : tuple of str
+        Names of coordinates that files with lossy values, or with a part, do not repeat.
     """
 
     name: str
@@ -165,6 +164,7 @@ class Volume:
     limits: tuple[float | int, float | int] | None = None
     raw_dtype: str | None = None
     kept: Kept | None = None
+    said_beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -54,14 +54,16 @@ def _volume_difference(first: Volume, second: Volume, bound: float | None) -> st
         return f"unit {second.unit!r} for {first.unit!r}"
     if not _same_geometry(first, second):
         return "another place in space"
-    for coordinate, other in zip(first.coordinates, second.coordinates, strict=False):
+    repeated = {coordinate.name for coordinate in second.coordinates}
+    wanted = [c for c in first.coordinates if c.name in repeated or c.name not in first.said_beside]
+    for coordinate, other in zip(wanted, second.coordinates, strict=False):
         same = np.array_equal(coordinate.values, other.values) or (
             coordinate.values.dtype.kind == "f"
             and np.allclose(coordinate.values, other.values, rtol=1e-9, equal_nan=True)
         )
         if coordinate.name != other.name or not same:
             return f"coordinate {coordinate.name!r} is another"
-    if len(first.coordinates) != len(second.coordinates):
+    if len(wanted) != len(second.coordinates):
         return "another number of coordinates"
     return None if bound is None else _value_difference(first, second, bound)
 

@@ -32,6 +32,7 @@ from adapters.errors import SourceError
 from adapters.images.jpeg import check_jpeg, open_jpeg
 from adapters.images.pictures import JPEG, PNG, TIFF, Picture, format_of
 from adapters.images.pixels import PageArray, pictures_of, planes_of
+from adapters.images.places import Places, places_of
 from adapters.images.restore import restore_images
 from adapters.kept import Kept
 from adapters.originals import original_blob
@@ -96,10 +97,13 @@ class ImagesAdapter:
         one_each = all(page.own for file in pages for page in file)
         numbers = {path: n for n, path in enumerate(candidate.paths)}
         known = None if plain or not one_each else numbers
+        places = {path: places_of(path) for path in candidate.paths if format_of(path) == TIFF}
         return SourceItem(
             kind="images",
             name=candidate.name,
-            volumes=tuple(_volume(name, array, stacked, known) for name, array in names.items()),
+            volumes=tuple(
+                _volume(name, array, stacked, known, places) for name, array in names.items()
+            ),
             document=document,
             blobs=blobs,
             files=tuple(record.promising(promise) for record in file_records(candidate.paths)),
@@ -155,7 +159,11 @@ def _groups(pages: Sequence[Sequence[Picture]], candidate: Candidate) -> dict[st
 
 
 def _volume(
-    name: str, array: PageArray, stacked: bool, numbers: Mapping[Path, int] | None
+    name: str,
+    array: PageArray,
+    stacked: bool,
+    numbers: Mapping[Path, int] | None,
+    places: Mapping[Path, Sequence[Places]],
 ) -> Volume:
     first = array.pages[0]
     own = name.removeprefix("image")
@@ -167,6 +175,13 @@ def _volume(
     names = np.array([page.path.name for page in array.pages])
     kind = "PNG" if format_of(first.path) == PNG else "TIFF"
     other = {} if first.other is None else {"photometric_interpretation": first.other}
+    coordinates = [Coordinate("file", ("file",), names, {})] if stacked else []
+    special, facts = _said(array, places)
+    beside = [
+        coordinate
+        for known in (() if stacked else places.get(first.path, ()))
+        for coordinate in known.coordinates(array.pages, own)
+    ]
     return Volume(
         name=name,
         array=array,
@@ -176,12 +191,31 @@ def _volume(
         unit=None,
         slope=None,
         intercept=None,
-        special_values=(),
-        coordinates=(Coordinate("file", ("file",), names, {}),) if stacked else (),
-        attrs={"format": kind, **other},
+        special_values=special,
+        coordinates=(*coordinates, *beside),
+        attrs={"format": kind, **other, **facts},
         exact_only=first.exact,
         kept=None if numbers is None else _kept(array.pages, numbers, kind),
+        said_beside=tuple(coordinate.name for coordinate in beside),
     )
+
+
+def _said(
+    array: PageArray, places: Mapping[Path, Sequence[Places]]
+) -> tuple[tuple[float | int, ...], dict[str, Any]]:
+    """Values that stand for none, and attributes in which all files agree."""
+    numbers = {(page.path, page.page) for page in array.pages}
+    found = [
+        known
+        for path, several in places.items()
+        for known in several
+        if numbers.intersection((path, page) for page in known.pages)
+    ]
+    special = sorted({value for known in found for value in known.special_values(array.dtype)})
+    facts = (
+        dict(found[0].facts) if found and len({str(known.facts) for known in found}) == 1 else {}
+    )
+    return tuple(special), facts | ({"nodata": special[0]} if len(special) == 1 else {})
 
 
 def _kept(pages: Sequence[Picture], numbers: Mapping[Path, int], kind: str) -> Kept:

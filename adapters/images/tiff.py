@@ -36,8 +36,8 @@ _NO_SENSE = (
 
 
 @contextmanager
-def opened_tiff(path: Path) -> Iterator[Any]:
-    """Give an open ``tifffile.TiffFile``.
+def opened_tiff(path: Path, *, alone: bool = False) -> Iterator[Any]:
+    """Give an open ``tifffile.TiffFile``; ``alone``: whatever other files it says it belongs to.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def opened_tiff(path: Path) -> Iterator[Any]:
     from tifffile import TiffFile
 
     try:
-        with TiffFile(path) as file:
+        with TiffFile(path, _multifile=False if alone else None) as file:
             yield file
     except _NO_SENSE as error:
         found = f"tags or pixels that make no sense ({type(error).__name__})"
