@@ -235,9 +235,7 @@ class BrickArray(BackendArray):
         self.dtype: np.dtype[Any] = stored if scaling is None else np.dtype(np.float64)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._decode
-        )
+        return _read_points(key, self.shape, self.dtype, self._chunk, self._decode)
 
     def _decode(self, key: Key) -> NDArray[Any]:
         return _read_pieces(key, self.shape, self.dtype, self._chunk, self._decode_box)
@@ -309,14 +307,52 @@ class PlainValues(BackendArray):
         return {**self.__dict__, "_array": None}
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
-        )
+        return _read_points(key, self.shape, self.dtype, self._chunk, self._read)
 
     def _read(self, key: Key) -> NDArray[Any]:
         if self._array is None:
             self._array = self._opening(self._place.reader)
         return _read_pieces(key, self.shape, self.dtype, self._chunk, self._array.__getitem__)
+
+
+def _read_points(
+    key: indexing.ExplicitIndexer,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunk: tuple[int, ...],
+    read: Callable[[Key], NDArray[Any]],
+) -> Any:
+    """Read any selection; points that are few and far apart chunk by chunk."""
+    from psc_volumetric.archive.selection import indices_of, points_by_chunk
+    from psc_volumetric.threads import in_order
+
+    def taken(selection: indexing.ExplicitIndexer) -> Any:
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(selection, shape, support, read)
+
+    axes = [n for n, part in enumerate(key.tuple) if isinstance(part, np.ndarray)]
+    if not isinstance(key, indexing.VectorizedIndexer) or not axes:
+        return taken(key)
+    arrays = np.broadcast_arrays(*(indices_of(key.tuple[n], shape[n]) for n in axes))
+    flat = dict(zip(axes, (array.ravel() for array in arrays), strict=True))
+    groups = points_by_chunk(list(flat.values()), [max(1, chunk[n]) for n in axes])
+    if len(groups) == 1:
+        return taken(key)
+    parts = (
+        indexing.VectorizedIndexer(
+            tuple(flat[n][own] if n in flat else part for n, part in enumerate(key.tuple))
+        )
+        for own in groups
+    )
+    at, found = axes[0], None  # where xarray puts what points give
+    with in_order(taken, parts) as read_parts:
+        for own, values in zip(groups, read_parts, strict=True):
+            if found is None:
+                found = np.empty((arrays[0].size, *np.delete(values.shape, at)), dtype)
+            found[own] = np.moveaxis(values, at, 0)
+    assert found is not None
+    placed = np.moveaxis(found, 0, at)
+    return placed.reshape(*placed.shape[:at], *arrays[0].shape, *placed.shape[at + 1 :])
 
 
 def _read_pieces(

@@ -6,6 +6,7 @@ chunks far from one another is several selections, so that no chunk between them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -13,7 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bounds", "Piece", "bounds_of", "outer", "pieces_of", "relative_to"]
+__all__ = [
+    "Bounds",
+    "Piece",
+    "bounds_of",
+    "indices_of",
+    "outer",
+    "pieces_of",
+    "points_by_chunk",
+    "relative_to",
+]
 
 Indices = NDArray[np.intp]
 
@@ -99,7 +109,7 @@ def pieces_of(selection: Any, shape: Sequence[int], chunk: Sequence[int]) -> lis
         if isinstance(part, (int, np.integer)):
             axes.append([(part, None)])
             continue
-        indices = _indices(part, size)
+        indices = indices_of(part, size)
         places = np.arange(indices.size)
         chunks = indices // step
         touched = np.unique(chunks)
@@ -119,6 +129,25 @@ def pieces_of(selection: Any, shape: Sequence[int], chunk: Sequence[int]) -> lis
     ]
 
 
+def points_by_chunk(indices: Sequence[Indices], chunk: Sequence[int]) -> list[Indices]:
+    """Numbers of the points in each chunk that holds any; all together where that spares little.
+
+    Parameters
+    ----------
+    indices : sequence of array
+        One for each axis, all of one length.
+    chunk : sequence of int
+        Along the same axes.
+    """
+    chunks = np.stack([part // size for part, size in zip(indices, chunk, strict=True)], axis=-1)
+    touched, number = np.unique(chunks, axis=0, return_inverse=True)
+    among = math.prod(np.unique(part).size for part in chunks.T)
+    if 2 * len(touched) > among:
+        return [np.arange(len(chunks))]
+    order = np.argsort(number.ravel(), kind="stable")
+    return np.split(order, np.cumsum(np.bincount(number.ravel()))[:-1])
+
+
 def outer(values: NDArray[Any], selection: tuple[Any, ...]) -> NDArray[Any]:
     """Apply a selection axis by axis; integers take their axis away."""
     for axis in reversed(range(values.ndim)):
@@ -126,11 +155,13 @@ def outer(values: NDArray[Any], selection: tuple[Any, ...]) -> NDArray[Any]:
     return values
 
 
-def _indices(part: Any, size: int) -> Indices:
-    """What a slice or an array chooses, counted from the first."""
+def indices_of(part: Any, size: int) -> Indices:
+    """What a slice or an array chooses along an axis, counted from the first (IndexError)."""
     if isinstance(part, slice):
         return np.arange(*part.indices(size))
     array = np.asarray(part)
     if array.dtype.kind == "b":
         return np.flatnonzero(array)
+    if array.size and not -size <= array.min() <= array.max() < size:
+        raise IndexError(f"index {array.min()} or {array.max()} is outside an axis of size {size}")
     return np.where(array < 0, array + size, array).astype(np.intp)

@@ -16,6 +16,10 @@ from psc_volumetric.archive import ArchiveReader, Quota
 from psc_volumetric.errors import LimitExceededError
 
 SHAPE = (40, 100, 130)  # in bricks of 8, 32, 32
+# points on a way through all of it, in any order
+TRACK = [
+    xr.DataArray([[0, size - 1, 1], [size // 2, size // 3, -1]], dims=("a", "b")) for size in SHAPE
+]
 
 
 def _part(size: int, rng: np.random.Generator) -> Any:
@@ -63,7 +67,10 @@ def test_any_selection_equals_that_of_the_array(tmp_path: Path, make: SimpleName
         ({"z": [0, -1]}, 2 * 4 * 5),
         ({"z": slice(None, None, -39)}, 2 * 4 * 5),
         ({"z": 3, "y": [0, -1], "x": [-1, 0]}, 4),
-        ({"z": 3, "y": xr.DataArray([0, 99], dims="p"), "x": xr.DataArray([0, 129], dims="p")}, 4),
+        ({"z": 3, "y": xr.DataArray([0, 99], dims="p"), "x": xr.DataArray([0, 129], dims="p")}, 2),
+        ({"z": slice(3, 5), "y": TRACK[1], "x": TRACK[2]}, 4),
+        ({"z": TRACK[0], "y": 50, "x": TRACK[2]}, 4),
+        ({"z": TRACK[0], "y": TRACK[1], "x": TRACK[2]}, 4),
         ({"z": 3, "y": 50, "x": np.arange(130) > 120}, 2),
         ({"z": slice(0, 9), "y": 0, "x": 0}, 2),
     ],
@@ -91,7 +98,30 @@ def test_a_selection_decodes_its_own_bricks(
         found = dataset.volume.isel(selection).values
     expected = xr.DataArray(values, dims=("z", "y", "x")).isel(selection)
     np.testing.assert_array_equal(found, expected.values)
-    assert len(asked) <= bricks  # Dask takes points one by one
+    assert len(asked) == bricks
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"z": 40},
+        {"z": [0, 40]},
+        {"z": [0, -41]},
+        {"z": [0, 39], "y": [1, 100]},
+        {"z": xr.DataArray([0, 39], dims="p"), "x": xr.DataArray([0, 130], dims="p")},
+        {"z": xr.DataArray([0, -41], dims="p"), "x": xr.DataArray([0, 1], dims="p")},
+        {"z": np.ones(41, bool)},
+    ],
+)
+def test_what_is_outside_is_an_error(
+    selection: dict[str, Any], tmp_path: Path, make: SimpleNamespace
+) -> None:
+    make.build(tmp_path / "a.psc.zarr", make.values(SHAPE))
+    with (
+        xr.open_dataset(tmp_path / "a.psc.zarr", engine="psc") as dataset,
+        pytest.raises(IndexError),
+    ):
+        dataset.volume.isel(selection).load()
 
 
 def test_a_quota_is_held_to_the_selection_as_a_whole(tmp_path: Path, make: SimpleNamespace) -> None:
