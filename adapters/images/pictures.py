@@ -16,7 +16,7 @@ from adapters.source_files import open_plain
 __all__ = ["JPEG", "PNG", "TIFF", "Picture", "damaged", "format_of", "png_picture"]
 
 PNG = (".png",)
-TIFF = (".tif", ".tiff")
+TIFF = (".tif", ".tiff", ".tf2", ".tf8", ".btf")  # the last two of BigTIFF
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; palettes are shown as colours

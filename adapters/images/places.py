@@ -89,7 +89,7 @@ class Places:
         if value is None or not math.isfinite(value):
             return ()
         if dtype.kind == "f":
-            return (float(dtype.type(value)),)
+            return (float(dtype.type(value)),) if abs(value) <= np.finfo(dtype).max else ()
         limits = np.iinfo(dtype)
         return (int(value),) if value == int(value) and limits.min <= value <= limits.max else ()
 

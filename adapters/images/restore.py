@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from adapters.staging import staged_file, staged_folder
 
 __all__ = ["restore_images"]
 
+_MOST_TIFF = (1 << 32) - (1 << 26)  # bytes of pixels that offsets of 32 bits reach for sure
 _OTHER_COLOURS = {"SEPARATED": 4, "CIELAB": 3}  # samples of colours that are not red, green, blue
 
 
@@ -198,7 +200,10 @@ def _encode(
         from tifffile import TiffWriter
 
         note = None if info.lossless else loss_note(info)
-        with TiffWriter(path) as writer:
+        size = sum(
+            np.dtype(v.array.dtype).itemsize * math.prod(v.array.shape) for v in given.values()
+        )
+        with TiffWriter(path, bigtiff=size > _MOST_TIFF) as writer:
             for page in pages:
                 pixels = np.ascontiguousarray(_pixels(page, given))
                 kind = _photometric(page, pixels)

@@ -53,6 +53,9 @@ _SUFFIXES = (
     ".png",
     ".tif",
     ".tiff",
+    ".tf2",
+    ".tf8",
+    ".btf",
     ".dcd",
     ".xtc",
 )

@@ -112,6 +112,26 @@ def test_a_map_has_its_coordinates_and_its_value_for_none(mode, tmp_path: Path, 
         np.testing.assert_array_equal(restored == -9999, values == -9999)
 
 
+@pytest.mark.parametrize("words", ["-1.7976931348623157e+308", "nan", "n/a", "-9999"])
+def test_a_value_for_none_that_no_number_can_be_is_none(words: str, tmp_path: Path, run) -> None:
+    values = stack(1)[0].astype(np.float32 if words != "-9999" else np.uint8)
+    tag = (42113, 2, len(words) + 1, words, True)
+    imwrite(tmp_path / "a.tif", values, extratags=[tag], metadata=None, photometric="minisblack")
+    assert run("archive", tmp_path / "a.tif", tmp_path / "a.psc.zarr", *PLAIN).code == 0
+    with xr.open_dataset(tmp_path / "a.psc.zarr", engine="psc") as view:
+        assert "nodata" not in view["image"].attrs
+        np.testing.assert_array_equal(view["image"].values, values)
+
+
+@pytest.mark.parametrize("suffix", [".ome.tf8", ".BTF", ".ome.tf2"])
+def test_other_names_of_tiff_are_known(suffix: str, tmp_path: Path, run) -> None:
+    path = tmp_path / f"a{suffix}"
+    imwrite(path, stack(3), bigtiff=suffix != ".ome.tf2", photometric="minisblack", metadata=None)
+    assert run("archive", path, tmp_path / "a.psc.zarr", *PLAIN).code == 0
+    assert run("restore", tmp_path / "a.psc.zarr", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_words_that_make_no_sense_do_not_stop_a_file(tmp_path: Path, run) -> None:
     for name, words in (
         ("a", '<?xml version="1.0"?><OME xmlns="x"><Image><Pixels SizeX="a"/></Image></OME>'),
