@@ -315,7 +315,7 @@ class ArchiveOutcome:
 
 
 class ArchivesFailedError(PscError):
-    """Some archives of a folder are damaged (kind ``"damage-found"``) or were not restored.
+    """Some archives of a folder are damaged (kind ``"damage-found"``), or not checked or restored.
 
     Attributes
     ----------

@@ -57,7 +57,8 @@ def scrub_archives(
     Raises
     ------
     ArchivesFailedError
-        Kind ``"damage-found"``, after all archives were checked.
+        After all archives were checked. Kind ``"damage-found"``; ``"not-checked"`` where nothing
+        is damaged, and something could not be checked here.
     ItemTaskError
         There is no archive.
     ParameterError, StorageError
@@ -82,7 +83,8 @@ def scrub_archives(
         run.counts = dict.fromkeys(("ok", "damaged", "not-checked"), 0)
         run.counts |= Counter(outcome.status for outcome in outcomes)
         if any(outcome.status != "ok" for outcome in outcomes):
-            raise ArchivesFailedError(tuple(outcomes), "damage-found")
+            kind = "damage-found" if run.counts["damaged"] else "not-checked"
+            raise ArchivesFailedError(tuple(outcomes), kind)
     return tuple(outcomes)
 
 

@@ -98,6 +98,18 @@ def test_scrub_finds_damage_logs_it_and_tells_it(
         assert "anatomical" not in text
 
 
+def test_scrub_tells_an_archive_of_a_later_release_from_damage(archives: Path) -> None:
+    for path in ("manifest.json", "zarr.json"):
+        place = archives / "labels.psc.zarr" / path
+        place.write_text(place.read_text().replace('"format":1', '"format":7'))
+    with pytest.raises(ArchivesFailedError) as caught:
+        scrub_archives(str(archives))
+    assert caught.value.kind == "not-checked"
+    assert [outcome.status for outcome in caught.value.outcomes] == ["not-checked", "ok"]
+    assert caught.value.outcomes[0].error_kind == "unsupported-version"
+    assert [event["outcome"] for event in events(archives)] == ["not-checked", "ok"]
+
+
 def test_notification_blocks_are_told_in_words(
     archives: Path, tmp_path: Path, hooks: tuple[str, list[str]]
 ) -> None:
