@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -19,6 +21,7 @@ _LARGEST = 256 << 20
 _MOST_BYTES = 1 << 30
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that tell the size
 _BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length
+_SCAN, _END = 0xDA, b"\xff\xd9"
 _BLOB = "jpegxl"
 
 
@@ -27,11 +30,12 @@ def check_jpeg(path: Path) -> None:
 
     Raises
     ------
-    SourceError : kind ``"not-image"``, ``"too-large"`` or ``"unreadable"``.
+    SourceError : kind ``"not-image"``, ``"truncated"``, ``"too-large"`` or ``"unreadable"``.
     """
     try:
         with open_plain(path) as stream:
             start = stream.read(3)
+            whole = start != b"\xff\xd8\xff" or _is_whole(stream)
     except OSError as error:
         raise SourceError(f"cannot read: {error.strerror}", kind="unreadable", path=path) from error
     if start != b"\xff\xd8\xff":
@@ -42,6 +46,26 @@ def check_jpeg(path: Path) -> None:
         raise SourceError(
             f"expected a JPEG of at most {_LARGEST >> 20} MiB", kind="too-large", path=path
         )
+    if not whole:
+        raise SourceError(
+            f"expected a JPEG with its end, found none in {path.stat().st_size} bytes",
+            kind="truncated",
+            path=path,
+            hint="fetch the file again from its source",
+        )
+
+
+def _is_whole(stream: BinaryIO) -> bool:
+    """Whether the end of the image follows its first scan; coded data never look like that end."""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = 2
+        while at + 4 <= len(data) and data[at] == 0xFF:
+            marker = data[at + 1]
+            if marker == _SCAN:
+                return data.find(_END, at) >= 0
+            alone = marker in _BARE or marker == 0xFF
+            at += (1 if marker == 0xFF else 2) if alone else 2 + _length(data, at)
+        return at + 4 <= len(data)  # no chain of segments: libjxl may say what it is
 
 
 def open_jpeg(candidate: Candidate) -> SourceItem:
@@ -98,7 +122,7 @@ def _shape(data: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _length(data: bytes, at: int) -> int:
+def _length(data: bytes | mmap.mmap, at: int) -> int:
     return int.from_bytes(data[at + 2 : at + 4], "big")
 
 

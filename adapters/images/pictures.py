@@ -67,7 +67,7 @@ def png_picture(path: Path) -> Picture:
 
     Raises
     ------
-    SourceError : kind ``"damaged"``, ``"not-image"`` or ``"unreadable"``.
+    SourceError : kind ``"damaged"``, ``"truncated"``, ``"not-image"`` or ``"unreadable"``.
     """
     try:
         with open_plain(path) as stream:
@@ -83,7 +83,8 @@ def png_picture(path: Path) -> Picture:
             columns, rows, depth, colour = struct.unpack(">IIBB", start[16:26])
             if not rows or not columns or depth not in _DEPTHS.get(colour, ()):
                 raise damaged(path, f"{columns} x {rows} of depth {depth} and colour {colour}")
-            clear = colour in (0, 2, 3) and any(name == b"tRNS" for name in _chunks(stream))
+            names = list(_chunks(stream, path))
+            clear = colour in (0, 2, 3) and b"tRNS" in names
     except OSError as error:
         raise SourceError(f"cannot read: {error.strerror}", kind="unreadable", path=path) from error
     samples = _SAMPLES[colour] + clear
@@ -94,11 +95,29 @@ def png_picture(path: Path) -> Picture:
     )
 
 
-def _chunks(stream: Any) -> Iterator[bytes]:
-    """Names of the chunks before the pixels."""
-    while len(head := stream.read(8)) == 8 and head[4:] != b"IDAT":
-        yield head[4:]
-        stream.seek(int.from_bytes(head[:4], "big") + 4, 1)
+def _chunks(stream: Any, path: Path) -> Iterator[bytes]:
+    """Names of the chunks before the pixels; the rest is walked to the last one.
+
+    A decoder shows a file whose later frames, or whose end, are cut off.
+    """
+    at, size, before = 33, path.stat().st_size, True
+    while True:
+        stream.seek(at)
+        head = stream.read(8)
+        end = at + 12 + int.from_bytes(head[:4], "big")
+        if len(head) < 8 or end > size:
+            raise SourceError(
+                f"expected chunks up to IEND, the file of {size} bytes ends in one at offset {at}",
+                kind="truncated",
+                path=path,
+                hint="fetch the file again from its source",
+            )
+        if head[4:] == b"IEND":
+            return
+        before = before and head[4:] != b"IDAT"
+        if before:
+            yield head[4:]
+        at = end
 
 
 def damaged(path: Path, found: str) -> SourceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import imagecodecs
@@ -36,6 +37,13 @@ def tiff(values: np.ndarray, **options: object):
 
 def palette(path: Path) -> None:
     Image.fromarray(grey()).convert("P").save(path)
+
+
+def animated() -> bytes:
+    """Three frames in a PNG."""
+    frames, stream = [Image.fromarray(grey(n)) for n in range(3)], io.BytesIO()
+    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:])
+    return stream.getvalue()
 
 
 STACK = np.stack([grey(n, "u2") for n in range(4)])
@@ -156,6 +164,8 @@ def test_a_jpeg_is_kept_exactly_in_less_room(mode: str, tmp_path: Path, run) -> 
     assert (tmp_path / "out.jpg").read_bytes() == (tmp_path / "photo.jpg").read_bytes()
 
 
+PHOTO = imagecodecs.jpeg8_encode(np.kron(colours(3), np.ones((4, 4, 1), "u1")), level=90)
+ANIMATED = animated()
 PNG_FILE = imagecodecs.png_encode(grey())
 
 
@@ -165,7 +175,12 @@ PNG_FILE = imagecodecs.png_encode(grey())
         ("a.png", b"", "not-image"),
         ("a.png", b"\xff\xd8\xff" + bytes(90), "not-image"),
         ("a.png", PNG_FILE[:20], "damaged"),
-        ("a.png", PNG_FILE[:200], "damaged"),
+        ("a.png", PNG_FILE[:200], "truncated"),
+        ("a.png", PNG_FILE[:-1], "truncated"),
+        ("a.png", ANIMATED[: len(ANIMATED) * 2 // 3], "truncated"),
+        ("a.jpg", PHOTO[:-1], "truncated"),
+        ("a.jpg", PHOTO[: len(PHOTO) // 2], "truncated"),
+        ("a.jpg", PHOTO[:30], "truncated"),
         ("a.png", PNG_FILE[:16] + b"\x7f\xff\xff\xff" * 2 + PNG_FILE[24:], "too-large"),
         ("a.jpg", PNG_FILE, "not-image"),
         ("a.tif", b"II*\0" + b"\xff" * 60, "truncated"),
