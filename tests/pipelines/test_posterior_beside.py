@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,10 +123,12 @@ def test_estimators_are_told_beside_one_another(pack, tmp_path, capsys):
     path = checkpoint_file(tmp_path, "mr-head")
     Checkpoint.new(DOMAIN.shape, 0).save(path)
     words = ["beside", str(path), "--domain", "mr-head", "--pack", str(pack), "--steps", "0.3"]
-    assert command.main([*words, "--volumes", "patient12", "--particles", "1"]) == 0
-    *_, head, _, first, second = capsys.readouterr().out.strip().splitlines()
+    words += ["--volumes", "patient12", "--particles", "1", "--shipped"]
+    assert command.main(words) == 0
+    *_, head, _, first, ships, second = capsys.readouterr().out.strip().splitlines()
     assert head == "| estimator | patient12_T1W, 0.3 | mean, 0.3 |"
     assert first == f"| {path}, 0 steps | +0.00 | +0.00 |"  # first weights correct nothing
+    assert re.match(r"\| mr-head-\d+-posterior, \d+ steps \| [+-]\d\.\d\d \| ", ships)
     assert second.startswith("| 1 particles, 1 evaluations each | ")
 
 

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--slices", type=int, default=4, help="of a held-out volume, to measure")
     beside = commands.add_parser("beside", help="estimators beside one another on held-out volumes")
     beside.add_argument("checkpoints", type=Path, nargs="*")
+    beside.add_argument("--shipped", action="store_true", help="the network that ships, too")
     beside.add_argument("--domain", choices=list(ALL), required=True)
     beside.add_argument("--pack", type=Path, default=PACK)
     beside.add_argument("--volumes", nargs="+", default=[], help="parts of their names; all")
@@ -141,15 +142,19 @@ def _beside(options: argparse.Namespace) -> None:
     from pipelines.training.posterior import beside
     from pipelines.training.posterior.packs import held_out_file, read_pack
     from pipelines.training.posterior.particles import Particles
+    from pipelines.training.posterior.shipped import shipped_checkpoint
     from pipelines.training.posterior.train import Checkpoint
 
     domain = ALL[options.domain]
     volumes = read_pack(held_out_file(options.pack, domain.name))
     volumes = beside.only(volumes, options.volumes, options.steps)
     rows = []
-    for path in options.checkpoints:
-        state = Checkpoint.load(path)
-        name = f"{path}, {state.steps} steps"
+    states = [(str(path), Checkpoint.load(path)) for path in options.checkpoints]
+    if options.shipped:
+        state, name = shipped_checkpoint(domain.name)
+        states.append((name, state))
+    for source, state in states:
+        name = f"{source}, {state.steps} steps"
         rows.append(beside.gains_of_network(name, state.net, volumes, domain, options.slices))
         _print(f"{name} is measured")
     for count in options.particles:
