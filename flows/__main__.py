@@ -30,7 +30,7 @@ from pipelines.commands.options import (
 from pipelines.commands.places import PlacesCommand
 from pipelines.commands.restore_options import restore_options
 from pipelines.commands.scrub import scrub_options
-from pipelines.commands.session import Session
+from pipelines.commands.session import Session, open_closed
 from pipelines.commands.taken import taking
 from pipelines.log_lines import NamelessJsonLines
 from psc_volumetric.errors import StorageError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pipelines.restoring.options import RestoreOptions
 
 STARTUP_S = 120  # for Prefect's server of one run, on a busy machine
+_ANALYTICS = "PREFECT_SERVER_ANALYTICS_ENABLED"  # a server of ours tells nobody that it runs
 _STARTUP = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 
 app = typer.Typer(
@@ -246,6 +247,7 @@ def _session(debug: bool, log_json: bool) -> Iterator[Session]:
 
             os.environ.update(for_children())
         os.environ.setdefault(_STARTUP, str(STARTUP_S))
+        os.environ.setdefault(_ANALYTICS, "false")
         with server_failures():
             yield session
 
@@ -334,4 +336,5 @@ def _say(line: str, session: Session, *, wrong: bool) -> None:
 
 
 if __name__ == "__main__":
+    open_closed()
     app()

@@ -133,8 +133,11 @@ def archive_folder(
         stamp = None if cleaner is None else cleaner.stamp
         run.details = run_details(source, options, intake, stamp)
         found = find_items(source, target, options, intake, stamp)
-        # names that a key keeps apart from the archives stay with the key
-        names = NamesFile.of_this_run(intake.pseudonyms or target)
+        items = _ItemRun(source, target, options, intake, cleaner)
+        names = NamesFile.nowhere()
+        if found.failed or any(items.has_tasks(request) for request in found.requests):
+            # names that a key keeps apart from the archives stay with the key
+            names = NamesFile.of_this_run(intake.pseudonyms or target)
         names.write(_named(request) for request in found.requests)
         get_run_logger().info(
             "%d items, %d waiting, %d refused before, %d files skipped",
@@ -143,7 +146,6 @@ def archive_folder(
             len(found.aside),
             found.skipped,
         )
-        items = _ItemRun(source, target, options, intake, cleaner)
         report = FolderReport(_outcomes(items, found, workers), found.skipped, found.waiting)
         names.write(_row_with_names(item) for item in report.items)
         _publish(report, names)

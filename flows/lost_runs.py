@@ -16,6 +16,8 @@ from typing import Any
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
@@ -30,7 +32,13 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Crashed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-__all__ = ["AUTOMATION", "HEARTBEAT_S", "expect_heartbeats", "mark_lost_runs"]
+__all__ = [
+    "AUTOMATION",
+    "HEARTBEAT_S",
+    "expect_heartbeats",
+    "mark_lost_runs",
+    "mark_unbegun_runs",
+]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +46,7 @@ AUTOMATION = "psc-archive: runs without a sign of life have crashed"
 HEARTBEAT_S = 30
 SILENT_S = 120
 ENDING_S = 10.0
+UNBEGUN = "its service ended before the run began; the next run does its work"
 LOST = "killed, or its machine went; what it stored stays, and the next run continues"
 
 
@@ -69,8 +78,43 @@ def mark_lost_runs(flow: str, **parameters: Any) -> int:
     return len(lost)
 
 
+def mark_unbegun_runs(flow: str, deployment: str) -> int:
+    """Mark runs of a deployment as Crashed that an earlier service was about to begin.
+
+    To be called before this process serves the deployment. Such a run has the one place that runs
+    of the deployment have, so that the server cancels all that follow, for ever. What another
+    runner is beginning gets a few seconds to begin.
+
+    Parameters
+    ----------
+    flow, deployment : str
+        Names.
+
+    Returns
+    -------
+    int
+        How many.
+    """
+    pending = FlowRunFilterStateType(any_=[StateType.PENDING])
+    with get_client(sync_client=True) as client:
+        deadline = time.monotonic() + ENDING_S
+        while True:
+            lost = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+                deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[deployment])),
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=pending)),
+            )
+            if not lost or time.monotonic() >= deadline:
+                break
+            time.sleep(0.5)
+        for run in lost:
+            client.set_flow_run_state(run.id, Crashed(message=UNBEGUN), force=True)
+            log.error("%s: run %s was never begun", flow, run.name)
+    return len(lost)
+
+
 def _running(client: SyncPrefectClient, flow: str, parameters: dict[str, Any]) -> list[FlowRun]:
-    running = FlowRunFilterStateType(any_=[StateType.RUNNING])
+    running = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
     runs = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),

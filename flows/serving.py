@@ -26,9 +26,15 @@ from prefect.types.entrypoint import EntrypointType
 from flows.archive import NAME as ARCHIVE
 from flows.archive import archive_folder
 from flows.cluster import slot_cluster
-from flows.lost_runs import HEARTBEAT_S, expect_heartbeats, mark_lost_runs
+from flows.lost_runs import (
+    HEARTBEAT_S,
+    expect_heartbeats,
+    mark_lost_runs,
+    mark_unbegun_runs,
+)
 from flows.records import Intake
 from flows.restore import restore_archives
+from flows.retention import NAME as RETENTION
 from flows.retention import retain_archives
 from flows.scrub import NAME as SCRUB
 from flows.scrub import scrub_archives
@@ -140,7 +146,10 @@ def serve_until_stopped(
             scheduler = all_of_it.enter_context(cluster).scheduler_address
         expect_heartbeats()
         _mark_lost_runs(service)
-        serve(*deployments(service, scheduler), heartbeat_seconds=HEARTBEAT_S)
+        served = deployments(service, scheduler)
+        for one in served:
+            mark_unbegun_runs(one.flow_name or "", one.name)
+        serve(*served, heartbeat_seconds=HEARTBEAT_S)
 
 
 def _mark_lost_runs(service: Service) -> None:
@@ -149,6 +158,7 @@ def _mark_lost_runs(service: Service) -> None:
         return
     for held, name, parameter in (
         (service.target, ARCHIVE, "target"),
+        (service.target, RETENTION, "archives"),
         (f"{service.target.rstrip('/')}.scrub", SCRUB, "archives"),
     ):
         try:

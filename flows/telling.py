@@ -57,6 +57,11 @@ class NamesFile:
         now = datetime.datetime.now(datetime.UTC)
         return cls(f"{place.rstrip('/')}.names", f"{now:%Y%m%dT%H%M%SZ}-{this_run.id}.json")
 
+    @classmethod
+    def nowhere(cls) -> NamesFile:
+        """No file, for a run that found nothing to do: most runs every ten minutes are such."""
+        return cls("", "")
+
     def write(self, rows: Iterable[Row]) -> None:
         """Write the file, or write it anew.
 
@@ -64,6 +69,8 @@ class NamesFile:
         ------
         StorageError : it cannot be written.
         """
+        if not self.folder:
+            return
         if not is_url(self.folder):
             place = Path(self.folder.removeprefix("file://"))
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,10 +131,8 @@ def publish(
     if kinds:
         rows = [{"failures of kind": kind, "items": n} for kind, n in sorted(kinds.items())]
         parts.append(table(rows))
-    parts += [
-        table(items),
-        f"Names: `{names.name}` in the folder `.names` beside the target, or beside its key.",
-    ]
+    where = f"`{names.name}` in the folder `.names` beside the target, or beside its key"
+    parts += [table(items), f"Names: {where if names.name else 'none, nothing was to be done'}."]
     create_markdown_artifact(
         key=key, markdown="\n\n".join(part for part in parts if part), description=title
     )

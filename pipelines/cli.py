@@ -24,7 +24,7 @@ from pipelines.commands.completion import (
 )
 from pipelines.commands.failures import EXIT_CODES, EXIT_USAGE
 from pipelines.commands.places import PlacesCommand
-from pipelines.commands.session import Session, drop_unwritten
+from pipelines.commands.session import Session, drop_unwritten, open_closed
 from pipelines.log_lines import JsonLines
 from pipelines.stopping import Leaving
 from psc_volumetric.errors import ParameterError
@@ -156,6 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments : list of str, optional
         Without the program's name; None takes those of the process.
     """
+    if arguments is None:
+        open_closed()
     leaving = Leaving() if arguments is None else None
     code = _run(sys.argv[1:] if arguments is None else arguments)
     drop_unwritten()

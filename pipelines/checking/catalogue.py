@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sqlite3
@@ -49,6 +50,7 @@ COLUMNS = (
     "checked",
     "manifest",
 )
+NUMBERS = ("source_bytes", "bytes", "ratio")
 MOST_NAMES = 100  # of variables in a row: what archives say of themselves may be long
 LONGEST, LONGEST_TEXT = 256, 1000  # characters
 FOUND = re.compile(r"(\w+)\s*(<=|>=|!=|=|<|>)\s*(.*)", re.S)
@@ -71,6 +73,13 @@ class Condition:
                 hint=f"columns are {', '.join(COLUMNS)}",
             )
         self.column, self.sign, self.value = found[1], found[2], found[3].strip()
+        if self.column in NUMBERS and not _is_number(self.value):
+            raise ParameterError(
+                f"column {self.column!r} holds numbers: expected one to compare with, found "
+                f"{self.value!r}",
+                kind="bad-condition",
+                hint=f"write it as {self.column!r} and a number such as 5000000 or 1e6, no unit",
+            )
 
     def holds(self, row: Row) -> bool:
         """Whether a row is asked for; one without a value is not, but by ``!=``."""
@@ -95,6 +104,13 @@ class Condition:
             ">=": here >= there,
         }
         return answers[self.sign]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
 
 
 def catalogue(

@@ -21,7 +21,7 @@ from pipelines.collection import archives_at
 from pipelines.log_lines import tell
 from pipelines.progress import Progress
 from psc_volumetric.archive.checking import Finding, Sample
-from psc_volumetric.archive.stores import target_text
+from psc_volumetric.archive.stores import is_url, target_text
 from psc_volumetric.errors import InstallationError, ParameterError, PscError, StorageError
 
 __all__ = [
@@ -239,7 +239,8 @@ def scrub(
             report = scrub_archive(archive, options, progress)
         except (InstallationError, StorageError) as error:
             if archive == target or isinstance(error, InstallationError):
-                events.add("scrub", archive, "not-checked", error=error.kind, why=str(error))
+                if is_url(archive) or Path(archive).absolute().parent.is_dir():  # else mistyped
+                    events.add("scrub", archive, "not-checked", error=error.kind, why=str(error))
                 raise
             report = _unread(archive, options, error)
         log_scrub(events, report, options, seconds=time.perf_counter() - start)

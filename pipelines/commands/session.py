@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipelines.commands.failures import EXIT_INCOMPLETE, EXIT_OK, Failure, descr
 from pipelines.log_lines import JsonLines, tell
 from pipelines.stopping import stoppable
 
-__all__ = ["Session", "drop_unwritten", "log_failure", "print_failure"]
+__all__ = ["Session", "drop_unwritten", "log_failure", "open_closed", "print_failure"]
 
 OURS = ("adapters", "flows", "pipelines", "psc_volumetric")
 log = logging.getLogger(__name__)
@@ -66,9 +66,11 @@ def _traceback(error: BaseException) -> str:
 def _echo(line: str, *, err: bool = False) -> None:
     """Print a line; bytes of file names that are no text become question marks.
 
-    What a terminal would obey is written out: names and texts may be from anybody.
+    What a terminal would obey is written out: names and texts may be from anybody. Where stderr
+    takes nothing, the exit code says what there is to say.
     """
-    typer.echo(line.translate(_CONTROL).encode("utf-8", "replace").decode(), err=err)
+    with suppress(OSError) if err else nullcontext():
+        typer.echo(line.translate(_CONTROL).encode("utf-8", "replace").decode(), err=err)
 
 
 def _finite(value: Any) -> Any:
@@ -78,6 +80,24 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def open_closed() -> None:
+    """Have the null device stand where a standard stream was closed (``>&-``, some services).
+
+    The next file that is opened would have its number, and get what is meant for the stream.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def drop_unwritten() -> None:
@@ -168,7 +188,7 @@ class Session:
     def note(self, text: str) -> None:
         """Say something on stderr that is not part of the result."""
         if self.shows_progress:
-            typer.echo(text, err=True)
+            _echo(text, err=True)
 
     def __exit__(
         self,
@@ -197,6 +217,7 @@ class Session:
                 _print_document(failure)
         else:
             if self.debug:
-                sys.stderr.write(_traceback(error))
+                with suppress(OSError):
+                    sys.stderr.write(_traceback(error))
             print_failure(failure, notes, as_json=self.as_json)
         raise typer.Exit(failure.code) from None

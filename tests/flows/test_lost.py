@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import nibabel
 import numpy as np
@@ -18,12 +19,14 @@ import pytest
 from distributed import LocalCluster
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
-from prefect.states import Running
+from prefect.states import Pending, Running
 
 from flows import lost_runs
 from flows.archive import archive_folder
 from flows.cluster import SLOT, Workers, slot_cluster
-from flows.lost_runs import LOST
+from flows.lost_runs import LOST, UNBEGUN, mark_unbegun_runs
+from flows.records import Intake
+from flows.serving import Service, deployments
 from pipelines.archiving.archive import ArchiveOptions, archive, plan
 from psc_volumetric.errors import ParameterError, StorageError
 
@@ -146,6 +149,34 @@ def test_run_that_told_no_end_is_crashed_when_the_next_begins(
     (lost, message), (ended, _) = runs_of(target)
     assert (lost, ended) == (StateType.CRASHED, StateType.COMPLETED)
     assert message == LOST
+
+
+def test_run_that_a_service_never_began_does_not_keep_the_place_of_all_that_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is stopped while it begins a run leaves it pending."""
+    monkeypatch.setattr(lost_runs, "ENDING_S", 0.5)
+    service = Service(str(tmp_path / "in"), str(tmp_path / "flow"), QUICK, Intake())
+    arrivals = deployments(service, "tcp://127.0.0.1:1")[0]
+    number = arrivals.apply()
+
+    def begun() -> tuple[UUID, StateType | None]:
+        """A new run, and its state when a runner has asked to begin it."""
+        with get_client(sync_client=True) as client:
+            run = client.create_flow_run_from_deployment(number)
+            client.set_flow_run_state(run.id, Pending())
+            return run.id, client.read_flow_run(run.id).state_type
+
+    assert mark_unbegun_runs("archive-folder", "arrivals") == 0
+    first, state = begun()
+    assert state == StateType.PENDING
+    assert begun()[1] == StateType.CANCELLED
+    assert mark_unbegun_runs("archive-folder", "arrivals") == 1
+    with get_client(sync_client=True) as client:
+        lost = client.read_flow_run(first)
+    assert lost.state is not None
+    assert (lost.state_type, lost.state.message) == (StateType.CRASHED, UNBEGUN)
+    assert begun()[1] == StateType.PENDING
 
 
 @pytest.mark.slow

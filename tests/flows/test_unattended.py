@@ -43,8 +43,10 @@ def test_bad_files_fail_one_run_and_their_neighbours_are_archived(
         archive_folder(str(inbox), target, QUICK)
     report = caught.value.report
     assert (report.count("archived"), report.count("failed")) == (1, 2)
+    names = sorted((tmp_path / "out.names").iterdir())
     report = archive_folder(str(inbox), target, QUICK)
     assert (report.count("already-archived"), report.count("aside")) == (1, 2)
+    assert sorted((tmp_path / "out.names").iterdir()) == names  # nothing to do, nothing to tell
     found = status_of(target)
     assert len(found.refused) == 2
     assert found.last_run is not None

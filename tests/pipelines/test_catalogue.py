@@ -112,7 +112,9 @@ def test_order_and_csv(folder: Path) -> None:
     assert "int16 12 x 20 x 16" in shown[2]
 
 
-@pytest.mark.parametrize("text", ["mode", "colour=red", "=3", "mode~x", ""])
+@pytest.mark.parametrize(
+    "text", ["mode", "colour=red", "=3", "mode~x", "", "bytes>5MB", "ratio=nan"]
+)
 def test_bad_conditions_are_refused(text: str) -> None:
     with pytest.raises(ParameterError) as caught:
         Condition(text)

@@ -78,3 +78,9 @@ def test_nothing_and_half_an_address_are_no_places(here: Path, words: tuple[str,
     assert code == 2 and found["error"]["kind"] == "usage"  # type: ignore[index]
     assert "expected a" in said and "found" in said
     assert not any(here.iterdir())
+
+
+def test_scrub_of_a_place_that_is_mistyped_makes_no_folders(here: Path, tmp_path: Path) -> None:
+    code, found, _ = run(here, "scrub", "nowhere/at/all.psc.zarr")
+    assert code == 6 and found["error"]["kind"] == "not-found"  # type: ignore[index]
+    assert not any(here.iterdir())
