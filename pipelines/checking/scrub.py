@@ -21,7 +21,7 @@ from pipelines.collection import archives_at
 from pipelines.log_lines import tell
 from pipelines.progress import Progress
 from psc_volumetric.archive.checking import Finding, Sample
-from psc_volumetric.archive.stores import is_url, target_text
+from psc_volumetric.archive.stores import is_url, is_zip_name, open_store, target_text
 from psc_volumetric.errors import InstallationError, ParameterError, PscError, StorageError
 
 __all__ = [
@@ -107,10 +107,13 @@ def archives_to_scrub(target: str, options: ScrubOptions) -> list[str]:
 
     Raises
     ------
+    FormatError : kind ``"not-an-archive"``: a file that is not named as one, and is none.
     StorageError : kind ``"not-found"``, no archive there; ``"storage-failed"``.
     """
     found = archives_at(target)
     if found is None:
+        if not is_zip_name(target) and Path(target.removeprefix("file://")).is_file():
+            open_store(target)  # of a zip file that cannot be opened the check tells
         return [target]
     if not found:
         raise StorageError(

@@ -225,6 +225,13 @@ def _remote_store(url: str, *, write: bool, options: Mapping[str, Any] | None) -
             kind="unsupported-target",
             hint="write to a folder or an object store that the server serves",
         )
+    inside, _, outside = url.rpartition("::")
+    if inside and ":" not in outside and "/" not in outside:
+        raise StorageError(
+            f"{target_text(url)}: expected an address at the end of the chain, found {outside!r}",
+            kind="unsupported-target",
+            hint=f"what is opened last stands first: {outside}::{inside}",
+        )
     try:
         with translated(target_text(url), remote=True), _opening_zip(target_text(url)):
             if is_zip_name(url):

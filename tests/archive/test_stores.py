@@ -247,6 +247,14 @@ def test_paths_may_have_colons(text: str, expected: bool) -> None:
     assert is_url(text) is expected
 
 
+def test_a_chain_that_is_the_wrong_way_round_is_told_with_the_right_one() -> None:
+    """It was an internal error of the library below."""
+    with pytest.raises(StorageError, match="found 'zip'") as caught:
+        open_store("memory://scan.zip::zip")
+    assert caught.value.kind == "unsupported-target"
+    assert caught.value.hint == "what is opened last stands first: zip::memory://scan.zip"
+
+
 def test_a_limit_takes_no_room_for_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"0123456789")
     store = open_store(str(tmp_path))

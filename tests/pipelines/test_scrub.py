@@ -205,3 +205,14 @@ def test_sources_move_together_or_not_at_all(tmp_path: Path) -> None:
     move_sources(pair, source, done)
     assert [path.read_text("utf-8") for path in sorted((done / "a").iterdir())] == [".hdr", ".img"]
     assert not any(path.exists() for path in pair)
+
+
+def test_a_file_that_is_no_archive_is_an_error_not_damage(tmp_path: Path, run) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("of another kind")
+    cut = tmp_path / "cut.psc.zarr.zip"  # that was an archive, by its name
+    cut.write_bytes(b"PK\x03\x04")
+    outcome = run("scrub", notes)
+    assert (outcome.code, outcome.err.split(":")[0]) == (4, "error[not-an-archive]")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [cut.name, notes.name]
+    assert run("scrub", cut).code == 7
