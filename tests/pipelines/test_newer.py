@@ -39,7 +39,7 @@ OF_A_PACKAGE = "install the package whose method wrote it"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive, and the scan it was made from beside it."""
-    from conftest import run_in_process
+    from tests.pipelines.conftest import run_in_process
 
     folder = tmp_path_factory.mktemp("made")
     z, y, x = np.indices((6, 20, 24))
