@@ -17,6 +17,7 @@ import numpy as np
 
 from adapters.base import Array
 from adapters.errors import SourceError
+from adapters.images.pictures import damaged
 from adapters.source_files import open_plain
 
 __all__ = ["check_tiff"]
@@ -89,7 +90,7 @@ def _walk(data: mmap.mmap, form: _Form, first: int, path: Path) -> None:
         offset, own, is_main = chains.pop(0), set[int](), not seen
         while offset and (offset not in seen or offset in own):
             if offset in own:
-                raise _senseless(path, f"directories that lead back to offset {offset}")
+                raise damaged(path, f"directories that lead back to offset {offset}")
             if len(seen) >= _MOST_DIRECTORIES:
                 raise SourceError(
                     f"expected at most {_MOST_DIRECTORIES} directories, found more",
@@ -116,7 +117,7 @@ def _directory(
     entry = form.tag.size + form.offset.size
     begin, end = at + form.count.size, at + form.count.size + count * entry
     if not 0 < count <= _MOST_TAGS:
-        raise _senseless(path, f"{count} tags in the directory of {what}")
+        raise damaged(path, f"{count} tags in the directory of {what}")
     if end + form.offset.size > size:
         raise _cut(path, f"one in which the directory of {what} breaks off at offset {at}")
     tags = dict(_tags(data, form, begin, count, path, what))
@@ -188,15 +189,6 @@ def _cut(path: Path, found: str) -> SourceError:
     return SourceError(
         f"expected a whole TIFF file, found {found}",
         kind="truncated",
-        path=path,
-        hint="fetch the file again from its source",
-    )
-
-
-def _senseless(path: Path, found: str) -> SourceError:
-    return SourceError(
-        f"expected a sound image file, found {found}",
-        kind="damaged",
         path=path,
         hint="fetch the file again from its source",
     )
